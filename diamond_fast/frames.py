@@ -1,0 +1,48 @@
+"""Frames as stored (uint8, channels last) and as the models see them (float32 in [-1, 1], channels first).
+
+Going there and back changes no grey level: the way back rounds. The published code truncates, which lowers a
+quarter of the 256 levels by one each time a frame is saved.
+"""
+
+import torch
+from torch import Tensor
+
+
+def to_float(frames: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Returns frames / 255 * 2 - 1, with frames outside the mask exactly 0.0 (mid grey, which no byte stores).
+
+    Args:
+        frames: uint8 [..., H, W, C].
+        mask: bool [...], True where a frame is real; None where all are.
+
+    Returns:
+        float32 [..., C, H, W]; in memory the channels stay last.
+
+    Raises:
+        TypeError: frames is not uint8.
+        ValueError: the mask's shape is not that of the frames without H, W, C.
+    """
+    if frames.dtype != torch.uint8:
+        raise TypeError(f"frames: expected uint8, got {frames.dtype}")
+    if mask is not None and mask.shape != frames.shape[:-3]:
+        raise ValueError(f"mask: expected shape {tuple(frames.shape[:-3])}, got {tuple(mask.shape)}")
+    obs = frames.movedim(-1, -3).to(torch.float32).div_(255).mul_(2).sub_(1)
+    return obs if mask is None else obs.mul_(mask[..., None, None, None])
+
+
+def to_uint8(obs: Tensor) -> Tensor:
+    """Returns the grey levels nearest to obs: the exact inverse of `to_float` on its 256 values.
+
+    Args:
+        obs: floating point [..., C, H, W]; values outside [-1, 1] are clipped.
+
+    Returns:
+        uint8 [..., H, W, C], contiguous.
+
+    Raises:
+        TypeError: obs is not floating point.
+    """
+    if not obs.is_floating_point():
+        raise TypeError(f"obs: expected floating point, got {obs.dtype}")
+    levels = obs.float().add(1).mul_(127.5).round_().clamp_(0, 255)
+    return levels.to(torch.uint8).movedim(-3, -1).contiguous()
