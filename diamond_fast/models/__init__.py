@@ -1,0 +1,1 @@
+"""What DIAMOND computes, in the paper's symbols and plain PyTorch: the readable truth every fast path is held to."""

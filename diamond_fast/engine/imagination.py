@@ -1,0 +1,133 @@
+"""The world model as a batched environment: denoiser, reward/end model, horizon and resets (paper, section 3.2)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diamond_fast.config import WorldModelConfig
+from diamond_fast.engine.rollout import EnvStep, sample_categorical
+from diamond_fast.frames import to_float
+from diamond_fast.models.denoiser import Denoiser
+from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.replay import Batch
+
+
+class Contexts(Protocol):
+    """A source of real contexts: segments of T frames and actions cut from the replay."""
+
+    def next(self) -> Batch: ...
+
+
+@dataclass
+class ImaginationState:
+    """Everything an imagined step depends on, besides the models. N episodes, contexts of T frames."""
+
+    obs: Tensor  # [N,T,C,H,W] in [-1, 1], oldest first
+    act: Tensor  # [N,T] int64; the last entry is overwritten by the action taken
+    hx: Tensor  # [1,N,D] reward/end LSTM
+    cx: Tensor  # [1,N,D]
+    ep_len: Tensor  # [N] int64, imagined steps so far
+
+
+class InitialStates:
+    """A pool of starts for imagined episodes: real contexts, with the reward/end LSTM burned in on them.
+
+    Contexts are drawn ``num_batches`` batches at a time and kept as bytes on the device.
+    """
+
+    def __init__(self, contexts: Contexts, reward_end: RewardEndModel, num_batches: int):
+        self.contexts = contexts
+        self.reward_end = reward_end
+        self.num_batches = num_batches
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets what is left, so that the next starts are drawn from the replay, and burned in, as they are now."""
+        self._pool: tuple[Tensor, ...] = ()
+        self._used = self._size = 0
+
+    def take(self, n: int) -> ImaginationState:
+        """The next n starts. A remainder of fewer than n is dropped and the pool filled anew, as published."""
+        if self._used + n > self._size:
+            self._fill(n)
+        rows = slice(self._used, self._used + n)
+        self._used += n
+        frames, pixel_mask, act, hx, cx = (x[rows] for x in self._pool)
+        ep_len = torch.zeros(n, dtype=torch.int64, device=act.device)
+        return ImaginationState(to_float(frames, pixel_mask), act, hx[None], cx[None], ep_len)
+
+    @torch.no_grad()
+    def _fill(self, at_least: int) -> None:
+        batches = []
+        size = 0
+        while len(batches) < self.num_batches or size < at_least:
+            batch = self.contexts.next().to(self.reward_end.device)
+            obs = batch.obs()
+            *_, (hx, cx) = self.reward_end.predict(obs[:, :-1], batch.act[:, :-1], obs[:, 1:])
+            batches.append((batch.frames, batch.pixel_mask, batch.act, hx[0], cx[0]))
+            size += len(batch.act)
+        self._pool = tuple(torch.cat(x) for x in zip(*batches, strict=True))
+        self._used, self._size = 0, size
+
+
+class ImaginedEnv:
+    """N imagined episodes stepped together. Satisfies ``BatchedEnv``; all of its state is in ``state``."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        reward_end: RewardEndModel,
+        cfg: WorldModelConfig,
+        initial_states: InitialStates,
+        num_envs: int,
+        generator: torch.Generator | None = None,
+    ):
+        self.sampler = DiffusionSampler(denoiser, cfg.sampler)
+        self.reward_end = reward_end
+        self.horizon = cfg.horizon
+        self.initial_states = initial_states
+        self.num_envs = num_envs
+        self.generator = generator
+        self.state: ImaginationState | None = None
+
+    @torch.no_grad()
+    def reset(self) -> Tensor:
+        self.state = self.initial_states.take(self.num_envs)
+        return self.state.obs[:, -1]
+
+    @torch.no_grad()
+    def step(self, act: Tensor) -> EnvStep:
+        s = self.state
+        acts = torch.cat((s.act[:, :-1], act[:, None]), dim=1)
+        next_obs, _ = self.sampler.sample(s.obs, acts, partial(torch.randn, generator=self.generator))
+
+        logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
+            s.obs[:, -1:], act[:, None], next_obs[:, None], (s.hx, s.cx)
+        )
+        rew = sample_categorical(logits_rew.squeeze(1), self.generator).float() - 1
+        end = sample_categorical(logits_end.squeeze(1), self.generator).bool()
+        ep_len = s.ep_len + 1
+        trunc = ep_len >= self.horizon
+
+        self.state = ImaginationState(
+            obs=torch.cat((s.obs[:, 1:], next_obs[:, None]), dim=1),
+            act=acts.roll(-1, dims=1),  # the last entry waits for the next action
+            hx=hx,
+            cx=cx,
+            ep_len=ep_len,
+        )
+        self._restart((end | trunc).nonzero().flatten())
+        obs = self.state.obs
+        return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
+
+    def _restart(self, dead: Tensor) -> None:
+        """Puts fresh starts in the place of episodes that ended."""
+        if not dead.numel():
+            return
+        s, fresh = self.state, self.initial_states.take(dead.numel())
+        s.obs[dead], s.act[dead], s.ep_len[dead] = fresh.obs, fresh.act, fresh.ep_len
+        s.hx[:, dead], s.cx[:, dead] = fresh.hx, fresh.cx

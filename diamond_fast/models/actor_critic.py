@@ -1,0 +1,140 @@
+"""Policy and value network, lambda-returns and the actor-critic loss (paper, appendices C and D)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
+from diamond_fast.models.blocks import SmallResBlock, conv3x3, init_lstm
+
+
+class ActorCriticEncoder(nn.Module):
+    """Small residual blocks, each level followed by 2x2 max-pooling where asked. [N,C,H,W] -> [N,C',H',W']."""
+
+    def __init__(self, cfg: ActorCriticConfig):
+        super().__init__()
+        if len(cfg.channels) != len(cfg.down):
+            raise ValueError(f"channels, down: need one entry per level each, got {cfg.channels}, {cfg.down}")
+        layers = [conv3x3(cfg.img_channels, cfg.channels[0])]
+        for c_above, c, down in zip((cfg.channels[0], *cfg.channels), cfg.channels, cfg.down, strict=False):
+            layers.append(SmallResBlock(c_above, c))
+            if down:
+                layers.append(nn.MaxPool2d(2))
+        self.encoder = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder(x)
+
+
+class ActorCritic(nn.Module):
+    """Recurrent policy and value with a shared body. Both heads start at zero: a uniform policy, a value of 0."""
+
+    def __init__(self, cfg: ActorCriticConfig, num_actions: int, frame_size: int):
+        super().__init__()
+        self.cfg = cfg
+        self.lstm_dim = cfg.lstm_dim
+        self.encoder = ActorCriticEncoder(cfg)
+        size = frame_size
+        for down in cfg.down:
+            size = size // 2 if down else size
+        self.lstm = nn.LSTMCell(cfg.channels[-1] * size**2, cfg.lstm_dim)
+        self.critic_linear = nn.Linear(cfg.lstm_dim, 1)
+        self.actor_linear = nn.Linear(cfg.lstm_dim, num_actions)
+        for head in (self.critic_linear, self.actor_linear):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        init_lstm(self.lstm)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lstm.weight_hh.device
+
+    @property
+    def num_actions(self) -> int:
+        return self.actor_linear.out_features
+
+    def predict_act_value(
+        self, obs: Tensor, hx_cx: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """
+        Args:
+            obs: [N,C,H,W] in [-1, 1].
+            hx_cx: LSTM state, each [N,D].
+
+        Returns:
+            action logits [N,A], values [N], the LSTM's new state.
+        """
+        hx, cx = self.lstm(self.encoder(obs).flatten(1), hx_cx)
+        return self.actor_linear(hx).float(), self.critic_linear(hx).squeeze(1).float(), (hx, cx)
+
+
+@torch.no_grad()
+def lambda_returns(
+    rew: Tensor, end: Tensor, trunc: Tensor, val_bootstrap: Tensor, gamma: float, lambda_: float
+) -> Tensor:
+    """lambda-returns of clipped rewards (paper, equation 14), computed backwards over a rollout.
+
+    R_t = sign(r_t) + gamma * [ (1 - lambda) V_t+1 + lambda R_t+1 ], where an end cuts everything behind it, and
+    a truncation puts V_t+1 in place of the bracket. Behind the last step, R is V.
+
+    Args:
+        rew, val_bootstrap: [N,T] float; val_bootstrap[:, t] is the value of the state step t led to.
+        end, trunc: [N,T] bool.
+
+    Returns:
+        [N,T] float.
+    """
+    not_end = (~end.bool()).to(rew.dtype)
+    truncated = trunc.to(rew.dtype)
+    returns = rew.sign() + not_end * gamma * ((1 - truncated) * (1 - lambda_) + truncated) * val_bootstrap
+    goes_on = not_end * (1 - truncated)
+    following = val_bootstrap[:, -1]
+    for t in reversed(range(rew.size(1))):
+        returns[:, t] += goes_on[:, t] * gamma * lambda_ * following
+        following = returns[:, t]
+    return returns
+
+
+class ActorCriticLoss(NamedTuple):
+    """Loss terms and the policy's entropy, all scalars."""
+
+    total: Tensor
+    actions: Tensor
+    values: Tensor
+    entropy: Tensor
+    policy_entropy_bits: Tensor
+
+
+def actor_critic_loss(
+    logits: Tensor,
+    val: Tensor,
+    act: Tensor,
+    rew: Tensor,
+    end: Tensor,
+    trunc: Tensor,
+    val_bootstrap: Tensor,
+    cfg: ActorCriticLossConfig,
+) -> ActorCriticLoss:
+    """REINFORCE with the value as baseline, value regression on lambda-returns, entropy bonus (appendix D).
+
+    Args:
+        logits: [N,T,A]. val: [N,T]. act: [N,T] int64. rew, val_bootstrap: [N,T]. end, trunc: [N,T] bool.
+    """
+    returns = lambda_returns(rew, end, trunc, val_bootstrap, cfg.gamma, cfg.lambda_)
+    log_probs = F.log_softmax(logits, dim=-1)
+    log_prob_act = log_probs.gather(-1, act[..., None]).squeeze(-1)
+    entropy = -(log_probs.exp() * log_probs).sum(dim=-1).mean()
+
+    loss_actions = (-log_prob_act * (returns - val).detach()).mean()
+    loss_values = cfg.weight_value_loss * F.mse_loss(val, returns)
+    loss_entropy = -cfg.weight_entropy_loss * entropy
+    return ActorCriticLoss(
+        loss_actions + loss_values + loss_entropy,
+        loss_actions.detach(),
+        loss_values.detach(),
+        loss_entropy.detach(),
+        entropy.detach() / math.log(2),
+    )

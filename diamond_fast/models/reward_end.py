@@ -1,0 +1,132 @@
+"""The reward and termination model: a conditioned convolutional encoder, an LSTM, two classifiers (appendix C)."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_fast.config import RewardEndConfig
+from diamond_fast.models.blocks import Downsample, ResBlocks, conv3x3, init_lstm
+from diamond_fast.models.denoiser import masked_mean
+
+NUM_REWARDS = 3  # signs -1, 0, +1
+NUM_ENDS = 2  # goes on, ends
+
+
+class RewardEndEncoder(nn.Module):
+    """Residual levels as on the U-Net's way down, then two blocks with attention. [N,2C,H,W] -> [N,C',H',W']."""
+
+    def __init__(self, cfg: RewardEndConfig):
+        super().__init__()
+        channels = cfg.channels
+        if not len(cfg.depths) == len(channels) == len(cfg.attn_depths) > 0:
+            raise ValueError(
+                "depths, channels, attn_depths: need one entry per level each, "
+                f"got {cfg.depths}, {channels}, {cfg.attn_depths}"
+            )
+        self.conv_in = conv3x3(2 * cfg.img_channels, channels[0])
+        levels = zip(cfg.depths, (channels[0], *channels), channels, cfg.attn_depths, strict=False)
+        blocks = [
+            ResBlocks([c_above] + [c] * (depth - 1), [c] * depth, cfg.cond_channels, bool(attn))
+            for depth, c_above, c, attn in levels
+        ]
+        blocks.append(ResBlocks([channels[-1]] * 2, [channels[-1]] * 2, cfg.cond_channels, attn=True))
+        self.blocks = nn.ModuleList(blocks)
+        self.downsamples = nn.ModuleList([nn.Identity(), *(Downsample(c) for c in channels[:-1]), nn.Identity()])
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for blocks, down in zip(self.blocks, self.downsamples, strict=True):
+            x = blocks(down(x), cond)[-1]
+        return x
+
+
+class RewardEndLoss(NamedTuple):
+    """Loss terms (scalars) and confusion matrices (int64, rows: true class, columns: predicted)."""
+
+    total: Tensor
+    reward: Tensor
+    end: Tensor
+    confusion_reward: Tensor  # [3,3]
+    confusion_end: Tensor  # [2,2]
+
+
+class RewardEndModel(nn.Module):
+    """Predicts reward sign and termination of each step from frame, action and next frame."""
+
+    def __init__(self, cfg: RewardEndConfig, num_actions: int, frame_size: int):
+        super().__init__()
+        self.cfg = cfg
+        self.lstm_dim = cfg.lstm_dim
+        self.encoder = RewardEndEncoder(cfg)
+        self.act_emb = nn.Embedding(num_actions, cfg.cond_channels)
+        size = frame_size
+        for _ in cfg.channels[1:]:
+            size = (size + 1) // 2  # a 3x3 convolution of stride 2 and padding 1 rounds up
+        self.lstm = nn.LSTM(cfg.channels[-1] * size**2, cfg.lstm_dim, batch_first=True)
+        self.head = nn.Sequential(
+            nn.Linear(cfg.lstm_dim, cfg.lstm_dim),
+            nn.SiLU(),
+            nn.Linear(cfg.lstm_dim, NUM_REWARDS + NUM_ENDS, bias=False),
+        )
+        init_lstm(self.lstm)
+
+    @property
+    def device(self) -> torch.device:
+        return self.act_emb.weight.device
+
+    def predict(
+        self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """
+        Args:
+            obs, next_obs: [N,T,C,H,W] in [-1, 1].
+            act: [N,T] int64.
+            hx_cx: LSTM state, each [1,N,D]; zeros where None.
+
+        Returns:
+            reward logits [N,T,3], end logits [N,T,2], the LSTM's new state.
+        """
+        n, t = act.shape
+        x = torch.cat((obs, next_obs), dim=2).flatten(0, 1)
+        x = self.encoder(x, self.act_emb(act.flatten()))
+        x, hx_cx = self.lstm(x.reshape(n, t, -1), hx_cx)
+        logits = self.head(x).float()
+        return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], hx_cx
+
+    def loss(self, obs: Tensor, act: Tensor, rew: Tensor, end: Tensor, mask: Tensor) -> RewardEndLoss:
+        """Cross-entropy of reward sign and termination over a sequence of frames.
+
+        Args:
+            obs: [N,L,C,H,W]; behind an episode's last step stands its final observation, then padding.
+            act: [N,L] int64. rew: [N,L] float, only the sign counts. end: [N,L] bool.
+            mask: [N,L] bool, False where a step is padding. The last step has no next frame and is not used.
+        """
+        logits_rew, logits_end, _ = self.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
+        target_rew = rew[:, :-1].sign().long() + 1
+        target_end = end[:, :-1].long()
+        mask = mask[:, :-1]
+
+        def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+            return masked_mean(
+                F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none"), mask.flatten()
+            )
+
+        loss_rew, loss_end = cross_entropy(logits_rew, target_rew), cross_entropy(logits_end, target_end)
+        return RewardEndLoss(
+            loss_rew + loss_end,
+            loss_rew.detach(),
+            loss_end.detach(),
+            confusion_matrix(logits_rew, target_rew, mask),
+            confusion_matrix(logits_end, target_end, mask),
+        )
+
+
+@torch.no_grad()
+def confusion_matrix(logits: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Counts of (true class, most likely class) where mask is True: [K,K] int64. Stays on the device."""
+    k = logits.size(-1)
+    cell = (target * k + logits.argmax(dim=-1)).flatten()
+    counts = torch.zeros(k * k, dtype=torch.int64, device=logits.device)
+    return counts.scatter_add_(0, cell, mask.flatten().long()).view(k, k)

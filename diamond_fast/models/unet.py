@@ -1,0 +1,103 @@
+"""The denoiser's network F: a U-Net conditioned on noise level and past actions (paper, appendix C)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_fast.config import InnerModelConfig
+from diamond_fast.models.blocks import (
+    Downsample,
+    FourierFeatures,
+    GroupNorm,
+    ResBlocks,
+    Upsample,
+    conv3x3,
+)
+
+
+class UNet(nn.Module):
+    """U-Net over any height and width: the input is padded right and bottom, the output cropped.
+
+    x [N,C0,H,W], cond [N,E] -> [N,C0,H,W].
+    """
+
+    def __init__(
+        self, cond_channels: int, depths: tuple[int, ...], channels: tuple[int, ...], attn_depths: tuple[int, ...]
+    ):
+        super().__init__()
+        if not len(depths) == len(channels) == len(attn_depths) > 0:
+            raise ValueError(
+                f"depths, channels, attn_depths: need one entry per level each, got {depths}, {channels}, {attn_depths}"
+            )
+        self.multiple = 2 ** (len(channels) - 1)  # the deepest level halves the size this often
+
+        d_blocks, u_blocks = [], []
+        for depth, c_above, c, attn in zip(depths, (channels[0], *channels), channels, attn_depths, strict=False):
+            d_blocks.append(ResBlocks([c_above] + [c] * (depth - 1), [c] * depth, cond_channels, bool(attn)))
+            u_in, u_out = [2 * c] * depth + [c_above + c], [c] * depth + [c_above]
+            u_blocks.append(ResBlocks(u_in, u_out, cond_channels, bool(attn)))
+        self.d_blocks = nn.ModuleList(d_blocks)
+        self.u_blocks = nn.ModuleList(reversed(u_blocks))
+        self.mid_blocks = ResBlocks([channels[-1]] * 2, [channels[-1]] * 2, cond_channels, attn=True)
+        self.downsamples = nn.ModuleList([nn.Identity(), *(Downsample(c) for c in channels[:-1])])
+        self.upsamples = nn.ModuleList([nn.Identity(), *(Upsample(c) for c in reversed(channels[:-1]))])
+
+    def forward(self, x: Tensor, cond: Tensor) -> Tensor:
+        h, w = x.shape[-2:]
+        x = F.pad(x, (0, -w % self.multiple, 0, -h % self.multiple))
+
+        skips = []  # per level: the downsampled input, then every block's output
+        for blocks, down in zip(self.d_blocks, self.downsamples, strict=True):
+            x = down(x)
+            skips.append([x, *blocks(x, cond)])
+            x = skips[-1][-1]
+
+        x = self.mid_blocks(x, cond)[-1]
+
+        for blocks, up, level_skips in zip(self.u_blocks, self.upsamples, reversed(skips), strict=True):
+            x = blocks(up(x), cond, level_skips[::-1])[-1]
+
+        return x[..., :h, :w]
+
+
+class InnerModel(nn.Module):
+    """F_theta(c_in x, c_noise, past frames / sigma_data, past actions) of equation 5."""
+
+    def __init__(self, cfg: InnerModelConfig, num_actions: int):
+        super().__init__()
+        if cfg.cond_channels % cfg.num_steps_conditioning:
+            raise ValueError(
+                f"cond_channels: must be a multiple of num_steps_conditioning ({cfg.num_steps_conditioning}), "
+                f"got {cfg.cond_channels}"
+            )
+        self.noise_emb = FourierFeatures(cfg.cond_channels)
+        self.act_emb = nn.Sequential(
+            nn.Embedding(num_actions, cfg.cond_channels // cfg.num_steps_conditioning),
+            nn.Flatten(),  # the embeddings of the context's actions, concatenated
+        )
+        self.cond_proj = nn.Sequential(
+            nn.Linear(cfg.cond_channels, cfg.cond_channels),
+            nn.SiLU(),
+            nn.Linear(cfg.cond_channels, cfg.cond_channels),
+        )
+        self.conv_in = conv3x3((cfg.num_steps_conditioning + 1) * cfg.img_channels, cfg.channels[0])
+        self.unet = UNet(cfg.cond_channels, cfg.depths, cfg.channels, cfg.attn_depths)
+        self.norm_out = GroupNorm(cfg.channels[0])
+        self.conv_out = conv3x3(cfg.channels[0], cfg.img_channels)
+        nn.init.zeros_(self.conv_out.weight)
+
+    def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
+        """
+        Args:
+            noisy_next_obs: [N,C,H,W], already scaled by c_in.
+            c_noise: [N] or [1].
+            obs: [N,T*C,H,W] context frames, oldest first, already divided by sigma_data.
+            act: [N,T] int64, the actions taken at them.
+
+        Returns:
+            [N,C,H,W].
+        """
+        cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+        x = self.conv_in(torch.cat((obs, noisy_next_obs), dim=1))
+        x = self.unet(x, cond)
+        return self.conv_out(F.silu(self.norm_out(x)))

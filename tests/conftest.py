@@ -1,0 +1,8 @@
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share golden_vectors.py
+
+torch.set_num_threads(2)
