@@ -1,0 +1,202 @@
+"""Checkpoints that are committed by one rename, verified when read, and never executed.
+
+On disk, per epoch, below the run's ``checkpoints/``::
+
+    epoch_000012/            one safetensors file per group of tensors, and state.safetensors
+    epoch_000012.json        the manifest: size and SHA-256 of each file, the state, its own SHA-256
+
+The manifest is written last: until its rename the epoch does not exist, afterwards it is complete. The last three
+generations stay, and reading takes an older one when the newest turns out to be damaged.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from diamond_fast.runs.durable import fsync_folder, strict_json, write_durably
+from diamond_fast.runs.nested import flatten, unflatten
+
+GENERATIONS = 3
+FORMAT = 1
+_STATE = "state"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What :func:`save` was given, read back. Tensors are on the CPU."""
+
+    epoch: int
+    tensors: dict[str, dict[str, Tensor]]
+    state: Any
+
+
+def save(folder: Path, epoch: int, tensors: dict[str, dict[str, Tensor]], state: Any) -> Path:
+    """Commit an epoch, then drop all but the last three.
+
+    Args:
+        folder: the run's ``checkpoints/``; created if missing.
+        epoch: epochs finished. Saving an epoch again replaces it, as atomically as the first time.
+        tensors: one dict of named tensors per file, such as ``{"denoiser": denoiser.state_dict()}``.
+        state: everything else; any nest that :func:`diamond_fast.runs.nested.flatten` takes, so optimisers',
+            random generators' and environments' states as they come.
+
+    Returns:
+        The folder that holds the epoch's files.
+
+    Raises:
+        OSError: the disk refused. The checkpoints committed before are untouched.
+        TypeError: the state holds something that has no safe form.
+    """
+    for name in tensors:
+        if not re.fullmatch(r"[a-z0-9_]+", name) or name == _STATE:
+            raise ValueError(f"tensors: {name!r} cannot name a file; use lower case letters, digits and _, not 'state'")
+    state_tensors, state_tree = flatten(state)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    fsync_folder(folder.parent)
+    _sweep(folder)
+    target = _unused(folder / _name(epoch))
+    target.mkdir()
+    files = {}
+    try:
+        for name, group in {**tensors, _STATE: state_tensors}.items():
+            content = tensors_to_bytes({key: _owned(tensor) for key, tensor in group.items()})
+            write_durably(target / f"{name}.safetensors", content)
+            files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)  # a full disk should get its space back
+        raise
+    fsync_folder(folder)
+
+    manifest = {"format": FORMAT, "epoch": epoch, "folder": target.name, "files": files, "state": state_tree}
+    write_durably(folder / f"{_name(epoch)}.json", _seal(manifest))
+
+    committed = _manifests(folder)
+    # Newer epochs than this one were damaged when the run was resumed: a future that was given up.
+    current = [path for path in committed if _epoch(path) <= epoch]
+    for path in set(committed) - set(current[-GENERATIONS:]):
+        path.unlink()
+    fsync_folder(folder)  # manifests vanish for good before their files do: none ever points to nothing
+    _sweep(folder)
+    return target
+
+
+def load_latest(folder: Path, say: Callable[[str], None] = print) -> Checkpoint:
+    """Read the newest epoch whose checksums all hold.
+
+    Args:
+        folder: the run's ``checkpoints/``.
+        say: is given one line for each damaged epoch that is passed over.
+
+    Raises:
+        FileNotFoundError: nothing was ever committed here.
+        ValueError: every generation is damaged.
+    """
+    manifests = _manifests(folder)
+    if not manifests:
+        raise FileNotFoundError(f"{folder}: no checkpoint was committed here yet")
+    for newest_first, manifest in enumerate(reversed(manifests), start=1):
+        try:
+            return _read(manifest)
+        except (OSError, ValueError) as error:
+            if newest_first < len(manifests):
+                say(f"checkpoint {manifest.stem} is damaged ({error}); taking the one before")
+            else:
+                raise ValueError(f"{folder}: all checkpoints are damaged, the oldest: {error}") from error
+    raise AssertionError("unreachable: the loop returns or raises")
+
+
+def latest_epoch(folder: Path) -> int | None:
+    """Epoch of the newest commit, unverified; None where there is none."""
+    manifests = _manifests(folder)
+    return _epoch(manifests[-1]) if manifests else None
+
+
+def _read(manifest_path: Path) -> Checkpoint:
+    manifest = _unseal(manifest_path)
+    groups = {}
+    for name, recorded in manifest["files"].items():
+        path = manifest_path.parent / manifest["folder"] / f"{name}.safetensors"
+        if not path.is_file():
+            raise ValueError(f"{path.name} is missing")
+        size = path.stat().st_size
+        if size != recorded["bytes"]:
+            raise ValueError(f"{path.name} has {size} bytes instead of {recorded['bytes']}")
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != recorded["sha256"]:
+            raise ValueError(f"{path.name} differs from its checksum")
+        try:
+            groups[name] = tensors_from_bytes(content)
+        except SafetensorError as error:
+            raise ValueError(f"{path.name} is no safetensors file: {error}") from error
+    state = unflatten(groups.pop(_STATE), manifest["state"])
+    return Checkpoint(manifest["epoch"], groups, state)
+
+
+def _seal(manifest: dict[str, Any]) -> bytes:
+    body = strict_json(manifest)
+    checksum = hashlib.sha256(body.encode()).hexdigest()
+    return f'{{"sha256": "{checksum}",\n"manifest": {body}}}\n'.encode()
+
+
+def _unseal(path: Path) -> dict[str, Any]:
+    """The manifest, once the checksum over its exact characters holds."""
+    match = re.fullmatch(r'\{"sha256": "([0-9a-f]{64})",\n"manifest": (.*)\}\n', path.read_bytes().decode(), re.DOTALL)
+    if match is None or hashlib.sha256(match[2].encode()).hexdigest() != match[1]:
+        raise ValueError(f"{path.name} differs from its checksum")
+    manifest = json.loads(match[2])
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"{path.name} has format {manifest['format']}; this version reads {FORMAT}")
+    return manifest
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what no manifest names: generations let go, and what an interrupted save left behind."""
+    try:
+        kept = {_unseal(manifest)["folder"] for manifest in _manifests(folder)}
+    except (OSError, ValueError):
+        return  # a manifest that cannot be read may own any of the folders
+    for path in folder.glob("epoch_*"):
+        if path.is_dir() and path.name not in kept:
+            shutil.rmtree(path)
+        elif path.suffix == ".partial":
+            path.unlink()
+
+
+def _manifests(folder: Path) -> list[Path]:
+    """Oldest first."""
+    found = [path for path in folder.glob("epoch_*.json") if re.fullmatch(r"epoch_\d+", path.stem)]
+    return sorted(found, key=_epoch)
+
+
+def _name(epoch: int) -> str:
+    return f"epoch_{epoch:06d}"
+
+
+def _epoch(manifest: Path) -> int:
+    return int(manifest.stem.removeprefix("epoch_"))
+
+
+def _unused(path: Path) -> Path:
+    """``path``, or the first of path.2, path.3, ... where an earlier save of the same epoch has it."""
+    taken, number = path, 1
+    while taken.exists():
+        number += 1
+        taken = path.with_name(f"{path.name}.{number}")
+    return taken
+
+
+def _owned(tensor: Tensor) -> Tensor:
+    """A contiguous copy on the CPU: safetensors refuses shared memory and channels-last strides."""
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

@@ -1,0 +1,121 @@
+"""The folder of one run: where everything lies, and who may write to it.
+
+::
+
+    config.json      every setting of the run
+    metrics.jsonl    one line per epoch
+    checkpoints/     the last three epochs
+    replay/          the real experience
+    pictures/        real and imagined frames, one file per evaluation
+    lock             held while a process trains here; holds its process id
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from diamond_fast.config import RunConfig
+from diamond_fast.runs.durable import fsync_folder, strict_json, write_durably
+from diamond_fast.settings import from_json, to_json
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths below ``path``. Make one with :meth:`create` or :meth:`open`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig) -> "RunFolder":
+        """A new run's folder, with its settings written down.
+
+        Raises:
+            ValueError: something is there already.
+        """
+        run = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise ValueError(f"{path}: is a file, or lies below one; name a new folder") from None
+        with run.lock():
+            if any(entry != run.lock_file for entry in path.iterdir()):
+                if run.config_file.exists():
+                    raise ValueError(f"{path}: a run is there already; continue it with --resume {path}")
+                raise ValueError(f"{path}: the folder is not empty; name a new one")
+            for folder in (run.checkpoints, run.replay, run.pictures):
+                folder.mkdir()
+            write_durably(run.config_file, (strict_json(to_json(config), indent=2) + "\n").encode())
+            fsync_folder(path.parent)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """An existing run's folder.
+
+        Raises:
+            ValueError: no run is there.
+        """
+        run = cls(path)
+        if not path.is_dir():
+            raise ValueError(f"{path}: no such folder")
+        if not run.config_file.is_file():
+            raise ValueError(f"{path}: not the folder of a run (it has no config.json)")
+        return run
+
+    def read_config(self) -> RunConfig:
+        """The run's settings, exactly as they were.
+
+        Raises:
+            ValueError: the file is damaged, or names a setting this version does not know or misses one.
+        """
+        try:
+            return from_json(RunConfig, json.loads(self.config_file.read_bytes()))
+        except ValueError as error:  # malformed JSON and UTF-8 included
+            raise ValueError(f"{self.config_file}: {error}") from error
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep every other process out; let go by the operating system even if this one is killed.
+
+        Raises:
+            ValueError: another process is at work here; its id is in the message.
+        """
+        with open(self.lock_file, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise ValueError(f"{self.path}: in use by process {holder}; wait for it or stop it first") from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def replay(self) -> Path:
+        return self.path / "replay"
+
+    @property
+    def pictures(self) -> Path:
+        return self.path / "pictures"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.path / "lock"

@@ -1,0 +1,177 @@
+"""Figures of a run: one JSON object per line, and a live dashboard beside it where one is wanted."""
+
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+
+from diamond_fast.runs.durable import strict_json, write_durably
+
+Logger = Literal["none", "tensorboard", "wandb"]
+
+
+class Dashboard(Protocol):
+    """Where scalars go besides the file."""
+
+    def log(self, epoch: int, scalars: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Metrics:
+    """Appends to ``metrics.jsonl``; every line has ``epoch``, ``env_steps`` and ``seconds`` of training so far.
+
+    Args:
+        path: the file. Its folder names the run on a dashboard.
+        keep_epochs: where a resumed run stands; later lines are dropped, since those epochs will be logged again.
+            0 starts afresh.
+        logger: dashboard to feed too.
+        settings: shown beside the run on a dashboard.
+
+    Raises:
+        ValueError: the dashboard's package is not installed; the message says how to.
+    """
+
+    def __init__(
+        self, path: Path, keep_epochs: int = 0, logger: Logger = "none", settings: Mapping[str, Any] | None = None
+    ):
+        self._dashboard = open_dashboard(logger, path.parent, keep_epochs, dict(settings or {}))
+        kept = [line for line in read_metrics(path) if line["epoch"] <= keep_epochs] if path.exists() else []
+        write_durably(path, "".join(strict_json(line) + "\n" for line in kept).encode())
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
+        self._started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
+
+    def log(self, values: Mapping[str, Any], *, epoch: int, env_steps: int) -> None:
+        """Write one line, visible to readers at once.
+
+        Args:
+            values: numbers, strings, None, lists, 0-d tensors; nested mappings become ``outer/inner``.
+                nan and the infinities, which JSON does not know, are written as null.
+        """
+        seconds = round(time.monotonic() - self._started, 3)
+        line = {"epoch": epoch, "env_steps": env_steps, "seconds": seconds, **_flat(values)}
+        self._file.write(strict_json(line) + "\n")
+        self._file.flush()
+        if self._dashboard is not None:
+            scalars = {key: value for key, value in line.items() if isinstance(value, int | float)}
+            self._dashboard.log(epoch, scalars)
+
+    def close(self) -> None:
+        self._file.close()
+        if self._dashboard is not None:
+            self._dashboard.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``, up to the first that a crash cut short."""
+    lines = []
+    for raw in path.read_bytes().splitlines():
+        try:
+            line = json.loads(raw)
+        except ValueError:
+            break
+        if not isinstance(line, dict) or not {"epoch", "env_steps", "seconds"} <= line.keys():
+            break
+        lines.append(line)
+    return lines
+
+
+def classification(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float | None]:
+    """Precision, recall and F1 of each class.
+
+    Args:
+        confusion: counts [K, K]; rows are true classes, columns predicted ones.
+        names: of the K classes.
+
+    Returns:
+        ``{"precision/<name>": ..., "recall/<name>": ..., "f1/<name>": ...}``; None where a class was never
+        predicted (precision), never occurred (recall) or neither (F1).
+
+    Raises:
+        ValueError: the matrix is not square or the names do not match it.
+    """
+    confusion = np.asarray(confusion, dtype=np.int64)
+    if confusion.shape != (len(names), len(names)):
+        raise ValueError(f"confusion: shape {confusion.shape} does not fit {len(names)} names")
+    hits, occurred, predicted = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    scores: dict[str, float | None] = {}
+    for name, hit, true, guessed in zip(names, hits.tolist(), occurred.tolist(), predicted.tolist(), strict=True):
+        scores[f"precision/{name}"] = hit / guessed if guessed else None
+        scores[f"recall/{name}"] = hit / true if true else None
+        scores[f"f1/{name}"] = 2 * hit / (true + guessed) if true + guessed else None
+    return scores
+
+
+def open_dashboard(logger: Logger, folder: Path, keep_epochs: int, settings: dict[str, Any]) -> Dashboard | None:
+    """The dashboard of that name; None for "none".
+
+    Raises:
+        ValueError: its package is not installed.
+    """
+    if logger == "none":
+        return None
+    try:
+        return {"tensorboard": _TensorBoard, "wandb": _WandB}[logger](folder, keep_epochs, settings)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"--logger {logger}: {error.name} is not installed; pip install 'diamond_fast[{logger}]'"
+        ) from error
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, keep_epochs: int, settings: dict[str, Any]):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_epochs + 1 if keep_epochs else None)
+        self._writer.add_text("settings", f"```\n{strict_json(settings, indent=2)}\n```")
+
+    def log(self, epoch: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, folder: Path, keep_epochs: int, settings: dict[str, Any]):
+        import wandb
+
+        name = folder.resolve().name
+        self._run = wandb.init(project="diamond_fast", id=name, name=name, dir=folder, config=settings, resume="allow")
+        self._run.define_metric("*", step_metric="epoch")  # a resumed run may log an epoch for the second time
+
+    def log(self, epoch: int, scalars: dict[str, float]) -> None:
+        self._run.log(scalars)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}/")
+        else:
+            flat[prefix + key] = _plain(value)
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # tensors, numpy arrays and scalars
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

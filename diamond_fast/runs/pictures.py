@@ -1,0 +1,93 @@
+"""Pictures that show what the world model imagines beside what really happened."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+FRAME_WIDTH = 192
+"""Least width of a frame in the picture, in pixels; frames grow by whole factors, so pixels stay square and sharp."""
+GAP = 6
+MARGIN = 24
+BACKGROUND = (250, 250, 248)
+INK = (40, 40, 44)
+FAINT = (130, 130, 136)
+ROWS = ("real", "imagined", "difference")
+
+
+def save_strips(
+    path: Path,
+    segments: Sequence[tuple[np.ndarray, np.ndarray]],
+    times: Sequence[int] = (1, 5, 10, 15),
+    titles: Sequence[str] | None = None,
+) -> Path:
+    """Write one PNG with, for each segment, rows of real frames, imagined frames and their absolute difference.
+
+    Args:
+        path: the file; its folder must exist.
+        segments: (real, imagined) pairs, each uint8 [T, H, W, 3]. Index t - 1 holds the t-th frame after the
+            context that the imagination started from.
+        times: columns, from 1 to T.
+        titles: a line above each segment, such as where it was cut.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        TypeError: frames that are not uint8.
+        ValueError: shapes that do not match, or a time outside 1..T.
+    """
+    _check(segments, times, titles)
+    height, width = segments[0][0].shape[1:3]
+    scale = max(1, -(-FRAME_WIDTH // width))
+    cell_w, cell_h = width * scale, height * scale
+    font_size = 20
+    font, title_font = ImageFont.load_default(font_size), ImageFont.load_default(font_size + 2)
+    left = MARGIN + round(max(font.getlength(row) for row in ROWS)) + 16
+    head = font_size + 14
+    title_height = font_size + 22 if titles else 0
+    block = title_height + head + 3 * cell_h + 2 * GAP
+    size = (
+        left + len(times) * (cell_w + GAP) - GAP + MARGIN,
+        MARGIN + len(segments) * (block + MARGIN),
+    )
+    picture = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    for number, (real, imagined) in enumerate(segments):
+        top = MARGIN + number * (block + MARGIN)
+        if titles:
+            draw.text((left, top), titles[number], INK, title_font)
+            top += title_height
+        for column, t in enumerate(times):
+            x = left + column * (cell_w + GAP)
+            draw.text((x + cell_w / 2, top + head / 2), f"t = {t}", FAINT, font, anchor="mm")
+            a, b = real[t - 1], imagined[t - 1]
+            difference = np.abs(a.astype(np.int16) - b).astype(np.uint8)
+            for row, frame in enumerate((a, b, difference)):
+                enlarged = Image.fromarray(np.ascontiguousarray(frame)).resize(
+                    (cell_w, cell_h), Image.Resampling.NEAREST
+                )
+                picture.paste(enlarged, (x, top + head + row * (cell_h + GAP)))
+        for row, label in enumerate(ROWS):
+            middle = top + head + row * (cell_h + GAP) + cell_h / 2
+            draw.text((left - 16, middle), label, INK, font, anchor="rm")
+    picture.save(path, format="PNG", optimize=True)
+    return path
+
+
+def _check(segments: Sequence, times: Sequence[int], titles: Sequence[str] | None) -> None:
+    if not segments or not times:
+        raise ValueError("segments and times: need at least one of each")
+    if titles is not None and len(titles) != len(segments):
+        raise ValueError(f"titles: {len(titles)} for {len(segments)} segments")
+    expected = segments[0][0].shape
+    for frames in (frames for pair in segments for frames in pair):
+        if frames.dtype != np.uint8:
+            raise TypeError(f"segments: frames must be uint8, got {frames.dtype}")
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.shape[1:] != expected[1:]:
+            raise ValueError(
+                f"segments: frames must all be [T, H, W, 3] of one size, got {frames.shape} and {expected}"
+            )
+        if not all(1 <= t <= len(frames) for t in times):
+            raise ValueError(f"times: {tuple(times)} do not lie within the {len(frames)} frames of a segment")

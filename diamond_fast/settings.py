@@ -1,0 +1,136 @@
+"""Settings as plain data: their limits, their command-line names, JSON and back.
+
+Works on any tree of frozen dataclasses such as :class:`diamond_fast.config.RunConfig`. No torch.
+"""
+
+import difflib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a number must satisfy, as ``Annotated[int, Limits(minimum=1)]``; for a tuple, what each entry must.
+
+    Floats must be finite besides, unless ``infinite``. nan never passes.
+    """
+
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    above: float = -math.inf
+    infinite: bool = False
+
+    def broken_by(self, value: float) -> str | None:
+        """What ``value`` should be instead, None where it is right."""
+        if math.isnan(value) or (math.isinf(value) and not self.infinite):
+            return "a finite number"
+        if value < self.minimum:
+            return f"at least {self.minimum:g}"
+        if value > self.maximum:
+            return f"at most {self.maximum:g}"
+        if value <= self.above:
+            return f"above {self.above:g}"
+        return None
+
+
+def flag(path: str) -> str:
+    """``denoiser_update.lr`` -> ``--denoiser-update.lr``."""
+    return "--" + ".".join(part.strip("_").replace("_", "-") for part in path.split("."))
+
+
+def leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted path, annotated type, value) of every setting, in the order they are declared."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, hints[field.name], value
+
+
+def differences(old: Any, new: Any) -> list[tuple[str, Any, Any]]:
+    """(dotted path, old value, new value) of each setting that differs."""
+    pairs = zip(leaves(old), leaves(new), strict=True)
+    return [(path, was, now) for (path, _, was), (_, _, now) in pairs if was != now]
+
+
+def check_limits(settings: Any) -> None:
+    """Hold every number against the :class:`Limits` of its type.
+
+    Raises:
+        ValueError: names the flag, the value and what would be right.
+    """
+    for path, hint, value in leaves(settings):
+        for limits in _limits(hint):
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and (right := limits.broken_by(number)):
+                    raise ValueError(f"{flag(path)}: must be {right}, got {number}")
+
+
+def to_json(settings: Any) -> dict[str, Any]:
+    """Nested dicts, lists, numbers and strings, the infinities spelled out: any JSON reader takes it."""
+
+    def encode(value: Any) -> Any:
+        if is_dataclass(value):
+            return to_json(value)
+        if isinstance(value, tuple):
+            return [encode(item) for item in value]
+        return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return {field.name: encode(getattr(settings, field.name)) for field in fields(settings)}
+
+
+def from_json(cls: type, data: Any, prefix: str = "") -> Any:
+    """The dataclass that :func:`to_json` was given; ``from_json(type(s), to_json(s)) == s``.
+
+    Raises:
+        ValueError: names a setting that is unknown, missing or of the wrong type.
+    """
+    if not isinstance(data, dict):
+        raise ValueError(f"{prefix.rstrip('.') or cls.__name__}: expected an object, got {data!r}")
+    hints = get_type_hints(cls)
+    for key in data:
+        if key not in hints:
+            close = difflib.get_close_matches(key, hints, n=1)
+            raise ValueError(
+                f"{prefix}{key}: unknown setting" + (f"; did you mean {prefix}{close[0]}?" if close else "")
+            )
+    for key in hints:
+        if key not in data:
+            raise ValueError(f"{prefix}{key}: setting is missing")
+    return cls(**{key: _decode(hint, data[key], prefix + key) for key, hint in hints.items()})
+
+
+def _decode(hint: Any, value: Any, path: str) -> Any:
+    if is_dataclass(hint):
+        return from_json(hint, value, f"{path}.")
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal and any(value == choice and type(value) is type(choice) for choice in arguments):
+        return value
+    if origin in (Union, UnionType):
+        for option in arguments:
+            try:
+                return _decode(option, value, path)
+            except ValueError:
+                continue
+    if origin is tuple and isinstance(value, list):
+        return tuple(_decode(arguments[0], item, path) for item in value)
+    if hint is NoneType and value is None:
+        return None
+    if hint is float and (type(value) in (int, float) or value in ("inf", "-inf", "nan")):
+        return float(value)
+    if hint in (int, bool, str) and type(value) is hint:
+        return value
+    expected = " or ".join(map(str, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))
+    raise ValueError(f"{path}: expected {expected}, got {value!r}")
+
+
+def _limits(hint: Any) -> list[Limits]:
+    """The limits of a type, also those of a tuple's entries."""
+    if get_origin(hint) is Annotated:
+        return [extra for extra in get_args(hint)[1:] if isinstance(extra, Limits)]
+    return [limits for inner in get_args(hint) for limits in _limits(inner)]

@@ -1,0 +1,176 @@
+"""Checkpoints: what was saved comes back; a commit is one rename; damage is noticed and survived."""
+
+import json
+import os
+
+import pytest
+import torch
+
+from diamond_fast.runs import checkpoint
+from diamond_fast.runs.checkpoint import latest_epoch, load_latest, save
+
+
+def tensors(epoch):
+    generator = torch.Generator().manual_seed(epoch)
+    weight = torch.randn(4, 8, 3, 3, generator=generator).to(memory_format=torch.channels_last)
+    return {
+        "denoiser": {"conv.weight": weight, "tied": weight, "view": weight[0]},
+        "actor_critic": {"steps": torch.tensor(epoch), "none": torch.zeros(0)},
+    }
+
+
+def state(epoch):
+    return {"optimizers": {"denoiser": {"state": {0: {"exp_avg": torch.full((2,), float(epoch))}}}}, "journal": epoch}
+
+
+def save_epochs(folder, *epochs):
+    for epoch in epochs:
+        save(folder, epoch, tensors(epoch), state(epoch))
+
+
+def check(loaded, epoch):
+    assert loaded.epoch == epoch
+    assert loaded.tensors.keys() == tensors(epoch).keys()
+    for group, named in tensors(epoch).items():
+        assert loaded.tensors[group].keys() == named.keys()
+        for name, tensor in named.items():
+            assert torch.equal(loaded.tensors[group][name], tensor), name
+            assert loaded.tensors[group][name].dtype == tensor.dtype
+    assert loaded.state["journal"] == epoch
+    exp_avg = loaded.state["optimizers"]["denoiser"]["state"][0]["exp_avg"]
+    assert torch.equal(exp_avg, torch.full((2,), float(epoch)))
+
+
+def test_the_newest_epoch_comes_back(tmp_path):
+    save_epochs(tmp_path / "checkpoints", 9, 10)
+    check(load_latest(tmp_path / "checkpoints"), 10)
+    assert latest_epoch(tmp_path / "checkpoints") == 10
+
+
+def test_three_generations_stay_and_nothing_else(tmp_path):
+    save_epochs(tmp_path, 1, 2, 3, 4, 5)
+    expected = {f"epoch_00000{i}{suffix}" for i in (3, 4, 5) for suffix in ("", ".json")}
+    assert {path.name for path in tmp_path.iterdir()} == expected
+
+
+def test_an_epoch_can_be_saved_again(tmp_path):
+    save_epochs(tmp_path, 1, 2)
+    save(tmp_path, 2, {"denoiser": {"w": torch.ones(1)}}, "second")
+    loaded = load_latest(tmp_path)
+    assert (loaded.epoch, loaded.state) == (2, "second")
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_nothing_saved_yet(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        load_latest(tmp_path / "checkpoints")
+    assert latest_epoch(tmp_path / "checkpoints") is None
+
+
+@pytest.mark.parametrize("name", ["state", "a/b", "..", "", "Upper"])
+def test_a_group_that_cannot_name_a_file_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="cannot name a file"):
+        save(tmp_path, 1, {name: {}}, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def damaged_files(folder, epoch):
+    return [folder / f"epoch_{epoch:06d}.json", *sorted((folder / f"epoch_{epoch:06d}").iterdir())]
+
+
+def test_every_flipped_bit_and_every_truncation_is_noticed(tmp_path):
+    save(tmp_path, 1, {"model": {"w": torch.arange(3.0)}}, {"rng": torch.arange(4, dtype=torch.uint8)})
+    save(tmp_path, 2, {"model": {"w": torch.arange(3.0)}}, {"rng": torch.arange(4, dtype=torch.uint8)})
+    for path in damaged_files(tmp_path, 2):
+        original = path.read_bytes()
+        flips = [(i, 1 << (i % 8)) for i in range(len(original))]
+        for i, bit in flips:
+            path.write_bytes(original[:i] + bytes([original[i] ^ bit]) + original[i + 1 :])
+            lines = []
+            assert load_latest(tmp_path, lines.append).epoch == 1, (path.name, i)
+            assert len(lines) == 1
+            assert "epoch_000002 is damaged" in lines[0]
+            assert "\n" not in lines[0]
+        for length in range(0, len(original), 7):
+            path.write_bytes(original[:length])
+            assert load_latest(tmp_path, lambda line: None).epoch == 1, (path.name, length)
+        path.unlink()
+        assert load_latest(tmp_path, lambda line: None).epoch == 1
+        path.write_bytes(original)
+    assert load_latest(tmp_path).epoch == 2
+
+
+def test_all_generations_damaged(tmp_path):
+    save_epochs(tmp_path, 1, 2)
+    for epoch in (1, 2):
+        (tmp_path / f"epoch_{epoch:06d}" / "denoiser.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"all checkpoints are damaged.*denoiser.safetensors has 0 bytes"):
+        load_latest(tmp_path, lambda line: None)
+
+
+def test_the_run_goes_on_from_an_older_epoch_and_forgets_the_damaged_ones(tmp_path):
+    save_epochs(tmp_path, 1, 2, 3)
+    for epoch in (2, 3):
+        path = tmp_path / f"epoch_{epoch:06d}.json"
+        path.write_bytes(path.read_bytes()[:-5])
+    assert load_latest(tmp_path, lambda line: None).epoch == 1
+    save_epochs(tmp_path, 2)
+    lines = []
+    check(load_latest(tmp_path, lines.append), 2)
+    assert lines == []
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "epoch_000001", "epoch_000001.json", "epoch_000002.json", "epoch_000002.2"
+    }  # fmt: skip
+
+
+def test_a_newer_format_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    save_epochs(tmp_path, 1)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="format 2; this version reads 1"):
+        load_latest(tmp_path)
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
+def test_a_save_that_fails_anywhere_loses_no_committed_epoch(tmp_path, monkeypatch, call):
+    """Fail each system call of a save in turn; whatever happens, an epoch loads and the next save works."""
+    save_epochs(tmp_path, 1, 2, 3)
+    real = getattr(os, call) if call != "open" else open
+    for failing in range(100):
+        calls = 0
+
+        def flaky(*args, failing=failing, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == failing + 1:
+                raise OSError(28, "No space left on device")
+            return real(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            if call == "open":
+                patch.setattr("builtins.open", flaky)
+            else:
+                patch.setattr(os, call, flaky)
+            try:
+                save(tmp_path, 4, tensors(4), state(4))
+                failed = False
+            except OSError:
+                failed = True
+        lines = []
+        loaded = load_latest(tmp_path, lines.append)
+        check(loaded, loaded.epoch)
+        assert loaded.epoch in (3, 4)
+        assert lines == []
+        if not failed:
+            break
+    assert failing > 2
+    assert loaded.epoch == 4
+    assert len(list(tmp_path.iterdir())) == 6
+
+
+def test_manifest_is_readable_json(tmp_path):
+    save_epochs(tmp_path, 1)
+    manifest = json.loads((tmp_path / "epoch_000001.json").read_text())["manifest"]
+    assert manifest["epoch"] == 1
+    assert set(manifest["files"]) == {"denoiser", "actor_critic", "state"}
+    assert manifest["state"]["journal"] == 1
