@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,7 @@ from diamond_fast.frames import to_float
 from diamond_fast.models.denoiser import Denoiser
 from diamond_fast.models.reward_end import RewardEndModel
 from diamond_fast.models.sampler import DiffusionSampler
-from diamond_fast.replay import Batch
-
-
-class Contexts(Protocol):
-    """A source of real contexts: segments of T frames and actions cut from the replay."""
-
-    def next(self) -> Batch: ...
+from diamond_fast.replay import Segments
 
 
 @dataclass
@@ -39,7 +33,7 @@ class InitialStates:
     Contexts are drawn ``num_batches`` batches at a time and kept as bytes on the device.
     """
 
-    def __init__(self, contexts: Contexts, reward_end: RewardEndModel, num_batches: int):
+    def __init__(self, contexts: Segments, reward_end: RewardEndModel, num_batches: int):
         self.contexts = contexts
         self.reward_end = reward_end
         self.num_batches = num_batches
@@ -123,6 +117,24 @@ class ImaginedEnv:
         self._restart((end | trunc).nonzero().flatten())
         obs = self.state.obs
         return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
+
+    def begin_epoch(self) -> None:
+        """Draws the starts to come anew: fresher than the published trainer's, left over from epochs before."""
+        self.initial_states.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """State between epochs, when no starts are in store."""
+        return {
+            "state": None if self.state is None else dict(vars(self.state)),
+            "contexts": self.initial_states.contexts.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.reward_end.device
+        saved = state["state"]
+        self.state = None if saved is None else ImaginationState(**{k: v.to(device) for k, v in saved.items()})
+        self.initial_states.contexts.load_state_dict(state["contexts"])
+        self.initial_states.clear()
 
     def _restart(self, dead: Tensor) -> None:
         """Puts fresh starts in the place of episodes that ended."""

@@ -4,7 +4,7 @@ Gradients flow through the whole rollout, burn-in after resets included, but nev
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -33,6 +33,13 @@ class BatchedEnv(Protocol):
 
     def step(self, act: Tensor) -> EnvStep:
         """act [N] int64."""
+
+    def begin_epoch(self) -> None:
+        """Called before an epoch of training."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 @dataclass

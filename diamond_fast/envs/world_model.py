@@ -1,0 +1,99 @@
+"""The world model as a ``gymnasium.vector.VectorEnv``, for any other RL library."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from diamond_fast.config import WorldModelConfig
+from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
+from diamond_fast.frames import to_uint8
+from diamond_fast.models.agent import Agent
+from diamond_fast.replay import Replay
+
+
+class WorldModelEnv(VectorEnv):
+    """Imagined episodes that start from real contexts and end by the model's word or after ``cfg.horizon`` steps.
+
+    Observations are uint8 [N,H,W,C], actions int64 [N], rewards float32 [N] in {-1, 0, 1}. Episodes that end are
+    reset in the same step; ``info["final_obs"]`` [N,H,W,C] holds the frames the actions led to, and
+    ``info["_final_obs"]`` bool [N] says where an episode ended.
+
+    Args:
+        agent: its denoiser and reward/end model are the world; they are used where they are, on their device.
+        replay: real experience to start from.
+        num_envs: imagined episodes stepped together.
+        cfg: sampler and horizon.
+        render_mode: "rgb_array" lets ``render()`` return the current frames.
+
+    Raises:
+        ValueError: ``render_mode`` is unknown.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(
+        self,
+        agent: Agent,
+        replay: Replay,
+        num_envs: int = 32,
+        cfg: WorldModelConfig | None = None,
+        render_mode: str | None = None,
+    ):
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self.single_observation_space = spaces.Box(0, 255, replay.frame_shape, np.uint8)
+        self.single_action_space = spaces.Discrete(agent.actor_critic.num_actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._agent = agent
+        self._replay = replay
+        self._cfg = cfg or WorldModelConfig()
+        self._generator = torch.Generator(agent.denoiser.device)
+        self._env: ImaginedEnv | None = None
+        self._obs: np.ndarray | None = None
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts every episode from a real context. A seed fixes contexts, noise, rewards and ends from here on."""
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        if seed is not None or self._env is None:
+            words = np.random.SeedSequence(seed).generate_state(2, np.uint32)
+            self._generator.manual_seed(int(words[0]))
+            length = self._agent.denoiser.cfg.inner_model.num_steps_conditioning
+            contexts = self._replay.segments(self.num_envs, length, seed=int(words[1]))
+            model = self._agent.rew_end_model
+            starts = InitialStates(contexts, model, num_batches=1)
+            self._env = ImaginedEnv(self._agent.denoiser, model, self._cfg, starts, self.num_envs, self._generator)
+        self._obs = to_uint8(self._env.reset()).cpu().numpy()
+        return self._obs.copy(), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Raises RuntimeError before the first reset, ValueError for actions of another shape or out of range."""
+        if self._env is None:
+            raise RuntimeError("step: call reset first")
+        actions = np.asarray(actions)
+        num_actions = int(self.single_action_space.n)
+        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(
+                f"actions: expected {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}"
+            )
+        if ((actions < 0) | (actions >= num_actions)).any():
+            raise ValueError(f"actions: expected values in 0..{num_actions - 1}, got {actions.tolist()}")
+        act = torch.from_numpy(actions.astype(np.int64)).to(self._agent.denoiser.device)
+        step = self._env.step(act)
+        self._obs = to_uint8(step.obs).cpu().numpy()
+        end, trunc = step.end.cpu().numpy(), step.trunc.cpu().numpy()
+        info = {"final_obs": to_uint8(step.final_obs).cpu().numpy(), "_final_obs": end | trunc}
+        return self._obs.copy(), step.rew.cpu().numpy(), end, trunc, info
+
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """The current frames, each uint8 [H,W,C]; None without a render mode."""
+        return None if self.render_mode is None or self._obs is None else tuple(self._obs)

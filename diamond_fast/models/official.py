@@ -1,0 +1,87 @@
+"""Published checkpoints: load them 1:1, and write our own agents in the same form.
+
+A published agent is one flat state dict with the keys ``denoiser.*``, ``rew_end_model.*`` and ``actor_critic.*``.
+"""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diamond_fast.config import RunConfig
+from diamond_fast.games import resolve_game
+from diamond_fast.models.agent import Agent
+
+HUB_REPO = "eloialonso/diamond"
+NUM_ACTIONS_KEY = "actor_critic.actor_linear.weight"
+
+
+def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
+    """An agent with published weights.
+
+    Args:
+        source: path of a published agent's ``.pt`` file, or an Atari game's name to fetch it from the Hub.
+        cfg: the networks' settings; the paper's where None. The file's shapes decide the number of actions.
+
+    Raises:
+        FileNotFoundError: there is no such file, and ``source`` is not a game's name.
+        ConnectionError: the Hub could not be reached.
+        ValueError: the file is not a published agent, or its networks differ from ``cfg``.
+    """
+    path = find_official(source)
+    state = read_official(path)
+    agent = Agent(cfg or RunConfig(), num_actions=state[NUM_ACTIONS_KEY].size(0))
+    expected = agent.state_dict()
+    wrong = [
+        f"{name} is missing" if name not in state else f"{name} is {list(state[name].shape)}, not {list(p.shape)}"
+        for name, p in expected.items()
+        if name not in state or state[name].shape != p.shape
+    ] + [f"{name} is unknown" for name in state if name not in expected]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ValueError(f"{path}: its networks differ from the settings: {wrong[0]}{more}")
+    agent.load_state_dict(state)
+    return agent
+
+
+def export_official(agent: Agent, path: str | Path) -> None:
+    """Writes an agent in the published form, so that the published code loads it."""
+    torch.save({name: p.detach().cpu().contiguous() for name, p in agent.state_dict().items()}, path)
+
+
+def find_official(source: str | Path) -> Path:
+    """The file behind a path or a game's name (fetched from the Hub, or from its cache). Raises as load_official."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.suffix or len(path.parts) > 1:
+        raise FileNotFoundError(f"{source}: no such file")
+    try:
+        game = resolve_game(str(source))
+    except ValueError as error:
+        raise FileNotFoundError(f"{source}: neither a file nor a game ({error})") from None
+    from huggingface_hub import hf_hub_download  # slow to import, and seldom needed
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(HUB_REPO, f"atari_100k/models/{game}.pt"))
+    except LocalEntryNotFoundError:
+        raise ConnectionError(f"{game}: the Hub could not be reached; give the path of a downloaded .pt file") from None
+    except EntryNotFoundError:
+        raise FileNotFoundError(f"{game}: no agent is published for this game") from None
+
+
+def read_official(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a published file. Runs no code from it. Raises ValueError where it is something else."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path}: not a published agent, it cannot be read as weights ({reason[:120]})") from None
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: not a published agent: expected names of weights and tensors")
+    if NUM_ACTIONS_KEY not in state:
+        raise ValueError(f"{path}: not a published agent: it has no {NUM_ACTIONS_KEY}")
+    return state

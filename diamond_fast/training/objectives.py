@@ -1,0 +1,103 @@
+"""What each of the three models is trained on, batch by batch."""
+
+from typing import Any
+
+from torch import Tensor
+
+from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
+from diamond_fast.engine.rollout import BatchedEnv, RolloutState, initial_state, rollout
+from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
+from diamond_fast.models.denoiser import Denoiser
+from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.replay import Segments
+from diamond_fast.training.update import Figures
+
+
+class ReplayObjective:
+    """Common to what is trained on sequences from the replay."""
+
+    def __init__(self, segments: Segments):
+        self.segments = segments
+
+    def begin_epoch(self) -> None:
+        pass
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"segments": self.segments.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.segments.load_state_dict(state["segments"])
+
+
+class DenoiserObjective(ReplayObjective):
+    """Score matching: predict the next frame from its noisy version and its past."""
+
+    def __init__(self, denoiser: Denoiser, segments: Segments, sigma_distribution: SigmaDistributionConfig):
+        super().__init__(segments)
+        self.denoiser = denoiser
+        self.sigma_distribution = sigma_distribution
+
+    def __call__(self) -> tuple[Tensor, Figures]:
+        batch = self.segments.next().to(self.denoiser.device)
+        loss = self.denoiser.loss(batch.obs(), batch.act, batch.mask_padding, self.sigma_distribution)
+        return loss, {"loss": loss.detach()}
+
+
+class RewardEndObjective(ReplayObjective):
+    """Classification of reward sign and termination."""
+
+    def __init__(self, reward_end: RewardEndModel, segments: Segments):
+        super().__init__(segments)
+        self.reward_end = reward_end
+
+    def __call__(self) -> tuple[Tensor, Figures]:
+        batch = self.segments.next().to(self.reward_end.device)
+        loss = self.reward_end.loss(batch.obs(), batch.act, batch.rew, batch.end, batch.mask_padding)
+        return loss.total, {
+            "loss": loss.total.detach(),
+            "loss_reward": loss.reward,
+            "loss_end": loss.end,
+            "confusion_reward": loss.confusion_reward,
+            "confusion_end": loss.confusion_end,
+        }
+
+
+class ActorCriticObjective:
+    """Reinforcement learning on rollouts, each continuing where the last one stopped.
+
+    The first one starts from fresh episodes and an empty memory.
+    """
+
+    def __init__(self, policy: ActorCritic, env: BatchedEnv, cfg: ActorCriticLossConfig):
+        self.policy = policy
+        self.env = env
+        self.cfg = cfg
+        self.state: RolloutState | None = None
+
+    def begin_epoch(self) -> None:
+        self.env.begin_epoch()
+
+    def __call__(self) -> tuple[Tensor, Figures]:
+        if self.state is None:
+            self.state = initial_state(self.env, self.policy)
+        r, self.state = rollout(self.env, self.policy, self.state, self.cfg.backup_every)
+        loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, self.cfg)
+        return loss.total, {
+            "loss": loss.total.detach(),
+            "loss_actions": loss.actions,
+            "loss_values": loss.values,
+            "loss_entropy": loss.entropy,
+            "policy_entropy_bits": loss.policy_entropy_bits,
+            "reward_per_step": r.rew.mean(),
+            "ends_per_step": r.end.float().mean(),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        rollout_state = None if self.state is None else vars(self.state)
+        return {"rollout": rollout_state, "env": self.env.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        device = self.policy.device
+        self.env.load_state_dict(state["env"])
+        saved = state["rollout"]
+        self.state = None if saved is None else RolloutState(**{k: v.to(device) for k, v in saved.items()})
