@@ -1,0 +1,25 @@
+// A batch as one block of memory, so that it travels to a device in one copy.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "sampler.hpp"
+#include "store.hpp"
+
+namespace replay {
+
+// Where each array [B, L, ...] of a batch stands in its block; every one starts on a cache line.
+struct BatchLayout {
+  BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_bytes);
+
+  int64_t batch_size, seq_length;
+  int64_t frames, act, rew, end, trunc, mask_padding, pixel_mask, episode, start;  // byte offsets
+  int64_t num_bytes;
+};
+
+// Fills a block with the segments. Outside an episode everything is 0 and both masks are false; pixel_mask is
+// true at the final observation too, mask_padding at steps only.
+void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const BatchLayout& layout, uint8_t* block);
+
+}  // namespace replay

@@ -1,0 +1,174 @@
+// What Python sees of the replay buffer. Shapes and dtypes are checked in diamond_fast.replay, sizes here.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "batch.hpp"
+#include "philox.hpp"
+#include "pool.hpp"
+#include "sampler.hpp"
+#include "store.hpp"
+
+namespace py = pybind11;
+using namespace replay;
+
+namespace {
+
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+template <typename T>
+const T* data_of(const Array<T>& array, int64_t size, const char* name) {
+  if (array.size() != size) {
+    throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(size) + " elements, got " +
+                                std::to_string(array.size()));
+  }
+  return array.data();
+}
+
+void append(Store& store, const Array<uint8_t>& obs, const Array<int64_t>& act, const Array<float>& rew,
+            const Array<bool>& end, const Array<bool>& trunc, const Array<uint8_t>& final_obs) {
+  const int64_t n = store.num_lanes(), frame_bytes = store.frame_bytes();
+  store.append(data_of(obs, n * frame_bytes, "obs"), data_of(act, n, "act"), data_of(rew, n, "rew"),
+               data_of(end, n, "end"), data_of(trunc, n, "trunc"), data_of(final_obs, n * frame_bytes, "final_obs"));
+}
+
+// The slots' arrays in place; the store stays alive as long as they do.
+py::tuple slots(py::object self, int64_t first, int64_t count) {
+  Store& store = self.cast<Store&>();
+  store.check_slots(first, count);
+  return py::make_tuple(py::array_t<uint8_t>({count, store.frame_bytes()}, store.frame(first), self),
+                        py::array_t<int64_t>(count, store.act(first), self),
+                        py::array_t<float>(count, store.rew(first), self),
+                        py::array_t<uint8_t>(count, store.flags(first), self));
+}
+
+py::array_t<uint8_t> take_block(const std::shared_ptr<BlockPool>& pool, int64_t num_bytes) {
+  struct Loan {
+    std::shared_ptr<BlockPool> pool;
+    void* block;
+  };
+  auto loan = std::make_unique<Loan>(Loan{pool, pool->take()});
+  void* block = loan->block;
+  py::capsule owner(loan.release(), [](void* pointer) {
+    std::unique_ptr<Loan> loan(static_cast<Loan*>(pointer));
+    loan->pool->give_back(loan->block);
+  });
+  return py::array_t<uint8_t>(num_bytes, static_cast<uint8_t*>(block), owner);
+}
+
+void check_cuts(const View& view, const std::vector<Cut>& cuts, int64_t batch_size) {
+  if (static_cast<int64_t>(cuts.size()) != batch_size) throw std::invalid_argument("cuts: expected one per row");
+  for (const Cut& cut : cuts) {
+    if (cut.episode < 0 || cut.episode >= view.num_episodes()) {
+      throw std::out_of_range("episode: " + std::to_string(cut.episode) + " is not one of the " +
+                              std::to_string(view.num_episodes()) + " stored");
+    }
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_replay, m) {
+  m.doc() = "The compiled core of diamond_fast.replay.";
+
+  m.attr("END") = static_cast<int>(kEnd);
+  m.attr("TRUNC") = static_cast<int>(kTrunc);
+
+  py::class_<Episode>(m, "Episode")
+      .def_readonly("first_slot", &Episode::first_slot)
+      .def_readonly("length", &Episode::length)
+      .def_readonly("has_final", &Episode::has_final);
+
+  py::class_<View, std::shared_ptr<View>>(m, "View")
+      .def_readonly("version", &View::version)
+      .def_property_readonly("num_episodes", &View::num_episodes)
+      .def_property_readonly("num_steps", &View::num_steps)
+      .def_readonly("reward_counts", &View::reward_counts)
+      .def_readonly("end_counts", &View::end_counts)
+      .def("lengths",
+           [](const View& view) {
+             py::array_t<int64_t> lengths(view.num_episodes());
+             for (int64_t i = 0; i < view.num_episodes(); ++i) lengths.mutable_at(i) = view.episodes[i].length;
+             return lengths;
+           })
+      .def("episode", [](const View& view, int64_t i) { return view.episodes.at(i); });
+
+  py::class_<BatchLayout>(m, "BatchLayout")
+      .def(py::init<int64_t, int64_t, int64_t>(), py::arg("batch_size"), py::arg("seq_length"),
+           py::arg("frame_bytes"))
+      .def_readonly("batch_size", &BatchLayout::batch_size)
+      .def_readonly("seq_length", &BatchLayout::seq_length)
+      .def_readonly("num_bytes", &BatchLayout::num_bytes)
+      .def_readonly("frames", &BatchLayout::frames)
+      .def_readonly("act", &BatchLayout::act)
+      .def_readonly("rew", &BatchLayout::rew)
+      .def_readonly("end", &BatchLayout::end)
+      .def_readonly("trunc", &BatchLayout::trunc)
+      .def_readonly("mask_padding", &BatchLayout::mask_padding)
+      .def_readonly("pixel_mask", &BatchLayout::pixel_mask)
+      .def_readonly("episode", &BatchLayout::episode)
+      .def_readonly("start", &BatchLayout::start);
+
+  py::class_<BlockPool, std::shared_ptr<BlockPool>>(m, "BlockPool")
+      .def(py::init<size_t>(), py::arg("num_bytes"))
+      .def("take", &take_block, py::arg("num_bytes"));
+
+  py::class_<SamplerOptions>(m, "SamplerOptions")
+      .def(py::init([](int64_t batch_size, int64_t seq_length, std::vector<double> weights, bool beyond_end,
+                       uint64_t seed, uint32_t stream) {
+             SamplerOptions options{batch_size, seq_length, std::move(weights), beyond_end, seed, stream};
+             check(options);
+             return options;
+           }),
+           py::arg("batch_size"), py::arg("seq_length"), py::arg("weights"), py::arg("beyond_end"), py::arg("seed"),
+           py::arg("stream"));
+
+  py::class_<Store, std::shared_ptr<Store>>(m, "Store")
+      .def(py::init<int64_t, int64_t, int64_t>(), py::arg("frame_bytes"), py::arg("num_lanes"), py::arg("capacity"))
+      .def("append", &append)
+      .def("publish_running", &Store::publish_running)
+      .def("close_running", &Store::close_running)
+      .def("adopt", &Store::adopt, py::arg("num_steps"), py::arg("lane_slots"))
+      .def("view", &Store::view)
+      .def("lane_start", &Store::lane_start)
+      .def("lane_used", &Store::lane_used)
+      .def("lane_running", &Store::lane_running)
+      .def_property_readonly("num_vector_steps", &Store::num_vector_steps)
+      .def("slots", &slots, py::arg("first"), py::arg("count"))
+      // Draws batch number `batch` into the block.
+      .def(
+          "draw_into",
+          [](Store& store, const SamplerOptions& options, uint64_t batch, const BatchLayout& layout,
+             Array<uint8_t> block) {
+            uint8_t* memory = block.mutable_data();
+            data_of(block, layout.num_bytes, "block");
+            py::gil_scoped_release release;
+            const auto view = store.view();
+            fill(store, *view, draw(*view, options, batch), layout, memory);
+          },
+          py::arg("options"), py::arg("batch"), py::arg("layout"), py::arg("block").noconvert())
+      // Copies the given (episode, start) segments into the block.
+      .def(
+          "cut_into",
+          [](Store& store, const std::vector<std::pair<int64_t, int64_t>>& segments, const BatchLayout& layout,
+             Array<uint8_t> block) {
+            uint8_t* memory = block.mutable_data();
+            data_of(block, layout.num_bytes, "block");
+            std::vector<Cut> cuts;
+            for (const auto& [episode, start] : segments) cuts.push_back({episode, start});
+            py::gil_scoped_release release;
+            const auto view = store.view();
+            check_cuts(*view, cuts, layout.batch_size);
+            fill(store, *view, cuts, layout, memory);
+          },
+          py::arg("segments"), py::arg("layout"), py::arg("block").noconvert());
+
+  m.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"),
+        "One block of Philox4x32-10: four 32-bit numbers from a counter of four and a key of two words.");
+}

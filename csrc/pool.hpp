@@ -1,0 +1,54 @@
+// Blocks of memory handed out again once given back, so that batches cost no page faults.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace replay {
+
+// Outlives its owner as long as blocks are out: hold it by shared_ptr.
+class BlockPool {
+ public:
+  explicit BlockPool(size_t num_bytes) : num_bytes_((num_bytes + kAlignment - 1) / kAlignment * kAlignment) {}
+  ~BlockPool() {
+    for (void* block : free_) std::free(block);
+  }
+  BlockPool(const BlockPool&) = delete;
+  BlockPool& operator=(const BlockPool&) = delete;
+
+  void* take() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      if (!free_.empty()) {
+        void* block = free_.back();
+        free_.pop_back();
+        return block;
+      }
+    }
+    void* block = std::aligned_alloc(kAlignment, num_bytes_);
+    if (block == nullptr) throw std::bad_alloc();
+    return block;
+  }
+
+  void give_back(void* block) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.size() < kMaxFree) {
+      free_.push_back(block);
+    } else {
+      std::free(block);
+    }
+  }
+
+ private:
+  static constexpr size_t kAlignment = 4096;
+  static constexpr size_t kMaxFree = 32;
+  const size_t num_bytes_;
+  std::mutex mutex_;
+  std::vector<void*> free_;
+};
+
+}  // namespace replay

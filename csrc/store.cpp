@@ -1,0 +1,198 @@
+#include "store.hpp"
+
+#include <sys/mman.h>
+
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+namespace replay {
+
+template <typename T>
+Reserved<T>::Reserved(int64_t count) : bytes_(static_cast<size_t>(count) * sizeof(T)) {
+  void* memory =
+      mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  data_ = static_cast<T*>(memory);
+}
+
+template <typename T>
+void Reserved<T>::use_huge_pages() {
+#ifdef MADV_HUGEPAGE
+  madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
+}
+
+template <typename T>
+Reserved<T>::~Reserved() {
+  munmap(data_, bytes_);
+}
+
+namespace {
+
+void check_at_least_one(int64_t value, const char* name) {
+  if (value < 1) throw std::invalid_argument(std::string(name) + ": expected at least 1, got " + std::to_string(value));
+}
+
+int64_t vector_steps(int64_t frame_bytes, int64_t num_lanes, int64_t capacity) {
+  check_at_least_one(frame_bytes, "frame_shape");
+  check_at_least_one(num_lanes, "num_envs");
+  check_at_least_one(capacity, "capacity");
+  const auto bytes = 2 * (static_cast<unsigned __int128>(capacity) + num_lanes) * frame_bytes;
+  if (bytes >> 46) throw std::invalid_argument("capacity: " + std::to_string(capacity) + " steps exceed 64 TiB");
+  return (capacity + num_lanes - 1) / num_lanes;
+}
+
+}  // namespace
+
+Store::Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity)
+    : frame_bytes_(frame_bytes),
+      max_vector_steps_(vector_steps(frame_bytes, num_lanes, capacity)),
+      slots_per_lane_(2 * max_vector_steps_),
+      frames_(num_lanes * slots_per_lane_ * frame_bytes),
+      act_(num_lanes * slots_per_lane_),
+      rew_(num_lanes * slots_per_lane_),
+      flags_(num_lanes * slots_per_lane_),
+      lanes_(num_lanes) {
+  frames_.use_huge_pages();  // fewer TLB misses when segments are gathered
+  auto empty = std::make_shared<View>();
+  empty->steps_before = {0};
+  view_ = std::move(empty);
+}
+
+void Store::append(const uint8_t* obs, const int64_t* act, const float* rew, const bool* end, const bool* trunc,
+                   const uint8_t* final_obs) {
+  if (vector_steps_ == max_vector_steps_) {
+    throw std::runtime_error("replay full: it holds " + std::to_string(max_vector_steps_ * num_lanes()) +
+                            " steps; make it with a larger capacity");
+  }
+  for (int64_t i = 0; i < num_lanes(); ++i) {
+    if (!std::isfinite(rew[i])) throw std::invalid_argument("rew: expected finite rewards");
+  }
+  for (int64_t i = 0; i < num_lanes(); ++i) {
+    Lane& lane = lanes_[i];
+    const int64_t slot = lane_start(i) + lane.used;
+    std::memcpy(frame(slot), obs + i * frame_bytes_, frame_bytes_);
+    *this->act(slot) = act[i];
+    *this->rew(slot) = rew[i];
+    *flags(slot) = (end[i] ? kEnd : 0) | (trunc[i] ? kTrunc : 0) | (lane.running ? 0 : kFirst);
+    if (end[i] || trunc[i]) {
+      std::memcpy(frame(slot + 1), final_obs + i * frame_bytes_, frame_bytes_);
+      *flags(slot + 1) = kFinal;
+    }
+    take_step(lane, slot);
+  }
+  ++vector_steps_;
+}
+
+void Store::take_step(Lane& lane, int64_t slot) {
+  if (*flags(slot) & kFirst) lane = {lane.used, true, -1, slot, 0};
+  ++lane.length;
+  ++lane.used;
+  if (*flags(slot) & (kEnd | kTrunc)) {
+    ++lane.used;
+    publish(lane, true);
+    lane.running = false;
+  }
+}
+
+void Store::publish(Lane& lane, bool has_final) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (lane.episode < 0) {
+    lane.episode = static_cast<int64_t>(episodes_.size());
+    episodes_.push_back({lane.first_slot, 0, false});
+  }
+  Episode& episode = episodes_[lane.episode];
+  if (episode.length == lane.length) return;
+  for (int64_t slot = lane.first_slot + episode.length; slot < lane.first_slot + lane.length; ++slot) {
+    const float reward = *rew(slot);
+    ++reward_counts_[(reward > 0) - (reward < 0) + 1];
+    ++end_counts_[*flags(slot) & kEnd ? 1 : 0];
+  }
+  episode.length = lane.length;
+  episode.has_final = has_final;
+  version_.fetch_add(1, std::memory_order_release);
+}
+
+void Store::publish_running() {
+  for (Lane& lane : lanes_) {
+    if (lane.running) publish(lane, false);
+  }
+}
+
+void Store::close_running() {
+  publish_running();
+  for (Lane& lane : lanes_) lane.running = false;
+}
+
+void Store::check_flags(int64_t lane_index, int64_t num_steps, int64_t num_slots) {
+  const Lane& lane = lanes_[lane_index];
+  const auto fail = [&] {
+    throw std::invalid_argument("slots of lane " + std::to_string(lane_index) + ": not " + std::to_string(num_steps) +
+                                " steps in " + std::to_string(num_slots) + " slots");
+  };
+  if (num_slots < num_steps || num_slots > slots_per_lane_ - lane.used) fail();
+  bool running = lane.running, expect_final = false;
+  int64_t steps = 0;
+  for (int64_t slot = lane_start(lane_index) + lane.used, stop = slot + num_slots; slot < stop; ++slot) {
+    const uint8_t bits = *flags(slot);
+    if (bits & ~(kEnd | kTrunc | kFinal | kFirst)) fail();
+    if (expect_final != (bits == kFinal) || (!expect_final && (bits & kFinal))) fail();
+    if (!expect_final) {
+      if (!running && !(bits & kFirst)) fail();
+      ++steps;
+      running = !(bits & (kEnd | kTrunc));
+    }
+    expect_final = !expect_final && !running;
+  }
+  if (steps != num_steps || expect_final) fail();
+}
+
+void Store::adopt(int64_t num_steps, const std::vector<int64_t>& lane_slots) {
+  if (num_steps < 0 || num_steps > max_vector_steps_ - vector_steps_) {
+    throw std::invalid_argument("capacity: no room for " + std::to_string(num_steps) + " more vector steps");
+  }
+  if (static_cast<int64_t>(lane_slots.size()) != num_lanes()) throw std::invalid_argument("lane_slots: one per lane");
+  for (int64_t i = 0; i < num_lanes(); ++i) check_flags(i, num_steps, lane_slots[i]);
+  for (int64_t step = 0; step < num_steps; ++step) {
+    for (int64_t i = 0; i < num_lanes(); ++i) {  // what close_running() made visible before this step
+      Lane& lane = lanes_[i];
+      if (lane.running && *flags(lane_start(i) + lane.used) & kFirst) publish(lane, false);
+    }
+    for (int64_t i = 0; i < num_lanes(); ++i) take_step(lanes_[i], lane_start(i) + lanes_[i].used);
+  }
+  vector_steps_ += num_steps;
+}
+
+void Store::check_slots(int64_t first, int64_t count) const {
+  const bool in_store = first >= 0 && count >= 0 && first < num_lanes() * slots_per_lane_;
+  if (!in_store || count > slots_per_lane_ - first % slots_per_lane_) {
+    throw std::out_of_range("slots: [" + std::to_string(first) + ", " + std::to_string(first + count) +
+                            ") do not lie in one lane");
+  }
+}
+
+std::shared_ptr<const View> Store::view() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  const uint64_t version = version_.load(std::memory_order_relaxed);
+  if (view_->version != version) {
+    auto view = std::make_shared<View>();
+    view->version = version;
+    view->episodes = episodes_;
+    view->steps_before.reserve(episodes_.size() + 1);
+    view->steps_before.push_back(0);
+    for (const Episode& episode : episodes_) view->steps_before.push_back(view->steps_before.back() + episode.length);
+    view->reward_counts = reward_counts_;
+    view->end_counts = end_counts_;
+    view_ = std::move(view);
+  }
+  return view_;
+}
+
+template class Reserved<uint8_t>;
+template class Reserved<int64_t>;
+template class Reserved<float>;
+
+}  // namespace replay

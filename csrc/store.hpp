@@ -1,0 +1,132 @@
+// The stored experience: one slab of frames, one writer, any number of readers.
+//
+// Every environment owns a lane of slots, so an episode is contiguous even when several environments interleave and a
+// segment of it is one memcpy. A slot holds a frame, the action taken at it and what followed. An ended episode
+// owns one more slot for its final observation. Slots are written once: what a View shows never changes, so readers
+// copy without a lock.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+namespace replay {
+
+// Zeroed memory that takes address space at once, but physical pages only as they are written.
+template <typename T>
+class Reserved {
+ public:
+  explicit Reserved(int64_t count);
+  ~Reserved();
+  Reserved(const Reserved&) = delete;
+  Reserved& operator=(const Reserved&) = delete;
+  void use_huge_pages();  // best effort
+  T* at(int64_t index) { return data_ + index; }
+  const T* at(int64_t index) const { return data_ + index; }
+
+ private:
+  T* data_;
+  size_t bytes_;
+};
+
+// What is known of a slot, in bits. These values are stored on disk.
+enum SlotFlag : uint8_t {
+  kEnd = 1,    // the step ended the episode
+  kTrunc = 2,  // the step cut the episode off (a time limit)
+  kFinal = 4,  // no step: the final observation of the episode in the slots before
+  kFirst = 8,  // the first step of an episode
+};
+
+struct Episode {
+  int64_t first_slot;
+  int64_t length;  // steps
+  bool has_final;  // slot first_slot + length holds the final observation
+
+  int64_t num_frames() const { return length + (has_final ? 1 : 0); }
+};
+
+// What readers see: immutable.
+struct View {
+  uint64_t version = 0;
+  std::vector<Episode> episodes;
+  std::vector<int64_t> steps_before;  // steps_before[i]: steps in episodes 0 .. i-1; one entry more than episodes
+  std::array<int64_t, 3> reward_counts{};  // of reward signs -1, 0, +1
+  std::array<int64_t, 2> end_counts{};     // of steps that did not end an episode, and that did
+
+  int64_t num_episodes() const { return static_cast<int64_t>(episodes.size()); }
+  int64_t num_steps() const { return steps_before.back(); }
+};
+
+class Store {
+ public:
+  // capacity: steps in all, rounded up to whole vector steps. Throws std::invalid_argument.
+  Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity);
+
+  // --- the writer's side: one thread at a time ---
+
+  // Takes one step of every lane; final_obs is read where an episode ended only. An ended episode becomes visible at
+  // once, a running one with publish_running(). Throws std::runtime_error when full, std::invalid_argument where a
+  // reward is not finite; then nothing is taken.
+  void append(const uint8_t* obs, const int64_t* act, const float* rew, const bool* end, const bool* trunc,
+              const uint8_t* final_obs);
+  void publish_running();
+  // Every running episode stays as it is, without an end, and the next step starts a new one.
+  void close_running();
+  // Takes num_steps vector steps whose slots were written from outside, as append() would have taken them.
+  // lane_slots: slots per lane. Throws std::invalid_argument, having changed nothing, where the flags do not fit.
+  void adopt(int64_t num_steps, const std::vector<int64_t>& lane_slots);
+
+  int64_t lane_start(int64_t lane) const { return lane * slots_per_lane_; }
+  int64_t lane_used(int64_t lane) const { return lanes_.at(lane).used; }
+  bool lane_running(int64_t lane) const { return lanes_.at(lane).running; }
+  int64_t num_vector_steps() const { return vector_steps_; }
+  // Throws std::out_of_range unless slots [first, first + count) lie in one lane.
+  void check_slots(int64_t first, int64_t count) const;
+
+  // --- any thread ---
+
+  std::shared_ptr<const View> view();
+  uint64_t version() const { return version_.load(std::memory_order_acquire); }
+  int64_t frame_bytes() const { return frame_bytes_; }
+  int64_t num_lanes() const { return static_cast<int64_t>(lanes_.size()); }
+
+  uint8_t* frame(int64_t slot) { return frames_.at(slot * frame_bytes_); }
+  int64_t* act(int64_t slot) { return act_.at(slot); }
+  float* rew(int64_t slot) { return rew_.at(slot); }
+  uint8_t* flags(int64_t slot) { return flags_.at(slot); }
+
+ private:
+  struct Lane {
+    int64_t used = 0;  // slots
+    bool running = false;
+    int64_t episode = -1;  // index of the running episode once visible
+    int64_t first_slot = 0;
+    int64_t length = 0;
+  };
+
+  void take_step(Lane& lane, int64_t slot);
+  void publish(Lane& lane, bool has_final);
+  void check_flags(int64_t lane, int64_t num_steps, int64_t num_slots);
+
+  const int64_t frame_bytes_;
+  const int64_t max_vector_steps_;
+  const int64_t slots_per_lane_;  // twice the steps: every episode might have one step and a final observation
+  Reserved<uint8_t> frames_;
+  Reserved<int64_t> act_;
+  Reserved<float> rew_;
+  Reserved<uint8_t> flags_;
+  std::vector<Lane> lanes_;
+  int64_t vector_steps_ = 0;
+
+  std::mutex mutex_;  // guards what is below
+  std::vector<Episode> episodes_;
+  std::array<int64_t, 3> reward_counts_{};
+  std::array<int64_t, 2> end_counts_{};
+  std::shared_ptr<const View> view_;  // of version_, or older until the next view()
+  std::atomic<uint64_t> version_{0};
+};
+
+}  // namespace replay

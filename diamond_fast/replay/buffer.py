@@ -1,0 +1,324 @@
+"""The replay buffer: one writer, any number of readers, and the journal that keeps it."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+
+from diamond_fast import _replay
+from diamond_fast.replay.batch import Batch
+from diamond_fast.replay.journal import Journal, JournalError
+from diamond_fast.replay.segments import Segments
+
+_LENGTH = struct.Struct("<I")
+
+
+class Episode(NamedTuple):
+    """One episode of T steps, as read-only views of the buffer."""
+
+    obs: np.ndarray
+    """uint8 [T, H, W, C]: the frames the actions were taken at."""
+    act: np.ndarray
+    """int64 [T]."""
+    rew: np.ndarray
+    """float32 [T]."""
+    end: np.ndarray
+    """bool [T]."""
+    trunc: np.ndarray
+    """bool [T]."""
+    final_obs: np.ndarray | None
+    """uint8 [H, W, C], or None while the episode runs or where it was closed without an end."""
+
+
+class Replay:
+    """Stores vector steps and draws batches of segments from them.
+
+    An episode's index is its place in the order in which episodes became visible: an ended one at once, one still
+    running at the next `commit()`. One thread writes; reading is safe from any thread meanwhile.
+    """
+
+    def __init__(self, frame_shape: Sequence[int] = (64, 64, 3), num_envs: int = 1, capacity: int = 100_000) -> None:
+        """Makes an empty buffer in memory.
+
+        Args:
+            frame_shape: (H, W, C).
+            num_envs: environments stepped together.
+            capacity: steps in all, rounded up to whole vector steps. What is not used costs no memory.
+
+        Raises:
+            ValueError: an argument is not positive, or frame_shape has not three numbers.
+        """
+        self.frame_shape: tuple[int, int, int] = tuple(int(n) for n in frame_shape)
+        if len(self.frame_shape) != 3 or min(self.frame_shape) < 1:
+            raise ValueError(f"frame_shape: expected (height, width, channels), got {self.frame_shape}")
+        self.num_envs = int(num_envs)
+        self._store = _replay.Store(math.prod(self.frame_shape), self.num_envs, int(capacity))
+        self._journal: Journal | None = None
+        self._committed = [0] * self.num_envs  # slots per environment
+        self._committed_steps = 0  # vector steps
+        self._closed = False  # close_episodes() since the last commit and append
+
+    # --- writing ---
+
+    def append(
+        self,
+        obs: np.ndarray,
+        act: np.ndarray,
+        rew: np.ndarray,
+        end: np.ndarray,
+        trunc: np.ndarray,
+        final_obs: np.ndarray,
+    ) -> None:
+        """Takes one step of every environment.
+
+        Args:
+            obs: uint8 [N, H, W, C], the frames the actions were taken at.
+            act: integers [N].
+            rew: floats [N].
+            end, trunc: bool [N].
+            final_obs: uint8 [N, H, W, C], the true next frames; stored where an episode ended.
+
+        Raises:
+            TypeError, ValueError: an array has the wrong dtype or shape, or a reward is not finite.
+            RuntimeError: the buffer is full.
+        """
+        steps, frames = (self.num_envs,), (self.num_envs, *self.frame_shape)
+        self._store.append(
+            _checked("obs", obs, "u", np.uint8, frames),
+            _checked("act", act, "iu", np.int64, steps),
+            _checked("rew", rew, "f", np.float32, steps),
+            _checked("end", end, "b", np.bool_, steps),
+            _checked("trunc", trunc, "b", np.bool_, steps),
+            _checked("final_obs", final_obs, "u", np.uint8, frames),
+        )
+        self._closed = False
+
+    def close_episodes(self) -> None:
+        """Leaves the running episodes as they are, without an end: the next step starts new ones."""
+        self._store.close_running()
+        self._closed = True
+
+    # --- reading ---
+
+    @property
+    def num_steps(self) -> int:
+        """Visible steps."""
+        return self._store.view().num_steps
+
+    @property
+    def num_episodes(self) -> int:
+        """Visible episodes, running ones included."""
+        return self._store.view().num_episodes
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [num_episodes]: visible steps of each episode."""
+        return self._store.view().lengths()
+
+    @property
+    def reward_counts(self) -> np.ndarray:
+        """int64 [3]: visible steps with a reward below, equal to and above 0."""
+        return np.array(self._store.view().reward_counts)
+
+    @property
+    def end_counts(self) -> np.ndarray:
+        """int64 [2]: visible steps that did not end an episode, and that did."""
+        return np.array(self._store.view().end_counts)
+
+    def episode(self, index: int) -> Episode:
+        """Returns the visible part of an episode.
+
+        Raises:
+            IndexError: there is no such episode.
+        """
+        view = self._store.view()
+        if not 0 <= index < view.num_episodes:
+            raise IndexError(f"episode: {index} is not one of the {view.num_episodes} stored")
+        episode = view.episode(index)
+        frames, act, rew, flags = self._store.slots(episode.first_slot, episode.length + episode.has_final)
+        frames = frames.reshape(-1, *self.frame_shape)
+        for array in (frames, act, rew):
+            array.flags.writeable = False
+        steps = slice(episode.length)
+        return Episode(
+            obs=frames[steps],
+            act=act[steps],
+            rew=rew[steps],
+            end=(flags[steps] & _replay.END) != 0,
+            trunc=(flags[steps] & _replay.TRUNC) != 0,
+            final_obs=frames[-1] if episode.has_final else None,
+        )
+
+    def segment(self, episode: int, start: int, stop: int) -> Batch:
+        """Returns steps start .. stop - 1 of an episode as a batch of one; those outside it are padding.
+
+        Raises:
+            IndexError: there is no such episode.
+            ValueError: stop is not after start.
+        """
+        if stop <= start:
+            raise ValueError(f"stop: expected more than start ({start}), got {stop}")
+        layout = _replay.BatchLayout(1, stop - start, math.prod(self.frame_shape))
+        block = torch.empty(layout.num_bytes, dtype=torch.uint8)
+        self._store.cut_into([(episode, start)], layout, block.numpy())
+        return Batch.unpack(block, layout, self.frame_shape)
+
+    def segments(
+        self,
+        batch_size: int,
+        seq_length: int,
+        sample_weights: Sequence[float] | None = None,
+        beyond_end: bool = False,
+        seed: int = 0,
+        stream: int = 0,
+    ) -> Segments:
+        """Returns an endless iterator of batches, drawn as DIAMOND does.
+
+        An episode is drawn with probability proportional to its length or, where there are at least as many episodes
+        as sample_weights, from the parts (quarters, for four weights) of the episodes in order of age with these
+        weights, equally within a part. Then a step t of it and an offset u < seq_length, both equally, and the
+        segment is cut so that it stops at min(length, t + 1 + u), or starts at t - u with beyond_end.
+
+        Args:
+            batch_size, seq_length: B and L.
+            sample_weights: weights of the parts, with sum 1; the last takes the remainder of the division.
+            beyond_end: segments may reach past an episode's end, not only before its start.
+            seed: below 2**64.
+            stream: below 2**32; consumers with streams of their own draw independently.
+
+        Raises:
+            ValueError, TypeError: an argument is out of range.
+        """
+        for name, value, bits in (("seed", seed, 64), ("stream", stream, 32)):
+            if not 0 <= value < 2**bits:
+                raise ValueError(f"{name}: expected 0 .. 2**{bits} - 1, got {value}")
+        options = {
+            "batch_size": batch_size,
+            "seq_length": seq_length,
+            "weights": list(sample_weights or ()),
+            "beyond_end": beyond_end,
+        }
+        layout = _replay.BatchLayout(batch_size, seq_length, math.prod(self.frame_shape))
+        return Segments(self._store, self.frame_shape, layout, options, seed, stream)
+
+    # --- on disk ---
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        frame_shape: Sequence[int] = (64, 64, 3),
+        num_envs: int = 1,
+        capacity: int = 100_000,
+        length: int | None = None,
+    ) -> Replay:
+        """Opens the buffer kept in a journal, or starts one, and goes on writing to it.
+
+        Args:
+            path: the journal, a file.
+            frame_shape, num_envs, capacity: as for `Replay`; the first two must be the journal's.
+            length: go back to the commit that returned this; None: to the last whole one. What follows is dropped
+                from the file, with a warning in the log.
+
+        Raises:
+            JournalError: not a journal, made for other frames or environments, larger than capacity, damaged before
+                `length`, or in use by another process. The file is left as it was.
+            OSError: it cannot be read or written.
+        """
+        replay = cls(frame_shape, num_envs, capacity)
+        meta = {"frame_shape": list(replay.frame_shape), "num_envs": replay.num_envs}
+        journal = Journal(path) if Path(path).exists() else Journal.create(path, meta)
+        try:
+            for name, value in meta.items():
+                if journal.meta.get(name) != value:
+                    raise JournalError(f"{path}: made for {name} {journal.meta.get(name)}, not {value}")
+            if length is not None:
+                journal.rewind(length)
+            replay._restore(journal)
+            journal.drop_tail()
+        except BaseException:
+            journal.close()
+            raise
+        replay._journal = journal
+        return replay
+
+    def commit(self) -> int:
+        """Makes all steps visible to readers and, where there is a journal, safe on the disk.
+
+        Returns:
+            The journal's length in bytes, for `open`; 0 without one.
+
+        Raises:
+            OSError: the journal could not be written; nothing changed, and commit() may be called again.
+        """
+        used = [self._store.lane_used(i) for i in range(self.num_envs)]
+        if self._journal is not None and (used != self._committed or self._closed):
+            self._journal.append(self._pack(used))
+        self._store.publish_running()
+        self._committed, self._committed_steps, self._closed = used, self._store.num_vector_steps, False
+        return 0 if self._journal is None else self._journal.length
+
+    def close(self) -> None:
+        """Lets go of the journal. Steps since the last commit are not kept."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _pack(self, used: list[int]) -> Iterator[bytes | memoryview]:
+        slots = [now - before for now, before in zip(used, self._committed, strict=True)]
+        head = {"steps": self._store.num_vector_steps - self._committed_steps, "slots": slots, "closed": self._closed}
+        text = json.dumps(head).encode()
+        yield _LENGTH.pack(len(text)) + text
+        for lane, count in enumerate(slots):
+            yield from self._slot_bytes(lane, count)
+
+    def _slot_bytes(self, lane: int, count: int) -> list[memoryview]:
+        """The memory of a lane's next `count` slots after the committed ones."""
+        frames, act, rew, flags = self._store.slots(self._store.lane_start(lane) + self._committed[lane], count)
+        return [memoryview(array.reshape(-1).view(np.uint8)) for array in (flags, act, rew, frames)]
+
+    def _restore(self, journal: Journal) -> None:
+        for reader in journal.records():
+            head = _read_head(reader)
+            try:
+                for lane, count in enumerate(head["slots"]):
+                    for memory in self._slot_bytes(lane, count):
+                        _read_into(reader, memory)
+                self._store.adopt(head["steps"], head["slots"])
+            except (IndexError, ValueError) as error:
+                raise JournalError(f"{journal.path}: does not fit into the given capacity ({error})") from error
+            self._store.publish_running()
+            if head["closed"]:
+                self._store.close_running()
+            self._committed = [self._store.lane_used(i) for i in range(self.num_envs)]
+            self._committed_steps = self._store.num_vector_steps
+
+
+def _read_head(reader: BinaryIO) -> dict[str, Any]:
+    (length,) = _LENGTH.unpack(reader.read(_LENGTH.size))
+    return json.loads(reader.read(length))
+
+
+def _read_into(reader: BinaryIO, memory: memoryview) -> None:
+    while memory:
+        count = reader.readinto(memory)
+        if count == 0:
+            raise ValueError("a commit ends early")
+        memory = memory[count:]
+
+
+def _checked(name: str, array: Any, kinds: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns array as a contiguous one of dtype, if its kind of numbers and its shape are right."""
+    array = np.asarray(array)
+    if array.dtype.kind not in kinds or (dtype == np.uint8 and array.dtype != np.uint8):
+        raise TypeError(f"{name}: expected {np.dtype(dtype)}, got {array.dtype}")
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    return np.ascontiguousarray(array, dtype)

@@ -1,0 +1,73 @@
+"""An endless iterator of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diamond_fast import _replay
+from diamond_fast.replay.batch import Batch
+
+
+class Segments(Iterator[Batch]):
+    """Batches in order, each a pure function of (seed, stream, its number, what is visible when it is asked for).
+
+    Made by `Replay.segments`, which says what is drawn.
+    """
+
+    def __init__(
+        self,
+        store: _replay.Store,
+        frame_shape: tuple[int, int, int],
+        layout: _replay.BatchLayout,
+        options: dict[str, Any],
+        seed: int,
+        stream: int,
+    ) -> None:
+        self._store = store
+        self._frame_shape = frame_shape
+        self._layout = layout
+        self._options = options
+        self._pinned = torch.cuda.is_available()
+        self._pool = _replay.BlockPool(layout.num_bytes)
+        self._restart(seed, stream, next_batch=0)
+
+    def _restart(self, seed: int, stream: int, next_batch: int) -> None:
+        self._sampler = _replay.SamplerOptions(**self._options, seed=seed, stream=stream)
+        self._state = {"seed": seed, "stream": stream, "next_batch": next_batch}
+
+    def __next__(self) -> Batch:
+        """Returns the next batch.
+
+        Raises:
+            RuntimeError: nothing is visible yet, or fewer steps in all than one segment has.
+        """
+        block = self._new_block()
+        self._store.draw_into(self._sampler, self._state["next_batch"], self._layout, block.numpy())
+        self._state["next_batch"] += 1
+        return Batch.unpack(block, self._layout, self._frame_shape)
+
+    next = __next__
+
+    def state_dict(self) -> dict[str, int]:
+        """Returns the whole random state, as plain integers: after `load_state_dict` the same batches follow."""
+        return dict(self._state)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continues from `state_dict()`.
+
+        Raises:
+            ValueError: state is not of this kind.
+        """
+        if set(state) != set(self._state):
+            raise ValueError(f"state: expected the keys {sorted(self._state)}, got {sorted(state)}")
+        self._restart(**{key: int(value) for key, value in state.items()})
+
+    def _new_block(self) -> Tensor:
+        # Both kinds of memory are reused once nothing refers to them: fresh pages would cost more than the copy.
+        if self._pinned:
+            return torch.empty(self._layout.num_bytes, dtype=torch.uint8, pin_memory=True)
+        return torch.from_numpy(self._pool.take(self._layout.num_bytes))
