@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <deque>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -11,6 +12,7 @@
 #include "batch.hpp"
 #include "philox.hpp"
 #include "pool.hpp"
+#include "prefetch.hpp"
 #include "sampler.hpp"
 #include "store.hpp"
 
@@ -37,6 +39,32 @@ void append(Store& store, const Array<uint8_t>& obs, const Array<int64_t>& act, 
   store.append(data_of(obs, n * frame_bytes, "obs"), data_of(act, n, "act"), data_of(rew, n, "rew"),
                data_of(end, n, "end"), data_of(trunc, n, "trunc"), data_of(final_obs, n * frame_bytes, "final_obs"));
 }
+
+// A prefetcher that keeps the memory it fills alive.
+class PyPrefetcher {
+ public:
+  PyPrefetcher(std::shared_ptr<Store> store, SamplerOptions options, BatchLayout layout, int64_t num_threads)
+      : num_bytes_(layout.num_bytes), prefetcher_(std::move(store), std::move(options), layout, num_threads) {}
+
+  void ask(uint64_t batch, Array<uint8_t> block) {
+    data_of(block, num_bytes_, "block");
+    prefetcher_.ask(batch, block.mutable_data());
+    blocks_.push_back(std::move(block));
+  }
+
+  void take() {
+    {
+      py::gil_scoped_release release;
+      prefetcher_.take();
+    }
+    blocks_.pop_front();
+  }
+
+ private:
+  const int64_t num_bytes_;
+  std::deque<Array<uint8_t>> blocks_;
+  Prefetcher prefetcher_;  // goes before the blocks
+};
 
 // The slots' arrays in place; the store stays alive as long as they do.
 py::tuple slots(py::object self, int64_t first, int64_t count) {
@@ -168,6 +196,12 @@ PYBIND11_MODULE(_replay, m) {
             fill(store, *view, cuts, layout, memory);
           },
           py::arg("segments"), py::arg("layout"), py::arg("block").noconvert());
+
+  py::class_<PyPrefetcher>(m, "Prefetcher")
+      .def(py::init<std::shared_ptr<Store>, SamplerOptions, BatchLayout, int64_t>(), py::arg("store"),
+           py::arg("options"), py::arg("layout"), py::arg("num_threads"))
+      .def("ask", &PyPrefetcher::ask, py::arg("batch"), py::arg("block").noconvert())
+      .def("take", &PyPrefetcher::take);
 
   m.def("philox4x32", &philox4x32, py::arg("counter"), py::arg("key"),
         "One block of Philox4x32-10: four 32-bit numbers from a counter of four and a key of two words.");

@@ -178,6 +178,7 @@ class Replay:
         beyond_end: bool = False,
         seed: int = 0,
         stream: int = 0,
+        num_threads: int = 1,
     ) -> Segments:
         """Returns an endless iterator of batches, drawn as DIAMOND does.
 
@@ -192,6 +193,7 @@ class Replay:
             beyond_end: segments may reach past an episode's end, not only before its start.
             seed: below 2**64.
             stream: below 2**32; consumers with streams of their own draw independently.
+            num_threads: that fill batches ahead; 0: each is filled when asked for. The batches are the same.
 
         Raises:
             ValueError, TypeError: an argument is out of range.
@@ -199,6 +201,8 @@ class Replay:
         for name, value, bits in (("seed", seed, 64), ("stream", stream, 32)):
             if not 0 <= value < 2**bits:
                 raise ValueError(f"{name}: expected 0 .. 2**{bits} - 1, got {value}")
+        if not 0 <= num_threads <= 64:
+            raise ValueError(f"num_threads: expected 0 .. 64, got {num_threads}")
         options = {
             "batch_size": batch_size,
             "seq_length": seq_length,
@@ -206,7 +210,7 @@ class Replay:
             "beyond_end": beyond_end,
         }
         layout = _replay.BatchLayout(batch_size, seq_length, math.prod(self.frame_shape))
-        return Segments(self._store, self.frame_shape, layout, options, seed, stream)
+        return Segments(self._store, self.frame_shape, layout, options, seed, stream, num_threads)
 
     # --- on disk ---
 

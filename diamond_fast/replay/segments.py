@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,8 @@ from diamond_fast.replay.batch import Batch
 class Segments(Iterator[Batch]):
     """Batches in order, each a pure function of (seed, stream, its number, what is visible when it is asked for).
 
-    Made by `Replay.segments`, which says what is drawn.
+    Made by `Replay.segments`, which says what is drawn. Threads fill the next batches ahead; how many there are shows
+    in nothing but time.
     """
 
     def __init__(
@@ -26,11 +28,13 @@ class Segments(Iterator[Batch]):
         options: dict[str, Any],
         seed: int,
         stream: int,
+        num_threads: int,
     ) -> None:
         self._store = store
         self._frame_shape = frame_shape
         self._layout = layout
         self._options = options
+        self._num_threads = num_threads
         self._pinned = torch.cuda.is_available()
         self._pool = _replay.BlockPool(layout.num_bytes)
         self._restart(seed, stream, next_batch=0)
@@ -38,6 +42,10 @@ class Segments(Iterator[Batch]):
     def _restart(self, seed: int, stream: int, next_batch: int) -> None:
         self._sampler = _replay.SamplerOptions(**self._options, seed=seed, stream=stream)
         self._state = {"seed": seed, "stream": stream, "next_batch": next_batch}
+        self._ring: deque[Tensor] = deque()
+        self._prefetcher = None
+        if self._num_threads:
+            self._prefetcher = _replay.Prefetcher(self._store, self._sampler, self._layout, self._num_threads)
 
     def __next__(self) -> Batch:
         """Returns the next batch.
@@ -45,8 +53,11 @@ class Segments(Iterator[Batch]):
         Raises:
             RuntimeError: nothing is visible yet, or fewer steps in all than one segment has.
         """
-        block = self._new_block()
-        self._store.draw_into(self._sampler, self._state["next_batch"], self._layout, block.numpy())
+        try:
+            block = self._fill_now() if self._prefetcher is None else self._take_from_ring()
+        except BaseException:  # an interrupt, too, may have come between a batch's parts: start the ring anew
+            self._restart(**self._state)
+            raise
         self._state["next_batch"] += 1
         return Batch.unpack(block, self._layout, self._frame_shape)
 
@@ -65,6 +76,25 @@ class Segments(Iterator[Batch]):
         if set(state) != set(self._state):
             raise ValueError(f"state: expected the keys {sorted(self._state)}, got {sorted(state)}")
         self._restart(**{key: int(value) for key, value in state.items()})
+
+    def _fill_now(self) -> Tensor:
+        block = self._new_block()
+        self._store.draw_into(self._sampler, self._state["next_batch"], self._layout, block.numpy())
+        return block
+
+    def _take_from_ring(self) -> Tensor:
+        if not self._ring:
+            self._ask(self._state["next_batch"])
+        self._prefetcher.take()
+        taken = self._ring.popleft()
+        while len(self._ring) <= self._num_threads:  # one being filled by each thread, and one ready
+            self._ask(self._state["next_batch"] + 1 + len(self._ring))
+        return taken
+
+    def _ask(self, batch: int) -> None:
+        block = self._new_block()
+        self._prefetcher.ask(batch, block.numpy())
+        self._ring.append(block)
 
     def _new_block(self) -> Tensor:
         # Both kinds of memory are reused once nothing refers to them: fresh pages would cost more than the copy.

@@ -1,0 +1,238 @@
+// The buffer without Python: what is stored, cut and drawn, one writer beside readers, batches filled ahead.
+// Small and plain, so that it runs under the sanitizers.
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "../batch.hpp"
+#include "../philox.hpp"
+#include "../pool.hpp"
+#include "../prefetch.hpp"
+#include "../sampler.hpp"
+#include "../store.hpp"
+
+using namespace replay;
+
+#define EXPECT(condition)                                                          \
+  do {                                                                             \
+    if (!(condition)) {                                                            \
+      std::fprintf(stderr, "%s:%d: not %s\n", __FILE__, __LINE__, #condition);     \
+      std::exit(1);                                                                \
+    }                                                                              \
+  } while (false)
+
+template <typename Error, typename Function>
+void expect_throws(Function function) {
+  bool thrown = false;
+  try {
+    function();
+  } catch (const Error&) {
+    thrown = true;
+  }
+  EXPECT(thrown);
+}
+
+constexpr int64_t kFrameBytes = 48;
+
+// One vector step whose frames, actions and rewards all tell the step's number.
+void append_step(Store& store, int64_t number, const std::vector<char>& ends) {
+  const int64_t n = store.num_lanes();
+  std::vector<uint8_t> obs(n * kFrameBytes, static_cast<uint8_t>(number)), final_obs(n * kFrameBytes, 255);
+  std::vector<int64_t> act(n, number);
+  std::vector<float> rew(n, static_cast<float>(number));
+  const std::unique_ptr<bool[]> end(new bool[n]), trunc(new bool[n]);
+  for (int64_t i = 0; i < n; ++i) {
+    end[i] = ends[i];
+    trunc[i] = false;
+  }
+  store.append(obs.data(), act.data(), rew.data(), end.get(), trunc.get(), final_obs.data());
+}
+
+// A batch is whole: numbers count up within a row, and everything outside the masks is zero.
+void check_batch(const BatchLayout& layout, const std::vector<uint8_t>& block) {
+  const auto* act = reinterpret_cast<const int64_t*>(block.data() + layout.act);
+  const auto* rew = reinterpret_cast<const float*>(block.data() + layout.rew);
+  for (int64_t row = 0; row < layout.batch_size; ++row) {
+    for (int64_t i = row * layout.seq_length; i < (row + 1) * layout.seq_length; ++i) {
+      const uint8_t* frame = block.data() + layout.frames + i * kFrameBytes;
+      const bool step = block[layout.mask_padding + i], pixels = block[layout.pixel_mask + i];
+      EXPECT(pixels || !step);
+      const auto expected = step ? static_cast<uint8_t>(act[i]) : static_cast<uint8_t>(pixels ? 255 : 0);
+      EXPECT(std::all_of(frame, frame + kFrameBytes, [&](uint8_t byte) { return byte == expected; }));
+      EXPECT(rew[i] == static_cast<float>(act[i]));
+      EXPECT(step || act[i] == 0);
+      const bool follows = i > row * layout.seq_length && step && block[layout.mask_padding + i - 1];
+      EXPECT(!follows || act[i] == act[i - 1] + 1);
+    }
+  }
+}
+
+void test_philox() {
+  EXPECT((philox4x32({0, 0, 0, 0}, {0, 0}) == PhiloxCounter{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
+  RowRandom random(1, 2, 3, 4);
+  for (int i = 0; i < 100000; ++i) {
+    const int64_t x = random.below(7);
+    EXPECT(x >= 0 && x < 7);
+    const double u = random.uniform();
+    EXPECT(u >= 0 && u < 1);
+  }
+}
+
+void test_store() {
+  Store store(kFrameBytes, 2, 10);
+  append_step(store, 1, {0, 1});
+  append_step(store, 2, {0, 0});
+  EXPECT(store.view()->num_episodes() == 1 && store.view()->num_steps() == 1);
+  store.publish_running();
+  const auto view = store.view();
+  EXPECT(view->num_episodes() == 3 && view->num_steps() == 4);
+  EXPECT(view->episodes[0].has_final && !view->episodes[1].has_final);
+  append_step(store, 3, {1, 1});
+  EXPECT(view->num_steps() == 4);  // a view never changes
+  EXPECT(store.view()->num_steps() == 6 && store.view()->num_episodes() == 3);
+  append_step(store, 4, {1, 1});
+  append_step(store, 5, {1, 1});
+  expect_throws<std::runtime_error>([&] { append_step(store, 6, {1, 1}); });
+  expect_throws<std::out_of_range>([&] { store.check_slots(8, 13); });
+  expect_throws<std::invalid_argument>([] { Store(0, 1, 1); });
+}
+
+void test_every_cut() {
+  Store store(kFrameBytes, 1, 20);
+  for (int64_t t = 1; t <= 7; ++t) append_step(store, t, {t == 7});
+  for (int64_t t = 1; t <= 5; ++t) append_step(store, t, {0});
+  store.publish_running();
+  for (int64_t length = 1; length < 12; ++length) {
+    const BatchLayout layout(2, length, kFrameBytes);
+    for (int64_t start = -15; start < 20; ++start) {
+      std::vector<uint8_t> block(layout.num_bytes, 77);
+      fill(store, *store.view(), {{0, start}, {1, start}}, layout, block.data());
+      check_batch(layout, block);
+    }
+  }
+}
+
+void test_adopt_checks_its_flags() {
+  Store store(kFrameBytes, 1, 10);
+  *store.flags(0) = kFirst;
+  *store.flags(1) = kEnd;
+  *store.flags(2) = kFinal;
+  expect_throws<std::invalid_argument>([&] { store.adopt(2, {2}); });   // no final observation
+  expect_throws<std::invalid_argument>([&] { store.adopt(3, {3}); });   // one step less
+  expect_throws<std::invalid_argument>([&] { store.adopt(2, {30}); });  // more than there is
+  expect_throws<std::invalid_argument>([&] { store.adopt(2, {-1}); });
+  expect_throws<std::invalid_argument>([&] { store.adopt(2, {}); });
+  EXPECT(store.view()->num_steps() == 0);
+  store.adopt(2, {3});
+  EXPECT(store.view()->num_steps() == 2 && store.lane_used(0) == 3);
+  *store.flags(3) = 0;  // neither goes on nor begins
+  expect_throws<std::invalid_argument>([&] { store.adopt(1, {1}); });
+  *store.flags(3) = 128;
+  expect_throws<std::invalid_argument>([&] { store.adopt(1, {1}); });
+}
+
+void test_pool() {
+  const auto pool = std::make_shared<BlockPool>(100);
+  void* first = pool->take();
+  void* second = pool->take();
+  EXPECT(first != second);
+  pool->give_back(first);
+  EXPECT(pool->take() == first);
+  for (int i = 0; i < 100; ++i) pool->give_back(std::aligned_alloc(4096, 4096));
+  pool->give_back(first);
+  pool->give_back(second);
+}
+
+// A writer that never pauses, readers that draw by themselves, and a prefetcher.
+void test_one_writer_many_readers() {
+  const auto store = std::make_shared<Store>(kFrameBytes, 3, 3 * 20000);
+  const SamplerOptions options{4, 6, {0.1, 0.1, 0.1, 0.7}, true, 1, 0};
+  const BatchLayout layout(4, 6, kFrameBytes);
+  append_step(*store, 1, {0, 0, 0});
+  append_step(*store, 2, {0, 0, 0});
+  store->publish_running();
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    for (int64_t t = 3; t < 20000; ++t) {
+      append_step(*store, t, {t % 17 == 0, t % 23 == 0, 0});
+      if (t % 50 == 0) store->publish_running();
+    }
+    done = true;
+  });
+  std::vector<std::thread> readers;
+  for (uint32_t stream = 1; stream < 3; ++stream) {
+    readers.emplace_back([&, stream] {
+      SamplerOptions mine = options;
+      mine.stream = stream;
+      std::vector<uint8_t> block(layout.num_bytes);
+      for (uint64_t batch = 0; !done || batch < 100; ++batch) {
+        const auto view = store->view();
+        fill(*store, *view, draw(*view, mine, batch), layout, block.data());
+        check_batch(layout, block);
+      }
+    });
+  }
+  std::vector<std::vector<uint8_t>> blocks(4, std::vector<uint8_t>(layout.num_bytes));
+  Prefetcher prefetcher(store, options, layout, 3);
+  for (uint64_t batch = 0; batch < blocks.size(); ++batch) prefetcher.ask(batch, blocks[batch].data());
+  for (uint64_t batch = 0; !done || batch < 100; ++batch) {
+    prefetcher.take();
+    auto& block = blocks[batch % blocks.size()];
+    check_batch(layout, block);
+    prefetcher.ask(batch + blocks.size(), block.data());
+  }
+  writer.join();
+  for (std::thread& reader : readers) reader.join();
+}
+
+void test_prefetcher_gives_what_draw_gives() {
+  const auto store = std::make_shared<Store>(kFrameBytes, 2, 1000);
+  const SamplerOptions options{8, 5, {}, false, 7, 3};
+  const BatchLayout layout(8, 5, kFrameBytes);
+  std::vector<std::vector<uint8_t>> blocks(5, std::vector<uint8_t>(layout.num_bytes));
+  std::vector<uint8_t> expected(layout.num_bytes);
+  Prefetcher prefetcher(store, options, layout, 4);
+  expect_throws<std::runtime_error>([&] { prefetcher.take(); });
+  for (int64_t t = 1; t <= 10; ++t) append_step(*store, t, {0, t == 5});
+  store->publish_running();
+  for (uint64_t batch = 0; batch < 5; ++batch) prefetcher.ask(batch, blocks[batch].data());
+  for (uint64_t batch = 0; batch < 200; ++batch) {
+    if (batch % 10 == 9) {
+      append_step(*store, static_cast<int64_t>(11 + batch / 10), {0, 0});
+      store->publish_running();
+    }
+    prefetcher.take();
+    const auto view = store->view();
+    fill(*store, *view, draw(*view, options, batch), layout, expected.data());
+    EXPECT(blocks[batch % 5] == expected);
+    prefetcher.ask(batch + 5, blocks[batch % 5].data());
+  }
+}
+
+void test_prefetcher_reports_errors() {
+  const auto store = std::make_shared<Store>(kFrameBytes, 1, 10);
+  const BatchLayout layout(2, 2, kFrameBytes);
+  std::vector<uint8_t> block(layout.num_bytes);
+  Prefetcher prefetcher(store, {2, 2, {}, false, 0, 0}, layout, 2);
+  prefetcher.ask(0, block.data());
+  expect_throws<std::runtime_error>([&] { prefetcher.take(); });
+}
+
+int main() {
+  test_philox();
+  test_store();
+  test_every_cut();
+  test_adopt_checks_its_flags();
+  test_pool();
+  test_prefetcher_gives_what_draw_gives();
+  test_prefetcher_reports_errors();
+  test_one_writer_many_readers();
+  std::puts("all passed");
+}
