@@ -1,14 +1,28 @@
-"""Every setting of a run, with the paper's values as defaults, and the named presets.
+"""Every setting of a run, with the paper's values as defaults.
 
 Frozen dataclasses and nothing else: no torch, so that ``--help`` is instant. The text under a field
-is its help on the command line. Units: steps are environment steps (4 Atari frames each), updates are
-optimiser steps, epochs follow DIAMOND's trainer (collect, then train each model).
+is its help on the command line, the type says what values it takes. Units: steps are environment steps
+(4 Atari frames each), updates are optimiser steps, epochs follow DIAMOND's trainer (collect, then train each model).
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+from diamond_fast.settings import Limits
 
 Precision = Literal["fp32", "tf32", "bf16"]
+
+PositiveInt = Annotated[int, Limits(minimum=1)]
+CountInt = Annotated[int, Limits(minimum=0)]
+Switch = Annotated[int, Limits(minimum=0, maximum=1)]
+PositiveFloat = Annotated[float, Limits(above=0)]
+NonNegativeFloat = Annotated[float, Limits(minimum=0)]
+FiniteFloat = Annotated[float, Limits()]
+Fraction = Annotated[float, Limits(minimum=0, maximum=1)]
+Seed = Annotated[int, Limits(minimum=0, maximum=2**31 - 1)]
+RgbChannels = Annotated[int, Limits(minimum=3, maximum=3)]
 
 
 # --- networks -------------------------------------------------------------------------------------------------------
@@ -18,17 +32,17 @@ Precision = Literal["fp32", "tf32", "bf16"]
 class InnerModelConfig:
     """The denoiser's U-Net F (paper, appendix C)."""
 
-    img_channels: int = 3
+    img_channels: RgbChannels = 3
     """Colour channels of a frame."""
-    num_steps_conditioning: int = 4
+    num_steps_conditioning: PositiveInt = 4
     """Past frames and actions the next frame is conditioned on."""
-    cond_channels: int = 256
+    cond_channels: PositiveInt = 256
     """Width of the conditioning vector (noise level and actions)."""
-    depths: tuple[int, ...] = (2, 2, 2, 2)
+    depths: tuple[PositiveInt, ...] = (2, 2, 2, 2)
     """Residual blocks per level."""
-    channels: tuple[int, ...] = (64, 64, 64, 64)
+    channels: tuple[PositiveInt, ...] = (64, 64, 64, 64)
     """Channels per level."""
-    attn_depths: tuple[int, ...] = (0, 0, 0, 0)
+    attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
     """1 where a level's blocks have self-attention."""
 
 
@@ -37,9 +51,9 @@ class DenoiserConfig:
     """EDM preconditioning (Karras et al. 2022, table 1) around the U-Net."""
 
     inner_model: InnerModelConfig = field(default_factory=InnerModelConfig)
-    sigma_data: float = 0.5
+    sigma_data: PositiveFloat = 0.5
     """Standard deviation of the data."""
-    sigma_offset_noise: float = 0.3
+    sigma_offset_noise: NonNegativeFloat = 0.3
     """Standard deviation of the noise added per channel to a whole frame."""
 
 
@@ -47,23 +61,31 @@ class DenoiserConfig:
 class RewardEndConfig:
     """The reward and termination model: convolutions and an LSTM (paper, appendix C)."""
 
-    img_channels: int = 3
-    lstm_dim: int = 512
-    cond_channels: int = 128
+    img_channels: RgbChannels = 3
+    """Colour channels of a frame."""
+    lstm_dim: PositiveInt = 512
+    """Width of the memory."""
+    cond_channels: PositiveInt = 128
     """Width of the action embedding."""
-    depths: tuple[int, ...] = (2, 2, 2, 2)
-    channels: tuple[int, ...] = (32, 32, 32, 32)
-    attn_depths: tuple[int, ...] = (0, 0, 0, 0)
+    depths: tuple[PositiveInt, ...] = (2, 2, 2, 2)
+    """Residual blocks per level."""
+    channels: tuple[PositiveInt, ...] = (32, 32, 32, 32)
+    """Channels per level."""
+    attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
+    """1 where a level's blocks have self-attention."""
 
 
 @dataclass(frozen=True)
 class ActorCriticConfig:
     """Policy and value: a small convolutional encoder and an LSTM cell (paper, appendix C)."""
 
-    img_channels: int = 3
-    lstm_dim: int = 512
-    channels: tuple[int, ...] = (32, 32, 64, 64)
-    down: tuple[int, ...] = (1, 1, 1, 1)
+    img_channels: RgbChannels = 3
+    """Colour channels of a frame."""
+    lstm_dim: PositiveInt = 512
+    """Width of the memory."""
+    channels: tuple[PositiveInt, ...] = (32, 32, 64, 64)
+    """Channels per level."""
+    down: tuple[Switch, ...] = (1, 1, 1, 1)
     """1 where a level ends with 2x2 max-pooling."""
 
 
@@ -74,29 +96,38 @@ class ActorCriticConfig:
 class SamplerConfig:
     """How a next frame is drawn from the denoiser (EDM, algorithm 2)."""
 
-    num_steps: int = 3
+    num_steps: PositiveInt = 3
     """Denoising steps per frame."""
-    sigma_min: float = 2e-3
-    sigma_max: float = 5.0
-    rho: float = 7.0
+    sigma_min: PositiveFloat = 2e-3
+    """Noise level of the last step."""
+    sigma_max: PositiveFloat = 5.0
+    """Noise level of the first step."""
+    rho: PositiveFloat = 7.0
     """Bend of the noise schedule: larger puts more steps at low noise."""
     order: Literal[1, 2] = 1
     """1: Euler. 2: Heun."""
-    s_churn: float = 0.0
+    s_churn: NonNegativeFloat = 0.0
     """Amount of noise put back between steps."""
-    s_tmin: float = 0.0
-    s_tmax: float = float("inf")
-    s_noise: float = 1.0
+    s_tmin: NonNegativeFloat = 0.0
+    """Least noise level at which noise is put back."""
+    s_tmax: Annotated[float, Limits(minimum=0, infinite=True)] = float("inf")
+    """Greatest noise level at which noise is put back."""
+    s_noise: PositiveFloat = 1.0
+    """Scale of the noise put back."""
 
 
 @dataclass(frozen=True)
 class SigmaDistributionConfig:
     """Noise levels the denoiser is trained on: exp(N(loc, scale^2)), clipped."""
 
-    loc: float = -0.4
-    scale: float = 1.2
-    sigma_min: float = 2e-3
-    sigma_max: float = 20.0
+    loc: FiniteFloat = -0.4
+    """Mean of log sigma."""
+    scale: NonNegativeFloat = 1.2
+    """Standard deviation of log sigma."""
+    sigma_min: PositiveFloat = 2e-3
+    """Lower clip."""
+    sigma_max: PositiveFloat = 20.0
+    """Upper clip."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +135,9 @@ class WorldModelConfig:
     """The imagined environment."""
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    horizon: int = 15
+    horizon: PositiveInt = 15
     """Imagined steps before an episode is truncated."""
-    num_batches_to_preload: int = 256
+    num_batches_to_preload: PositiveInt = 256
     """Batches of initial states drawn from the replay at once."""
 
 
@@ -117,23 +148,25 @@ class WorldModelConfig:
 class UpdateConfig:
     """Optimisation of one of the three models."""
 
-    steps_first_epoch: int = 10_000
+    steps_first_epoch: CountInt = 10_000
     """Updates in epoch 1."""
-    steps_per_epoch: int = 400
+    steps_per_epoch: CountInt = 400
     """Updates in each later epoch."""
-    start_after_epochs: int = 0
+    start_after_epochs: CountInt = 0
     """Train only after this many epochs."""
-    batch_size: int = 32
-    grad_acc_steps: int = 1
+    batch_size: PositiveInt = 32
+    """Sequences (of the policy: imagined episodes) per batch."""
+    grad_acc_steps: PositiveInt = 1
     """Batches whose gradients are added up per update."""
-    lr: float = 1e-4
-    weight_decay: float = 1e-2
+    lr: PositiveFloat = 1e-4
+    """Learning rate of AdamW."""
+    weight_decay: NonNegativeFloat = 1e-2
     """Of weights; biases, embeddings and norms never decay."""
-    eps: float = 1e-8
+    eps: PositiveFloat = 1e-8
     """Of AdamW."""
-    lr_warmup_steps: int = 100
+    lr_warmup_steps: CountInt = 100
     """Updates over which the learning rate rises linearly from 0."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Gradients are scaled down to at most this norm."""
 
 
@@ -141,34 +174,39 @@ class UpdateConfig:
 class ActorCriticLossConfig:
     """REINFORCE with a value baseline on lambda-returns (paper, appendix D)."""
 
-    backup_every: int = 15
+    backup_every: PositiveInt = 15
     """Length of a rollout, in steps."""
-    gamma: float = 0.985
-    lambda_: float = 0.95
-    weight_value_loss: float = 1.0
-    weight_entropy_loss: float = 0.001
+    gamma: Fraction = 0.985
+    """Discount per step."""
+    lambda_: Annotated[Fraction, arg(name="lambda")] = 0.95
+    """Weight of longer returns against bootstrapped values."""
+    weight_value_loss: NonNegativeFloat = 1.0
+    """Of the value's squared error."""
+    weight_entropy_loss: NonNegativeFloat = 0.001
+    """Of the policy's entropy."""
 
 
 @dataclass(frozen=True)
 class CollectionConfig:
     """How real experience is gathered."""
 
-    num_envs: int = 1
+    num_envs: PositiveInt = 1
     """Training environments stepped together."""
-    num_steps_total: int = 100_000
+    num_steps_total: PositiveInt = 100_000
     """Real steps in the whole run."""
-    first_epoch_min: int = 5_000
+    first_epoch_min: PositiveInt = 5_000
     """Steps collected before the first update, at least."""
-    first_epoch_max: int = 10_000
+    first_epoch_max: PositiveInt = 10_000
     """And at most."""
-    first_epoch_threshold_rew: int = 10
+    first_epoch_threshold_rew: CountInt = 10
     """Initial collection goes on until the rarer reward signs together count this many."""
-    steps_per_epoch: int = 100
-    epsilon: float = 0.01
+    steps_per_epoch: PositiveInt = 100
+    """Steps collected in each later epoch."""
+    epsilon: Fraction = 0.01
     """Probability of a uniformly random action."""
-    policy_temperature: float = 1.0
+    policy_temperature: Annotated[PositiveFloat, arg(aliases=("--policy-temperature",))] = 1.0
     """Divides the policy's logits when collecting. Freeway needs less than 1 to leave a score of 0."""
-    sample_weights: tuple[float, ...] = (0.1, 0.1, 0.1, 0.7)
+    sample_weights: tuple[NonNegativeFloat, ...] = (0.1, 0.1, 0.1, 0.7)
     """Shares of training batches from the first, second, ... part of the episodes in order of age."""
 
 
@@ -176,12 +214,13 @@ class CollectionConfig:
 class EvaluationConfig:
     """Test episodes: full games, no random actions."""
 
-    every: int = 10
+    every: PositiveInt = 10
     """Epochs between evaluations."""
-    num_episodes: int = 4
-    num_final_episodes: int = 100
+    num_episodes: PositiveInt = 4
+    """Episodes per evaluation."""
+    num_final_episodes: PositiveInt = 100
     """Episodes at the end of the run."""
-    num_envs: int = 8
+    num_envs: PositiveInt = 8
     """Environments stepped together, at most. Episodes are dealt out beforehand, so short ones are not favoured."""
 
 
@@ -189,23 +228,23 @@ class EvaluationConfig:
 class RunConfig:
     """Train DIAMOND: a policy learned inside a diffusion world model of a game."""
 
-    game: str | None = None
-    """Atari game: Boxing, Pong, ... (one of the two, --game or --env-id)."""
-    env_id: str | None = None
+    game: Annotated[str | None, arg(metavar="NAME")] = None
+    """Atari game: Boxing, Pong, ... One of the two is needed, --game or --env-id."""
+    env_id: Annotated[str | None, arg(metavar="ID")] = None
     """Any Gymnasium environment with image observations and discrete actions."""
-    seed: int = 0
+    seed: Seed = 0
     """Fixes every random number of the run."""
-    frame_size: int = 64
+    frame_size: PositiveInt = 64
     """Height and width of the frames the models see, in pixels."""
-    num_autoregressive_steps: int = 1
+    num_autoregressive_steps: CountInt = 1
     """Denoiser training: further frames predicted from the model's own output."""
-    num_final_epochs: int = 50
+    num_final_epochs: CountInt = 50
     """Epochs of training after the last collection."""
     model_free: bool = False
     """Train the policy in the real environment instead; no world model."""
     precision: Precision = "fp32"
     """Arithmetic of the networks: fp32 is exact, tf32 is the published trainer's on a GPU, bf16 the fastest."""
-    checkpoint_every: int = 1
+    checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints."""
 
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)

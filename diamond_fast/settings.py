@@ -28,11 +28,11 @@ class Limits:
         if math.isnan(value) or (math.isinf(value) and not self.infinite):
             return "a finite number"
         if value < self.minimum:
-            return f"at least {self.minimum:g}"
+            return f"at least {self.minimum}"
         if value > self.maximum:
-            return f"at most {self.maximum:g}"
+            return f"at most {self.maximum}"
         if value <= self.above:
-            return f"above {self.above:g}"
+            return f"above {self.above}"
         return None
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
 
@@ -28,7 +29,7 @@ class Metrics:
     Args:
         path: the file. Its folder names the run on a dashboard.
         keep_epochs: where a resumed run stands; later lines are dropped, since those epochs will be logged again.
-            0 starts afresh.
+            A new run keeps none.
         logger: dashboard to feed too.
         settings: shown beside the run on a dashboard.
 
@@ -37,7 +38,7 @@ class Metrics:
     """
 
     def __init__(
-        self, path: Path, keep_epochs: int = 0, logger: Logger = "none", settings: Mapping[str, Any] | None = None
+        self, path: Path, keep_epochs: int = -1, logger: Logger = "none", settings: Mapping[str, Any] | None = None
     ):
         self._dashboard = open_dashboard(logger, path.parent, keep_epochs, dict(settings or {}))
         kept = [line for line in read_metrics(path) if line["epoch"] <= keep_epochs] if path.exists() else []
@@ -120,19 +121,23 @@ def open_dashboard(logger: Logger, folder: Path, keep_epochs: int, settings: dic
     """
     if logger == "none":
         return None
-    try:
-        return {"tensorboard": _TensorBoard, "wandb": _WandB}[logger](folder, keep_epochs, settings)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"--logger {logger}: {error.name} is not installed; pip install 'diamond_fast[{logger}]'"
-        ) from error
+    require_installed(logger)
+    return {"tensorboard": _TensorBoard, "wandb": _WandB}[logger](folder, keep_epochs, settings)
+
+
+def require_installed(logger: Logger) -> None:
+    """ValueError where the dashboard's package is not installed."""
+    if logger != "none" and find_spec(logger) is None:
+        raise ValueError(f"--logger {logger}: {logger} is not installed; pip install 'diamond_fast[{logger}]'")
 
 
 class _TensorBoard:
     def __init__(self, folder: Path, keep_epochs: int, settings: dict[str, Any]):
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=keep_epochs + 1 if keep_epochs else None)
+        self._writer = SummaryWriter(
+            str(folder / "tensorboard"), purge_step=keep_epochs + 1 if keep_epochs >= 0 else None
+        )
         self._writer.add_text("settings", f"```\n{strict_json(settings, indent=2)}\n```")
 
     def log(self, epoch: int, scalars: dict[str, float]) -> None:

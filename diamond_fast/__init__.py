@@ -1,0 +1,38 @@
+"""DIAMOND, reinforcement learning inside a diffusion world model: the same algorithm, built for speed.
+
+The names below are the public API. Each is imported when it is first used, so that ``import diamond_fast`` and every
+``--help`` are instant.
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "ActorCritic": "diamond_fast.models.actor_critic",
+    "Agent": "diamond_fast.models.agent",
+    "Denoiser": "diamond_fast.models.denoiser",
+    "DiffusionSampler": "diamond_fast.models.sampler",
+    "PRESETS": "diamond_fast.presets",
+    "Replay": "diamond_fast.replay",
+    "RewardEndModel": "diamond_fast.models.reward_end",
+    "RunConfig": "diamond_fast.config",
+    "RunFolder": "diamond_fast.runs.folder",
+    "Trainer": "diamond_fast.training.trainer",
+    "WorldModelEnv": "diamond_fast.envs.world_model",
+    "export_official": "diamond_fast.models.official",
+    "load_official": "diamond_fast.models.official",
+    "make_real_env": "diamond_fast.envs.real",
+}
+
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'diamond_fast' has no attribute {name!r}")
+    value = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,151 @@
+"""Command lines: typed flags from dataclasses, and one plain line for whatever is wrong with them."""
+
+import difflib
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+BAD_INPUT = 2
+"""Exit code where the command line asks for something that cannot be."""
+
+_PLAIN_METAVARS = {
+    "INT": "a whole number",
+    "FLOAT": "a number",
+    "[INT [INT ...]]": "whole numbers",
+    "[FLOAT [FLOAT ...]]": "numbers",
+}
+
+
+def parse(cls: type[T], args: Sequence[str] | None = None, *, default: T | None = None, prog: str | None = None) -> T:
+    """The dataclass ``cls`` filled in from the command line. Imports no torch.
+
+    Args:
+        cls: its fields become flags, the text under them their help, its docstring the head of ``--help``.
+        args: instead of ``sys.argv[1:]``.
+        default: values of flags that are not given, instead of the class's own.
+        prog: how the program is called, for the help.
+
+    Raises:
+        SystemExit: 0 after ``--help``; 2 after one line on stderr that names the flag, what is wrong with it and what
+            would be right.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    options = {"args": args, "prog": prog, "return_unknown_args": True}
+    if default is not None:
+        options["default"] = default
+    try:
+        with redirect_stderr(io.StringIO()):
+            result, unknown = tyro.cli(cls, **options)
+    except SystemExit as stop:
+        if stop.code != BAD_INPUT:
+            raise
+        fail(_condensed(_printed(cls, **options)))
+    except BrokenPipeError:  # --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(0) from None
+    if unknown:
+        fail(_unexpected(unknown[0], args, _flags_of(cls)))
+    return result
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line on stderr and exit with code 2."""
+    print(" ".join(message.split()), file=sys.stderr)
+    raise SystemExit(BAD_INPUT)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn what setting up raises about its input into one line and exit code 2.
+
+    For the part of a program that handles what the user asked for, and no other: a ValueError from within the
+    training is a bug and deserves its traceback.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        fail(str(error) or type(error).__name__)
+
+
+def _printed(cls: type[Any], **options: Any) -> str:
+    """What tyro prints, error or help, on a terminal so wide that no line is broken."""
+    text = io.StringIO()
+    columns = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "10000"
+    try:
+        with redirect_stdout(text), redirect_stderr(text), suppress(SystemExit):
+            tyro.cli(cls, **options)
+    finally:
+        if columns is None:
+            del os.environ["COLUMNS"]
+        else:
+            os.environ["COLUMNS"] = columns
+    return text.getvalue()
+
+
+def _condensed(box: str) -> str:
+    """The one line that matters in tyro's framed message."""
+    text = _text_of(box)
+    if m := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)\.", text):
+        choices = ", ".join(re.findall(r"'([^']*)'", m[3]))
+        return f"{m[2]}: invalid choice '{m[1]}'; one of {choices}"
+    if m := re.match(r"Missing value for argument '(\S+)'", text):
+        return f"{m[1]}: needs a value"
+    if m := re.match(r"Error parsing (\S+): (.*?)(?: Argument helptext: (.*))?$", text):
+        name, reason, usage = m[1].split("/")[-1], m[2], m[3] or ""
+        metavar = next((metavar for metavar in _PLAIN_METAVARS if f"{name} {metavar}" in usage), None)
+        values = re.findall(r"'([^']*)'", reason)
+        if metavar and values:
+            return f"{name}: expected {_PLAIN_METAVARS[metavar]}, got '{' '.join(values)}'"
+        return f"{name}: {reason}"
+    if m := re.match(r"Missing from .*?: +(-\S+)", text):
+        return f"{m[1]}: must be given"
+    return text
+
+
+def _text_of(box: str) -> str:
+    """A frame's content in one line, without its title and the hint at --help that ends it.
+
+    The title is part of the frame's upper edge, or stands above a rule where the terminal has no box characters.
+    """
+    lines = [line.strip(" │╰╯\n") for line in box.splitlines()]
+    rules = [i for i, line in enumerate(lines) if line.startswith("╭") or (line and set(line) <= set("-─"))]
+    content = lines[rules[0] + 1 :] if rules else lines
+    kept = []
+    for line in content:
+        if line.startswith("For full helptext"):
+            break
+        if not set(line) <= set("-─"):
+            kept.append(line)
+    return " ".join(kept)
+
+
+def _unexpected(token: str, args: Sequence[str], flags: Sequence[str]) -> str:
+    """What to say about the first token that no flag takes."""
+    name = token.partition("=")[0]
+    if name.startswith("-"):
+        near = difflib.get_close_matches(name.replace("_", "-"), flags, n=1)
+        last_part = name.lstrip("-").replace("_", "-")
+        same_end = [flag for flag in flags if flag.endswith(f".{last_part}")]
+        hints = near if near and not same_end else same_end
+        return f"{name}: unknown flag; " + (f"did you mean {' or '.join(hints)}?" if hints else "--help lists them all")
+    position = max((i for i, arg in enumerate(args) if arg == token), default=0)
+    if before := [arg for arg in args[:position] if arg.startswith("--")]:
+        return f"{before[-1]}: unexpected further value '{token}'"
+    return f"'{token}': unexpected; every setting has a flag, which --help lists"
+
+
+def _flags_of(cls: type[Any]) -> list[str]:
+    """All flags, as the help shows them: each stands at the start of a line, with its other names behind it."""
+    lines = re.findall(r"^\W*?(--.*)$", _printed(cls, args=["--help"]), re.MULTILINE)
+    return [flag for line in lines for flag in re.findall(r"--\w[\w.-]*", line)]

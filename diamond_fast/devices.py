@@ -1,0 +1,25 @@
+"""Which device the networks run on."""
+
+import re
+
+import torch
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for.
+
+    Raises:
+        ValueError: this machine has no such device; the message says which it has.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N, got '{name}'")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not count:
+        reason = "no GPU is visible" if torch.version.cuda else f"torch {torch.__version__} is built without CUDA"
+        raise ValueError(f"--device {name}: {reason}; use --device cpu, or leave it out")
+    if (device.index or 0) >= max(count, 1):
+        raise ValueError(f"--device {name}: this machine has cuda:0" + (f" to cuda:{count - 1}" if count > 1 else ""))
+    return device

@@ -1,0 +1,248 @@
+"""What a run costs, before it starts: parameters, memory, FLOPs, and hours on this machine.
+
+FLOPs are counted on meta tensors, which have shapes but no data. Hours follow from them and from the speed measured
+on two small calls, a forward pass and a training step; environments are not counted.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diamond_fast.config import RunConfig, UpdateConfig
+from diamond_fast.models.agent import Agent
+from diamond_fast.runs.progress import duration
+from diamond_fast.training.precision import autocast
+
+BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, in float32
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One model's share of a run."""
+
+    parameters: int
+    forward_flops: float
+    """Per update, in networks that are only evaluated: the world model while the policy is trained."""
+    training_flops: float
+    """Per update, forward and backward."""
+    activation_bytes: int
+    """Kept for the backward pass of one batch."""
+    updates: int
+    """In the whole run."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """FLOP/s this machine reaches in these networks."""
+
+    forward: float
+    training: float
+
+    def seconds_per_update(self, cost: Cost) -> float:
+        return cost.forward_flops / self.forward + cost.training_flops / self.training
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Costs by model. The run is the longest that the settings allow: initial collection as short as it may be."""
+
+    costs: dict[str, Cost]
+    epochs: int
+    replay_bytes: int
+    """Frames of the real experience, in main memory."""
+
+    @property
+    def model_bytes(self) -> int:
+        """Weights, gradients, optimiser state, and the activations of the largest batch."""
+        parameters = sum(cost.parameters for cost in self.costs.values())
+        return BYTES_PER_PARAMETER * parameters + max(cost.activation_bytes for cost in self.costs.values())
+
+    @property
+    def flops(self) -> float:
+        return sum((cost.forward_flops + cost.training_flops) * cost.updates for cost in self.costs.values())
+
+    def seconds(self, speed: Speed) -> float:
+        return sum(speed.seconds_per_update(cost) * cost.updates for cost in self.costs.values())
+
+
+def estimate(config: RunConfig, num_actions: int) -> Estimate:
+    """Count what a run with these settings costs."""
+    with torch.device("meta"):
+        agent = Agent(config, num_actions)
+    epochs = _num_epochs(config)
+    if config.model_free:
+        costs = {"actor_critic": _policy_cost(config, agent, epochs)}
+    else:
+        costs = {
+            "denoiser": _cost(agent.denoiser, config.denoiser_update, epochs, partial(_denoiser_loss, config)),
+            "reward_end": _cost(
+                agent.rew_end_model, config.reward_end_update, epochs, partial(_reward_end_loss, config)
+            ),
+            "actor_critic": _policy_cost(config, agent, epochs),
+        }
+    frame_bytes = 3 * config.frame_size**2
+    return Estimate(costs, epochs, replay_bytes=frame_bytes * config.collection.num_steps_total)
+
+
+def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> Speed:
+    """Time the denoiser, the largest network, forward and in training: two or three seconds."""
+    model = Agent(config, num_actions).denoiser.to(device)
+    batch_size = config.denoiser_update.batch_size if device.type == "cuda" else 2
+    cast = partial(autocast, device, config.precision)
+
+    def forward() -> None:
+        with torch.no_grad(), cast():
+            _denoiser_forward(config, model, batch_size)
+
+    def train() -> None:
+        with cast():
+            loss = _denoiser_loss(config, model, batch_size)
+        loss.backward()
+
+    return Speed(*(_flop_rate(call, device) for call in (forward, train)))
+
+
+def _flop_rate(call: Callable[[], None], device: torch.device) -> float:
+    with FlopCounterMode(display=False) as counter:
+        call()  # warms up, too
+    flops, repeats, started = counter.get_total_flops(), 0, time.perf_counter()
+    while repeats == 0 or time.perf_counter() - started < 0.3:
+        call()
+        repeats += 1
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return flops * repeats / (time.perf_counter() - started)
+
+
+def describe(config: RunConfig, num_actions: int, device: torch.device) -> str:
+    """The estimate in a few lines, with the speed it rests on."""
+    total, speed = estimate(config, num_actions), measure_speed(config, num_actions, device)
+    lines = [f"{'':14}{'parameters':>12}{'updates':>10}{'GFLOP/update':>14}{'s/update':>10}"]
+    for name, cost in total.costs.items():
+        flops = cost.forward_flops + cost.training_flops
+        seconds = speed.seconds_per_update(cost)
+        lines.append(f"{name:14}{cost.parameters:12,}{cost.updates:10,}{flops / 1e9:14,.1f}{seconds:10.3f}")
+    return "\n".join(
+        [
+            *lines,
+            f"epochs: {total.epochs}, {total.flops / total.epochs:.2e} FLOP each on average, {total.flops:.2e} in all",
+            f"memory: {_size(total.model_bytes)} for the networks on {device}, {_size(total.replay_bytes)} for frames",
+            f"time: about {duration(total.seconds(speed))} on this machine, without playing the game",
+            f"      (from {speed.forward:.1e} FLOP/s forward and {speed.training:.1e} FLOP/s in training, "
+            "measured on the denoiser just now)",
+        ]
+    )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
+
+
+# --- one update of each model ---------------------------------------------------------------------------------------
+
+
+def _denoiser_forward(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
+    """One evaluation of the denoiser's network for n frames."""
+    size, t, device = config.frame_size, config.denoiser.inner_model.num_steps_conditioning, denoiser.device
+    frames = torch.zeros(n, 3, size, size, device=device)
+    context = torch.zeros(n, 3 * t, size, size, device=device)
+    act = torch.zeros(n, t, dtype=torch.int64, device=device)
+    return denoiser.inner_model(frames, torch.zeros(n, device=device), context, act)
+
+
+def _denoiser_loss(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
+    obs, act, mask = _batch(config, n, config.denoiser_seq_length, denoiser.device)
+    return denoiser.loss(obs, act, mask, config.sigma_distribution)
+
+
+def _reward_end_loss(config: RunConfig, reward_end: nn.Module, n: int) -> Tensor:
+    obs, act, mask = _batch(config, n, config.reward_end_seq_length, reward_end.device)
+    return reward_end.loss(obs, act, torch.zeros_like(act, dtype=torch.float32), ~mask, mask).total
+
+
+def _policy_step(config: RunConfig, actor_critic: nn.Module, n: int) -> Tensor:
+    device = actor_critic.device
+    obs = torch.zeros(n, 3, config.frame_size, config.frame_size, device=device)
+    state = torch.zeros(n, actor_critic.lstm_dim, device=device, requires_grad=True)  # of the step before
+    logits, value, _ = actor_critic.predict_act_value(obs, (state, state))
+    return logits.sum() + value.sum()
+
+
+def _batch(config: RunConfig, n: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    obs = torch.zeros(n, length, 3, config.frame_size, config.frame_size, device=device)
+    act = torch.zeros(n, length, dtype=torch.int64, device=device)
+    return obs, act, torch.ones(n, length, dtype=torch.bool, device=device)
+
+
+def _policy_cost(config: RunConfig, agent: Agent, epochs: int) -> Cost:
+    """The policy's update: a rollout in the world model, whose networks only run forward.
+
+    Each of the rollout's episodes starts once per horizon, with both memories burned in on its context.
+    """
+    update, steps = config.actor_critic_update, config.actor_critic_loss.backup_every
+    policy_step = partial(_policy_step, config)
+    if config.model_free:
+        return _cost(agent.actor_critic, update, epochs, policy_step, times=steps)
+    n = update.batch_size
+    burn_in = steps / config.world_model.horizon * (config.denoiser.inner_model.num_steps_conditioning - 1)
+    sampler = config.world_model.sampler
+    evaluations = sampler.num_steps if sampler.order == 1 else 2 * sampler.num_steps - 1
+    reward_end = agent.rew_end_model
+    obs, act, _ = _batch(config, n, 1, reward_end.device)
+    frame_flops = evaluations * _flops(lambda: _denoiser_forward(config, agent.denoiser, n))
+    reward_flops = _flops(lambda: reward_end.predict(obs, act, obs))
+    world_model = steps * frame_flops + (steps + burn_in) * reward_flops
+    return _cost(agent.actor_critic, update, epochs, policy_step, steps + burn_in, world_model * update.grad_acc_steps)
+
+
+def _cost(
+    model: nn.Module,
+    update: UpdateConfig,
+    epochs: int,
+    loss: Callable[[nn.Module, int], Tensor],
+    times: float = 1.0,
+    forward_flops: float = 0.0,
+) -> Cost:
+    """Count one update of ``model`` (on meta tensors): ``times`` that of ``loss``, given the model and a batch size."""
+    kept: dict[int, int] = {p.untyped_storage()._cdata: 0 for p in model.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept.setdefault(storage._cdata, storage.nbytes())
+        return tensor
+
+    def run() -> None:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            total = loss(model, update.batch_size)
+        total.backward()
+
+    return Cost(
+        parameters=sum(p.numel() for p in model.parameters()),
+        forward_flops=forward_flops,
+        training_flops=_flops(run) * times * update.grad_acc_steps,
+        activation_bytes=round(sum(kept.values()) * times),
+        updates=_num_updates(update, epochs),
+    )
+
+
+def _flops(call: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def _num_epochs(config: RunConfig) -> int:
+    if config.model_free:
+        return config.num_final_epochs
+    c = config.collection
+    return (c.num_steps_total - c.first_epoch_min) // c.steps_per_epoch + config.num_final_epochs
+
+
+def _num_updates(update: UpdateConfig, epochs: int) -> int:
+    trained = range(update.start_after_epochs + 1, epochs + 1)
+    return sum(update.steps_first_epoch if epoch == 1 else update.steps_per_epoch for epoch in trained)

@@ -1,0 +1,217 @@
+"""``python -m diamond_fast.train``: reads what to train, says what it will do, and does it."""
+
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from diamond_fast.cli import parse, user_errors
+from diamond_fast.config import RunConfig
+from diamond_fast.config_checks import checked
+from diamond_fast.presets import PRESETS
+from diamond_fast.settings import differences, flag, leaves
+
+if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
+    import torch
+
+    from diamond_fast.training.trainer import Trainer
+
+PROGRAM = "python -m diamond_fast.train"
+EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
+EXIT_NON_FINITE = 1
+
+
+@dataclass(frozen=True)
+class TrainArgs:
+    """Train DIAMOND: a policy that learns inside a diffusion model of its world.
+
+    The paper's run on a GPU; on a CPU a small one that shows every part at work:
+        python -m diamond_fast.train --game Boxing
+
+    The paper's settings in any case, faster arithmetic, another seed:
+        python -m diamond_fast.train --game Pong --preset atari100k --precision bf16 --seed 1
+
+    What a run would cost on this machine, without starting it:
+        python -m diamond_fast.train --game Freeway --policy-temperature 0.5 --dry-run
+
+    Go on where a run stopped:
+        python -m diamond_fast.train --resume runs/Boxing-20260101-120000-seed0
+    """
+
+    config: Annotated[RunConfig, arg(name="")] = field(default_factory=RunConfig)
+    preset: Literal["auto", "atari100k", "quick", "catch"] = "auto"
+    """Defaults of all settings below. atari100k: the paper's. quick: small networks, a few minutes on a CPU. catch: a
+    small game that is learned on a CPU. auto: the paper's with CUDA, else quick."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<Game>-<time>-seed<seed>)")] = (
+        None
+    )
+    """New folder for the run."""
+    resume: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Continue the run in this folder, with the settings it has."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
+    """Where the networks run."""
+    init_from: Annotated[str | None, arg(metavar="PATH|GAME")] = None
+    """Start from a published agent: a .pt file, or a game's name to fetch its agent from the Hub."""
+    logger: Literal["none", "tensorboard", "wandb"] = "none"
+    """Dashboard to feed besides metrics.jsonl."""
+    dry_run: FlagCreatePairsOff[bool] = False
+    """Print the settings and what the run would cost, then stop."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with ExitStack() as held:
+        with user_errors():
+            args = read_command_line(sys.argv[1:] if argv is None else argv)
+            if args.dry_run:
+                return dry_run(args)
+            trainer = set_up(args, held)
+        train(trainer)
+
+
+def read_command_line(argv: Sequence[str]) -> TrainArgs:
+    """The arguments with every setting resolved and checked.
+
+    Raises:
+        SystemExit: the command line is malformed, or asked for help.
+        ValueError: it asks for something that cannot be.
+    """
+    resume, preset = _last_value(argv, "--resume"), _last_value(argv, "--preset")
+    if resume is not None:
+        return _read_resumed(argv, Path(resume))
+    args = _parse(argv, PRESETS.get(preset, PRESETS["atari100k"]))
+    if args.preset == "auto" and _device(args).type == "cpu":
+        return _parse(argv, PRESETS["quick"])
+    return args
+
+
+def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:
+    from diamond_fast.runs.folder import RunFolder
+
+    try:
+        config = RunFolder.open(folder).read_config()
+    except ValueError as error:
+        raise ValueError(f"--resume {error}") from None
+    args = _parse(argv, config)
+    for name in ("preset", "out", "init_from"):
+        if getattr(args, name) != getattr(TrainArgs, name):
+            raise ValueError(f"{flag(name)}: cannot be combined with --resume, which keeps the run's own settings")
+    if changed := differences(config, args.config):
+        listed = ", ".join(f"{flag(path)} is {was}, not {now}" for path, was, now in changed)
+        raise ValueError(f"--resume {folder}: a run keeps its settings: {listed}; start another one with --out")
+    return args
+
+
+def _parse(argv: Sequence[str], defaults: RunConfig) -> TrainArgs:
+    args = parse(TrainArgs, argv, default=TrainArgs(config=defaults), prog=PROGRAM)
+    return replace(args, config=checked(args.config))
+
+
+def _last_value(argv: Sequence[str], name: str) -> str | None:
+    """The value of a flag that decides the defaults of the others, read before they are parsed."""
+    values = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == name]
+    values += [word.partition("=")[2] for word in argv if word.startswith(f"{name}=")]
+    return values[-1] if values else None
+
+
+def set_up(args: TrainArgs, held: ExitStack) -> "Trainer":
+    """The trainer of a new or a resumed run. ``held`` keeps its folder locked and closes it in the end."""
+    from diamond_fast.models.official import load_official
+    from diamond_fast.runs.folder import RunFolder
+    from diamond_fast.runs.metrics import require_installed
+    from diamond_fast.training.trainer import Trainer
+
+    device = _device(args)
+    require_installed(args.logger)
+    agent = None if args.init_from is None else load_official(args.init_from, args.config)
+    if args.resume is None:
+        if args.preset == "auto":
+            print(_why_this_preset(args, device), flush=True)
+        folder = RunFolder.create(args.out or _default_folder(args.config), args.config)
+    else:
+        folder = RunFolder.open(args.resume)
+    held.enter_context(folder.lock())
+    trainer = Trainer(args.config, folder, device, agent=agent, logger=args.logger)
+    held.callback(trainer.close)
+    print(f"{_title(args.config)} on {device}, seed {args.config.seed}: {folder.path}", flush=True)
+    return trainer
+
+
+def train(trainer: "Trainer") -> None:
+    """Run to the end; say where the results are, and how to go on."""
+    from diamond_fast.training.update import NonFiniteError
+
+    go_on = f"{PROGRAM} --resume {shlex.quote(str(trainer.folder.path))}"
+    try:
+        result = trainer.run()
+    except KeyboardInterrupt:
+        print(f"Stopped. Go on from the last checkpoint with: {go_on}", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except NonFiniteError as error:
+        print(f"{error}. Go on from the last checkpoint with: {go_on}", file=sys.stderr)
+        raise SystemExit(EXIT_NON_FINITE) from None
+    if trainer.newest_picture is not None:
+        print(f"Picture: {trainer.newest_picture}")
+    print(f"Return: {result.mean:.1f} +- {result.ci95:.1f} (95 % interval, {len(result.returns)} episodes)")
+    print(f"Resume: {go_on}")
+
+
+def dry_run(args: TrainArgs) -> None:
+    """Print the settings, what the run would cost, and on what that is based."""
+    from diamond_fast.estimate import describe
+
+    device = _device(args)
+    for path, _, value in leaves(args.config):
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        print(f"{flag(path)} {shown}")
+    if args.preset == "auto" and args.resume is None:
+        print(f"\n{_why_this_preset(args, device)}")
+    print(f"\n{_title(args.config)} on {device}\n{describe(args.config, _num_actions(args.config), device)}")
+
+
+def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
+    """What ``--preset auto`` became and, where that is not the paper's, what the paper's would take here."""
+    if device.type == "cuda":
+        return "CUDA is there: taking the paper's settings (--preset atari100k)."
+    from diamond_fast.estimate import estimate, measure_speed
+    from diamond_fast.runs.progress import duration
+
+    paper, num_actions = PRESETS["atari100k"], _num_actions(args.config)
+    seconds = estimate(paper, num_actions).seconds(measure_speed(paper, num_actions, device))
+    return (
+        "No CUDA: taking --preset quick, which shows every part of DIAMOND at work in a few minutes but is too short "
+        f"to learn. The paper's settings (--preset atari100k) would take about {duration(seconds)} on this machine."
+    )
+
+
+def _num_actions(config: RunConfig) -> int:
+    from diamond_fast.envs.real import make_real_env
+
+    env = make_real_env(config.game, config.env_id, num_envs=1, frame_size=config.frame_size, done_on_life_loss=False)
+    try:
+        return env.num_actions
+    finally:
+        env.close()
+
+
+def _device(args: TrainArgs) -> "torch.device":
+    from diamond_fast.devices import resolve_device  # imports torch: after all that can be answered without
+
+    return resolve_device(args.device)
+
+
+def _title(config: RunConfig) -> str:
+    return config.game or config.env_id.rpartition("/")[2]
+
+
+def _default_folder(config: RunConfig) -> Path:
+    return Path("runs") / f"{_title(config)}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Command lines: bad input is one line that names the flag and what would be right, exit code 2."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from tyro.conf import arg
+
+from diamond_fast.cli import parse, user_errors
+
+
+@dataclass(frozen=True)
+class Inner:
+    lr: float = 0.1
+    """Learning rate."""
+    sizes: tuple[int, ...] = (1, 2)
+    """Sizes."""
+    weights: tuple[float, ...] = (0.5,)
+    temperature: Annotated[float, arg(aliases=("--temperature",))] = 1.0
+    """A text so long that it does not fit on one line of a narrow terminal: 'quoted', (default: odd), and more."""
+
+
+@dataclass(frozen=True)
+class Needy:
+    checkpoint: Path
+    """The one thing it needs."""
+
+
+@dataclass(frozen=True)
+class Args:
+    game: str | None = None
+    steps: int = 3
+    """Steps."""
+    precision: Literal["fp32", "tf32", "bf16"] = "fp32"
+    fast: bool = False
+    update: Inner = field(default_factory=Inner)
+
+
+def message(capsys, cls, args):
+    with pytest.raises(SystemExit) as stop:
+        parse(cls, args, prog="python -m program")
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return err.strip()
+
+
+def test_values_arrive():
+    line = "--game Pong --update.lr 1e-3 --update.sizes 4 5 6 --fast --temperature=0.5 --precision bf16"
+    assert parse(Args, line.split()) == Args("Pong", 3, "bf16", True, Inner(1e-3, (4, 5, 6), temperature=0.5))
+
+
+def test_flags_override_the_given_defaults():
+    default = Args(game="Boxing", update=Inner(lr=7.0))
+    assert parse(Args, ["--steps", "9"], default=default) == Args("Boxing", 9, update=Inner(lr=7.0))
+
+
+@pytest.mark.parametrize("columns", ["30", "80", "300"])
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("--precision fp8", "--precision: invalid choice 'fp8'; one of fp32, tf32, bf16"),
+        ("--gme Boxing", "--gme: unknown flag; did you mean --game?"),
+        ("--gme=Boxing", "--gme: unknown flag; did you mean --game?"),
+        ("--updat.lr 1", "--updat.lr: unknown flag; did you mean --update.lr?"),
+        ("--lr 1", "--lr: unknown flag; did you mean --update.lr?"),
+        ("--xyzzy", "--xyzzy: unknown flag; --help lists them all"),
+        ("--steps 1.5", "--steps: expected a whole number, got '1.5'"),
+        ("--steps=", "--steps: expected a whole number, got ''"),
+        ("--update.lr fast", "--update.lr: expected a number, got 'fast'"),
+        ("--update.sizes 1 x", "--update.sizes: expected whole numbers, got '1 x'"),
+        ("--update.weights 1 x", "--update.weights: expected numbers, got '1 x'"),
+        ("--temperature hot", "--update.temperature: expected a number, got 'hot'"),
+        ("--steps", "--steps: needs a value"),
+        ("--steps --fast", "--steps: needs a value"),
+        ("--steps 1 2", "--steps: unexpected further value '2'"),
+        ("--steps 1 --fast 1", "--fast: unexpected further value '1'"),
+        ("Boxing", "'Boxing': unexpected; every setting has a flag, which --help lists"),
+    ],
+)
+def test_one_line_says_what_is_wrong(capsys, monkeypatch, columns, args, expected):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert message(capsys, Args, args.split()) == expected
+
+
+def test_what_must_be_given(capsys):
+    assert message(capsys, Needy, []) == "--checkpoint: must be given"
+    assert parse(Needy, ["--checkpoint", "x"]) == Needy(Path("x"))
+
+
+def test_the_width_of_the_terminal_is_left_alone(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    message(capsys, Args, ["--steps"])
+    assert "COLUMNS" not in os.environ
+
+
+def test_help_goes_to_stdout(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(Args, ["--help"], prog="python -m program")
+    assert stop.value.code == 0
+    out, err = capsys.readouterr()
+    assert "usage: python -m program" in out
+    assert "--update.lr" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("frames: too\nmany"), "frames: too many"),
+        (FileNotFoundError(2, "No such file or directory", "x.pt"), "x.pt: No such file or directory"),
+        (FileNotFoundError("x.pt: no such file"), "x.pt: no such file"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (ConnectionError(), "ConnectionError"),
+    ],
+)
+def test_errors_about_input_are_one_line_and_code_2(capsys, error, line):
+    with pytest.raises(SystemExit) as stop, user_errors():
+        raise error
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_other_errors_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), user_errors():
+        _ = 1 / 0
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    program = "import sys; from diamond_fast.train import main; main(['--help'])"
+    done = subprocess.run(
+        f'"{sys.executable}" -c "{program}" | head -1', shell=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.startswith("usage: ")
+    assert done.stderr == ""
