@@ -1,0 +1,265 @@
+"""Real environments: Atari games and Gymnasium environments behind one vectorised interface."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from diamond_fast.envs.action_history import ActionHistory
+from diamond_fast.envs.slot import Slot
+from diamond_fast.envs.timed_worker import TimedWorker
+
+
+def make_real_env(
+    game: str | None,
+    env_id: str | None,
+    num_envs: int,
+    frame_size: int,
+    done_on_life_loss: bool,
+    timeout: float = 60.0,
+) -> "RealEnv":
+    """Make an Atari game or a Gymnasium environment; exactly one of ``game`` and ``env_id`` is given.
+
+    Args:
+        game: Atari game by its usual name, e.g. Boxing.
+        env_id: Gymnasium id of an environment with image observations and discrete actions.
+        num_envs: games played together.
+        frame_size: height and width of the frames in pixels.
+        done_on_life_loss: a lost life ends the episode, and the same game goes on in the next one.
+        timeout: seconds to wait for a step before giving up.
+
+    Raises:
+        ValueError: an argument is out of range, or there is no such environment, or it is not of this kind.
+    """
+    if (game is None) == (env_id is None):
+        raise ValueError(f"game, env_id: expected exactly one of the two, got {game!r} and {env_id!r}")
+    for name, value in (("num_envs", num_envs), ("frame_size", frame_size)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    if game is not None:
+        from diamond_fast.envs.atari import AtariSlot  # the emulator is loaded only where it is played
+
+        return RealEnv(lambda: AtariSlot(game, frame_size), num_envs, done_on_life_loss, timeout)
+    from diamond_fast.envs.gym_adapter import GymSlot
+
+    return RealEnv(lambda: GymSlot(env_id, frame_size), num_envs, done_on_life_loss, timeout)
+
+
+class RealEnv(VectorEnv):
+    """N games of a kind, stepped together; an episode that ends is followed by the next in the same step.
+
+    ``reset`` and ``step`` return uint8 frames [N,H,W,C]. ``step`` takes int64 actions [N] and returns float32 rewards
+    [N] and bool terminations and truncations [N]; its info holds
+
+    - ``final_obs`` uint8 [N,H,W,C]: the frames the actions led to, equal to the observations where no episode ended
+      (``_final_obs`` bool [N] says where one did);
+    - ``game_over`` bool [N]: the game itself ended or was cut short, not only a life;
+    - ``lives`` int64 [N]: lives left in the game on the screen, 0 in games without.
+
+    All work is done on a thread of the environment's own: ``send`` returns at once, ``recv`` waits for the results.
+
+    Args:
+        make_slot: makes one game.
+        num_envs: how many.
+        done_on_life_loss: a lost life terminates the episode, and the same game goes on in the next one.
+        timeout: seconds to wait for a step; then ``TimeoutError`` is raised, and the environment is of no more use.
+    """
+
+    metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, make_slot: Callable[[], Slot], num_envs: int, done_on_life_loss: bool, timeout: float = 60.0):
+        self.closed = True  # nothing to close until the slots are there
+        self.num_envs = num_envs
+        self.done_on_life_loss = done_on_life_loss
+        self.active = np.ones(num_envs, bool)
+        """Environments that are stepped. The others stand still: the last frame, no reward, no end."""
+        self._worker = TimedWorker(timeout)
+        try:
+            self._slots = self._worker.call(lambda: [make_slot() for _ in range(num_envs)])
+        except BaseException:
+            self._worker.close()
+            raise
+        self.closed = False
+        self.num_actions = self._slots[0].num_actions
+        self.single_observation_space = spaces.Box(0, 255, self._slots[0].frame_shape, np.uint8)
+        self.single_action_space = spaces.Discrete(self.num_actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._history = ActionHistory(num_envs)
+        self._seeded = False
+        self._obs: np.ndarray | None = None
+        self._lives = np.zeros(num_envs, np.int64)
+        self._fewest_lives = np.zeros(num_envs, np.int64)
+
+    # --- Gymnasium's interface --------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin a game in every environment.
+
+        Args:
+            seed: of the run, or one per environment; None goes on with the seeds that follow from the last one given,
+                and draws one if there was none.
+            options: ignored.
+
+        Raises:
+            ValueError: a seed is negative, or their number is not that of the environments.
+        """
+        if seed is None and not self._seeded:
+            seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0] >> 1)
+        if seed is not None:
+            base_seeds = np.asarray(seed, np.int64)
+            if base_seeds.shape not in ((), (self.num_envs,)) or base_seeds.min() < 0:
+                raise ValueError(f"seed: expected an integer of at least 0 or {self.num_envs} of them, got {seed}")
+            self._history.rebase(base_seeds)
+            self._seeded = True
+        seeds = [self._history.next_seed(i) for i in range(self.num_envs)]
+        self._worker.call(self._begin, seeds)
+        return self._obs, {"lives": self._lives.copy()}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Play one action in every environment, see the class. Raises what ``send`` and ``recv`` raise."""
+        self.send(actions)
+        return self.recv()
+
+    def send(self, actions: np.ndarray) -> None:
+        """Start a step and return at once.
+
+        Raises:
+            TypeError: actions are not integers.
+            ValueError: actions are not of shape [N], or one is out of range.
+            RuntimeError: the environment was not reset, or ``recv`` was not called after the last ``send``.
+        """
+        self._worker.submit(self._advance, self._checked(actions), self.active.copy())
+
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Wait for the step that ``send`` started and return its results.
+
+        Raises:
+            TimeoutError: an environment did not answer in time.
+        """
+        return self._worker.result()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        if self._worker.busy and not self._worker.lost:
+            with suppress(Exception):  # of a step nobody waits for any more
+                self._worker.result()
+        try:
+            if not self._worker.lost:  # a game that is stuck cannot be closed: its thread keeps it
+                self._worker.call(lambda: [slot.close() for slot in self._slots])
+        finally:
+            self._worker.close()
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Where every environment stands: its seed, the actions since, and a checksum of its frame.
+
+        Raises:
+            RuntimeError: the environment was not reset, or a step is under way.
+        """
+        self._check_ready()
+        return self._history.state_dict() | {"frame_crc32": self._checksums()}
+
+    def load_state_dict(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        """Go back to a state by repeating the actions since each environment's seed; then all goes on bit for bit.
+
+        Returns:
+            The frames the environments stand at, uint8 [N,H,W,C].
+
+        Raises:
+            ValueError: the state is not one of this number of environments, or of this game.
+            RuntimeError: an environment did not come back to the same frame: it does not repeat itself.
+        """
+        histories = self._history.load_seeds(state)
+        for actions in histories:
+            if ((actions < 0) | (actions >= self.num_actions)).any():
+                raise ValueError(f"state: actions are not below {self.num_actions}; it belongs to another game")
+        self._seeded = True
+        self._worker.call(self._begin, [self._history.restart(i) for i in range(self.num_envs)])
+        lengths = np.array([len(actions) for actions in histories])
+        for t in range(lengths.max()):
+            active = t < lengths
+            actions = np.array([h[t] if a else 0 for h, a in zip(histories, active, strict=True)])
+            self._worker.call(self._advance, actions, active)
+        wrong = np.flatnonzero(self._checksums() != state["frame_crc32"])
+        if wrong.size:
+            raise RuntimeError(
+                f"state: environments {wrong.tolist()} did not come back to the same frame; "
+                "was the state made by another version, or does the environment draw unseeded random numbers?"
+            )
+        return self._obs
+
+    def _checksums(self) -> np.ndarray:
+        return np.array([zlib.crc32(np.ascontiguousarray(frame)) for frame in self._obs], np.int64)
+
+    # --- on the environment's thread --------------------------------------------------------------------------------
+
+    def _begin(self, seeds: list[int]) -> None:
+        begun = [slot.reset(seed) for slot, seed in zip(self._slots, seeds, strict=True)]
+        self._obs = np.stack([frame for frame, _ in begun])
+        self._lives = np.array([lives for _, lives in begun], np.int64)
+        self._fewest_lives = self._lives.copy()
+
+    def _advance(
+        self, actions: np.ndarray, active: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        stepped = np.flatnonzero(active).tolist()
+        for i in stepped:
+            self._slots[i].send(int(actions[i]))
+            self._history.record(i, int(actions[i]))
+        next_obs = self._obs.copy()
+        rewards = np.zeros(self.num_envs, np.float32)
+        terminations, truncations = np.zeros((2, self.num_envs), bool)
+        first_frames: dict[int, np.ndarray] = {}
+        for i in stepped:
+            next_obs[i], rewards[i], terminations[i], truncations[i], lives, first_frame = self._slots[i].recv()
+            if terminations[i] or truncations[i]:
+                if first_frame is None or self._history.length(i) >= self._slots[i].seed_lasts:
+                    first_frame, lives = self._slots[i].reset(self._history.next_seed(i))
+                first_frames[i] = first_frame
+            self._lives[i] = lives
+        game_over = terminations | truncations
+        # Some games count lives down and up again within a game: only a new low is a loss.
+        lost_life = ~game_over & (self._lives < self._fewest_lives)
+        self._fewest_lives = np.where(game_over, self._lives, np.minimum(self._lives, self._fewest_lives))
+        if self.done_on_life_loss:
+            terminations |= lost_life
+        obs = next_obs
+        if first_frames:
+            obs = next_obs.copy()
+            for i, frame in first_frames.items():
+                obs[i] = frame
+        self._obs = obs
+        info = {
+            "final_obs": next_obs,
+            "_final_obs": terminations | truncations,
+            "game_over": game_over,
+            "lives": self._lives.copy(),
+        }
+        return obs, rewards, terminations, truncations, info
+
+    # --- checks -----------------------------------------------------------------------------------------------------
+
+    def _check_ready(self) -> None:
+        if self._obs is None:
+            raise RuntimeError("reset() must be called first")
+        if self._worker.busy:
+            raise RuntimeError("a step is under way; call recv() first")
+
+    def _checked(self, actions: np.ndarray) -> np.ndarray:
+        self._check_ready()
+        actions = np.asarray(actions)
+        if not np.issubdtype(actions.dtype, np.integer):
+            raise TypeError(f"actions: expected integers, got {actions.dtype}")
+        if actions.shape != (self.num_envs,):
+            raise ValueError(f"actions: expected shape {(self.num_envs,)}, got {actions.shape}")
+        if actions.min() < 0 or actions.max() >= self.num_actions:
+            raise ValueError(f"actions: expected 0 to {self.num_actions - 1}, got {actions.tolist()}")
+        return actions

@@ -1,0 +1,78 @@
+"""A recurrent policy at play in several environments at once."""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diamond_fast.frames import to_float
+
+
+class Policy(Protocol):
+    """What playing needs of an actor-critic."""
+
+    lstm_dim: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def predict_act_value(
+        self, obs: Tensor, hx_cx: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """obs [N,C,H,W] in [-1, 1] and the LSTM's state, each [N,D] -> logits [N,A], values [N], the new state."""
+
+
+class Player:
+    """Draws actions from a policy and carries its LSTM state from step to step.
+
+    Random numbers come from one generator on the CPU, so that they are the same on every device.
+    """
+
+    def __init__(self, num_envs: int, seed: int):
+        self._num_envs = num_envs
+        self._generator = torch.Generator().manual_seed(seed)
+        self._hx_cx: tuple[Tensor, Tensor] | None = None  # each [N,D]; None: zeros
+
+    @torch.inference_mode()
+    def act(self, policy: Policy, obs: np.ndarray, epsilon: float = 0.0, temperature: float = 1.0) -> np.ndarray:
+        """Play one step: actions int64 [N], from softmax(logits / temperature) or, all together, uniform.
+
+        Args:
+            policy: whose logits to draw from.
+            obs: uint8 [N,H,W,C].
+            epsilon: probability of uniform actions.
+            temperature: above 0; below 1 the likeliest actions are drawn more often than the policy says.
+        """
+        if self._hx_cx is None:
+            zeros = torch.zeros(self._num_envs, policy.lstm_dim)
+            self._hx_cx = zeros, zeros
+        hx, cx = (x.to(policy.device) for x in self._hx_cx)
+        frames = torch.from_numpy(obs).to(policy.device)
+        logits, _, self._hx_cx = policy.predict_act_value(to_float(frames), (hx, cx))
+        if torch.rand((), generator=self._generator) < epsilon:
+            act = torch.randint(logits.shape[1], (self._num_envs,), generator=self._generator)
+        else:
+            probabilities = (logits.float().cpu() / temperature).softmax(dim=1)
+            act = torch.multinomial(probabilities, 1, generator=self._generator).squeeze(1)
+        return act.numpy()
+
+    @torch.inference_mode()
+    def forget(self, ended: np.ndarray) -> None:
+        """Zero the LSTM's state where an episode ended (bool [N])."""
+        if self._hx_cx is not None:
+            hx, cx = self._hx_cx
+            goes_on = torch.from_numpy(~ended)[:, None].to(hx.device)
+            self._hx_cx = hx * goes_on, cx * goes_on
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """``generator`` uint8 [...]; ``hx``, ``cx`` [N,D] on the CPU, once a step was played."""
+        state = {"generator": self._generator.get_state()}
+        if self._hx_cx is not None:
+            state |= {"hx": self._hx_cx[0].cpu().clone(), "cx": self._hx_cx[1].cpu().clone()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Go on from a ``state_dict``."""
+        self._generator.set_state(state["generator"])
+        self._hx_cx = (state["hx"], state["cx"]) if "hx" in state else None

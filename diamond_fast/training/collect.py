@@ -1,0 +1,117 @@
+"""Collection: the policy plays real games, every step goes into the replay buffer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from diamond_fast.envs.real import RealEnv
+from diamond_fast.replay import Replay
+from diamond_fast.training.acting import Player, Policy
+
+
+@dataclass
+class Collected:
+    """What one call of :meth:`Collector.collect` brought."""
+
+    num_steps: int = 0
+    """Environment steps taken."""
+    returns: list[float] = field(default_factory=list)
+    """Sum of rewards of every episode that ended, in the order they ended."""
+    lengths: list[int] = field(default_factory=list)
+    """Steps of those episodes."""
+
+
+class Collector:
+    """Plays on where the last call stopped: frames, LSTM state, running returns and random numbers carry over.
+
+    Args:
+        env: real environments; they are reset at the first call.
+        seed: of the games and of the actions.
+    """
+
+    def __init__(self, env: RealEnv, seed: int):
+        self.env = env
+        self._seed = seed
+        self._player = Player(env.num_envs, seed)
+        self._obs: np.ndarray | None = None
+        self._returns = np.zeros(env.num_envs, np.float64)
+        self._lengths = np.zeros(env.num_envs, np.int64)
+
+    def collect(
+        self,
+        policy: Policy,
+        replay: Replay,
+        num_steps: int,
+        epsilon: float = 0.0,
+        temperature: float = 1.0,
+        advance: Callable[[int], None] = lambda steps: None,
+    ) -> Collected:
+        """Take steps and commit them to the replay buffer.
+
+        Args:
+            policy: draws the actions, with its LSTM state zeroed where an episode ended.
+            replay: takes one ``append`` per vector step.
+            num_steps: environment steps, all environments together; rounded up to whole vector steps.
+            epsilon: probability that all actions of a vector step are uniformly random (one draw for all of them, as
+                published).
+            temperature: divides the logits.
+            advance: told after every vector step how many environment steps it was.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        if num_steps < 0:
+            raise ValueError(f"num_steps: expected at least 0, got {num_steps}")
+        if not 0 <= epsilon <= 1:
+            raise ValueError(f"epsilon: expected a probability, got {epsilon}")
+        if not temperature > 0:
+            raise ValueError(f"temperature: expected above 0, got {temperature}")
+        if self._obs is None:
+            self._obs, _ = self.env.reset(seed=self._seed)
+        collected = Collected()
+        while collected.num_steps < num_steps:
+            obs = self._obs
+            act = self._player.act(policy, obs, epsilon, temperature)
+            self._obs, rew, end, trunc, info = self.env.step(act)
+            replay.append(obs, act, rew, end, trunc, info["final_obs"])
+            self._account(rew, end | trunc, collected)
+            advance(len(rew))
+        replay.commit()
+        return collected
+
+    def _account(self, rew: np.ndarray, ended: np.ndarray, collected: Collected) -> None:
+        collected.num_steps += len(rew)
+        self._returns += rew
+        self._lengths += 1
+        if ended.any():
+            collected.returns += self._returns[ended].tolist()
+            collected.lengths += self._lengths[ended].tolist()
+            self._returns[ended] = 0
+            self._lengths[ended] = 0
+            self._player.forget(ended)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the collector stands, as tensors and arrays. Empty before the first ``collect``."""
+        if self._obs is None:
+            return {}
+        return {
+            "env": self.env.state_dict(),
+            "player": self._player.state_dict(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``, bit for bit.
+
+        Raises:
+            ValueError, RuntimeError: the environments cannot go back there, see :meth:`RealEnv.load_state_dict`.
+        """
+        if not state:
+            return
+        self._obs = self.env.load_state_dict(state["env"])
+        self._player.load_state_dict(state["player"])
+        self._returns = state["returns"].copy()
+        self._lengths = state["lengths"].copy()

@@ -1,0 +1,128 @@
+"""Evaluation: a fixed number of full games, none of them favoured."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from diamond_fast.envs.real import RealEnv
+from diamond_fast.replay import Replay
+from diamond_fast.training.acting import Player, Policy
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of the games of one evaluation, in the order they were dealt out."""
+
+    returns: np.ndarray
+    """float64 [E]: sum of rewards of each game."""
+    lengths: np.ndarray
+    """int64 [E]: its steps."""
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return float(self.returns.mean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the returns (n - 1 in the denominator); nan for a single game."""
+        return float(self.returns.std(ddof=1)) if len(self.returns) > 1 else math.nan
+
+    @property
+    def ci95(self) -> float:
+        """The 95 % interval of the mean is mean +- this (Student's t); nan for a single game."""
+        num_games = len(self.returns)
+        return t_quantile_975(num_games - 1) * self.std / math.sqrt(num_games) if num_games > 1 else math.nan
+
+
+def evaluate(
+    policy: Policy,
+    env: RealEnv,
+    num_episodes: int,
+    seed: int,
+    index: int = 0,
+    replay: Replay | None = None,
+    advance: Callable[[int], None] = lambda games: None,
+) -> Evaluation:
+    """Play full games without random actions, at temperature 1.
+
+    Games are dealt out beforehand: environment i of n plays games i, i + n, i + 2n, ... and then stands still. Taking
+    whichever games end first would favour short ones, which often are the lost ones.
+
+    Args:
+        policy: draws the actions.
+        env: real environments whose episodes are full games; they are reset.
+        num_episodes: games to play, E.
+        seed: of the run.
+        index: of this evaluation in the run. Seed and index determine every random number.
+        replay: stores the games one after the other as they end, if given.
+        advance: told how many games have ended, whenever some do.
+
+    Raises:
+        ValueError: there is no game to play, or a lost life ends an episode of the environments, or the replay buffer
+            was made for more than one environment.
+    """
+    if num_episodes < 1:
+        raise ValueError(f"num_episodes: expected at least 1, got {num_episodes}")
+    if env.done_on_life_loss:
+        raise ValueError("env: expected full games, got environments made with done_on_life_loss=True")
+    if replay is not None and replay.num_envs != 1:
+        raise ValueError(f"replay: expected one made for num_envs=1, got {replay.num_envs}")
+    game_seed, action_seed = np.random.SeedSequence((seed, index)).generate_state(2).tolist()
+    player = Player(env.num_envs, action_seed)
+    returns = np.zeros(num_episodes, np.float64)
+    lengths = np.zeros(num_episodes, np.int64)
+    games = np.arange(env.num_envs)  # the game each environment plays
+    recordings: list[list[tuple[np.ndarray, ...]]] = [[] for _ in games]
+    obs, _ = env.reset(seed=game_seed)
+    env.active[:] = games < num_episodes
+    try:
+        while env.active.any():
+            playing = np.flatnonzero(env.active)
+            act = player.act(policy, obs)
+            next_obs, rew, end, trunc, info = env.step(act)
+            returns[games[playing]] += rew[playing]
+            lengths[games[playing]] += 1
+            if replay is not None:
+                for i in playing:
+                    step = slice(i, i + 1)
+                    arrays = obs, act, rew, end, trunc, info["final_obs"]
+                    recordings[i].append(tuple(array[step] for array in arrays))
+            ended = end | trunc
+            if ended.any():
+                for i in np.flatnonzero(ended):
+                    for step in recordings[i]:
+                        replay.append(*step)
+                    recordings[i].clear()
+                games[ended] += env.num_envs
+                env.active[:] = games < num_episodes
+                player.forget(ended)
+                advance(int(ended.sum()))
+            obs = next_obs
+    finally:
+        env.active[:] = True
+    if replay is not None:
+        replay.commit()
+    return Evaluation(returns, lengths)
+
+
+def t_quantile_975(degrees_of_freedom: int) -> float:
+    """The 97.5 % quantile of Student's t-distribution, to 3 decimal places.
+
+    Tabulated up to 10 degrees of freedom; above, expanded about the normal quantile (Abramowitz and Stegun, 26.7.5).
+    """
+    n = degrees_of_freedom
+    if n < 1:
+        raise ValueError(f"degrees_of_freedom: expected at least 1, got {n}")
+    table = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
+    if n <= len(table):
+        return table[n - 1]
+    x = 1.959964
+    return (
+        x
+        + (x**3 + x) / (4 * n)
+        + (5 * x**5 + 16 * x**3 + 3 * x) / (96 * n**2)
+        + (3 * x**7 + 19 * x**5 + 17 * x**3 - 15 * x) / (384 * n**3)
+    )

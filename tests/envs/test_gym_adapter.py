@@ -1,0 +1,147 @@
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from diamond_fast.envs.gym_adapter import GymSlot
+from diamond_fast.envs.real import RealEnv, make_real_env
+
+
+class Images(gymnasium.Env):
+    """Random images of a given kind; an episode has 5 to 14 steps."""
+
+    def __init__(self, shape=(6, 4, 3), dtype=np.uint8, actions=None, seeded=True):
+        self.observation_space = spaces.Box(0, 255 if dtype == np.uint8 else 1, shape, dtype)
+        self.action_space = actions or spaces.Discrete(4)
+        self.seeded = seeded
+
+    def _obs(self):
+        random = self.np_random if self.seeded else np.random.default_rng()
+        return random.integers(0, 256, self.observation_space.shape).astype(self.observation_space.dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.left = int(self.np_random.integers(5, 15))
+        return self._obs(), {"lives": 2}
+
+    def step(self, action):
+        assert self.action_space.contains(np.int64(action))
+        self.left -= 1
+        return self._obs(), float(action), self.left == 0, False, {"lives": 1 + (self.left > 3)}
+
+
+gymnasium.register("Images-v0", entry_point=Images)
+
+
+def slot_of(frame_size=8, **kwargs):
+    gymnasium.register("ImagesHere-v0", entry_point=lambda: Images(**kwargs))
+    try:
+        return GymSlot("ImagesHere-v0", frame_size)
+    finally:
+        del gymnasium.registry["ImagesHere-v0"]
+
+
+def area_average(image, size):
+    """The mean over each target pixel's area, in float64, from the image repeated to a common multiple."""
+    h, w = image.shape[:2]
+    big = np.repeat(np.repeat(image.astype(np.float64), size, axis=0), size, axis=1)
+    return big.reshape(size, h, size, w, -1).mean(axis=(1, 3))
+
+
+@pytest.mark.parametrize("size", [3, 8, 5])
+@pytest.mark.parametrize("shape", [(24, 24, 3), (21, 16, 1), (21, 16), (40, 9, 3)])
+def test_frames_are_area_averages_in_rgb(shape, size):
+    slot = slot_of(frame_size=size, shape=shape)
+    frame, lives = slot.reset(seed=3)
+    env = Images(shape)
+    truth, _ = env.reset(seed=3)
+    slot.send(2)
+    step, (next_truth, *_) = slot.recv(), env.step(2)
+    for got, image in ((frame, truth), (step.frame, next_truth)):
+        assert (got.shape, got.dtype) == ((size, size, 3), np.uint8)
+        assert np.abs(got - area_average(image, size)).max() <= 0.5001
+    assert lives == 2
+    assert step.reward == 2.0
+
+
+def test_frames_of_the_right_size_are_not_touched():
+    env = make_real_env(None, "diamond_fast/Catch-v0", 1, 24, done_on_life_loss=True)
+    obs, _ = env.reset(seed=0)
+    assert {tuple(pixel) for pixel in obs.reshape(-1, 3)} == {(0, 0, 0), (255, 255, 255), (0, 255, 0), (255, 0, 0)}
+    env.close()
+
+
+def test_actions_begin_where_the_environment_says():
+    slot = slot_of(actions=spaces.Discrete(3, start=5))
+    assert slot.num_actions == 3
+    slot.reset(seed=0)
+    slot.send(2)
+    assert slot.recv().reward == 7.0
+
+
+def test_lost_lives_end_episodes():
+    env = make_real_env(None, "Images-v0", 1, 8, done_on_life_loss=True)
+    env.reset(seed=0)
+    ends = np.array([(step[2][0], step[4]["game_over"][0]) for step in (env.step(np.array([0])) for _ in range(300))])
+    assert ends[:, 1].sum() > 10
+    assert abs(int(ends[:, 0].sum()) - 2 * int(ends[:, 1].sum())) <= 1  # one life within each game, one with it
+    env.close()
+
+
+@pytest.mark.parametrize("env_id", ["Images-v0", "diamond_fast/Catch-v0"])
+def test_goes_on_bit_for_bit_after_loading_a_state(env_id):
+    env = make_real_env(None, env_id, 3, 12, done_on_life_loss=True)
+    actions = np.random.default_rng(0).integers(0, env.num_actions, (200, 3))
+    env.reset(seed=[4, 5, 4])
+    states, steps = [], []
+    for a in actions:
+        states.append(env.state_dict())
+        steps.append(env.step(a))
+    assert max(state["lengths"].max() for state in states) < 60  # an episode's actions, not the run's
+    other = make_real_env(None, env_id, 3, 12, done_on_life_loss=True)
+    for t in range(1, 150, 7):
+        np.testing.assert_array_equal(other.load_state_dict(states[t]), steps[t - 1][0])
+        for a, step in zip(actions[t : t + 50], steps[t : t + 50], strict=True):
+            again = other.step(a)
+            for x, y in zip(again[:4], step[:4], strict=True):
+                np.testing.assert_array_equal(x, y)
+            np.testing.assert_array_equal(again[4]["final_obs"], step[4]["final_obs"])
+    env.close()
+    other.close()
+
+
+def test_an_environment_that_does_not_repeat_itself_is_noticed():
+    env = RealEnv(lambda: slot_of(seeded=False), 2, done_on_life_loss=True)
+    env.reset(seed=0)
+    state = env.state_dict()
+    with pytest.raises(RuntimeError, match=r"environments \[0, 1\] did not come back to the same frame"):
+        env.load_state_dict(state)
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("env_id", "message"),
+    [
+        ("CarRacin-v3", r'^unknown environment "CarRacin-v3"; did you mean CarRacing-v3\?'),
+        (
+            "diamond_fast/Cacth-v0",
+            r'^unknown environment "diamond_fast/Cacth-v0"; did you mean diamond_fast/Catch-v0\?',
+        ),
+        ("no_such_module:Game-v0", r'^environment "no_such_module:Game-v0" cannot be made: No module named'),
+        ("CartPole-v1", r"^CartPole-v1: expected uint8 image observations .* got Box\(.*float32\)"),
+        ("Pendulum-v1", r"^Pendulum-v1: expected discrete actions, got Box"),
+        ("FrozenLake-v1", r"^FrozenLake-v1: expected uint8 image observations .* got Discrete\(16\)"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(env_id, message):
+    with pytest.raises(ValueError, match=message):
+        make_real_env(None, env_id, 2, 64, done_on_life_loss=True)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"dtype": np.float32}, {"shape": (6, 4, 2)}, {"shape": (3, 6, 4)}, {"shape": (6,)}, {"shape": (2, 6, 4, 3)}],
+)
+def test_other_observations_are_refused(kwargs):
+    with pytest.raises(ValueError, match=r"^ImagesHere-v0: expected uint8 image observations"):
+        slot_of(**kwargs)

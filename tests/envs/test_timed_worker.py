@@ -1,0 +1,71 @@
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+
+from diamond_fast.envs.timed_worker import TimedWorker
+
+
+def fail():
+    raise KeyError("lost")
+
+
+def test_results_and_exceptions_come_back():
+    worker = TimedWorker(5)
+    assert worker.call(divmod, 7, 3) == (2, 1)
+    with pytest.raises(KeyError, match="lost"):
+        worker.call(fail)
+    assert worker.call(threading.get_ident) == worker.call(threading.get_ident) != threading.get_ident()
+    worker.close()
+
+
+def test_a_stuck_call_is_given_up():
+    worker, released = TimedWorker(0.1), threading.Event()
+    start = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"did not answer within 0\.1 s"):
+        worker.call(released.wait)
+    assert time.monotonic() - start < 2
+    with pytest.raises(RuntimeError, match="stopped answering"):
+        worker.call(int)
+    released.set()
+    worker.close()
+
+
+def test_calls_and_results_alternate():
+    worker = TimedWorker(5)
+    with pytest.raises(RuntimeError, match="nothing to do"):
+        worker.result()
+    worker.submit(int)
+    with pytest.raises(RuntimeError, match="still at work"):
+        worker.submit(int)
+    assert worker.result() == 0
+    worker.close()
+    with pytest.raises(RuntimeError, match="stopped answering"):
+        worker.call(int)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan")])
+def test_the_time_limit_is_checked(timeout):
+    with pytest.raises(ValueError, match=r"^timeout: "):
+        TimedWorker(timeout)
+
+
+def test_an_idle_thread_keeps_nothing_alive_and_ends():
+    class Thing:
+        def method(self):
+            return 1
+
+    before = threading.active_count()
+    worker, thing = TimedWorker(5), Thing()
+    assert worker.call(thing.method) == 1
+    reference = weakref.ref(thing)
+    del thing
+    gc.collect()
+    assert reference() is None
+    worker.close()
+    deadline = time.monotonic() + 5
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
