@@ -1,0 +1,348 @@
+"""DIAMOND's training loop (paper, algorithm 1): collect, train denoiser, reward/end model and policy, evaluate."""
+
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diamond_fast.config import RunConfig, UpdateConfig
+from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
+from diamond_fast.engine.rollout import BatchedEnv
+from diamond_fast.envs.on_device import OnDeviceEnv
+from diamond_fast.envs.real import make_real_env
+from diamond_fast.models.agent import Agent
+from diamond_fast.replay import Replay
+from diamond_fast.runs import checkpoint
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.runs.metrics import Logger, Metrics, classification
+from diamond_fast.runs.pictures import save_strips
+from diamond_fast.runs.progress import Progress, duration
+from diamond_fast.settings import to_json
+from diamond_fast.training.collect import Collector
+from diamond_fast.training.evaluate import Evaluation, evaluate
+from diamond_fast.training.held_out import held_out_losses, imagine_held_out
+from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
+from diamond_fast.training.precision import autocast, set_matmul_precision
+from diamond_fast.training.update import Update
+
+REWARD_NAMES = ("-1", "0", "+1")
+END_NAMES = ("goes_on", "ends")
+STRIP_TIMES = (1, 5, 10, 15)
+MAX_TEST_STEPS = 27_000  # a game's at most; the buffer takes memory only for what is played
+
+
+class Trainer:
+    """One run: its models, data and environments, and the loop over them.
+
+    Args:
+        cfg: every setting.
+        folder: where the run lives; created by the caller, who also holds its lock.
+        device: where the networks run.
+        agent: networks to start from; new ones where None.
+        logger: dashboard besides ``metrics.jsonl``.
+
+    A folder that holds a checkpoint is continued from it, exactly: weights, optimisers, replay, environments and
+    random numbers.
+
+    Raises:
+        ValueError: settings that do not fit together, or data on disk that does not belong to them.
+    """
+
+    def __init__(
+        self,
+        cfg: RunConfig,
+        folder: RunFolder,
+        device: torch.device,
+        agent: Agent | None = None,
+        logger: Logger = "none",
+    ):
+        self.cfg, self.folder, self.device = cfg, folder, device
+        set_matmul_precision(cfg.precision)
+        torch.manual_seed(cfg.seed)
+
+        saved = None
+        if checkpoint.latest_epoch(folder.checkpoints) is not None:
+            saved = checkpoint.load_latest(folder.checkpoints)
+
+        make_env = partial(make_real_env, cfg.game, cfg.env_id, frame_size=cfg.frame_size)
+        self.make_test_env = partial(make_env, done_on_life_loss=False)
+        num_envs = cfg.actor_critic_update.batch_size if cfg.model_free else cfg.collection.num_envs
+        self.train_env = make_env(num_envs=num_envs, done_on_life_loss=True)
+
+        self.agent = agent or Agent(cfg, self.train_env.num_actions)
+        self.agent.to(device, memory_format=torch.channels_last)
+        self.frame_shape = (cfg.frame_size, cfg.frame_size, cfg.denoiser.inner_model.img_channels)
+        journal = folder.replay / "journal"
+        if saved is None:  # stopped before the first checkpoint: the experience begins anew with everything else
+            journal.unlink(missing_ok=True)
+        self.replay = Replay.open(
+            journal,
+            self.frame_shape,
+            cfg.collection.num_envs,
+            cfg.collection.num_steps_total,
+            length=saved.state["replay"] if saved else None,
+        )
+        self.collector = Collector(self.train_env, self._seed("collect"))
+        self.updates = self._make_updates()
+
+        self.epoch = 0
+        self.num_epochs = 0  # known once the initial collection is done
+        self.env_steps = 0
+        self.newest_picture: Path | None = None
+        if saved:
+            self._restore(saved)
+        self.metrics = Metrics(folder.metrics_file, self.epoch, logger, to_json(cfg))
+
+    # --- the loop ---
+
+    def run(self) -> Evaluation:
+        """Trains to the end and returns the final evaluation."""
+        if self.num_epochs == 0:
+            self._collect_initially()
+            self._save()
+        plan = self._plan()
+        with Progress(self.num_epochs, plan, done=self.epoch) as self.progress:
+            while self.epoch < self.num_epochs:
+                self.epoch += 1
+                figures: dict[str, Any] = {}
+                started = time.monotonic()
+                if self._collects(self.epoch):
+                    figures |= self._collect(self.cfg.collection.steps_per_epoch)
+                for name, update in self.updates.items():
+                    figures |= self._train(name, update)
+                if self.epoch % self.cfg.evaluation.every == 0:
+                    figures |= self._evaluate(self.cfg.evaluation.num_episodes)
+                figures["epoch_seconds"] = time.monotonic() - started
+                self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
+                if self.epoch % self.cfg.checkpoint_every == 0 or self.epoch == self.num_epochs:
+                    self._save()
+                self.progress.epoch_done(_summary(figures))
+            return self._evaluate_finally()
+
+    def close(self) -> None:
+        self.train_env.close()
+        self.replay.close()
+        self.metrics.close()
+
+    # --- collect ---
+
+    def _collect_initially(self) -> None:
+        """Collects until rewards have been seen often enough; the rest of the run follows from how long that took."""
+        c = self.cfg.collection
+        if self.cfg.model_free:
+            self.num_epochs = self.cfg.num_final_epochs
+            return
+        with Progress(1, {"collect": c.first_epoch_min}) as self.progress:
+            figures = self._collect(c.first_epoch_min)
+            while self._rarer_rewards() < c.first_epoch_threshold_rew and self.env_steps < c.first_epoch_max:
+                figures = self._collect(c.steps_per_epoch)
+            self.progress.say(
+                f"initial collection: {self.env_steps} steps, rewards "
+                + ", ".join(f"{n}: {k}" for n, k in zip(REWARD_NAMES, self.replay.reward_counts.tolist(), strict=True))
+            )
+        self.metrics.log(figures, epoch=0, env_steps=self.env_steps)
+        epochs_collecting = (c.num_steps_total - self.env_steps) // c.steps_per_epoch
+        self.num_epochs = epochs_collecting + self.cfg.num_final_epochs
+
+    def _rarer_rewards(self) -> int:
+        """Steps with the two reward signs other than the most frequent one."""
+        counts = self.replay.reward_counts
+        return int(counts.sum() - counts.max())
+
+    def _collects(self, epoch: int) -> bool:
+        return not self.cfg.model_free and epoch <= self.num_epochs - self.cfg.num_final_epochs
+
+    def _collect(self, num_steps: int) -> dict[str, Any]:
+        c = self.cfg.collection
+        with self.progress.phase("collect", num_steps) as phase:
+            collected = self.collector.collect(
+                self.agent.actor_critic, self.replay, num_steps, c.epsilon, c.policy_temperature, phase.advance
+            )
+        self.env_steps = self.replay.num_steps
+        figures: dict[str, Any] = {
+            "collect/seconds": phase.seconds,
+            "collect/steps_per_second": collected.num_steps / phase.seconds,
+            "collect/episodes": len(collected.returns),
+            "replay/episodes": self.replay.num_episodes,
+            "replay/rewards": dict(zip(REWARD_NAMES, self.replay.reward_counts, strict=True)),
+            "replay/ends": self.replay.end_counts[1],
+        }
+        if collected.returns:
+            figures["collect/return_mean"] = np.mean(collected.returns)
+            figures["collect/length_mean"] = np.mean(collected.lengths)
+        return figures
+
+    # --- train ---
+
+    def _make_updates(self) -> dict[str, Update]:
+        """The updates in the order they are done in each epoch."""
+        cfg, agent = self.cfg, self.agent
+        cast = partial(autocast, self.device, cfg.precision)
+
+        def segments(stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False):
+            weights = cfg.collection.sample_weights
+            seed = self._seed("segments")
+            return self.replay.segments(update.batch_size, seq_length, weights, beyond_end, seed, stream)
+
+        rl_env: BatchedEnv
+        updates = {}
+        if cfg.model_free:
+            rl_env = OnDeviceEnv(self.train_env, self.device, self._seed("model_free"))
+        else:
+            denoiser = DenoiserObjective(
+                agent.denoiser, segments(0, cfg.denoiser_update, cfg.denoiser_seq_length), cfg.sigma_distribution
+            )
+            reward_end = RewardEndObjective(
+                agent.rew_end_model, segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True)
+            )
+            updates["denoiser"] = Update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update, cast)
+            updates["reward_end"] = Update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update, cast)
+            contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
+            starts = InitialStates(contexts, agent.rew_end_model, cfg.world_model.num_batches_to_preload)
+            rl_env = ImaginedEnv(
+                agent.denoiser, agent.rew_end_model, cfg.world_model, starts, cfg.actor_critic_update.batch_size
+            )
+        objective = ActorCriticObjective(agent.actor_critic, rl_env, cfg.actor_critic_loss)
+        updates["actor_critic"] = Update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update, cast)
+        return updates
+
+    def _num_updates(self, cfg: UpdateConfig, epoch: int) -> int:
+        if epoch <= cfg.start_after_epochs:
+            return 0
+        return cfg.steps_first_epoch if epoch == 1 else cfg.steps_per_epoch
+
+    def _train(self, name: str, update: Update) -> dict[str, Any]:
+        num_updates = self._num_updates(update.cfg, self.epoch)
+        if num_updates == 0:
+            return {}
+        with self.progress.phase(name, num_updates) as phase:
+            figures = update.train(num_updates, phase.advance)
+        for key, names in (("confusion_reward", REWARD_NAMES), ("confusion_end", END_NAMES)):
+            if key in figures:
+                figures[key.removeprefix("confusion_")] = classification(np.array(figures[key]), names)
+        frames = num_updates * update.cfg.batch_size * update.cfg.grad_acc_steps * self._frames_per_sample(name)
+        figures |= {"seconds": phase.seconds, "frames_per_second": frames / phase.seconds, "updates": num_updates}
+        if self.cfg.model_free:
+            self.env_steps += frames
+        return {f"{name}/{key}": value for key, value in figures.items()}
+
+    def _frames_per_sample(self, name: str) -> int:
+        """Frames a sample of a batch holds: those denoised, classified, or played."""
+        return {
+            "denoiser": 1 + self.cfg.num_autoregressive_steps,
+            "reward_end": self.cfg.reward_end_seq_length - 1,
+            "actor_critic": self.cfg.actor_critic_loss.backup_every,
+        }[name]
+
+    # --- evaluate ---
+
+    def _evaluate(self, num_episodes: int) -> dict[str, Any]:
+        """Returns of test games, and the world model's losses and pictures on them."""
+        replay = None if self.cfg.model_free else Replay(self.frame_shape, capacity=num_episodes * MAX_TEST_STEPS)
+        with self.progress.phase("evaluate", num_episodes) as phase:
+            result = self._play(num_episodes, self.epoch, replay, phase.advance)
+        figures = {"test/seconds": phase.seconds, **_figures(result)}
+        if replay is not None:
+            seed = self._seed("held_out")
+            figures |= held_out_losses(self.agent, replay, self.cfg, seed)
+            self._save_picture(replay, seed)
+        return figures
+
+    def _play(
+        self, num_episodes: int, index: int, replay: Replay | None, advance: Callable[[int], None]
+    ) -> Evaluation:
+        env = self.make_test_env(num_envs=min(num_episodes, self.cfg.evaluation.num_envs))
+        try:
+            return evaluate(
+                self.agent.actor_critic, env, num_episodes, self._seed("evaluate"), index, replay, advance
+            )
+        finally:
+            env.close()
+
+    def _save_picture(self, replay: Replay, seed: int) -> None:
+        strips = imagine_held_out(self.agent, replay, self.cfg, seed)
+        if strips is not None:
+            times = [t for t in STRIP_TIMES if t <= self.cfg.world_model.horizon]
+            path = self.folder.pictures / f"epoch_{self.epoch:06d}.png"
+            save_strips(path, list(zip(strips.real, strips.imagined, strict=True)), times)
+            self.newest_picture = path
+
+    def _evaluate_finally(self) -> Evaluation:
+        num_episodes = self.cfg.evaluation.num_final_episodes
+        with self.progress.phase("final evaluation", num_episodes) as phase:
+            result = self._play(num_episodes, self.epoch + 1, None, phase.advance)
+        figures = {f"final_{name}": value for name, value in _figures(result).items()}
+        self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
+        return result
+
+    # --- save and restore ---
+
+    def _save(self) -> None:
+        tensors = {name: model.state_dict() for name, model in self.agent.named_children()}
+        state = {
+            "epoch": self.epoch,
+            "num_epochs": self.num_epochs,
+            "env_steps": self.env_steps,
+            "replay": self.replay.commit(),
+            "collector": None if self.cfg.model_free else self.collector.state_dict(),
+            "updates": {name: update.state_dict() for name, update in self.updates.items()},
+            "rng": torch.get_rng_state(),
+            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+        checkpoint.save(self.folder.checkpoints, self.epoch, tensors, state)
+
+    def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        state = saved.state
+        for name, model in self.agent.named_children():
+            model.load_state_dict(saved.tensors[name])
+        for name, update in self.updates.items():
+            update.load_state_dict(state["updates"][name])
+        if not self.cfg.model_free:
+            self.collector.load_state_dict(state["collector"])
+        self.epoch, self.num_epochs, self.env_steps = state["epoch"], state["num_epochs"], state["env_steps"]
+        torch.set_rng_state(state["rng"])
+        if state["rng_cuda"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["rng_cuda"], self.device)
+        pictures = sorted(self.folder.pictures.glob("epoch_*.png"))
+        self.newest_picture = pictures[-1] if pictures else None
+
+    def _seed(self, purpose: str) -> int:
+        """A seed of its own for each use of random numbers."""
+        return int(np.random.SeedSequence([self.cfg.seed, zlib.crc32(purpose.encode())]).generate_state(1)[0])
+
+    def _plan(self) -> dict[str, int]:
+        """Steps still to come, by phase."""
+        left = range(self.epoch + 1, self.num_epochs + 1)
+        plan = {name: sum(self._num_updates(u.cfg, e) for e in left) for name, u in self.updates.items()}
+        plan["collect"] = sum(map(self._collects, left)) * self.cfg.collection.steps_per_epoch
+        evaluations = sum(e % self.cfg.evaluation.every == 0 for e in left)
+        plan["evaluate"] = evaluations * self.cfg.evaluation.num_episodes
+        plan["final evaluation"] = self.cfg.evaluation.num_final_episodes
+        return plan
+
+
+def _figures(result: Evaluation) -> dict[str, Any]:
+    return {
+        "test/returns": result.returns,
+        "test/lengths": result.lengths,
+        "test/return_mean": result.mean,
+        "test/return_std": result.std,
+        "test/return_ci95": result.ci95,
+    }
+
+
+def _summary(figures: Mapping[str, Any]) -> str:
+    """An epoch's one line."""
+    parts = [
+        f"{name} loss {figures[f'{name}/loss']:.4f}" for name in ("denoiser", "reward_end") if f"{name}/loss" in figures
+    ]
+    if "actor_critic/policy_entropy_bits" in figures:
+        parts.append(f"policy entropy {figures['actor_critic/policy_entropy_bits']:.2f} bits")
+    if "test/return_mean" in figures:
+        parts.append(f"test return {figures['test/return_mean']:.1f}")
+    return ", ".join([*parts, duration(figures["epoch_seconds"])])

@@ -1,0 +1,191 @@
+"""The whole loop on the small catching game, with networks and schedules cut down to seconds."""
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diamond_fast.config import (
+    ActorCriticConfig,
+    CollectionConfig,
+    DenoiserConfig,
+    EvaluationConfig,
+    InnerModelConfig,
+    RewardEndConfig,
+    RunConfig,
+    SamplerConfig,
+    UpdateConfig,
+    WorldModelConfig,
+)
+from diamond_fast.config_checks import checked
+from diamond_fast.runs import checkpoint
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.runs.metrics import read_metrics
+from diamond_fast.runs.nested import flatten
+from diamond_fast.training.trainer import Trainer
+from diamond_fast.training.update import NonFiniteError
+
+UPDATE = UpdateConfig(steps_first_epoch=3, steps_per_epoch=2, batch_size=4, lr_warmup_steps=2)
+TINY = RunConfig(
+    env_id="diamond_fast/Catch-v0",
+    frame_size=24,
+    num_final_epochs=2,
+    denoiser=DenoiserConfig(InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 0))),
+    denoiser_update=UPDATE,
+    reward_end=RewardEndConfig(lstm_dim=8, cond_channels=8, depths=(1, 1), channels=(8, 8), attn_depths=(0, 0)),
+    reward_end_update=UPDATE,
+    actor_critic=ActorCriticConfig(lstm_dim=8, channels=(8, 8), down=(1, 1)),
+    actor_critic_update=UPDATE,
+    world_model=WorldModelConfig(SamplerConfig(num_steps=1), horizon=5, num_batches_to_preload=2),
+    collection=CollectionConfig(
+        num_steps_total=300, first_epoch_min=200, first_epoch_max=250, first_epoch_threshold_rew=5, steps_per_epoch=50
+    ),
+    evaluation=EvaluationConfig(every=2, num_episodes=2, num_final_episodes=3, num_envs=2),
+)
+
+
+class Killed(BaseException):
+    """Stands for a signal nothing can catch."""
+
+
+def train(cfg, path, stop_after=None):
+    """Runs to the end, or up to the save of an epoch; continues what is there already."""
+    cfg = checked(cfg)
+    folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
+    trainer = Trainer(cfg, folder, torch.device("cpu"))
+    save = trainer._save
+
+    def save_then_stop():
+        save()
+        if trainer.epoch == stop_after:
+            raise Killed
+
+    trainer._save = save_then_stop
+    try:
+        return trainer.run(), trainer
+    except Killed:
+        return None, trainer
+    finally:
+        trainer.close()
+
+
+def everything(path):
+    """The newest checkpoint, replay included, as one flat mapping to checksums."""
+    saved = checkpoint.load_latest(path / "checkpoints")
+    tensors, tree = flatten({"tensors": saved.tensors, "state": saved.state})
+    return {
+        **{name: hashlib.sha256(t.numpy().tobytes()).hexdigest() for name, t in tensors.items()},
+        "tree": json.dumps(tree, sort_keys=True),
+        "replay": hashlib.sha256((path / "replay" / "journal").read_bytes()).hexdigest(),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    result, trainer = train(TINY, path)
+    return path, result, trainer
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    path, result, trainer = whole
+    assert len(result.returns) == 3
+    assert trainer.num_epochs == 4
+    assert trainer.env_steps == trainer.replay.num_steps == 300
+    lines = read_metrics(path / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3, 4, 4]
+    assert [line["env_steps"] for line in lines] == [200, 250, 300, 300, 300, 300]
+    assert lines[1]["denoiser/updates"] == 3
+    assert lines[2]["denoiser/updates"] == 2
+    assert "collect/seconds" in lines[2]
+    assert "collect/seconds" not in lines[3]  # the last epochs only train
+    assert sum(map(sum, lines[1]["reward_end/confusion_reward"])) > 0
+    for line in (lines[2], lines[4]):
+        assert line["test/lengths"] == [49, 49]
+        assert line["denoiser/held_out_loss"] > 0
+    assert lines[5]["final_test/returns"] == result.returns.tolist()
+    assert sorted(p.name for p in (path / "pictures").iterdir()) == ["epoch_000002.png", "epoch_000004.png"]
+    assert trainer.newest_picture == path / "pictures" / "epoch_000004.png"
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
+def test_resuming_is_exact(whole, tmp_path, stop_after):
+    """Stopped after an epoch and continued, everything equals the run that was not, bit for bit."""
+    path, result, _ = whole
+    stopped, _ = train(TINY, tmp_path / "run", stop_after)
+    assert stopped is None
+    continued, _ = train(TINY, tmp_path / "run")
+    assert everything(tmp_path / "run") == everything(path)
+    assert continued.returns.tolist() == result.returns.tolist()
+    timings = ("seconds", "per_second")
+    for a, b in zip(
+        read_metrics(path / "metrics.jsonl"), read_metrics(tmp_path / "run" / "metrics.jsonl"), strict=True
+    ):
+        assert {k: v for k, v in a.items() if not k.endswith(timings)} == {
+            k: v for k, v in b.items() if not k.endswith(timings)
+        }
+
+
+def test_stopped_before_the_first_checkpoint(whole, tmp_path, monkeypatch):
+    path = tmp_path / "run"
+
+    def killed(self):
+        raise Killed
+
+    with monkeypatch.context() as m:
+        m.setattr(Trainer, "_rarer_rewards", killed)
+        assert train(TINY, path)[0] is None
+    assert (path / "replay" / "journal").stat().st_size > 1000
+    train(TINY, path)
+    assert everything(path) == everything(whole[0])
+
+
+def test_the_seed_decides(whole, tmp_path):
+    other = replace(TINY, seed=1)
+    train(other, tmp_path / "run")
+    assert everything(tmp_path / "run") != everything(whole[0])
+
+
+def test_initial_collection_goes_on_until_rewards_were_seen(tmp_path):
+    cfg = replace(TINY, collection=replace(TINY.collection, first_epoch_threshold_rew=1_000))
+    _, trainer = train(cfg, tmp_path / "run", stop_after=0)
+    assert trainer.env_steps == 250  # the most it may take
+    assert trainer.num_epochs == 1 + 2
+
+
+def test_several_environments_and_bf16(tmp_path):
+    cfg = replace(TINY, precision="bf16", collection=replace(TINY.collection, num_envs=2))
+    result, trainer = train(cfg, tmp_path / "run")
+    assert trainer.env_steps == 300
+    assert len(result.returns) == 3
+    assert all(p.dtype == torch.float32 for p in trainer.agent.parameters())
+
+
+def test_model_free(tmp_path):
+    cfg = replace(TINY, model_free=True)
+    result, trainer = train(cfg, tmp_path / "a")
+    assert trainer.num_epochs == cfg.num_final_epochs
+    assert trainer.env_steps == (3 + 2) * 15 * 4
+    assert list(trainer.updates) == ["actor_critic"]
+    assert len(result.returns) == 3
+    train(cfg, tmp_path / "b", stop_after=1)
+    train(cfg, tmp_path / "b")
+    assert everything(tmp_path / "a") == everything(tmp_path / "b")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_applied(tmp_path):
+    cfg = checked(TINY)
+    trainer = Trainer(cfg, RunFolder.create(tmp_path / "run", cfg), torch.device("cpu"))
+    try:
+        trainer._collect_initially()
+        update = trainer.updates["denoiser"]
+        before = [p.clone() for p in trainer.agent.denoiser.parameters()]
+        objective = update.objective
+        update.objective = lambda: (objective()[0] * float("nan"), {})
+        with pytest.raises(NonFiniteError, match="denoiser: update 1 has loss nan"):
+            update.step()
+        assert all(torch.equal(a, b) for a, b in zip(before, trainer.agent.denoiser.parameters(), strict=True))
+    finally:
+        trainer.close()
