@@ -1,0 +1,161 @@
+import numpy as np
+import pytest
+import torch
+from gymnasium.utils.env_checker import data_equivalence
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics, TransformReward
+
+from diamond_fast.config import (
+    ActorCriticConfig,
+    DenoiserConfig,
+    InnerModelConfig,
+    RewardEndConfig,
+    RunConfig,
+    SamplerConfig,
+    WorldModelConfig,
+)
+from diamond_fast.envs.world_model import WorldModelEnv
+from diamond_fast.models.agent import Agent
+from diamond_fast.replay import Replay
+
+CFG = RunConfig(
+    frame_size=16,
+    denoiser=DenoiserConfig(InnerModelConfig(cond_channels=16, depths=(1,), channels=(8,), attn_depths=(0,))),
+    reward_end=RewardEndConfig(lstm_dim=8, cond_channels=8, depths=(1,), channels=(8,), attn_depths=(0,)),
+    actor_critic=ActorCriticConfig(lstm_dim=8, channels=(8,), down=(1,)),
+)
+WORLD = WorldModelConfig(SamplerConfig(num_steps=1), horizon=4)
+
+
+@pytest.fixture(scope="module")
+def world():
+    torch.manual_seed(0)
+    agent = Agent(CFG, num_actions=5)
+    torch.nn.init.normal_(agent.denoiser.inner_model.conv_out.weight, std=0.3)
+    rng = np.random.default_rng(0)
+    replay = Replay((16, 16, 3), capacity=50)
+    for _ in range(50):
+        frames = rng.integers(256, size=(2, 1, 16, 16, 3), dtype=np.uint8)
+        no = np.zeros(1, bool)
+        replay.append(frames[0], rng.integers(5, size=1), np.zeros(1, np.float32), no, no, frames[1])
+    replay.commit()
+    return agent, replay
+
+
+@pytest.fixture
+def env(world):
+    env = WorldModelEnv(*world, num_envs=6, cfg=WORLD)
+    yield env
+    env.close()
+
+
+def play(env, steps, seed):
+    env.action_space.seed(seed)
+    results = [env.reset(seed=seed)]
+    results += [env.step(env.action_space.sample()) for _ in range(steps)]
+    return results
+
+
+def test_keeps_gymnasiums_promises(env):
+    assert isinstance(env, VectorEnv)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    obs, info = env.reset(seed=1)
+    assert obs in env.observation_space
+    assert info == {}
+    ended = 0
+    for _ in range(12):
+        actions = env.action_space.sample()
+        before = obs
+        obs, rew, end, trunc, info = env.step(actions)
+        assert obs in env.observation_space
+        assert info["final_obs"] in env.observation_space
+        assert rew.dtype == np.float32
+        assert set(rew.tolist()) <= {-1.0, 0.0, 1.0}
+        assert end.dtype == trunc.dtype == bool
+        assert rew.shape == end.shape == trunc.shape == (6,)
+        dead = end | trunc
+        assert (info["_final_obs"] == dead).all()
+        assert (obs[~dead] == info["final_obs"][~dead]).all()
+        assert (obs[dead] != info["final_obs"][dead]).any(axis=(1, 2, 3)).all()
+        assert not (obs == before).all()
+        ended += dead.sum()
+    assert ended >= 12 * 6 // WORLD.horizon
+
+
+def test_episodes_are_truncated_at_the_horizon(world):
+    env = WorldModelEnv(*world, num_envs=2, cfg=WORLD)
+    env.reset(seed=0)
+    length = np.zeros(2, int)
+    seen = set()
+    for _ in range(40):
+        _, _, end, trunc, _ = env.step(np.zeros(2, int))
+        length += 1
+        assert (trunc == (length == WORLD.horizon)).all()
+        seen |= set(length[end | trunc].tolist())
+        length[end | trunc] = 0
+    assert max(seen) == WORLD.horizon
+
+
+def test_a_seed_fixes_everything_and_another_does_not(env):
+    a, b, c = play(env, 8, seed=7), play(env, 8, seed=7), play(env, 8, seed=8)
+    assert data_equivalence(a, b)
+    assert not data_equivalence(a, c)
+
+
+def test_a_later_reset_without_seed_goes_on_drawing(env):
+    first, _ = env.reset(seed=3)
+    second, _ = env.reset()
+    assert (first != second).any()
+
+
+def test_returned_arrays_are_not_reused(env):
+    obs, _ = env.reset(seed=0)
+    kept = obs.copy()
+    env.step(np.zeros(6, int))
+    assert (obs == kept).all()
+
+
+def test_works_under_gymnasiums_wrappers(env):
+    wrapped = RecordEpisodeStatistics(env)
+    wrapped.reset(seed=0)
+    total, done = np.zeros(6), []
+    for _ in range(6):
+        _, rew, end, trunc, info = wrapped.step(env.action_space.sample())
+        total += rew
+        dead = end | trunc
+        if dead.any():
+            np.testing.assert_allclose(info["episode"]["r"][dead], total[dead])
+            done += total[dead].tolist()
+            total[dead] = 0
+    assert done
+    doubled = TransformReward(env, lambda r: 2 * r)
+    doubled.reset(seed=0)
+    assert set(np.concatenate([doubled.step(env.action_space.sample())[1] for _ in range(9)])) == {-2.0, 0.0, 2.0}
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (np.zeros(5, int), "expected 6 integers"),
+        (np.zeros(6), "expected 6 integers"),
+        (np.array([0, 0, 0, 0, 0, 5]), r"values in 0\.\.4"),
+        (np.array([0, 0, 0, 0, 0, -1]), r"values in 0\.\.4"),
+    ],
+)
+def test_wrong_actions_are_refused(env, actions, message):
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(actions)
+
+
+def test_step_before_reset_and_unknown_render_mode(world, env):
+    with pytest.raises(RuntimeError, match="reset first"):
+        env.step(np.zeros(6, int))
+    with pytest.raises(ValueError, match="render_mode"):
+        WorldModelEnv(*world, render_mode="human")
+
+
+def test_render(world):
+    env = WorldModelEnv(*world, num_envs=2, cfg=WORLD, render_mode="rgb_array")
+    obs, _ = env.reset(seed=0)
+    assert all((frame == o).all() for frame, o in zip(env.render(), obs, strict=True))
