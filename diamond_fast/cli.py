@@ -16,6 +16,8 @@ T = TypeVar("T")
 BAD_INPUT = 2
 """Exit code where the command line asks for something that cannot be."""
 
+UNBROKEN = 10_000  # columns on which no message wraps
+ONE_COLUMN = 100  # on a wider terminal the help stands in several columns
 _PLAIN_METAVARS = {
     "INT": "a whole number",
     "FLOAT": "a number",
@@ -47,7 +49,7 @@ def parse(cls: type[T], args: Sequence[str] | None = None, *, default: T | None 
     except SystemExit as stop:
         if stop.code != BAD_INPUT:
             raise
-        fail(_condensed(_printed(cls, **options)))
+        fail(_condensed(_printed(cls, UNBROKEN, **options)))
     except BrokenPipeError:  # --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
@@ -77,19 +79,19 @@ def user_errors() -> Iterator[None]:
         fail(str(error) or type(error).__name__)
 
 
-def _printed(cls: type[Any], **options: Any) -> str:
-    """What tyro prints, error or help, on a terminal so wide that no line is broken."""
+def _printed(cls: type[Any], columns: int, **options: Any) -> str:
+    """What tyro prints, error or help, on a terminal of that width."""
     text = io.StringIO()
-    columns = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = "10000"
+    columns_before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = str(columns)
     try:
         with redirect_stdout(text), redirect_stderr(text), suppress(SystemExit):
             tyro.cli(cls, **options)
     finally:
-        if columns is None:
+        if columns_before is None:
             del os.environ["COLUMNS"]
         else:
-            os.environ["COLUMNS"] = columns
+            os.environ["COLUMNS"] = columns_before
     return text.getvalue()
 
 
@@ -147,5 +149,5 @@ def _unexpected(token: str, args: Sequence[str], flags: Sequence[str]) -> str:
 
 def _flags_of(cls: type[Any]) -> list[str]:
     """All flags, as the help shows them: each stands at the start of a line, with its other names behind it."""
-    lines = re.findall(r"^\W*?(--.*)$", _printed(cls, args=["--help"]), re.MULTILINE)
+    lines = re.findall(r"^\W*?(--.*)$", _printed(cls, ONE_COLUMN, args=["--help"]), re.MULTILINE)
     return [flag for line in lines for flag in re.findall(r"--\w[\w.-]*", line)]

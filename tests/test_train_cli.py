@@ -1,0 +1,329 @@
+"""``python -m diamond_fast.train``: what it resolves, refuses and prints, without training."""
+
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diamond_fast import train
+from diamond_fast.config import RunConfig
+from diamond_fast.estimate import Speed
+from diamond_fast.presets import PRESETS
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.training.evaluate import Evaluation
+from diamond_fast.training.update import NonFiniteError
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder_without_cuda(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def run_main(args):
+    train.main(args.split())
+
+
+def refusal(capsys, args):
+    """The one line that a command line is refused with."""
+    with pytest.raises(SystemExit) as stop:
+        run_main(args)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err.strip()
+
+
+# --- help -----------------------------------------------------------------------------------------------------------
+
+
+def test_help_is_instant_and_imports_no_torch():
+    program = (
+        "import sys\n"
+        "from diamond_fast.train import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'gymnasium', 'ale_py'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0, done.stderr
+    assert min(seconds) < 1.5  # 0.2 s on an idle machine
+    assert "python -m diamond_fast.train --game Boxing" in done.stdout
+
+
+def test_every_flag_has_a_help_text(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--help"])
+    assert stop.value.code == 0
+    lines = [line.strip(" │|") for line in capsys.readouterr().out.splitlines()]
+    flags = [i for i, line in enumerate(lines) if re.match(r"--\w", line)]
+    assert len(flags) > 80
+    for i in flags:
+        assert re.match(r"[A-Z1]", lines[i + 1]), lines[i]
+
+
+def test_help_shows_the_defaults_of_the_preset(capsys):
+    shown = []
+    for preset in ("atari100k", "quick"):
+        with pytest.raises(SystemExit):
+            train.main(["--preset", preset, "--help"])
+        shown.append(capsys.readouterr().out)
+    assert "Real steps in the whole run. (default: 100000)" in shown[0]
+    assert f"Real steps in the whole run. (default: {PRESETS['quick'].collection.num_steps_total})" in shown[1]
+
+
+# --- what is resolved -----------------------------------------------------------------------------------------------
+
+
+def read(args):
+    return train.read_command_line(args.split())
+
+
+@pytest.mark.parametrize("preset", ["atari100k", "quick"])
+def test_a_preset_gives_the_defaults(preset):
+    for args in (f"--game Pong --preset {preset}", f"--preset={preset} --game Pong"):
+        assert read(args).config == replace(PRESETS[preset], game="Pong")
+
+
+def test_flags_override_the_preset():
+    config = read(
+        "--preset quick --game pong --seed 7 --denoiser-update.lr 2e-4 --collection.steps-per-epoch 50 "
+        "--policy-temperature 0.5 --precision bf16 --model-free --actor-critic-loss.lambda 0.9"
+    ).config
+    quick = PRESETS["quick"]
+    assert config == replace(
+        quick,
+        game="Pong",
+        seed=7,
+        precision="bf16",
+        model_free=True,
+        denoiser_update=replace(quick.denoiser_update, lr=2e-4),
+        collection=replace(quick.collection, steps_per_epoch=50, policy_temperature=0.5),
+        actor_critic_loss=replace(quick.actor_critic_loss, lambda_=0.9),
+    )
+
+
+def test_auto_is_quick_without_cuda_and_the_papers_with_it(monkeypatch):
+    assert read("--game Pong").config == replace(PRESETS["quick"], game="Pong")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert read("--game Pong").config == replace(PRESETS["atari100k"], game="Pong")
+    assert read("--game Pong --device cuda:1").config == replace(PRESETS["atari100k"], game="Pong")
+    assert read("--game Pong --device cpu").config == replace(PRESETS["quick"], game="Pong")
+
+
+def test_the_small_game_needs_no_further_flag():
+    assert read("--preset catch").config == PRESETS["catch"]
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ("", "--game, --env-id: exactly one of them is needed, got neither; for instance --game Boxing"),
+        ("--game Boxng", "did you mean Boxing"),
+        ("--game Pong --env-id x", "--game, --env-id: exactly one of them is needed, got both"),
+        ("--gme Pong", "--gme: unknown flag; did you mean --game?"),
+        ("--game Pong --precision fp8", "--precision: invalid choice 'fp8'; one of fp32, tf32, bf16"),
+        ("--game Pong --preset paper", "--preset: invalid choice 'paper'; one of auto, atari100k, quick, catch"),
+        ("--game Pong --preset", "--preset: needs a value"),
+        ("--game Pong --seed -1", "--seed: must be at least 0, got -1"),
+        ("--game Pong --frame-size 4", "--frame-size: must be at least 16"),
+        ("--game Pong --denoiser-update.batch-size 0", "--denoiser-update.batch-size: must be at least 1, got 0"),
+        ("--game Pong --device cuda", "--device cuda: "),
+        ("--game Pong --device tpu", "--device: expected auto, cpu, cuda or cuda:N, got 'tpu'"),
+        ("--game Pong --init-from nowhere.pt", "nowhere.pt: no such file"),
+        ("--resume nowhere", "--resume nowhere: no such folder"),
+        ("--resume .", "--resume .: not the folder of a run"),
+        ("--env-id NoSuchGame-v0", "NoSuchGame"),
+        ("--game Pong --collection.num-envs 3", "--collection.num-steps-total: must be a multiple of"),
+    ],
+)
+def test_one_line_names_the_flag_and_nothing_is_created(capsys, tmp_path, args, line):
+    assert line in refusal(capsys, args)
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"] == []
+
+
+def test_a_cuda_device_that_is_not_there(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert refusal(capsys, "--game Pong --device cuda:3") == "--device cuda:3: this machine has cuda:0"
+
+
+def test_a_missing_dashboard_is_said_before_anything_is_created(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("diamond_fast.runs.metrics.find_spec", lambda name: None)
+    line = refusal(capsys, "--game Pong --preset quick --logger wandb")
+    assert line == "--logger wandb: wandb is not installed; pip install 'diamond_fast[wandb]'"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_run_is_not_overwritten(capsys, tmp_path):
+    RunFolder.create(tmp_path / "a", RunConfig(game="Pong"))
+    line = refusal(capsys, "--game Pong --preset quick --out a")
+    assert line == "a: a run is there already; continue it with --resume a"
+
+
+# --- resuming -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder.create(tmp_path / "a", replace(PRESETS["quick"], game="Pong", seed=3))
+
+
+def test_a_resumed_run_keeps_its_settings(run):
+    assert read("--resume a").config == run.read_config()
+    assert read("--resume=a --game pong --seed 3 --device cpu").config == run.read_config()
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (
+            "--seed 4 --denoiser-update.lr 1e-3",
+            "--resume a: a run keeps its settings: --seed is 3, not 4, --denoiser-update.lr is 0.0001, not 0.001; "
+            "start another one with --out",
+        ),
+        ("--game Boxing", "--game is Pong, not Boxing"),
+        ("--preset quick", "--preset: cannot be combined with --resume"),
+        ("--out b", "--out: cannot be combined with --resume"),
+        ("--init-from x.pt", "--init-from: cannot be combined with --resume"),
+    ],
+)
+def test_a_resumed_run_refuses_other_settings(capsys, run, args, line):
+    assert line in refusal(capsys, f"--resume a {args}")
+
+
+def test_a_run_in_use_is_refused(capsys, run):
+    with run.lock():
+        assert "in use by process" in refusal(capsys, "--resume a")
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+class FakeTrainer:
+    """Stands in for the real one; ``outcome`` is returned or raised by ``run``."""
+
+    outcome = Evaluation(np.array([1.0, 2.0]), np.array([5, 5]))
+    made: "list[FakeTrainer]"
+
+    def __init__(self, config, folder, device, agent=None, logger="none"):
+        self.config, self.folder, self.device, self.agent, self.logger = config, folder, device, agent, logger
+        self.newest_picture = folder.pictures / "epoch_000002.png"
+        self.closed = False
+        self.made.append(self)
+
+    def run(self):
+        with pytest.raises(ValueError, match="in use"), self.folder.lock():
+            pass
+        if isinstance(self.outcome, BaseException):
+            raise self.outcome
+        return self.outcome
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def trainers(monkeypatch):
+    monkeypatch.setattr(FakeTrainer, "made", [], raising=False)
+    monkeypatch.setattr("diamond_fast.training.trainer.Trainer", FakeTrainer)
+    return FakeTrainer.made
+
+
+def test_a_run_is_created_locked_closed_and_summed_up(capsys, tmp_path, trainers):
+    run_main("--game Pong --preset quick --seed 5 --logger none")
+    [trainer] = trainers
+    assert trainer.closed
+    assert trainer.device == torch.device("cpu")
+    assert trainer.folder.read_config() == trainer.config == replace(PRESETS["quick"], game="Pong", seed=5)
+    folder = trainer.folder.path
+    assert re.fullmatch(r"runs/Pong-\d{8}-\d{6}-seed5", str(folder))
+    with trainer.folder.lock():
+        pass
+    assert capsys.readouterr().out.splitlines() == [
+        f"Pong on cpu, seed 5: {folder}",
+        f"Picture: {folder}/pictures/epoch_000002.png",
+        "Return: 1.5 +- 6.4 (95 % interval, 2 episodes)",
+        f"Resume: python -m diamond_fast.train --resume {folder}",
+    ]
+
+
+def test_without_cuda_it_says_what_the_paper_would_take(capsys, trainers, monkeypatch):
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: OneSecondPerUpdate())
+    run_main("--game Pong --out x")
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("No CUDA: taking --preset quick")
+    assert first.endswith("--preset atari100k) would take about 14 d 3 h on this machine.")  # 1.22 million updates
+
+
+def test_resuming_uses_the_same_folder(capsys, run, trainers):
+    train.main(["--resume", "a"])
+    assert trainers[0].folder.path == Path("a")
+    assert "Resume: python -m diamond_fast.train --resume a" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "Stopped. Go on from the last checkpoint with: "),
+        (NonFiniteError("denoiser: update 3 has loss nan"), 1, "denoiser: update 3 has loss nan. Go on from"),
+    ],
+)
+def test_a_run_that_stops_says_how_to_go_on(capsys, trainers, monkeypatch, outcome, code, line):
+    monkeypatch.setattr(FakeTrainer, "outcome", outcome)
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--game", "Pong", "--preset", "quick", "--out", "a b"])
+    assert stop.value.code == code
+    err = capsys.readouterr().err
+    assert err.startswith(line)
+    assert err.endswith("python -m diamond_fast.train --resume 'a b'\n")
+    assert trainers[0].closed
+
+
+def test_a_bug_keeps_its_traceback(trainers, monkeypatch):
+    monkeypatch.setattr(FakeTrainer, "outcome", ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        run_main("--game Pong --preset quick")
+
+
+class OneSecondPerUpdate:
+    def seconds_per_update(self, cost):
+        return 1.0
+
+
+# --- dry run --------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_says_everything_and_creates_nothing(capsys, tmp_path):
+    run_main("--game boxing --preset quick --seed 9 --dry-run")
+    out = capsys.readouterr().out
+    for expected in ("--game Boxing\n", "--seed 9\n", "--denoiser.inner-model.channels 16 32 32\n", "Boxing on cpu\n"):
+        assert expected in out
+    assert re.search(r"^actor_critic +[\d,]+ +[\d,]+ +[\d.,]+ +[\d.]+$", out, re.MULTILINE)
+    assert re.search(r"^time: about .* on this machine", out, re.MULTILINE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_settings_of_a_dry_run_are_a_command_line(capsys, monkeypatch):
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: Speed(1e9, 1e9))
+    run_main("--preset catch --seed 9 --dry-run")
+    settings = capsys.readouterr().out.split("\n\n")[0]
+    words = [word for line in settings.splitlines() if not line.endswith(" None") for word in line.split()]
+    words = [word for word in words if word not in ("False", "--model-free")]
+    assert read(" ".join(["--preset", "atari100k", *words])).config == replace(PRESETS["catch"], seed=9)
