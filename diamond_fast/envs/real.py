@@ -61,7 +61,7 @@ class RealEnv(VectorEnv):
     - ``game_over`` bool [N]: the game itself ended or was cut short, not only a life;
     - ``lives`` int64 [N]: lives left in the game on the screen, 0 in games without.
 
-    All work is done on a thread of the environment's own: ``send`` returns at once, ``recv`` waits for the results.
+    Results are awaited on a thread of the environment's own: ``send`` returns at once, ``recv`` waits for that thread.
 
     Args:
         make_slot: makes one game.
@@ -136,7 +136,7 @@ class RealEnv(VectorEnv):
             ValueError: actions are not of shape [N], or one is out of range.
             RuntimeError: the environment was not reset, or ``recv`` was not called after the last ``send``.
         """
-        self._worker.submit(self._advance, self._checked(actions), self.active.copy())
+        self._start(self._checked(actions), np.flatnonzero(self.active).tolist())
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Wait for the step that ``send`` started and return its results.
@@ -185,9 +185,11 @@ class RealEnv(VectorEnv):
         self._worker.call(self._begin, [self._history.restart(i) for i in range(self.num_envs)])
         lengths = np.array([len(actions) for actions in histories])
         for t in range(lengths.max()):
-            active = t < lengths
-            actions = np.array([h[t] if a else 0 for h, a in zip(histories, active, strict=True)])
-            self._worker.call(self._advance, actions, active)
+            stepped = np.flatnonzero(t < lengths).tolist()
+            actions = np.zeros(self.num_envs, np.int64)
+            actions[stepped] = [histories[i][t] for i in stepped]
+            self._start(actions, stepped)
+            self.recv()
         wrong = np.flatnonzero(self._checksums() != state["frame_crc32"])
         if wrong.size:
             raise RuntimeError(
@@ -199,6 +201,13 @@ class RealEnv(VectorEnv):
     def _checksums(self) -> np.ndarray:
         return np.array([zlib.crc32(np.ascontiguousarray(frame)) for frame in self._obs], np.int64)
 
+    def _start(self, actions: np.ndarray, stepped: list[int]) -> None:
+        for i in stepped:
+            action = int(actions[i])
+            self._slots[i].send(action)
+            self._history.record(i, action)
+        self._worker.submit(self._finish, stepped)
+
     # --- on the environment's thread --------------------------------------------------------------------------------
 
     def _begin(self, seeds: list[int]) -> None:
@@ -207,13 +216,7 @@ class RealEnv(VectorEnv):
         self._lives = np.array([lives for _, lives in begun], np.int64)
         self._fewest_lives = self._lives.copy()
 
-    def _advance(
-        self, actions: np.ndarray, active: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        stepped = np.flatnonzero(active).tolist()
-        for i in stepped:
-            self._slots[i].send(int(actions[i]))
-            self._history.record(i, int(actions[i]))
+    def _finish(self, stepped: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         next_obs = self._obs.copy()
         rewards = np.zeros(self.num_envs, np.float32)
         terminations, truncations = np.zeros((2, self.num_envs), bool)
@@ -250,8 +253,7 @@ class RealEnv(VectorEnv):
     def _check_ready(self) -> None:
         if self._obs is None:
             raise RuntimeError("reset() must be called first")
-        if self._worker.busy:
-            raise RuntimeError("a step is under way; call recv() first")
+        self._worker.check_free()
 
     def _checked(self, actions: np.ndarray) -> np.ndarray:
         self._check_ready()

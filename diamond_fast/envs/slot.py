@@ -34,7 +34,7 @@ class Slot(Protocol):
         """Begin a game. Returns its first frame, uint8 [H,W,C], and the lives."""
 
     def send(self, action: int) -> None:
-        """Start a step; action must be in range."""
+        """Start a step and return at once; action must be in range."""
 
     def recv(self) -> SlotStep:
         """Wait for the step's end."""

@@ -20,23 +20,26 @@ class TimedWorker:
             raise ValueError(f"timeout: expected seconds above 0, got {timeout}")
         self.timeout = timeout
         self.lost = False
-        """True once a call has exceeded its time; every later call raises."""
+        """True once a call has exceeded its time or ``close`` was called."""
         self.busy = False
         """True between ``submit`` and ``result``."""
         self._tasks: SimpleQueue = SimpleQueue()
         self._results: SimpleQueue = SimpleQueue()
         threading.Thread(target=_serve, args=(self._tasks, self._results), daemon=True, name="environment").start()
 
-    def submit(self, function: Callable[..., Any], *args: Any) -> None:
-        """Start a call.
-
+    def check_free(self) -> None:
+        """
         Raises:
-            RuntimeError: the last call's result was not taken, or a call got stuck before.
+            RuntimeError: the last call's result was not taken, or a call got stuck before, or ``close`` was called.
         """
         if self.lost:
-            raise RuntimeError("the environment stopped answering earlier; close it and make a new one")
+            raise RuntimeError("the environment is closed, or stopped answering earlier; make a new one")
         if self.busy:
             raise RuntimeError("the environment is still at work; take that result first")
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> None:
+        """Start a call. Raises what ``check_free`` raises."""
+        self.check_free()
         self.busy = True
         self._tasks.put((function, args))
 

@@ -26,7 +26,7 @@ class Policy(Protocol):
 class Player:
     """Draws actions from a policy and carries its LSTM state from step to step.
 
-    Random numbers come from one generator on the CPU, so that they are the same on every device.
+    Random numbers come from one generator on the CPU, 1 + N a step, so that they are the same on every device.
     """
 
     def __init__(self, num_envs: int, seed: int):
@@ -50,12 +50,13 @@ class Player:
         hx, cx = (x.to(policy.device) for x in self._hx_cx)
         frames = torch.from_numpy(obs).to(policy.device)
         logits, _, self._hx_cx = policy.predict_act_value(to_float(frames), (hx, cx))
-        if torch.rand((), generator=self._generator) < epsilon:
-            act = torch.randint(logits.shape[1], (self._num_envs,), generator=self._generator)
+        uniform = torch.rand(1 + self._num_envs, dtype=torch.float64, generator=self._generator)
+        if uniform[0] < epsilon:
+            act = uniform[1:] * logits.shape[1]
         else:
-            probabilities = (logits.float().cpu() / temperature).softmax(dim=1)
-            act = torch.multinomial(probabilities, 1, generator=self._generator).squeeze(1)
-        return act.numpy()
+            cumulative = (logits.cpu().double() / temperature).softmax(dim=1).cumsum(dim=1)
+            act = torch.searchsorted(cumulative, uniform[1:, None], right=True).squeeze(1)
+        return act.long().clamp_(max=logits.shape[1] - 1).numpy()
 
     @torch.inference_mode()
     def forget(self, ended: np.ndarray) -> None:

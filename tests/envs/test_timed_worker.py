@@ -42,7 +42,7 @@ def test_calls_and_results_alternate():
         worker.submit(int)
     assert worker.result() == 0
     worker.close()
-    with pytest.raises(RuntimeError, match="stopped answering"):
+    with pytest.raises(RuntimeError, match="is closed"):
         worker.call(int)
 
 

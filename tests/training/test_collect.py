@@ -11,6 +11,15 @@ from diamond_fast.replay import Replay
 from diamond_fast.training.collect import Collector
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The networks are too small for two."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 class CountingPolicy:
     """Counts the steps since an episode's start in its LSTM state, and prefers the action count % 3 by ``margin``."""
 
