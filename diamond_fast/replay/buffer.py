@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
+import logging
 import math
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from diamond_fast import _replay
+from diamond_fast.replay import commits
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.journal import Journal, JournalError
 from diamond_fast.replay.segments import Segments
 
-_LENGTH = struct.Struct("<I")
+_log = logging.getLogger(__name__)
 
 
 class Episode(NamedTuple):
@@ -61,9 +62,7 @@ class Replay:
         self.num_envs = int(num_envs)
         self._store = _replay.Store(math.prod(self.frame_shape), self.num_envs, int(capacity))
         self._journal: Journal | None = None
-        self._committed = [0] * self.num_envs  # slots per environment
-        self._committed_steps = 0  # vector steps
-        self._closed = False  # close_episodes() since the last commit and append
+        self._mark_committed()
 
     # --- writing ---
 
@@ -99,6 +98,22 @@ class Replay:
             _checked("final_obs", final_obs, "u", np.uint8, frames),
         )
         self._closed = False
+
+    def append_episode(self, episode: Episode) -> None:
+        """Takes a whole episode; one that has no end is closed.
+
+        Raises:
+            ValueError: there is more than one environment, or as for `append`.
+            RuntimeError: the buffer is full.
+        """
+        if self.num_envs != 1:
+            raise ValueError(f"num_envs: whole episodes go into a buffer of one environment, not {self.num_envs}")
+        final = np.zeros(self.frame_shape, np.uint8) if episode.final_obs is None else episode.final_obs
+        rew, end, trunc = episode.rew.astype(np.float32), episode.end.astype(bool), episode.trunc.astype(bool)
+        for t in range(len(episode.act)):
+            step = slice(t, t + 1)
+            self.append(episode.obs[step], episode.act[step], rew[step], end[step], trunc[step], final[None])
+        self.close_episodes()
 
     def close_episodes(self) -> None:
         """Leaves the running episodes as they are, without an end: the next step starts new ones."""
@@ -165,9 +180,20 @@ class Replay:
         """
         if stop <= start:
             raise ValueError(f"stop: expected more than start ({start}), got {stop}")
-        layout = _replay.BatchLayout(1, stop - start, math.prod(self.frame_shape))
+        return self.cut([(episode, start)], stop - start)
+
+    def cut(self, starts: Sequence[tuple[int, int]], seq_length: int) -> Batch:
+        """Returns the segments that begin at the given (episode, step), as one batch.
+
+        Raises:
+            IndexError: there is no such episode.
+            ValueError: seq_length is not positive.
+        """
+        if seq_length < 1:
+            raise ValueError(f"seq_length: expected at least 1, got {seq_length}")
+        layout = _replay.BatchLayout(len(starts), seq_length, math.prod(self.frame_shape))
         block = torch.empty(layout.num_bytes, dtype=torch.uint8)
-        self._store.cut_into([(episode, start)], layout, block.numpy())
+        self._store.cut_into(starts, layout, block.numpy())
         return Batch.unpack(block, layout, self.frame_shape)
 
     def segments(
@@ -253,6 +279,24 @@ class Replay:
         replay._journal = journal
         return replay
 
+    @classmethod
+    def load(cls, path: Path | str) -> Replay:
+        """Returns what a journal holds, in memory; the file is only read.
+
+        Raises:
+            JournalError: not a journal, or a damaged header. Damage after that costs the commits from there on, and
+                is told in the log.
+            OSError: it cannot be read.
+        """
+        with contextlib.closing(Journal(path, writable=False)) as journal:
+            if journal.problem:
+                _log.warning("%s: reading %d whole commits (%s)", path, journal.num_records, journal.problem)
+            num_envs = journal.meta["num_envs"]
+            num_steps = sum(commits.num_vector_steps(record) for record in journal.records())
+            replay = cls(journal.meta["frame_shape"], num_envs, max(1, num_steps * num_envs))
+            replay._restore(journal)
+        return replay
+
     def commit(self) -> int:
         """Makes all steps visible to readers and, where there is a journal, safe on the disk.
 
@@ -262,11 +306,11 @@ class Replay:
         Raises:
             OSError: the journal could not be written; nothing changed, and commit() may be called again.
         """
-        used = [self._store.lane_used(i) for i in range(self.num_envs)]
-        if self._journal is not None and (used != self._committed or self._closed):
-            self._journal.append(self._pack(used))
+        num_steps = self._store.num_vector_steps - self._committed_steps
+        if self._journal is not None and (num_steps or self._closed):
+            self._journal.append(commits.pack(self._store, self._committed, num_steps, self._closed))
         self._store.publish_running()
-        self._committed, self._committed_steps, self._closed = used, self._store.num_vector_steps, False
+        self._mark_committed()
         return 0 if self._journal is None else self._journal.length
 
     def close(self) -> None:
@@ -275,47 +319,18 @@ class Replay:
             self._journal.close()
             self._journal = None
 
-    def _pack(self, used: list[int]) -> Iterator[bytes | memoryview]:
-        slots = [now - before for now, before in zip(used, self._committed, strict=True)]
-        head = {"steps": self._store.num_vector_steps - self._committed_steps, "slots": slots, "closed": self._closed}
-        text = json.dumps(head).encode()
-        yield _LENGTH.pack(len(text)) + text
-        for lane, count in enumerate(slots):
-            yield from self._slot_bytes(lane, count)
-
-    def _slot_bytes(self, lane: int, count: int) -> list[memoryview]:
-        """The memory of a lane's next `count` slots after the committed ones."""
-        frames, act, rew, flags = self._store.slots(self._store.lane_start(lane) + self._committed[lane], count)
-        return [memoryview(array.reshape(-1).view(np.uint8)) for array in (flags, act, rew, frames)]
-
     def _restore(self, journal: Journal) -> None:
-        for reader in journal.records():
-            head = _read_head(reader)
+        for record in journal.records():
             try:
-                for lane, count in enumerate(head["slots"]):
-                    for memory in self._slot_bytes(lane, count):
-                        _read_into(reader, memory)
-                self._store.adopt(head["steps"], head["slots"])
+                commits.unpack(self._store, record)
             except (IndexError, ValueError) as error:
                 raise JournalError(f"{journal.path}: does not fit into the given capacity ({error})") from error
-            self._store.publish_running()
-            if head["closed"]:
-                self._store.close_running()
-            self._committed = [self._store.lane_used(i) for i in range(self.num_envs)]
-            self._committed_steps = self._store.num_vector_steps
+        self._mark_committed()
 
-
-def _read_head(reader: BinaryIO) -> dict[str, Any]:
-    (length,) = _LENGTH.unpack(reader.read(_LENGTH.size))
-    return json.loads(reader.read(length))
-
-
-def _read_into(reader: BinaryIO, memory: memoryview) -> None:
-    while memory:
-        count = reader.readinto(memory)
-        if count == 0:
-            raise ValueError("a commit ends early")
-        memory = memory[count:]
+    def _mark_committed(self) -> None:
+        self._committed = [self._store.lane_used(lane) for lane in range(self.num_envs)]
+        self._committed_steps = self._store.num_vector_steps
+        self._closed = False
 
 
 def _checked(name: str, array: Any, kinds: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,0 +1,145 @@
+"""Batches a second beside a plain NumPy gather and the machine's memcpy limit; size and opening time on disk.
+
+    pytest benchmarks/test_replay.py --benchmark-json=replay.json
+
+The candidates of a comparison take turns in one process, so that whatever else the machine does hits all of them alike;
+`extra_info` holds the medians and their ratios. Run it on a quiet machine: `load` says how quiet it was.
+"""
+
+import ctypes
+import itertools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from diamond_fast.envs.real import make_real_env
+from diamond_fast.replay import Replay
+
+NUM_STEPS = 100_000
+EPISODE_STEPS = 1_000
+FRAME_SHAPE = (64, 64, 3)
+FRAME_BYTES = 64 * 64 * 3
+BATCH_SIZE = 32
+QUARTERS = (0.1, 0.1, 0.1, 0.7)
+ROUNDS = 40
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def noise_replay() -> Replay:
+    """100k steps of noise: what is in the frames does not matter to a copy."""
+    replay, rng = Replay(FRAME_SHAPE, capacity=NUM_STEPS), np.random.default_rng(0)
+    frames = rng.integers(0, 256, (64, 1, *FRAME_SHAPE), np.uint8)
+    flags, zero = np.array([[False], [True]]), np.zeros(1, np.float32)
+    for t in range(NUM_STEPS):
+        end = flags[int((t + 1) % EPISODE_STEPS == 0)]
+        replay.append(frames[t % 64], np.array([t]), zero, end, flags[0], frames[0])
+    return replay
+
+
+def take_turns(candidates: dict[str, Callable[[], object]], calls: int) -> dict[str, float]:
+    """Returns the median calls a second of each, over rounds in which every candidate has its turn."""
+    rates: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(ROUNDS):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            for _ in range(calls):
+                call()
+            rates[name].append(calls / (time.perf_counter() - start))
+    return {name: float(np.median(rate)) for name, rate in rates.items()}
+
+
+@pytest.mark.parametrize("seq_length", [19, 6])
+def test_batches(benchmark, noise_replay, seq_length):
+    """All candidates copy whole segments from the same memory; NumPy and memcpy leave out everything but the frames."""
+    frames = noise_replay.episode(0).obs
+    slots = np.lib.stride_tricks.as_strided(
+        frames, (NUM_STEPS, *FRAME_SHAPE), writeable=False
+    )  # the lane from its start
+    rng = np.random.default_rng(0)
+    starts = itertools.cycle(rng.integers(0, NUM_STEPS - seq_length, (1000, BATCH_SIZE)))
+    target = np.empty(BATCH_SIZE * seq_length * FRAME_BYTES, np.uint8)
+    row_bytes = seq_length * FRAME_BYTES
+    rows = [target.ctypes.data + row * row_bytes for row in range(BATCH_SIZE)]
+    base, memmove = slots.ctypes.data, ctypes.memmove
+
+    def memcpy() -> None:
+        for row, start in zip(rows, next(starts).tolist(), strict=True):
+            memmove(row, base + start * FRAME_BYTES, row_bytes)
+
+    def numpy_gather() -> np.ndarray:
+        return slots[next(starts)[:, None] + np.arange(seq_length)]
+
+    in_turn, ahead = (noise_replay.segments(BATCH_SIZE, seq_length, QUARTERS, num_threads=n) for n in (0, 1))
+    candidates = {
+        "memcpy": memcpy,
+        "numpy": numpy_gather,
+        "no_thread": lambda: next(in_turn),
+        "one_thread": lambda: next(ahead),
+    }
+    rates = take_turns(candidates, calls=20 if seq_length > 10 else 60)
+    benchmark.extra_info |= {f"{name}_batches_per_s": round(rate) for name, rate in rates.items()}
+    for name, other in itertools.product(("no_thread", "one_thread"), ("memcpy", "numpy")):
+        benchmark.extra_info[f"{name}_over_{other}"] = round(rates[name] / rates[other], 3)
+    benchmark.extra_info["load"] = round(os.getloadavg()[0], 2)
+    benchmark(next, ahead)
+
+
+def test_append(benchmark):
+    """A vector step of 8 environments, as the collector hands it over."""
+    n, calls = 8, 5_000
+    replay = Replay(FRAME_SHAPE, n, capacity=n * calls)
+    obs = np.random.default_rng(0).integers(0, 256, (n, *FRAME_SHAPE), np.uint8)
+    step = (obs, np.arange(n), np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, bool), obs)
+    benchmark.pedantic(replay.append, step, rounds=calls, iterations=1)
+
+
+def boxing_journal(path: Path, num_steps: int) -> float:
+    """Plays random Boxing into a journal, a commit every 100 steps; returns the seconds spent in commits."""
+    env = make_real_env("Boxing", None, num_envs=2, frame_size=64, done_on_life_loss=True)
+    replay, rng, seconds = Replay.open(path, FRAME_SHAPE, 2, num_steps), np.random.default_rng(0), 0.0
+    obs, _ = env.reset(seed=0)
+    for t in range(num_steps // 2):
+        act = rng.integers(0, env.num_actions, 2)
+        next_obs, rew, end, trunc, info = env.step(act)
+        replay.append(obs, act, rew, end, trunc, info["final_obs"])
+        obs = next_obs
+        if t % 50 == 49:
+            start = time.perf_counter()
+            replay.commit()
+            seconds += time.perf_counter() - start
+    env.close()
+    replay.close()
+    return seconds
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_boxing_on_disk(benchmark, tmp_path):
+    """100k steps of real Boxing: at most 100 MB on disk, 1.5 GB in memory, 5 s to open."""
+    path = tmp_path / "journal"
+    commit_seconds = boxing_journal(path, NUM_STEPS)
+    before = resident_bytes()
+    replay = benchmark.pedantic(Replay.open, (path, FRAME_SHAPE, 2, NUM_STEPS), rounds=1)
+    raw = replay.num_steps * FRAME_BYTES
+    benchmark.extra_info |= {
+        "disk_mb": round(path.stat().st_size / 1e6, 1),
+        "memory_mb": round((resident_bytes() - before) / 1e6),
+        "compression": round(raw / path.stat().st_size, 1),
+        "commit_ms_per_100_steps": round(commit_seconds / (NUM_STEPS / 100) * 1e3, 2),
+        "load": round(os.getloadavg()[0], 2),
+    }

@@ -1,0 +1,160 @@
+"""``python -m diamond_fast.replay``: looks at stored experience, checks it, and moves it between formats."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg, subcommand
+
+from diamond_fast.cli import parse, user_errors
+
+if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
+    from diamond_fast.replay import Replay
+
+PROGRAM = "python -m diamond_fast.replay"
+EXIT_DAMAGED = 1
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what a journal, a .npz recording or a published dataset/ folder holds."""
+
+    path: Positional[Path]
+
+
+@dataclass(frozen=True)
+class Verify:
+    """Check every byte of a journal, or every array of a recording; exit code 1 where something is wrong."""
+
+    path: Positional[Path]
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write what a journal, or anything else that `info` reads, holds as one .npz recording."""
+
+    path: Positional[Path]
+    out: Positional[Path]
+    """New file, .npz."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """Write a .npz recording or a published dataset/ folder as a journal."""
+
+    path: Positional[Path]
+    out: Positional[Path]
+    """New file; a training run keeps its own in replay/journal."""
+
+
+@dataclass(frozen=True)
+class ReplayArgs:
+    """Look at stored experience, check it, and move it between formats.
+
+    What a run has collected, and whether it is whole:
+        python -m diamond_fast.replay info runs/Boxing-20260101-120000-seed0/replay/journal
+        python -m diamond_fast.replay verify runs/Boxing-20260101-120000-seed0/replay/journal
+
+    To and from other programs:
+        python -m diamond_fast.replay export runs/Boxing-20260101-120000-seed0/replay/journal boxing.npz
+        python -m diamond_fast.replay import path/to/dataset/train boxing.journal
+    """
+
+    command: Annotated[
+        Annotated[Info, subcommand("info")]
+        | Annotated[Verify, subcommand("verify")]
+        | Annotated[Export, subcommand("export")]
+        | Annotated[Import, subcommand("import")],
+        arg(name=""),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = parse(ReplayArgs, argv, prog=PROGRAM).command
+    with user_errors():
+        match command:
+            case Info(path):
+                print(summary(path))
+            case Verify(path):
+                return verify(path)
+            case Export(path, out):
+                export(path, out)
+            case Import(path, out):
+                import_recording(path, out)
+    return 0
+
+
+def summary(path: Path) -> str:
+    from diamond_fast.replay import load_recording
+
+    replay = load_recording(path)
+    lengths, (negative, zero, positive) = replay.lengths, replay.reward_counts
+    height, width, channels = replay.frame_shape
+    lines = [
+        f"{path}: {replay.num_steps} steps in {replay.num_episodes} episodes, {replay.num_envs} environments at a time",
+        f"frames: {height}x{width}x{channels}",
+        f"rewards: {negative} negative, {zero} zero, {positive} positive; ends: {replay.end_counts[1]}",
+    ]
+    if len(lengths):
+        lines.append(f"episode lengths: {lengths.min()} to {lengths.max()}, {lengths.mean():.1f} on average")
+    if path.is_file():
+        size, raw = path.stat().st_size, replay.num_steps * height * width * channels
+        lines.append(f"on disk: {size / 1e6:.1f} MB, {raw / size:.1f} times smaller than its frames")
+    return "\n".join(lines)
+
+
+def verify(path: Path) -> int:
+    from diamond_fast.replay.formats import read_episodes
+    from diamond_fast.replay.journal import Journal
+
+    if path.is_dir() or path.suffix == ".npz":
+        try:
+            count = sum(1 for _ in read_episodes(path))
+        except ValueError as error:
+            print(f"damaged: {error}")
+            return EXIT_DAMAGED
+        print(f"{path}: whole, {count} episodes")
+        return 0
+    journal = Journal(path, writable=False)
+    if journal.problem:
+        print(f"damaged: {path}: {journal.problem}; whole up to byte {journal.length}, {journal.num_records} commits")
+        return EXIT_DAMAGED
+    print(f"{path}: whole, {journal.num_records} commits")
+    return 0
+
+
+def export(path: Path, out: Path) -> None:
+    from diamond_fast.replay.formats import load_recording, write_npz
+
+    refuse_to_overwrite(out)
+    replay = load_recording(path)
+    write_npz(replay, out)
+    report(replay, out)
+
+
+def import_recording(path: Path, out: Path) -> None:
+    from diamond_fast.replay import Replay
+    from diamond_fast.replay.formats import read_episodes
+
+    refuse_to_overwrite(out)
+    episodes = list(read_episodes(path))
+    replay = Replay.open(out, episodes[0].obs.shape[1:], capacity=sum(len(episode.act) for episode in episodes))
+    for episode in episodes:
+        replay.append_episode(episode)
+    replay.commit()
+    report(replay, out)
+
+
+def refuse_to_overwrite(out: Path) -> None:
+    if out.exists():
+        raise ValueError(f"{out}: exists already; give a new name")
+
+
+def report(replay: "Replay", out: Path) -> None:
+    print(f"{out}: {replay.num_steps} steps in {replay.num_episodes} episodes, {out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

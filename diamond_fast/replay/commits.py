@@ -1,0 +1,74 @@
+"""What a commit adds to a buffer, as the contents of a journal's record.
+
+    length u32 | JSON {steps, slots, closed} | per environment: flags u8, act i64, rew f32 and frames of its new slots
+
+`steps` counts vector steps, `slots` the new slots per environment; `closed` says that running episodes were closed
+after these steps. The arrays are the buffer's own memory: written from it and read into it without a copy between.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import numpy as np
+
+from diamond_fast import _replay
+
+_LENGTH = struct.Struct("<I")
+
+
+def pack(store: _replay.Store, committed: list[int], num_steps: int, closed: bool) -> Iterator[bytes | memoryview]:
+    """Yields the pieces of a record.
+
+    Args:
+        committed: slots per environment that earlier records hold.
+        num_steps: vector steps since then.
+        closed: running episodes were closed.
+    """
+    slots = [store.lane_used(lane) - before for lane, before in enumerate(committed)]
+    head = json.dumps({"steps": num_steps, "slots": slots, "closed": closed}).encode()
+    yield _LENGTH.pack(len(head)) + head
+    for lane, (first, count) in enumerate(zip(committed, slots, strict=True)):
+        yield from _slot_memory(store, lane, first, count)
+
+
+def unpack(store: _replay.Store, record: BinaryIO) -> None:
+    """Adds a record to the store and makes it visible, as the commit did.
+
+    Raises:
+        ValueError, IndexError: it does not fit into the store.
+    """
+    head = _read_head(record)
+    for lane, count in enumerate(head["slots"]):
+        for memory in _slot_memory(store, lane, store.lane_used(lane), count):
+            _read_into(record, memory)
+    store.adopt(head["steps"], head["slots"])
+    store.publish_running()
+    if head["closed"]:
+        store.close_running()
+
+
+def num_vector_steps(record: BinaryIO) -> int:
+    """Returns how many vector steps a record adds."""
+    return _read_head(record)["steps"]
+
+
+def _slot_memory(store: _replay.Store, lane: int, first: int, count: int) -> list[memoryview]:
+    frames, act, rew, flags = store.slots(store.lane_start(lane) + first, count)
+    return [memoryview(array.reshape(-1).view(np.uint8)) for array in (flags, act, rew, frames)]
+
+
+def _read_head(record: BinaryIO) -> dict:
+    (length,) = _LENGTH.unpack(record.read(_LENGTH.size))
+    return json.loads(record.read(length))
+
+
+def _read_into(record: BinaryIO, memory: memoryview) -> None:
+    while memory:
+        count = record.readinto(memory)
+        if count == 0:
+            raise ValueError("a commit ends early")
+        memory = memory[count:]

@@ -1,0 +1,234 @@
+"""Recordings of other programs, as episodes: the published `dataset/` folders and .npz files.
+
+A .npz recording holds T steps of one episode after another, under Gymnasium's names or ours:
+
+    observations (obs)          uint8 [T, H, W, C]
+    actions (act)               integers [T]
+    rewards (rew)               numbers [T]
+    terminations (end)          bool [T]
+    truncations (trunc)         bool [T]
+    final_observations          uint8 [E, H, W, C], one for each ended episode, or
+    next_observations           uint8 [T, H, W, C], the true frame after each step
+    episode_lengths             integers, optional: where episodes stop that have no end
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diamond_fast.frames import to_uint8
+from diamond_fast.replay.buffer import Episode, Replay
+
+_SHORT_NAMES = {
+    "observations": "obs",
+    "actions": "act",
+    "rewards": "rew",
+    "terminations": "end",
+    "truncations": "trunc",
+}
+
+
+def load_recording(path: Path | str) -> Replay:
+    """Returns what a journal, a .npz recording or a published `dataset/` folder holds, in memory.
+
+    Raises:
+        ValueError: it is none of these, or damaged; the message names the first wrong array.
+        OSError: it cannot be read.
+    """
+    path = Path(path)
+    if not path.is_dir() and path.suffix != ".npz":
+        return Replay.load(path)
+    episodes = list(read_episodes(path))
+    replay = Replay(episodes[0].obs.shape[1:], capacity=sum(len(episode.act) for episode in episodes))
+    for episode in episodes:
+        replay.append_episode(episode)
+    return replay
+
+
+def read_episodes(path: Path | str) -> Iterator[Episode]:
+    """Yields the episodes of a .npz recording or a published `dataset/` folder, checked.
+
+    Raises:
+        ValueError: the message names the first wrong array.
+        OSError: it cannot be read.
+    """
+    path, frame_shape = Path(path), None
+    episodes = _read_published(path) if path.is_dir() else _read_npz(path)
+    for i, episode in enumerate(episodes):
+        _check(f"{path}: episode {i}", episode, frame_shape)
+        frame_shape = episode.obs.shape[1:]
+        yield episode
+    if frame_shape is None:
+        raise ValueError(f"{path}: no episodes")
+
+
+def write_npz(replay: Replay, path: Path | str) -> None:
+    """Writes all visible episodes as a .npz recording, one at a time, compressed.
+
+    Raises:
+        ValueError: nothing is stored.
+        OSError: it cannot be written.
+    """
+    if replay.num_episodes == 0:
+        raise ValueError("replay: nothing stored yet, or not committed")
+    episodes, steps = range(replay.num_episodes), replay.num_steps
+    ended = [i for i in episodes if replay.episode(i).final_obs is not None]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, short in _SHORT_NAMES.items():
+            parts = (getattr(replay.episode(i), short) for i in episodes)
+            _write_array(archive, name, steps, parts)
+        finals = (replay.episode(i).final_obs[None] for i in ended)
+        _write_array(archive, "final_observations", len(ended), finals, like=replay.episode(0).obs)
+        _write_array(archive, "episode_lengths", len(episodes), [replay.lengths])
+
+
+def _write_array(
+    archive: zipfile.ZipFile, name: str, length: int, parts: Iterable[np.ndarray], like: np.ndarray | None = None
+) -> None:
+    """Adds an array, the concatenation of parts; `like` has its dtype and shape where there may be none."""
+    parts = iter(parts)
+    first = next(parts, None)
+    like = first if like is None else like
+    header = {"descr": like.dtype.str, "fortran_order": False, "shape": (length, *like.shape[1:])}
+    with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in () if first is None else (first, *parts):
+            file.write(np.ascontiguousarray(part).data)
+
+
+def _read_npz(path: Path) -> Iterator[Episode]:
+    arrays = _load_arrays(path)
+    for name in ("rewards", "terminations", "truncations", "actions", "observations"):
+        if len(arrays[name]) != len(arrays["actions"]):
+            raise ValueError(
+                f"{path}: {name}: expected {len(arrays['actions'])} rows as in actions, got {len(arrays[name])}"
+            )
+    done = arrays["terminations"].astype(bool) | arrays["truncations"].astype(bool)
+    stops = _stops(path, done, arrays.get("episode_lengths"))
+    finals = _finals(path, done, arrays)
+    start = 0
+    for stop in stops:
+        columns = (arrays[name][start:stop] for name in _SHORT_NAMES)
+        yield Episode(*columns, final_obs=finals.get(stop - 1))
+        start = stop
+
+
+def _load_arrays(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name, short in _SHORT_NAMES.items():
+                stored = name if name in file else short
+                if stored not in file:
+                    raise ValueError(f"{path}: {name}: missing; there are {', '.join(file)}")
+                arrays[name] = _load_array(path, file, stored)
+            for name in ("final_observations", "next_observations", "episode_lengths"):
+                if name in file:
+                    arrays[name] = _load_array(path, file, name)
+    except (zipfile.BadZipFile, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path}: not a .npz file, or damaged ({error})") from error
+    return arrays
+
+
+def _load_array(path: Path, file: Any, name: str) -> np.ndarray:
+    try:
+        array = file[name]
+    except Exception as error:  # zlib, zipfile and numpy each have errors of their own for damaged bytes
+        raise ValueError(f"{path}: {name}: damaged ({error})") from error
+    if array.ndim == 0:
+        raise ValueError(f"{path}: {name}: expected one row a step, got a single value")
+    return array
+
+
+def _stops(path: Path, done: np.ndarray, lengths: np.ndarray | None) -> list[int]:
+    """Where each episode stops: after its end, or where `lengths` say."""
+    if lengths is None:
+        stops = (np.flatnonzero(done) + 1).tolist()
+        return stops if not len(done) or done[-1] else [*stops, len(done)]
+    if lengths.dtype.kind not in "iu" or (lengths < 1).any() or lengths.sum() != len(done):
+        raise ValueError(f"{path}: episode_lengths: expected positive integers that sum to {len(done)}")
+    return lengths.cumsum().tolist()
+
+
+def _finals(path: Path, done: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
+    """The final observation of each step that ended an episode."""
+    ended = np.flatnonzero(done).tolist()
+    if "next_observations" in arrays and "final_observations" not in arrays:
+        name, rows, expected = "next_observations", ended, len(done)
+    else:
+        name, rows, expected = "final_observations", range(len(ended)), len(ended)
+    frames = arrays.get(name, np.empty((0,)))
+    if len(frames) != expected:
+        raise ValueError(f"{path}: {name}: expected {expected} frames, got {len(frames)}")
+    return {step: frames[row] for step, row in zip(ended, rows, strict=True)}
+
+
+def _read_published(folder: Path) -> Iterator[Episode]:
+    """Episodes of the published code, one .pt file each, numbered from 0 in nested folders."""
+    files = {int(file.stem): file for file in folder.rglob("*.pt") if file.stem.isdigit()}
+    for i in range(len(files)):
+        if i not in files:
+            raise ValueError(f"{folder}: episode {i} is missing, but there is an episode {max(files)}")
+        yield _published_episode(files[i])
+
+
+def _published_episode(file: Path) -> Episode:
+    try:
+        stored = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file}: not an episode, or damaged ({str(error).splitlines()[0]})") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{file}: expected a dictionary of arrays, got {type(stored).__name__}")
+    for name in _SHORT_NAMES.values():
+        if not isinstance(stored.get(name), torch.Tensor):
+            raise ValueError(f"{file}: {name}: expected a tensor, got {type(stored.get(name)).__name__}")
+    if stored["obs"].dim() != 4:
+        raise ValueError(f"{file}: obs: expected [T, C, H, W], got {list(stored['obs'].shape)}")
+    final = (stored.get("info") or {}).get("final_observation")
+    if final is not None:  # kept in the models' range, unlike the other frames
+        final = to_uint8(final.reshape(final.shape[-3:])).numpy()
+    return Episode(
+        obs=stored["obs"].permute(0, 2, 3, 1).numpy(),
+        act=stored["act"].numpy(),
+        rew=stored["rew"].numpy(),
+        end=stored["end"].numpy(),
+        trunc=stored["trunc"].numpy(),
+        final_obs=final,
+    )
+
+
+def _check(where: str, episode: Episode, frame_shape: tuple[int, ...] | None) -> None:
+    """Raises ValueError with the name of the first array that is wrong."""
+
+    def expect(right: bool, name: str, expected: str, got: object) -> None:
+        if not right:
+            raise ValueError(f"{where}: {name}: expected {expected}, got {got}")
+
+    length, obs = len(episode.act), episode.obs
+    expect(length > 0, "act", "at least one step", "none")
+    expect(obs.dtype == np.uint8, "obs", "uint8", obs.dtype)
+    expect(obs.ndim == 4 and len(obs) == length, "obs", f"[{length}, H, W, C]", list(obs.shape))
+    expect(frame_shape in (None, obs.shape[1:]), "obs", f"frames {frame_shape} as before", obs.shape[1:])
+    for name, kinds in (("act", "iu"), ("rew", "fiu"), ("end", "biu"), ("trunc", "biu")):
+        array = getattr(episode, name)
+        expect(array.shape == (length,), name, f"[{length}]", list(array.shape))
+        expect(array.dtype.kind in kinds, name, {"iu": "integers", "fiu": "numbers", "biu": "bool"}[kinds], array.dtype)
+    expect(bool(np.isfinite(episode.rew).all()), "rew", "finite rewards", "nan or infinity")
+    for name in ("end", "trunc"):
+        array = getattr(episode, name)
+        expect(bool(np.isin(array, (0, 1)).all()), name, "0 or 1", array.max())
+        expect(not array[:-1].any(), name, "true at the last step only", "an earlier one")
+    ended, final = bool(episode.end[-1] or episode.trunc[-1]), episode.final_obs
+    expect(
+        ended == (final is not None), "final_obs", "one where the episode ended" if ended else "none", final is not None
+    )
+    if final is not None:
+        expect(final.dtype == np.uint8, "final_obs", "uint8", final.dtype)
+        expect(final.shape == obs.shape[1:], "final_obs", list(obs.shape[1:]), list(final.shape))
