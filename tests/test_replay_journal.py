@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -177,6 +178,34 @@ def test_one_process_writes(tmp_path):
     Replay.open(path, SHAPE, 2).close()
 
 
+WRITER = """
+import sys
+import numpy as np
+from diamond_fast.replay import Replay
+replay, rng = Replay.open(sys.argv[1], (8, 8, 3), 1), np.random.default_rng(0)
+no, t = np.array([False]), 0
+while True:
+    for _ in range(20):
+        frame = rng.integers(0, 256, (1, 8, 8, 3), np.uint8)
+        replay.append(frame, np.array([t]), np.zeros(1, np.float32), no, no, frame)
+        t += 1
+    print(replay.commit(), flush=True)
+"""
+
+
+def test_a_killed_writer_loses_no_commit(tmp_path):
+    path = tmp_path / "journal"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True) as writer:
+        told = [int(writer.stdout.readline()) for _ in range(30)]
+        writer.kill()
+        told += [int(line) for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    replay = Replay.open(path, (8, 8, 3), 1)
+    commits = replay.num_steps // 20
+    assert replay.num_steps % 20 == 0
+    assert len(told) <= commits <= len(told) + 1  # the last may have been written, but not told
+    assert replay.episode(0).act.tolist() == list(range(20 * commits))
+
+
 @pytest.mark.parametrize("failing", ["pwrite", "fdatasync"])
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, failing):
     path = tmp_path / "journal"
@@ -207,3 +236,60 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, failing):
     reopened = Replay.open(path, SHAPE, 2)
     assert reopened.num_steps == 40
     assert_same(reopened, replay)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path):
+    """10 000 single flips: what was committed before the damage comes back, what follows does not, nothing fails."""
+    path, rng = tmp_path / "journal", np.random.default_rng(0)
+    lengths = write_journal(path, num_commits=4)
+    content, header = path.read_bytes(), _header_length(path)
+    with open(path, "r+b") as file:
+        for bit in rng.integers(0, 8 * len(content), 10_000).tolist():
+            position = bit // 8
+            os.pwrite(file.fileno(), bytes([content[position] ^ 1 << bit % 8]), position)
+            if position < header:
+                with pytest.raises(JournalError):
+                    Journal(path)
+            else:
+                with closing(Journal(path)) as journal:
+                    assert journal.problem is not None
+                    assert journal.num_records == sum(length <= position for length in lengths)
+            os.pwrite(file.fileno(), content[position : position + 1], position)
+    assert path.read_bytes() == content
+    assert Journal(path).problem is None
+
+
+def test_every_truncation_is_noticed(tmp_path, caplog):
+    """1 000 files cut off anywhere: opening goes back to the last commit before the cut, and says so."""
+    path, rng = tmp_path / "journal", np.random.default_rng(0)
+    lengths = write_journal(path, num_commits=4)
+    content, header = path.read_bytes(), _header_length(path)
+    whole = {length: Replay.load(_copy(tmp_path, content[:length])) for length in lengths}
+    for size in rng.integers(0, len(content), 1_000).tolist():
+        path.write_bytes(content[:size])
+        if size < header:
+            with pytest.raises(JournalError):
+                Replay.open(path, SHAPE, 2)
+            continue
+        caplog.clear()
+        replay = Replay.open(path, SHAPE, 2)
+        replay.close()
+        kept = max((length for length in lengths if length <= size), default=header)
+        assert path.stat().st_size == kept
+        assert ("dropped" in caplog.text) == (kept != size)
+        if kept == header:
+            assert replay.num_steps == 0
+        else:
+            assert_same(replay, whole[kept])
+
+
+def _header_length(path) -> int:
+    """Bytes before the first commit."""
+    with closing(Replay.open(path.with_name("empty"), SHAPE, 2)) as empty:
+        return empty.commit()
+
+
+def _copy(folder, content: bytes):
+    path = folder / f"copy{len(content)}"
+    path.write_bytes(content)
+    return path

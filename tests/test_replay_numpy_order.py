@@ -10,7 +10,7 @@ QUARTERS = [0.1, 0.1, 0.1, 0.7]
 
 
 def transcription(lengths: list[int], batch_size: int, seq_length: int, weights, beyond_end: bool) -> list[tuple]:
-    """One batch of (episode, start, stop), drawn from np.random as the rules say, one row at a time but for the draws."""
+    """One batch of (episode, start, stop), drawn from np.random as the rules say, cut one row at a time."""
     n = len(lengths)
     if weights is None or n < len(weights):
         p = [length / sum(lengths) for length in lengths]
