@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 
 namespace replay {
 
 BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_bytes)
-    : batch_size(batch_size), seq_length(seq_length), num_bytes(0) {
+    : batch_size(batch_size), seq_length(seq_length), frame_bytes(frame_bytes), num_bytes(0) {
   const auto place = [this](int64_t bytes) {
     const int64_t offset = num_bytes;
     num_bytes += (bytes + 63) / 64 * 64;
@@ -15,6 +16,7 @@ BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_b
   const int64_t steps = batch_size * seq_length;
   frames = place(steps * frame_bytes);
   act = place(steps * static_cast<int64_t>(sizeof(int64_t)));
+  slot = place(steps * static_cast<int64_t>(sizeof(int64_t)));
   rew = place(steps * static_cast<int64_t>(sizeof(float)));
   end = place(steps);
   trunc = place(steps);
@@ -55,7 +57,7 @@ void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const Ba
     const int64_t before = std::clamp<int64_t>(-cut.start, 0, length);
     const int64_t slot = episode.first_slot + from, base = row * length;
 
-    const int64_t frame_bytes = store.frame_bytes();
+    const int64_t frame_bytes = layout.frame_bytes;
     copy_row(block + layout.frames + base * frame_bytes, store.frame(slot), before, count, length, frame_bytes);
     copy_row(block + layout.act + base * sizeof(int64_t), store.act(slot), before, count, length, sizeof(int64_t));
     copy_row(block + layout.rew + base * sizeof(float), store.rew(slot), before, count, length, sizeof(float));
@@ -68,6 +70,9 @@ void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const Ba
       block[layout.end + base + before + i] = (flags & kEnd) != 0;
       block[layout.trunc + base + before + i] = (flags & kTrunc) != 0;
     }
+    auto* slots = reinterpret_cast<int64_t*>(block + layout.slot) + base;
+    std::fill_n(slots, length, -1);
+    std::iota(slots + before, slots + before + count, slot);
     std::memset(block + layout.mask_padding + base + before, 1, num_steps);
     std::memset(block + layout.pixel_mask + base + before, 1, count);
     reinterpret_cast<int64_t*>(block + layout.episode)[row] = cut.episode;

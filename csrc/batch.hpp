@@ -11,15 +11,16 @@ namespace replay {
 
 // Where each array [B, L, ...] of a batch stands in its block; every one starts on a cache line.
 struct BatchLayout {
+  // frame_bytes 0: the frames are left out, for a reader that gathers them itself by their slots.
   BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_bytes);
 
-  int64_t batch_size, seq_length;
-  int64_t frames, act, rew, end, trunc, mask_padding, pixel_mask, episode, start;  // byte offsets
+  int64_t batch_size, seq_length, frame_bytes;
+  int64_t frames, act, slot, rew, end, trunc, mask_padding, pixel_mask, episode, start;  // byte offsets
   int64_t num_bytes;
 };
 
-// Fills a block with the segments. Outside an episode everything is 0 and both masks are false; pixel_mask is
-// true at the final observation too, mask_padding at steps only.
+// Fills a block with the segments. Outside an episode everything is 0, slots are -1 and both masks are false;
+// pixel_mask is true at the final observation too, mask_padding at steps only.
 void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const BatchLayout& layout, uint8_t* block);
 
 }  // namespace replay

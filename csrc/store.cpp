@@ -167,7 +167,7 @@ void Store::adopt(int64_t num_steps, const std::vector<int64_t>& lane_slots) {
 }
 
 void Store::check_slots(int64_t first, int64_t count) const {
-  const bool in_store = first >= 0 && count >= 0 && first < num_lanes() * slots_per_lane_;
+  const bool in_store = first >= 0 && count >= 0 && first < num_slots();
   if (!in_store || count > slots_per_lane_ - first % slots_per_lane_) {
     throw std::out_of_range("slots: [" + std::to_string(first) + ", " + std::to_string(first + count) +
                             ") do not lie in one lane");

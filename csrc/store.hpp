@@ -92,6 +92,7 @@ class Store {
   uint64_t version() const { return version_.load(std::memory_order_acquire); }
   int64_t frame_bytes() const { return frame_bytes_; }
   int64_t num_lanes() const { return static_cast<int64_t>(lanes_.size()); }
+  int64_t num_slots() const { return num_lanes() * slots_per_lane_; }  // room for, in all lanes
 
   uint8_t* frame(int64_t slot) { return frames_.at(slot * frame_bytes_); }
   int64_t* act(int64_t slot) { return act_.at(slot); }

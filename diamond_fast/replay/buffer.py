@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from diamond_fast.replay import commits
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.journal import Journal, JournalError
 from diamond_fast.replay.segments import Segments
+
+if TYPE_CHECKING:
+    from diamond_fast.replay.mirror import DeviceMirror
 
 _log = logging.getLogger(__name__)
 
@@ -205,6 +208,7 @@ class Replay:
         seed: int = 0,
         stream: int = 0,
         num_threads: int = 1,
+        mirror: DeviceMirror | None = None,
     ) -> Segments:
         """Returns an endless iterator of batches, drawn as DIAMOND does.
 
@@ -220,6 +224,7 @@ class Replay:
             seed: below 2**64.
             stream: below 2**32; consumers with streams of their own draw independently.
             num_threads: that fill batches ahead; 0: each is filled when asked for. The batches are the same.
+            mirror: holds the frames on a device; batches leave them out, and `Batch.obs` gathers them there.
 
         Raises:
             ValueError, TypeError: an argument is out of range.
@@ -235,8 +240,15 @@ class Replay:
             "weights": list(sample_weights or ()),
             "beyond_end": beyond_end,
         }
-        layout = _replay.BatchLayout(batch_size, seq_length, math.prod(self.frame_shape))
-        return Segments(self._store, self.frame_shape, layout, options, seed, stream, num_threads)
+        frame_bytes = math.prod(self.frame_shape) if mirror is None else 0
+        layout = _replay.BatchLayout(batch_size, seq_length, frame_bytes)
+        return Segments(self._store, self.frame_shape, layout, options, seed, stream, num_threads, mirror)
+
+    def mirror(self, device: torch.device | str) -> DeviceMirror:
+        """Returns a copy of all frames on a device that follows this buffer, for `segments`."""
+        from diamond_fast.replay.mirror import DeviceMirror  # needs Triton
+
+        return DeviceMirror(self._store, self.frame_shape, device)
 
     # --- on disk ---
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from diamond_fast import _replay
 from diamond_fast.replay.batch import Batch
+
+if TYPE_CHECKING:  # the mirror needs Triton, segments alone do not
+    from diamond_fast.replay.mirror import DeviceMirror
 
 
 class Segments(Iterator[Batch]):
@@ -29,12 +32,14 @@ class Segments(Iterator[Batch]):
         seed: int,
         stream: int,
         num_threads: int,
+        mirror: DeviceMirror | None = None,
     ) -> None:
         self._store = store
         self._frame_shape = frame_shape
         self._layout = layout
         self._options = options
         self._num_threads = num_threads
+        self._mirror = mirror
         self._pinned = torch.cuda.is_available()
         self._pool = _replay.BlockPool(layout.num_bytes)
         self._restart(seed, stream, next_batch=0)
@@ -59,7 +64,11 @@ class Segments(Iterator[Batch]):
             self._restart(**self._state)
             raise
         self._state["next_batch"] += 1
-        return Batch.unpack(block, self._layout, self._frame_shape)
+        batch = Batch.unpack(block, self._layout, self._frame_shape, self._mirror)
+        if self._mirror is not None:
+            self._mirror.update()
+            self._mirror.to_rows(batch.slot)
+        return batch
 
     next = __next__
 
