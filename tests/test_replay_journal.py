@@ -11,6 +11,7 @@ import pytest
 from replay_model import SHAPE, append_steps, assert_same, random_steps
 
 from diamond_fast.replay import JournalError, Replay
+from diamond_fast.replay import journal as journal_module
 from diamond_fast.replay.journal import Journal
 
 
@@ -216,7 +217,8 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, failing):
     random_steps(replay, rng, 10)
 
     with monkeypatch.context() as patch:
-        real = getattr(os, failing)
+        module, name = (os, "pwrite") if failing == "pwrite" else (journal_module, "_sync")
+        real = getattr(module, name)
         calls = []
 
         def write_once_then_fail(fd, *rest):
@@ -225,7 +227,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch, failing):
                 return real(fd, rest[0][:20], rest[1])
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        patch.setattr(os, failing, write_once_then_fail)
+        patch.setattr(module, name, write_once_then_fail)
         with pytest.raises(OSError, match="commit not written: No space left on device") as caught:
             replay.commit()
         assert caught.value.filename == str(path)

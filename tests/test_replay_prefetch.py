@@ -148,6 +148,7 @@ def num_threads_alive() -> int:
 
 def test_threads_end_with_their_iterator():
     replay, _ = growing_replay()
+    gc.collect()
     before = num_threads_alive()
     segments = [replay.segments(16, 6, num_threads=4) for _ in range(3)]
     next(segments[0])

@@ -177,14 +177,16 @@ def test_errors():
     with pytest.raises(RuntimeError, match="replay: nothing stored yet, or not committed"):
         next(replay.segments(4, 2))
     for arguments, message in [
-        ({"batch_size": 0}, "batch_size: expected at least 1"),
-        ({"seq_length": 0}, "seq_length: expected at least 1"),
-        ({"sample_weights": (0.5, 0.6)}, "sample_weights: expected a sum of 1, got 1.1"),
+        ({"batch_size": 0}, r"batch_size: expected 1 \.\. 1048576, got 0"),
+        ({"seq_length": 0}, r"seq_length: expected 1 \.\. 1048576, got 0"),
+        ({"sample_weights": (0.5, 0.6)}, r"sample_weights: expected a sum of 1, got 1\.1"),
         ({"sample_weights": (1.5, -0.5)}, "sample_weights: expected none below 0"),
         ({"sample_weights": (float("nan"), 0.5)}, "sample_weights: expected none below 0"),
-        ({"seed": -1}, "seed: expected 0 .. 2"),
-        ({"seed": 2**64}, "seed: expected 0 .. 2"),
-        ({"stream": 2**32}, "stream: expected 0 .. 2"),
+        ({"seed": -1}, r"seed: expected 0 \.\. 18446744073709551615, got -1"),
+        ({"seed": 2**64}, r"seed: expected 0 \.\. 18446744073709551615"),
+        ({"stream": 2**32}, r"stream: expected 0 \.\. 4294967295"),
     ]:
         with pytest.raises(ValueError, match=message):
             replay.segments(**{"batch_size": 4, "seq_length": 2} | arguments)
+    with pytest.raises(TypeError, match=r"seq_length: expected an integer, got 6\.0"):
+        replay.segments(4, 6.0)

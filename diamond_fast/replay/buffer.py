@@ -229,11 +229,14 @@ class Replay:
         Raises:
             ValueError, TypeError: an argument is out of range.
         """
-        for name, value, bits in (("seed", seed, 64), ("stream", stream, 32)):
-            if not 0 <= value < 2**bits:
-                raise ValueError(f"{name}: expected 0 .. 2**{bits} - 1, got {value}")
-        if not 0 <= num_threads <= 64:
-            raise ValueError(f"num_threads: expected 0 .. 64, got {num_threads}")
+        for name, value, least, most in (
+            ("batch_size", batch_size, 1, 2**20),
+            ("seq_length", seq_length, 1, 2**20),
+            ("seed", seed, 0, 2**64 - 1),
+            ("stream", stream, 0, 2**32 - 1),
+            ("num_threads", num_threads, 0, 64),
+        ):
+            _check_integer(name, value, least, most)
         options = {
             "batch_size": batch_size,
             "seq_length": seq_length,
@@ -343,6 +346,13 @@ class Replay:
         self._committed = [self._store.lane_used(lane) for lane in range(self.num_envs)]
         self._committed_steps = self._store.num_vector_steps
         self._closed = False
+
+
+def _check_integer(name: str, value: Any, least: int, most: int) -> None:
+    if not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name}: expected {least} .. {most}, got {value}")
 
 
 def _checked(name: str, array: Any, kinds: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:

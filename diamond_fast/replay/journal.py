@@ -31,6 +31,8 @@ _RECORD_MAGIC = b"RCRD"
 _RECORD = struct.Struct("<4sQ16s")
 _ZSTD_LEVEL = 1
 
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has no fdatasync
+
 _log = logging.getLogger(__name__)
 
 
@@ -134,7 +136,7 @@ class Journal:
             while record:
                 written = os.pwrite(fd, record, end)
                 record, end = record[written:], end + written
-            os.fdatasync(fd)
+            _sync(fd)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(fd, self.length)
