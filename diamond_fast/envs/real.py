@@ -186,9 +186,7 @@ class RealEnv(VectorEnv):
         lengths = np.array([len(actions) for actions in histories])
         for t in range(lengths.max()):
             stepped = np.flatnonzero(t < lengths).tolist()
-            actions = np.zeros(self.num_envs, np.int64)
-            actions[stepped] = [histories[i][t] for i in stepped]
-            self._start(actions, stepped)
+            self._start({i: int(histories[i][t]) for i in stepped}, stepped)
             self.recv()
         wrong = np.flatnonzero(self._checksums() != state["frame_crc32"])
         if wrong.size:
@@ -201,11 +199,10 @@ class RealEnv(VectorEnv):
     def _checksums(self) -> np.ndarray:
         return np.array([zlib.crc32(np.ascontiguousarray(frame)) for frame in self._obs], np.int64)
 
-    def _start(self, actions: np.ndarray, stepped: list[int]) -> None:
+    def _start(self, actions: Sequence[int] | dict[int, int], stepped: list[int]) -> None:
         for i in stepped:
-            action = int(actions[i])
-            self._slots[i].send(action)
-            self._history.record(i, action)
+            self._slots[i].send(actions[i])
+            self._history.record(i, actions[i])
         self._worker.submit(self._finish, stepped)
 
     # --- on the environment's thread --------------------------------------------------------------------------------
@@ -255,13 +252,14 @@ class RealEnv(VectorEnv):
             raise RuntimeError("reset() must be called first")
         self._worker.check_free()
 
-    def _checked(self, actions: np.ndarray) -> np.ndarray:
+    def _checked(self, actions: np.ndarray) -> list[int]:
         self._check_ready()
         actions = np.asarray(actions)
-        if not np.issubdtype(actions.dtype, np.integer):
+        if actions.dtype.kind not in "iu":
             raise TypeError(f"actions: expected integers, got {actions.dtype}")
         if actions.shape != (self.num_envs,):
             raise ValueError(f"actions: expected shape {(self.num_envs,)}, got {actions.shape}")
-        if actions.min() < 0 or actions.max() >= self.num_actions:
-            raise ValueError(f"actions: expected 0 to {self.num_actions - 1}, got {actions.tolist()}")
-        return actions
+        listed = actions.tolist()
+        if min(listed) < 0 or max(listed) >= self.num_actions:
+            raise ValueError(f"actions: expected 0 to {self.num_actions - 1}, got {listed}")
+        return listed

@@ -61,7 +61,7 @@ class Player:
     @torch.inference_mode()
     def forget(self, ended: np.ndarray) -> None:
         """Zero the LSTM's state where an episode ended (bool [N])."""
-        if self._hx_cx is not None:
+        if ended.any():
             hx, cx = self._hx_cx
             goes_on = torch.from_numpy(~ended)[:, None].to(hx.device)
             self._hx_cx = hx * goes_on, cx * goes_on

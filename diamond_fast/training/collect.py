@@ -1,5 +1,6 @@
 """Collection: the policy plays real games, every step goes into the replay buffer."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,27 +71,34 @@ class Collector:
             raise ValueError(f"temperature: expected above 0, got {temperature}")
         if self._obs is None:
             self._obs, _ = self.env.reset(seed=self._seed)
-        collected = Collected()
-        while collected.num_steps < num_steps:
+        collected, last_step = Collected(), None
+        for _ in range(math.ceil(num_steps / self.env.num_envs)):
             obs = self._obs
             act = self._player.act(policy, obs, epsilon, temperature)
-            self._obs, rew, end, trunc, info = self.env.step(act)
-            replay.append(obs, act, rew, end, trunc, info["final_obs"])
-            self._account(rew, end | trunc, collected)
-            advance(len(rew))
+            self.env.send(act)
+            if last_step is not None:  # stored while the games play the next one
+                self._store(last_step, replay, collected)
+            self._obs, rew, end, trunc, info = self.env.recv()
+            last_step = obs, act, rew, end, trunc, info["final_obs"]
+            self._player.forget(end | trunc)
+            advance(self.env.num_envs)
+        if last_step is not None:
+            self._store(last_step, replay, collected)
         replay.commit()
         return collected
 
-    def _account(self, rew: np.ndarray, ended: np.ndarray, collected: Collected) -> None:
+    def _store(self, step: tuple[np.ndarray, ...], replay: Replay, collected: Collected) -> None:
+        replay.append(*step)
+        _, _, rew, end, trunc, _ = step
         collected.num_steps += len(rew)
         self._returns += rew
         self._lengths += 1
+        ended = end | trunc
         if ended.any():
             collected.returns += self._returns[ended].tolist()
             collected.lengths += self._lengths[ended].tolist()
             self._returns[ended] = 0
             self._lengths[ended] = 0
-            self._player.forget(ended)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the collector stands, as tensors and arrays. Empty before the first ``collect``."""

@@ -10,6 +10,7 @@ import pytest
 
 from diamond_fast.envs.atari import AtariSlot
 from diamond_fast.envs.real import RealEnv, make_real_env
+from diamond_fast.games import ATARI_100K
 
 
 def digest(frame):
@@ -174,4 +175,32 @@ def test_frames_have_the_size_asked_for(frame_size):
     obs, _ = env.reset(seed=0)
     assert obs.shape == (1, frame_size, frame_size, 3)
     assert env.observation_space.contains(obs)
+    env.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("game", ATARI_100K)
+def test_every_game_equals_the_spelled_out_preprocessing(game, monkeypatch):
+    """Frames, rewards, lives and ends, over 1500 steps."""
+    pytest.importorskip("cv2")
+    from published_atari import PublishedAtari
+
+    monkeypatch.setattr(AtariSlot, "seed_lasts", 10**9)
+    truth = PublishedAtari(game, max_noops=0)
+    env = RealEnv(lambda: AtariSlot(game, 64, max_noops=0), 1, done_on_life_loss=True)
+    obs, _ = env.reset(seed=0)
+    frame, info = truth.reset(seed=0)
+    np.testing.assert_array_equal(obs[0], frame)
+    for action in np.random.default_rng(9).integers(0, env.num_actions, 1500):
+        frame, reward, terminated, truncated, info = truth.step(action)
+        obs, rewards, terminations, truncations, our_info = env.step(np.array([action]))
+        np.testing.assert_array_equal(our_info["final_obs"][0], frame)
+        assert rewards[0] == reward
+        assert terminations[0] == (terminated or info["life_loss"])
+        assert truncations[0] == truncated
+        assert our_info["game_over"][0] == (terminated or truncated)
+        if terminated or truncated:
+            frame, info = truth.reset()
+        np.testing.assert_array_equal(obs[0], frame)
+        assert our_info["lives"][0] == info["lives"]
     env.close()

@@ -118,16 +118,17 @@ def test_goes_on_bit_for_bit_after_loading_a_state(before):
     state = collector.state_dict()
     recorder = Recorder()
     collected = collector.collect(policy, recorder, 150, epsilon=0.1)
+    ours = collector.state_dict()
     env.close()
 
     env, again = catch(2), Recorder()
     other = Collector(env, seed=3)
     other.load_state_dict(state)
     assert other.collect(policy, again, 150, epsilon=0.1) == collected
-    for ours, theirs in zip(recorder.steps, again.steps, strict=True):
-        for x, y in zip(ours, theirs, strict=True):
+    for step, step_again in zip(recorder.steps, again.steps, strict=True):
+        for x, y in zip(step, step_again, strict=True):
             np.testing.assert_array_equal(x, y)
-    ours, theirs = collector.state_dict(), other.state_dict()
+    theirs = other.state_dict()
     assert ours.keys() == theirs.keys()
     for part in ("env", "player"):
         for key in ours[part]:
