@@ -30,12 +30,16 @@ _SMALL_NETWORKS = replace(
     actor_critic=ActorCriticConfig(lstm_dim=64, channels=(16, 16, 32, 32), down=(1, 1, 1, 1)),
 )
 
+_FEW_UPDATES = UpdateConfig(steps_first_epoch=60, steps_per_epoch=20, batch_size=8, lr=1e-3, lr_warmup_steps=10)
+
 _QUICK = replace(
     _SMALL_NETWORKS,
     num_final_epochs=1,
-    denoiser_update=replace(_PAPER.denoiser_update, steps_first_epoch=60, steps_per_epoch=20, batch_size=8),
-    reward_end_update=replace(_PAPER.reward_end_update, steps_first_epoch=40, steps_per_epoch=20, batch_size=8),
-    actor_critic_update=replace(_PAPER.actor_critic_update, steps_first_epoch=12, steps_per_epoch=6, batch_size=8),
+    denoiser_update=_FEW_UPDATES,
+    reward_end_update=replace(_FEW_UPDATES, steps_first_epoch=40, max_grad_norm=100.0),
+    actor_critic_update=replace(
+        _FEW_UPDATES, steps_first_epoch=12, steps_per_epoch=6, weight_decay=0.0, max_grad_norm=100.0
+    ),
     world_model=WorldModelConfig(num_batches_to_preload=4),
     collection=CollectionConfig(
         num_steps_total=1_600, first_epoch_min=1_000, first_epoch_max=1_200, steps_per_epoch=200
