@@ -63,11 +63,13 @@ def take_turns(candidates: dict[str, Callable[[], object]], calls: int) -> dict[
 
 @pytest.mark.parametrize("seq_length", [19, 6])
 def test_batches(benchmark, noise_replay, seq_length):
-    """All candidates copy whole segments from the same memory; NumPy and memcpy leave out everything but the frames."""
-    frames = noise_replay.episode(0).obs
-    slots = np.lib.stride_tricks.as_strided(
-        frames, (NUM_STEPS, *FRAME_SHAPE), writeable=False
-    )  # the lane from its start
+    """memcpy and numpy_frames gather the frames alone, numpy a batch without masks and padding, ours whole batches."""
+    episode = noise_replay.episode(0)
+    columns = [  # the whole buffer: episodes lie one after another
+        np.lib.stride_tricks.as_strided(array, (NUM_STEPS, *array.shape[1:]), writeable=False)
+        for array in (episode.obs, episode.act, episode.rew)
+    ]
+    slots, ends = columns[0], np.zeros(NUM_STEPS, bool)
     rng = np.random.default_rng(0)
     starts = itertools.cycle(rng.integers(0, NUM_STEPS - seq_length, (1000, BATCH_SIZE)))
     target = np.empty(BATCH_SIZE * seq_length * FRAME_BYTES, np.uint8)
@@ -79,19 +81,24 @@ def test_batches(benchmark, noise_replay, seq_length):
         for row, start in zip(rows, next(starts).tolist(), strict=True):
             memmove(row, base + start * FRAME_BYTES, row_bytes)
 
-    def numpy_gather() -> np.ndarray:
+    def numpy_frames() -> np.ndarray:
         return slots[next(starts)[:, None] + np.arange(seq_length)]
+
+    def numpy_batch() -> list[torch.Tensor]:
+        rows = next(starts)[:, None] + np.arange(seq_length)
+        return [torch.from_numpy(array[rows]) for array in (*columns, ends, ends)]
 
     in_turn, ahead = (noise_replay.segments(BATCH_SIZE, seq_length, QUARTERS, num_threads=n) for n in (0, 1))
     candidates = {
         "memcpy": memcpy,
-        "numpy": numpy_gather,
+        "numpy_frames": numpy_frames,
+        "numpy": numpy_batch,
         "no_thread": lambda: next(in_turn),
         "one_thread": lambda: next(ahead),
     }
     rates = take_turns(candidates, calls=20 if seq_length > 10 else 60)
     benchmark.extra_info |= {f"{name}_batches_per_s": round(rate) for name, rate in rates.items()}
-    for name, other in itertools.product(("no_thread", "one_thread"), ("memcpy", "numpy")):
+    for name, other in itertools.product(("no_thread", "one_thread"), ("memcpy", "numpy", "numpy_frames")):
         benchmark.extra_info[f"{name}_over_{other}"] = round(rates[name] / rates[other], 3)
     benchmark.extra_info["load"] = round(os.getloadavg()[0], 2)
     benchmark(next, ahead)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,74 +16,95 @@ if TYPE_CHECKING:  # the mirror needs Triton, a batch alone does not
     from diamond_fast.replay.mirror import DeviceMirror
 
 
-@dataclass(frozen=True)
 class Batch:
-    """B segments of L steps. Outside an episode everything is 0 and both masks are False."""
+    """B segments of L steps. Outside an episode everything is 0 and both masks are False.
 
-    frames: Tensor | None
-    """uint8 [B, L, H, W, C]: the frames the actions were taken at, and the final observation after a last step.
-    None where a device mirror holds them."""
-    pixel_mask: Tensor
-    """bool [B, L]: a frame is stored here, a step's or the final observation."""
-    act: Tensor
-    """int64 [B, L]."""
-    rew: Tensor
-    """float32 [B, L], as the environment gave them."""
-    end: Tensor
-    """bool [B, L]: the step ended the episode."""
-    trunc: Tensor
-    """bool [B, L]: the step cut the episode off."""
-    mask_padding: Tensor
-    """bool [B, L]: a real step."""
-    episode: Tensor
-    """int64 [B]: the episode a segment was cut from."""
-    start: Tensor
-    """int64 [B]: the segment's first step in its episode; below 0 where it begins with padding."""
-    slot: Tensor
-    """int64 [B, L]: where each frame is stored, in the device mirror if there is one; -1 at padding."""
-    block: Tensor = field(repr=False)
-    """uint8: the one piece of memory all arrays are views of, so that it moves to a device in one copy."""
-    layout: _replay.BatchLayout = field(repr=False)
-    mirror: DeviceMirror | None = field(default=None, repr=False)
+    All arrays are views, made when first asked for, of one block of memory, so that a batch moves to a device in one
+    copy. The block is used again for a later batch once nothing refers to it any more.
+    """
 
-    @staticmethod
-    def unpack(
+    def __init__(
+        self,
         block: Tensor,
         layout: _replay.BatchLayout,
         frame_shape: tuple[int, int, int],
         mirror: DeviceMirror | None = None,
-    ) -> Batch:
-        """Returns the batch whose arrays are views of block, uint8 [layout.num_bytes]."""
-        length = layout.seq_length
-        rows, steps = (layout.batch_size,), (layout.batch_size, length)
-        shape = steps + frame_shape
-        frame_strides = tuple(math.prod(shape[i + 1 :]) for i in range(5))
-        # as_strided on one view per dtype: this runs for every batch, and slicing nine times takes three times as long
-        as_bool, as_float, as_int = (block.view(dtype) for dtype in (torch.bool, torch.float32, torch.int64))
+    ) -> None:
+        """Wraps a filled block, uint8 [layout.num_bytes]."""
+        self._block = block
+        self._layout = layout
+        self._frame_shape = frame_shape
+        self._mirror = mirror
+        self._rows = (layout.batch_size,)
+        self._steps = (layout.batch_size, layout.seq_length)
 
-        return Batch(
-            frames=block.as_strided(shape, frame_strides, layout.frames) if layout.frame_bytes else None,
-            pixel_mask=as_bool.as_strided(steps, (length, 1), layout.pixel_mask),
-            act=as_int.as_strided(steps, (length, 1), layout.act // 8),
-            rew=as_float.as_strided(steps, (length, 1), layout.rew // 4),
-            end=as_bool.as_strided(steps, (length, 1), layout.end),
-            trunc=as_bool.as_strided(steps, (length, 1), layout.trunc),
-            mask_padding=as_bool.as_strided(steps, (length, 1), layout.mask_padding),
-            episode=as_int.as_strided(rows, (1,), layout.episode // 8),
-            start=as_int.as_strided(rows, (1,), layout.start // 8),
-            slot=as_int.as_strided(steps, (length, 1), layout.slot // 8),
-            block=block,
-            layout=layout,
-            mirror=mirror,
-        )
+    @cached_property
+    def frames(self) -> Tensor | None:
+        """uint8 [B, L, H, W, C]: the frames the actions were taken at, and the final observation after a last step;
+        None where a device mirror holds them."""
+        if self._layout.frame_bytes == 0:
+            return None
+        return self._view(self._layout.frames, torch.uint8, self._steps + self._frame_shape)
+
+    @cached_property
+    def pixel_mask(self) -> Tensor:
+        """bool [B, L]: a frame is stored here, a step's or the final observation."""
+        return self._view(self._layout.pixel_mask, torch.bool, self._steps)
+
+    @cached_property
+    def act(self) -> Tensor:
+        """int64 [B, L]."""
+        return self._view(self._layout.act, torch.int64, self._steps)
+
+    @cached_property
+    def rew(self) -> Tensor:
+        """float32 [B, L], as the environment gave them."""
+        return self._view(self._layout.rew, torch.float32, self._steps)
+
+    @cached_property
+    def end(self) -> Tensor:
+        """bool [B, L]: the step ended the episode."""
+        return self._view(self._layout.end, torch.bool, self._steps)
+
+    @cached_property
+    def trunc(self) -> Tensor:
+        """bool [B, L]: the step cut the episode off."""
+        return self._view(self._layout.trunc, torch.bool, self._steps)
+
+    @cached_property
+    def mask_padding(self) -> Tensor:
+        """bool [B, L]: a real step."""
+        return self._view(self._layout.mask_padding, torch.bool, self._steps)
+
+    @cached_property
+    def episode(self) -> Tensor:
+        """int64 [B]: the episode a segment was cut from."""
+        return self._view(self._layout.episode, torch.int64, self._rows)
+
+    @cached_property
+    def start(self) -> Tensor:
+        """int64 [B]: the segment's first step in its episode; below 0 where it begins with padding."""
+        return self._view(self._layout.start, torch.int64, self._rows)
+
+    @cached_property
+    def slot(self) -> Tensor:
+        """int64 [B, L]: where each frame is stored, in the device mirror if there is one; -1 at padding."""
+        return self._view(self._layout.slot, torch.int64, self._steps)
+
+    @property
+    def num_bytes(self) -> int:
+        """What moves to a device."""
+        return self._layout.num_bytes
 
     def to(self, device: torch.device | str) -> Batch:
         """Returns the batch on a device; from pinned memory the copy does not wait."""
-        frame_shape = () if self.frames is None else tuple(self.frames.shape[2:])
-        return Batch.unpack(self.block.to(device, non_blocking=True), self.layout, frame_shape, self.mirror)
+        return Batch(self._block.to(device, non_blocking=True), self._layout, self._frame_shape, self._mirror)
 
     def obs(self) -> Tensor:
         """Returns float32 [B, L, C, H, W] in [-1, 1]; padding is exactly 0.0."""
-        if self.mirror is not None:
-            return self.mirror.obs(self.slot)
+        if self._mirror is not None:
+            return self._mirror.obs(self.slot)
         return to_float(self.frames, self.pixel_mask)
+
+    def _view(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+        return self._block[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)

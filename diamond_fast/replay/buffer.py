@@ -197,7 +197,7 @@ class Replay:
         layout = _replay.BatchLayout(len(starts), seq_length, math.prod(self.frame_shape))
         block = torch.empty(layout.num_bytes, dtype=torch.uint8)
         self._store.cut_into(starts, layout, block.numpy())
-        return Batch.unpack(block, layout, self.frame_shape)
+        return Batch(block, layout, self.frame_shape)
 
     def segments(
         self,

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -64,7 +65,7 @@ class Segments(Iterator[Batch]):
             self._restart(**self._state)
             raise
         self._state["next_batch"] += 1
-        batch = Batch.unpack(block, self._layout, self._frame_shape, self._mirror)
+        batch = Batch(block, self._layout, self._frame_shape, self._mirror)
         if self._mirror is not None:
             self._mirror.update()
             self._mirror.to_rows(batch.slot)
@@ -87,8 +88,8 @@ class Segments(Iterator[Batch]):
         self._restart(**{key: int(value) for key, value in state.items()})
 
     def _fill_now(self) -> Tensor:
-        block = self._new_block()
-        self._store.draw_into(self._sampler, self._state["next_batch"], self._layout, block.numpy())
+        block, memory = self._new_block()
+        self._store.draw_into(self._sampler, self._state["next_batch"], self._layout, memory)
         return block
 
     def _take_from_ring(self) -> Tensor:
@@ -101,12 +102,17 @@ class Segments(Iterator[Batch]):
         return taken
 
     def _ask(self, batch: int) -> None:
-        block = self._new_block()
-        self._prefetcher.ask(batch, block.numpy())
+        block, memory = self._new_block()
+        self._prefetcher.ask(batch, memory)
         self._ring.append(block)
 
-    def _new_block(self) -> Tensor:
-        # Both kinds of memory are reused once nothing refers to them: fresh pages would cost more than the copy.
+    def _new_block(self) -> tuple[Tensor, np.ndarray]:
+        """A block to fill, as a tensor and as the same memory for the compiled core.
+
+        It was used before where possible: fresh pages would cost more than filling them.
+        """
         if self._pinned:
-            return torch.empty(self._layout.num_bytes, dtype=torch.uint8, pin_memory=True)
-        return torch.from_numpy(self._pool.take(self._layout.num_bytes))
+            block = torch.empty(self._layout.num_bytes, dtype=torch.uint8, pin_memory=True)
+            return block, block.numpy()
+        memory = self._pool.take(self._layout.num_bytes)
+        return torch.from_numpy(memory), memory
