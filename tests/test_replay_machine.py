@@ -101,4 +101,4 @@ class ReplayMachine(RuleBasedStateMachine):
 
 
 TestReplayMachine = ReplayMachine.TestCase
-TestReplayMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestReplayMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
