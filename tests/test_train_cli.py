@@ -194,8 +194,8 @@ def test_a_resumed_run_keeps_its_settings(run):
     ("args", "line"),
     [
         (
-            "--seed 4 --denoiser-update.lr 1e-3",
-            "--resume a: a run keeps its settings: --seed is 3, not 4, --denoiser-update.lr is 0.0001, not 0.001; "
+            "--seed 4 --denoiser-update.lr 2e-4",
+            "--resume a: a run keeps its settings: --seed is 3, not 4, --denoiser-update.lr is 0.001, not 0.0002; "
             "start another one with --out",
         ),
         ("--game Boxing", "--game is Pong, not Boxing"),

@@ -72,7 +72,7 @@ def save_strips(
         for row, label in enumerate(ROWS):
             middle = top + head + row * (cell_h + GAP) + cell_h / 2
             draw.text((left - 16, middle), label, INK, font, anchor="rm")
-    picture.save(path, format="PNG", optimize=True)
+    picture.save(path, format="PNG")
     return path
 
 
