@@ -19,7 +19,7 @@ from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
-from diamond_fast.runs.metrics import Logger, Metrics, classification
+from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
 from diamond_fast.runs.pictures import save_strips
 from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.settings import to_json
@@ -74,7 +74,12 @@ class Trainer:
         num_envs = cfg.actor_critic_update.batch_size if cfg.model_free else cfg.collection.num_envs
         self.train_env = make_env(num_envs=num_envs, done_on_life_loss=True)
 
-        self.agent = agent or Agent(cfg, self.train_env.num_actions)
+        num_actions = self.train_env.num_actions
+        if agent is not None and agent.actor_critic.num_actions != num_actions:
+            raise ValueError(
+                f"agent: it knows {agent.actor_critic.num_actions} actions, {cfg.game or cfg.env_id} has {num_actions}"
+            )
+        self.agent = agent or Agent(cfg, num_actions)
         self.agent.to(device, memory_format=torch.channels_last)
         self.frame_shape = (cfg.frame_size, cfg.frame_size, cfg.denoiser.inner_model.img_channels)
         journal = folder.replay / "journal"
@@ -96,7 +101,7 @@ class Trainer:
         self.newest_picture: Path | None = None
         if saved:
             self._restore(saved)
-        self.metrics = Metrics(folder.metrics_file, self.epoch, logger, to_json(cfg))
+        self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
 
     # --- the loop ---
 
@@ -253,14 +258,10 @@ class Trainer:
             self._save_picture(replay, seed)
         return figures
 
-    def _play(
-        self, num_episodes: int, index: int, replay: Replay | None, advance: Callable[[int], None]
-    ) -> Evaluation:
+    def _play(self, num_episodes: int, index: int, replay: Replay | None, advance: Callable[[int], None]) -> Evaluation:
         env = self.make_test_env(num_envs=min(num_episodes, self.cfg.evaluation.num_envs))
         try:
-            return evaluate(
-                self.agent.actor_critic, env, num_episodes, self._seed("evaluate"), index, replay, advance
-            )
+            return evaluate(self.agent.actor_critic, env, num_episodes, self._seed("evaluate"), index, replay, advance)
         finally:
             env.close()
 
@@ -273,6 +274,10 @@ class Trainer:
             self.newest_picture = path
 
     def _evaluate_finally(self) -> Evaluation:
+        """Plays the final games, unless a run that was finished before has its result on record."""
+        for line in read_metrics(self.folder.metrics_file):
+            if "final_test/returns" in line:
+                return Evaluation(np.array(line["final_test/returns"]), np.array(line["final_test/lengths"]))
         num_episodes = self.cfg.evaluation.num_final_episodes
         with self.progress.phase("final evaluation", num_episodes) as phase:
             result = self._play(num_episodes, self.epoch + 1, None, phase.advance)

@@ -20,6 +20,7 @@ from diamond_fast.config import (
     WorldModelConfig,
 )
 from diamond_fast.config_checks import checked
+from diamond_fast.models.agent import Agent
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
@@ -161,6 +162,21 @@ def test_several_environments_and_bf16(tmp_path):
     assert trainer.env_steps == 300
     assert len(result.returns) == 3
     assert all(p.dtype == torch.float32 for p in trainer.agent.parameters())
+
+
+def test_a_finished_run_is_not_played_again(whole, monkeypatch):
+    path, result, _ = whole
+    monkeypatch.setattr(Trainer, "_play", None)
+    again, _ = train(TINY, path)
+    assert again.returns.tolist() == result.returns.tolist()
+    assert again.mean == result.mean
+    assert [line["epoch"] for line in read_metrics(path / "metrics.jsonl")] == [0, 1, 2, 3, 4, 4]
+
+
+def test_an_agent_for_another_game_is_refused(tmp_path):
+    cfg = checked(TINY)
+    with pytest.raises(ValueError, match="it knows 7 actions, diamond_fast/Catch-v0 has 3"):
+        Trainer(cfg, RunFolder.create(tmp_path / "run", cfg), torch.device("cpu"), Agent(cfg, num_actions=7))
 
 
 def test_model_free(tmp_path):
