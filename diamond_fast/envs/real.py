@@ -1,5 +1,6 @@
 """Real environments: Atari games and Gymnasium environments behind one vectorised interface."""
 
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -147,6 +148,8 @@ class RealEnv(VectorEnv):
         return self._worker.result()
 
     def close_extras(self, **kwargs: Any) -> None:
+        if sys.is_finalizing():  # threads no longer run, and a wait for one would never end
+            return
         if self._worker.busy and not self._worker.lost:
             with suppress(Exception):  # of a step nobody waits for any more
                 self._worker.result()

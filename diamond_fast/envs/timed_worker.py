@@ -1,6 +1,7 @@
 """Calls with a time limit, for libraries that can wait for ever."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -26,6 +27,7 @@ class TimedWorker:
         self._tasks: SimpleQueue = SimpleQueue()
         self._results: SimpleQueue = SimpleQueue()
         threading.Thread(target=_serve, args=(self._tasks, self._results), daemon=True, name="environment").start()
+        weakref.finalize(self, self._tasks.put, None)  # the thread ends with the last reference, also without close()
 
     def check_free(self) -> None:
         """

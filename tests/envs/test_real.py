@@ -1,5 +1,7 @@
 """The vectorised environment over scripted games: nothing but arithmetic, so every number is known."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -236,6 +238,18 @@ def test_closing_closes_every_game_once_also_in_the_middle_of_a_step():
     assert all(slot.closed for slot in slots)
     with pytest.raises(RuntimeError):
         env.reset(seed=0)
+
+
+def test_a_program_that_closes_nothing_ends_at_once():
+    """Also where the environment is collected, and closed, only while the interpreter shuts down."""
+    code = """
+from diamond_fast.envs.real import RealEnv, make_real_env
+RealEnv.__del__ = RealEnv.close
+env = make_real_env(None, "diamond_fast/Catch-v0", 2, 24, True)
+env.reset(seed=0)
+env.itself = env
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
 def test_the_factory_checks_its_arguments():

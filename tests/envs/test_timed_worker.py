@@ -52,7 +52,8 @@ def test_the_time_limit_is_checked(timeout):
         TimedWorker(timeout)
 
 
-def test_an_idle_thread_keeps_nothing_alive_and_ends():
+@pytest.mark.parametrize("closed", [True, False])
+def test_an_idle_thread_keeps_nothing_alive_and_ends(closed):
     class Thing:
         def method(self):
             return 1
@@ -64,7 +65,9 @@ def test_an_idle_thread_keeps_nothing_alive_and_ends():
     del thing
     gc.collect()
     assert reference() is None
-    worker.close()
+    if closed:
+        worker.close()
+    del worker
     deadline = time.monotonic() + 5
     while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.01)
