@@ -308,13 +308,21 @@ class Trainer:
         for name, update in self.updates.items():
             update.load_state_dict(state["updates"][name])
         if not self.cfg.model_free:
-            self.collector.load_state_dict(state["collector"])
+            self._restore_collector(state["collector"])
         self.epoch, self.num_epochs, self.env_steps = state["epoch"], state["num_epochs"], state["env_steps"]
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
         pictures = sorted(self.folder.pictures.glob("epoch_*.png"))
         self.newest_picture = pictures[-1] if pictures else None
+
+    def _restore_collector(self, state: dict[str, Any]) -> None:
+        try:
+            self.collector.load_state_dict(state)
+        except RuntimeError as error:  # a user's environment that does not repeat itself
+            print(f"{error}. Starting new games: this run goes on, but not exactly as it would have.", flush=True)
+            self.collector = Collector(self.train_env, self._seed(f"collect after {self.replay.num_steps} steps"))
+            self.replay.close_episodes()
 
     def _seed(self, purpose: str) -> int:
         """A seed of its own for each use of random numbers."""

@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import replace
 
+import gymnasium
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from diamond_fast.config import (
     WorldModelConfig,
 )
 from diamond_fast.config_checks import checked
+from diamond_fast.envs.catch import Catch
 from diamond_fast.models.agent import Agent
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
@@ -177,6 +179,26 @@ def test_an_agent_for_another_game_is_refused(tmp_path):
     cfg = checked(TINY)
     with pytest.raises(ValueError, match="it knows 7 actions, diamond_fast/Catch-v0 has 3"):
         Trainer(cfg, RunFolder.create(tmp_path / "run", cfg), torch.device("cpu"), Agent(cfg, num_actions=7))
+
+
+class Restless(Catch):
+    """A game that does not repeat itself: the seed does not decide where the balls fall."""
+
+    def reset(self, *, seed=None, options=None):
+        return super().reset(seed=None, options=options)
+
+
+def test_a_game_that_does_not_repeat_itself_starts_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(gymnasium.registry, "Restless-v0", gymnasium.envs.registration.EnvSpec("Restless-v0", Restless))
+    cfg = replace(TINY, env_id="Restless-v0")
+    train(cfg, tmp_path / "run", stop_after=1)
+    result, trainer = train(cfg, tmp_path / "run")
+    assert "Starting new games" in capsys.readouterr().out
+    assert len(result.returns) == 3
+    assert trainer.env_steps == 300
+    lengths = trainer.replay.lengths
+    assert lengths.max() <= 49  # no episode was glued together from two games
+    assert lengths.sum() == 300
 
 
 def test_model_free(tmp_path):
