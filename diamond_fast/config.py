@@ -242,6 +242,8 @@ class RunConfig:
     """Epochs of training after the last collection."""
     model_free: bool = False
     """Train the policy in the real environment instead; no world model."""
+    static_dataset: Annotated[str | None, arg(metavar="PATH")] = None
+    """Train from this recording instead of collecting: a journal, a .npz file or a published dataset/train folder."""
     precision: Precision = "tf32"
     """Arithmetic of the networks. tf32: as published; on a CPU the same as fp32. bf16: the fastest."""
     checkpoint_every: PositiveInt = 1

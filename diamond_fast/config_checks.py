@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 from diamond_fast.config import ActorCriticConfig, InnerModelConfig, RewardEndConfig, RunConfig
 from diamond_fast.games import resolve_game
@@ -22,11 +23,21 @@ def checked(config: RunConfig) -> RunConfig:
             config = replace(config, game=resolve_game(config.game))
         except ValueError as error:
             raise ValueError(f"--game: {error}") from None
+    if config.static_dataset is not None:
+        config = replace(config, static_dataset=_existing_recording(config))
     check_limits(config)
     _check_collection(config)
     _check_sigmas(config)
     _check_networks(config)
     return config
+
+
+def _existing_recording(config: RunConfig) -> str:
+    """Where the recording is, whatever folder the run is resumed from."""
+    _require(not config.model_free, "static_dataset", "has no use with --model-free, which trains in the real game")
+    path = Path(config.static_dataset)
+    _require(path.exists(), "static_dataset", f"there is nothing at {path}")
+    return str(path.resolve())
 
 
 def _require(condition: bool, path: str, message: str) -> None:

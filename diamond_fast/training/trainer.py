@@ -16,7 +16,7 @@ from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.models.agent import Agent
-from diamond_fast.replay import Replay
+from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
@@ -82,16 +82,7 @@ class Trainer:
         self.agent = agent or Agent(cfg, num_actions)
         self.agent.to(device, memory_format=torch.channels_last)
         self.frame_shape = (cfg.frame_size, cfg.frame_size, cfg.denoiser.inner_model.img_channels)
-        journal = folder.replay / "journal"
-        if saved is None:  # stopped before the first checkpoint: the experience begins anew with everything else
-            journal.unlink(missing_ok=True)
-        self.replay = Replay.open(
-            journal,
-            self.frame_shape,
-            cfg.collection.num_envs,
-            cfg.collection.num_steps_total,
-            length=saved.state["replay"] if saved else None,
-        )
+        self.replay = self._open_replay(saved)
         self.collector = Collector(self.train_env, self._seed("collect"))
         self.updates = self._make_updates()
 
@@ -139,8 +130,9 @@ class Trainer:
     def _collect_initially(self) -> None:
         """Collects until rewards have been seen often enough; the rest of the run follows from how long that took."""
         c = self.cfg.collection
-        if self.cfg.model_free:
+        if not self._collecting:
             self.num_epochs = self.cfg.num_final_epochs
+            self.env_steps = self.replay.num_steps
             return
         with Progress(1, {"collect": c.first_epoch_min}) as self.progress:
             figures = self._collect(c.first_epoch_min)
@@ -160,7 +152,11 @@ class Trainer:
         return int(counts.sum() - counts.max())
 
     def _collects(self, epoch: int) -> bool:
-        return not self.cfg.model_free and epoch <= self.num_epochs - self.cfg.num_final_epochs
+        return self._collecting and epoch <= self.num_epochs - self.cfg.num_final_epochs
+
+    @property
+    def _collecting(self) -> bool:
+        return not self.cfg.model_free and self.cfg.static_dataset is None
 
     def _collect(self, num_steps: int) -> dict[str, Any]:
         c = self.cfg.collection
@@ -190,7 +186,8 @@ class Trainer:
         cast = partial(autocast, self.device, cfg.precision)
 
         def segments(stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False):
-            weights = cfg.collection.sample_weights
+            # In a recording the order of episodes says nothing about age: drawn by length, as published.
+            weights = cfg.collection.sample_weights if cfg.static_dataset is None else None
             seed = self._seed("segments")
             return self.replay.segments(update.batch_size, seq_length, weights, beyond_end, seed, stream)
 
@@ -287,6 +284,26 @@ class Trainer:
 
     # --- save and restore ---
 
+    def _open_replay(self, saved: checkpoint.Checkpoint | None) -> Replay:
+        """The run's own experience as it was at the checkpoint, or a recording it only reads."""
+        if self.cfg.static_dataset is not None:
+            return self._load_static_dataset(Path(self.cfg.static_dataset))
+        journal = self.folder.replay / "journal"
+        if saved is None:  # stopped before the first checkpoint: the experience begins anew with everything else
+            journal.unlink(missing_ok=True)
+        c = self.cfg.collection
+        length = saved.state["replay"] if saved else None
+        return Replay.open(journal, self.frame_shape, c.num_envs, c.num_steps_total, length)
+
+    def _load_static_dataset(self, path: Path) -> Replay:
+        replay = load_recording(path)
+        if replay.frame_shape != self.frame_shape:
+            raise ValueError(f"{path}: its frames are {replay.frame_shape}, the run's {self.frame_shape}")
+        actions = max((replay.episode(i).act.max() for i in range(replay.num_episodes)), default=-1)
+        if not 0 <= actions < self.train_env.num_actions:
+            raise ValueError(f"{path}: its actions go up to {actions}, the game's to {self.train_env.num_actions - 1}")
+        return replay
+
     def _save(self) -> None:
         tensors = {name: model.state_dict() for name, model in self.agent.named_children()}
         state = {
@@ -294,7 +311,7 @@ class Trainer:
             "num_epochs": self.num_epochs,
             "env_steps": self.env_steps,
             "replay": self.replay.commit(),
-            "collector": None if self.cfg.model_free else self.collector.state_dict(),
+            "collector": self.collector.state_dict() if self._collecting else None,
             "updates": {name: update.state_dict() for name, update in self.updates.items()},
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -307,7 +324,7 @@ class Trainer:
             model.load_state_dict(saved.tensors[name])
         for name, update in self.updates.items():
             update.load_state_dict(state["updates"][name])
-        if not self.cfg.model_free:
+        if self._collecting:
             self._restore_collector(state["collector"])
         self.epoch, self.num_epochs, self.env_steps = state["epoch"], state["num_epochs"], state["env_steps"]
         torch.set_rng_state(state["rng"])

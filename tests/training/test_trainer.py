@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from diamond_fast.config import (
 from diamond_fast.config_checks import checked
 from diamond_fast.envs.catch import Catch
 from diamond_fast.models.agent import Agent
+from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
@@ -179,6 +181,35 @@ def test_an_agent_for_another_game_is_refused(tmp_path):
     cfg = checked(TINY)
     with pytest.raises(ValueError, match="it knows 7 actions, diamond_fast/Catch-v0 has 3"):
         Trainer(cfg, RunFolder.create(tmp_path / "run", cfg), torch.device("cpu"), Agent(cfg, num_actions=7))
+
+
+def test_static_dataset(whole, tmp_path):
+    """Trained from what another run collected, nothing is collected, and resuming is exact."""
+    journal = whole[0] / "replay" / "journal"
+    cfg = replace(TINY, static_dataset=str(journal))
+    content = journal.read_bytes()
+    result, trainer = train(cfg, tmp_path / "a")
+    assert trainer.num_epochs == cfg.num_final_epochs
+    assert trainer.env_steps == 300
+    assert len(result.returns) == 3
+    assert "collect/seconds" not in read_metrics(tmp_path / "a" / "metrics.jsonl")[0]
+    train(cfg, tmp_path / "b", stop_after=1)
+    train(cfg, tmp_path / "b")
+    saved = [checkpoint.load_latest(tmp_path / name / "checkpoints").tensors["denoiser"] for name in "ab"]
+    assert all(torch.equal(a, saved[1][name]) for name, a in saved[0].items())
+    assert journal.read_bytes() == content
+
+
+def test_a_recording_of_another_game_is_refused(tmp_path):
+    for shape, action, message in (((16, 16, 3), 0, "its frames are"), ((24, 24, 3), 5, "its actions go up to 5")):
+        path = tmp_path / f"journal{action}"
+        replay = Replay.open(path, shape, capacity=1)
+        frame, yes = np.zeros((1, *shape), np.uint8), np.ones(1, bool)
+        replay.append(frame, np.array([action]), np.zeros(1, np.float32), yes, ~yes, frame)
+        replay.commit()
+        replay.close()
+        with pytest.raises(ValueError, match=message):
+            train(replace(TINY, static_dataset=str(path)), tmp_path / f"run{action}")
 
 
 class Restless(Catch):
