@@ -1,7 +1,7 @@
 """Compiles what the operations would launch on a given chip, without one: resources and machine code of each kernel.
 
-The operations run on meta tensors with their kernels replaced by recorders, so that what is compiled is what would be
-launched, specialisation on divisible sizes and missing arguments included.
+The operations run on CPU tensors with their kernels replaced by recorders, so that what is compiled is what would be
+launched, specialisation on divisible sizes and missing arguments included. No memory but what torch itself touches.
 """
 
 import re
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from diamond_fast.kernels import launch
+from diamond_fast.kernels import dispatch, launch
 from diamond_fast.kernels._triton import INTERPRETED, triton
 
 CHIPS = {  # by capability: a chip's multiprocessors, and the shared memory a program may have, in bytes
@@ -33,8 +33,6 @@ _TYPES = {
     torch.float16: "fp16",
     torch.float32: "fp32",
     torch.uint8: "u8",
-    torch.bool: "i1",
-    torch.int64: "i64",
 }
 
 
@@ -109,6 +107,7 @@ def recorded_launches(capability: int) -> Iterator[list[Launch]]:
         if isinstance(kernel, triton.JITFunction) and name.endswith("_kernel")
     ]
     chip_of = launch.chip_of
+    dispatch.INTERPRETED = True  # lets CPU tensors through to the recorders
     launch.chip_of = lambda device: launch.Chip(capability, CHIPS[capability][0])
     for module, name, kernel in replaced:
         setattr(module, name, _Recorder(kernel, launches))
@@ -116,6 +115,7 @@ def recorded_launches(capability: int) -> Iterator[list[Launch]]:
         yield launches
     finally:
         launch.chip_of = chip_of
+        dispatch.INTERPRETED = False
         for module, name, kernel in replaced:
             setattr(module, name, kernel)
 

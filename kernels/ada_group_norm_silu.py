@@ -400,8 +400,8 @@ def check_norm(
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
     """
-    check_tensors("x", x=x, x2=x2)
-    check_tensors("x", (torch.float32, *{x.dtype}), x=x, stats=stats, stats2=stats2)
+    check_tensors("x", x, x=x, x2=x2)
+    check_tensors("x", x, (torch.float32,), stats=stats, stats2=stats2)
     check_images("x", x)
     if x2 is not None:
         check_images("x2", x2)
@@ -480,7 +480,7 @@ def ada_group_norm_silu(
     """
     check_norm(x, x2, groups, eps, activation, stats, stats2)
     shape = (x.size(0), x.size(1) + (0 if x2 is None else x2.size(1)))
-    check_tensors("x", x=x, scale=scale, shift=shift)
+    check_tensors("x", x, scale=scale, shift=shift)
     check_shape("scale", scale, shape, "[N,C]")
     check_shape("shift", shift, shape, "[N,C]")
     if use_triton(impl, x):

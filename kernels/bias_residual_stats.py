@@ -196,7 +196,7 @@ def bias_residual_stats(
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
     """
-    check_tensors("conv_out", conv_out=conv_out, bias=bias, residual=residual)
+    check_tensors("conv_out", conv_out, conv_out=conv_out, bias=bias, residual=residual)
     check_images("conv_out", conv_out)
     check_shape("bias", bias, (conv_out.size(1),), "one a channel of conv_out")
     check_shape("residual", residual, tuple(conv_out.shape), "conv_out's")
@@ -214,7 +214,7 @@ def group_norm_stats(x: Tensor, groups: int, *, impl: str = "auto") -> Tensor:
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
     """
-    check_tensors("x", x=x)
+    check_tensors("x", x, x=x)
     check_images("x", x)
     check_groups(x.size(1), groups)
     if use_triton(impl, x):

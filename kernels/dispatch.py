@@ -26,8 +26,10 @@ def use_triton(impl: str, tensor: Tensor) -> bool:
     return impl == "triton"
 
 
-def check_tensors(reference: str, dtypes: tuple[torch.dtype, ...] = FLOAT_DTYPES, **tensors: Tensor | None) -> None:
-    """Checks that the tensors given are dense, of one of the dtypes, and on the device of the one named ``reference``.
+def check_tensors(
+    like: str, like_tensor: Tensor, dtypes: tuple[torch.dtype, ...] = FLOAT_DTYPES, **tensors: Tensor | None
+) -> None:
+    """Checks that the tensors given are dense, of one of the dtypes, and on the device of ``like_tensor``.
 
     Raises:
         TypeError, ValueError: one of them is not; the message names it.
@@ -42,9 +44,9 @@ def check_tensors(reference: str, dtypes: tuple[torch.dtype, ...] = FLOAT_DTYPES
             raise TypeError(f"{name}: expected dtype {expected}, got {str(tensor.dtype).removeprefix('torch.')}")
         if tensor.layout != torch.strided:
             raise ValueError(f"{name}: expected a dense (strided) tensor, got layout {tensor.layout}")
-        if tensor.device != tensors[reference].device:
+        if tensor.device != like_tensor.device:
             raise ValueError(
-                f"{name}: is on {tensor.device}, but {reference} is on {tensors[reference].device}; put them on one"
+                f"{name}: is on {tensor.device}, but {like} is on {like_tensor.device}; put both on one device"
             )
 
 

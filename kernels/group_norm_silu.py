@@ -56,7 +56,7 @@ def group_norm_silu(
         TypeError, ValueError: an argument does not fit; the message names it.
     """
     check_norm(x, x2, groups, eps, activation, stats, stats2)
-    check_tensors("x", x=x, weight=weight, bias=bias)
+    check_tensors("x", x, weight=weight, bias=bias)
     shape = (x.size(1) + (0 if x2 is None else x2.size(1)),)
     check_shape("weight", weight, shape, "[C]")
     check_shape("bias", bias, shape, "[C]")

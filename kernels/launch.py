@@ -15,7 +15,9 @@ WHOLE_GROUP_ELEMENTS = 16384  # groups up to this size are normalised by one pro
 MIN_TILE_ELEMENTS = 2048  # smaller tiles would spend their time on the launch
 ROW_BYTES = 128  # channels a program reads of each pixel: a full cache line where the groups allow it
 MAX_SPLITS = 64  # partial results a program has to merge
-POINTWISE_BLOCK = 1024  # 8 elements a thread
+POINTWISE_BLOCK = 1024  # elements of a program where nothing is reduced over pixels
+INPUT_TILE_ELEMENTS = 2048  # pixels x channels of the network's input
+POINTWISE_WARPS = 4  # 8 elements a thread: one 16-byte load of bfloat16, two of float32
 
 
 class Chip(NamedTuple):
