@@ -39,8 +39,10 @@ def preconditioners(sigma, data_squared, offset_squared):
 def load_sigma(sigma, n, sigma_value):
     """Noise level of sample n: from a tensor [N] if there is one, else the number for all. A float32 scalar."""
     if sigma is None:
-        return tl.cast(sigma_value, tl.float32)
-    return tl.load(sigma + n)
+        level = tl.cast(sigma_value, tl.float32)
+    else:
+        level = tl.load(sigma + n)
+    return level
 
 
 @triton.jit
@@ -57,11 +59,13 @@ def quantise(x):
 
 
 @triton.jit
-def pitched(i, CHANNELS: tl.constexpr, PITCH: tl.constexpr):
-    """Offset of a sample's i-th element where pixels lie PITCH apart instead of CHANNELS."""
-    if PITCH != CHANNELS:
-        i = i // CHANNELS * PITCH + i % CHANNELS
-    return i
+def pitched(n, i, M, CHANNELS: tl.constexpr, PITCH: tl.constexpr):
+    """Offset of the i-th of sample n's M elements where pixels lie PITCH apart instead of CHANNELS."""
+    if PITCH == CHANNELS:
+        at = n * M + i
+    else:
+        at = n * (M // CHANNELS * PITCH) + (i // CHANNELS * PITCH + i % CHANNELS)
+    return at
 
 
 def with_pitch(x: Tensor) -> tuple[Tensor, int]:

@@ -84,7 +84,7 @@ def _edm_loss_kernel(
     mask = i < M
     _, c_out, c_skip = preconditioners(tl.load(sigma + n), data_squared, offset_squared)
     x, target = _target(noisy, clean, n * M + i, mask, c_out, c_skip)
-    at_output = network_output + n * (M // C * PITCH) + pitched(i, C, PITCH)
+    at_output = network_output + pitched(n, i, M, C, PITCH)
     output = tl.load(at_output, mask=mask, other=0.0).to(tl.float32)
     error = tl.where(mask, output - target, 0.0)
     tl.store(sums + n * num_blocks + block, tl.sum(error * error, axis=0))
@@ -126,7 +126,7 @@ def _edm_loss_backward_kernel(
     mask = i < M
     _, c_out, c_skip = preconditioners(tl.load(sigma + n), data_squared, offset_squared)
     _, target = _target(noisy, clean, n * M + i, mask, c_out, c_skip)
-    at_output = network_output + n * (M // C * PITCH) + pitched(i, C, PITCH)
+    at_output = network_output + pitched(n, i, M, C, PITCH)
     output = tl.load(at_output, mask=mask, other=0.0).to(tl.float32)
     factor = tl.load(dloss) * tl.load(valid + n).to(tl.float32) * tl.load(weight) * 2.0
     tl.store(dout + n * M + i, (factor * (output - target)).to(dout.dtype.element_ty), mask=mask)

@@ -68,6 +68,7 @@ def edm_step_reference(
     sigma_data: float,
     sigma_offset_noise: float,
     quantised: bool,
+    with_slope: bool,
 ) -> tuple[Tensor, Tensor]:
     """What the steps compute, in torch, at float32 or above: the new frames, and the slope of this evaluation."""
     dtype = torch.promote_types(noisy.dtype, torch.float32)
@@ -82,7 +83,7 @@ def edm_step_reference(
         level = torch.full((1,), next_sigma, dtype=dtype, device=x.device)
         c_in, _, _ = preconditioners_reference(level, sigma_data, sigma_offset_noise)
         network_input[:, first_channel : first_channel + x.size(1)] = c_in * stepped
-    return stepped.to(noisy.dtype), slope.to(noisy.dtype)
+    return stepped.to(noisy.dtype), slope.to(noisy.dtype) if with_slope else noisy.new_empty(0)
 
 
 @triton.jit
@@ -96,7 +97,7 @@ def _edm_step_kernel(
     i = tl.program_id(0) % num_blocks * BLOCK + tl.arange(0, BLOCK)
     mask = i < M
     x = tl.load(noisy + n * M + i, mask=mask, other=0.0).to(tl.float32)
-    at_output = network_output + n * (M // C * PITCH) + pitched(i, C, PITCH)
+    at_output = network_output + pitched(n, i, M, C, PITCH)
     output = tl.load(at_output, mask=mask, other=0.0).to(tl.float32)
     _, c_out, c_skip = preconditioners(load_sigma(sigma, n, sigma_value), data_squared, offset_squared)
     denoised = c_skip * x + c_out * output
@@ -116,7 +117,7 @@ def _edm_step_kernel(
         tl.store(stepped_out + n * M + i, stepped.to(stepped_out.dtype.element_ty), mask=mask)
         if network_input is not None:
             c_in, _, _ = preconditioners(tl.cast(next_sigma, tl.float32), data_squared, offset_squared)
-            at_input = network_input + n * (M // C * INPUT_PITCH) + pitched(i, C, INPUT_PITCH)
+            at_input = network_input + pitched(n, i, M, C, INPUT_PITCH)
             tl.store(at_input, (c_in * stepped).to(network_input.dtype.element_ty), mask=mask)
 
 
@@ -162,18 +163,21 @@ def _(noisy, network_output, sigma, sigma_value, sigma_data, sigma_offset_noise,
 def _edm_step(
     noisy: Tensor, network_output: Tensor, start: Tensor | None, start_slope: Tensor | None,
     network_input: Tensor | None, first_channel: int, sigma: float, divisor: float, dt: float, next_sigma: float,
-    sigma_data: float, sigma_offset_noise: float, quantised: bool,
+    sigma_data: float, sigma_offset_noise: float, quantised: bool, with_slope: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    stepped, slope = (empty_channels_last(noisy, noisy.size(1)) for _ in range(2))
+    stepped = empty_channels_last(noisy, noisy.size(1))
+    slope = empty_channels_last(noisy, noisy.size(1)) if with_slope else None
     levels = (sigma, divisor, dt, next_sigma)
     _launch(noisy, network_output, None, start, start_slope, None, stepped, slope, network_input, first_channel,
             levels, sigma_data, sigma_offset_noise, quantised)  # fmt: skip
-    return stepped, slope
+    return stepped, noisy.new_empty(0) if slope is None else slope
 
 
 @_edm_step.register_fake
-def _(noisy, network_output, *_):
-    return tuple(empty_channels_last(noisy, noisy.size(1)) for _ in range(2))
+def _(noisy, network_output, start, start_slope, network_input, first_channel, sigma, divisor, dt, next_sigma,
+      sigma_data, sigma_offset_noise, quantised, with_slope):  # fmt: skip
+    stepped = empty_channels_last(noisy, noisy.size(1))
+    return stepped, empty_channels_last(noisy, noisy.size(1)) if with_slope else noisy.new_empty(0)
 
 
 def _check(noisy: Tensor, network_output: Tensor, sigma_data: float, sigma_offset_noise: float) -> None:
@@ -223,13 +227,14 @@ def edm_step(
     next_sigma: float,
     *,
     sigma_hat: float | None = None,
+    with_slope: bool = False,
     network_input: Tensor | None = None,
     first_channel: int = 0,
     sigma_data: float = 0.5,
     sigma_offset_noise: float = 0.3,
     quantised: bool = True,
     impl: str = "auto",
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """One Euler step from the network's output at noise level ``sigma`` to ``next_sigma``. No gradient.
 
     Args:
@@ -237,11 +242,12 @@ def edm_step(
         sigma: what the network was told. sigma_hat: what the slope divides by, where noise was put back before the
             step; sigma if None.
         next_sigma: where the step leads, 0 at the last one.
+        with_slope: whether the slope is wanted, for Heun's correction.
         network_input: [N,K,H,W] with channels last in memory; its C channels from ``first_channel`` on are set to the
             new frames times c_in(next_sigma), for the network's next call.
 
     Returns:
-        the new frames and the slope at the old ones, each [N,C,H,W] of noisy's dtype.
+        the new frames, and the slope at the old ones if wanted, each [N,C,H,W] of noisy's dtype.
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
@@ -251,10 +257,11 @@ def edm_step(
     check_sigma("sigma_hat", sigma_hat)
     if sigma_hat == 0:
         raise ValueError("sigma_hat: must be positive, got 0: there is no step from noise level 0")
-    return _step(
+    stepped, slope = _step(
         noisy, network_output, None, None, network_input, first_channel, sigma, sigma_hat, next_sigma - sigma_hat,
-        next_sigma, sigma_data, sigma_offset_noise, quantised, impl,
+        next_sigma, sigma_data, sigma_offset_noise, quantised, with_slope, impl,
     )  # fmt: skip
+    return stepped, slope if with_slope else None
 
 
 def edm_heun_step(
@@ -293,13 +300,13 @@ def edm_heun_step(
     check_shape("start_slope", start_slope, tuple(predicted.shape), "predicted's")
     return _step(
         predicted, network_output, start, start_slope, network_input, first_channel, next_sigma, next_sigma,
-        next_sigma - sigma_hat, next_sigma, sigma_data, sigma_offset_noise, quantised, impl,
+        next_sigma - sigma_hat, next_sigma, sigma_data, sigma_offset_noise, quantised, False, impl,
     )[0]  # fmt: skip
 
 
 @torch.no_grad()
 def _step(noisy, network_output, start, start_slope, network_input, first_channel, sigma, divisor, dt, next_sigma,
-          sigma_data, sigma_offset_noise, quantised, impl) -> tuple[Tensor, Tensor]:  # fmt: skip
+          sigma_data, sigma_offset_noise, quantised, with_slope, impl) -> tuple[Tensor, Tensor]:  # fmt: skip
     _check(noisy, network_output, sigma_data, sigma_offset_noise)
     check_sigma("next_sigma", next_sigma)
     if network_input is not None:
@@ -313,5 +320,6 @@ def _step(noisy, network_output, start, start_slope, network_input, first_channe
         if not network_input.is_contiguous(memory_format=torch.channels_last):
             raise ValueError("network_input: is written in place, so its channels must be last in memory")
     arguments = (noisy, network_output, start, start_slope, network_input, first_channel, float(sigma), float(divisor),
-                 float(dt), float(next_sigma), float(sigma_data), float(sigma_offset_noise), quantised)  # fmt: skip
+                 float(dt), float(next_sigma), float(sigma_data), float(sigma_offset_noise),
+                 quantised, with_slope)  # fmt: skip
     return _edm_step(*arguments) if use_triton(impl, noisy) else edm_step_reference(*arguments)

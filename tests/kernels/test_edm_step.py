@@ -83,7 +83,9 @@ def test_steps_retrace_the_readable_sampler(device, order, impl):
     sigmas = noise_schedule(cfg)
     for i, (sigma, next_sigma) in enumerate(pairwise(sigmas)):
         where = {"network_input": buffer, "first_channel": 12, "impl": impl}
-        predicted, slope = edm_step(x, fixed_output(buffer[:, 12:15]), sigma, next_sigma, **where)
+        predicted, slope = edm_step(
+            x, fixed_output(buffer[:, 12:15]), sigma, next_sigma, with_slope=order == 2, **where
+        )
         if order == 2 and next_sigma > 0:
             output = fixed_output(buffer[:, 12:15])
             predicted = edm_heun_step(predicted, output, x, slope, sigma, next_sigma, **where)
@@ -96,7 +98,7 @@ def test_steps_retrace_the_readable_sampler(device, order, impl):
 
 def test_slope_divides_by_sigma_hat(device, frames):
     output = fixed_output(frames)
-    stepped, slope = edm_step(frames, output, 0.5, 0.1, sigma_hat=0.6, impl="triton")
+    stepped, slope = edm_step(frames, output, 0.5, 0.1, sigma_hat=0.6, with_slope=True, impl="triton")
     denoised = edm_denoise(frames, output, 0.5, impl="triton").double()
     torch.testing.assert_close(slope.double(), (frames - denoised) / 0.6, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(stepped.double(), frames + slope.double() * (0.1 - 0.6), rtol=1e-6, atol=1e-6)
@@ -118,7 +120,7 @@ def test_operator_contract(device):
     scales = (0.5, 0.3, True)
     step = torch.ops.diamond_fast.edm_step.default
     for start, where in ((None, None), (None, buffer), (x + 1, buffer)):
-        torch.library.opcheck(step, (x, x, start, start, where, 5, 0.5, 0.5, -0.4, 0.1, *scales))
+        torch.library.opcheck(step, (x, x, start, start, where, 5, 0.5, 0.5, -0.4, 0.1, *scales, where is None))
     denoise = torch.ops.diamond_fast.edm_denoise.default
     torch.library.opcheck(denoise, (x, x, torch.rand(2, device=device), 0.0, *scales))
     torch.library.opcheck(denoise, (x, x, None, 0.5, *scales))
