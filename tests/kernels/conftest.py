@@ -17,6 +17,6 @@ def device(request) -> torch.device:
 @pytest.fixture(autouse=True)
 def _empty_means_nan():
     """Fills new memory with NaN, so that reading what no kernel wrote shows."""
-    torch.use_deterministic_algorithms(True)
+    torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

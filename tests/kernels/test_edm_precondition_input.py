@@ -16,7 +16,8 @@ def inputs(device, n=2, t=4, c=3, h=9, w=7, dtype=torch.float32):
 
 
 def twin(noisy, obs, sigma):
-    """What the readable denoiser hands to its first convolution. obs [N,T*C,H,W]."""
+    """What the readable denoiser hands to its first convolution, on a CPU. obs [N,T*C,H,W]."""
+    noisy, obs, sigma = noisy.cpu(), obs.cpu(), sigma.cpu()
     sigma = (sigma**2 + 0.3**2).sqrt()
     c_in = (1 / (sigma**2 + 0.5**2).sqrt()).view(-1, 1, 1, 1)
     return torch.cat((obs / 0.5, noisy * c_in), dim=1)
@@ -25,13 +26,15 @@ def twin(noisy, obs, sigma):
 @pytest.mark.parametrize("impl", ["triton", "torch"])
 def test_gives_the_networks_bits(device, impl):
     noisy, frames, sigma, mask = inputs(device)
-    obs = to_float(frames, mask)
+    obs, unmasked = to_float(frames.cpu(), mask.cpu()), to_float(frames.cpu()).to(device)
     truth = twin(noisy, obs.flatten(1, 2), sigma)
-    for given, given_mask in ((obs, None), (obs.flatten(1, 2), None), (frames, mask), (to_float(frames), mask)):
+    obs = obs.to(device)
+    tolerance = 0 if impl == "triton" or device.type == "cpu" else 1e-6
+    for given, given_mask in ((obs, None), (obs.flatten(1, 2), None), (frames, mask), (unmasked, mask)):
         out = edm_precondition_input(noisy, given, sigma, mask=given_mask, dtype=torch.float32, impl=impl)
         assert out.shape == (2, 16, 9, 7)
         assert out.is_contiguous(memory_format=torch.channels_last)
-        assert torch.equal(out[:, :15], truth)
+        torch.testing.assert_close(out[:, :15].cpu(), truth, rtol=tolerance, atol=tolerance)
         assert (out[:, 15] == 0).all()
 
 
@@ -40,7 +43,7 @@ def test_one_noise_level_for_all(device):
     levels = torch.full((2,), 0.7, device=device)
     for sigma in (0.7, levels, levels[:1]):
         out = edm_precondition_input(noisy, frames, sigma, dtype=torch.float32, impl="triton")
-        assert torch.equal(out[:, :15], twin(noisy, to_float(frames).flatten(1, 2), levels))
+        assert torch.equal(out[:, :15].cpu(), twin(noisy, to_float(frames.cpu()).flatten(1, 2), levels))
 
 
 @pytest.mark.parametrize(("t", "c", "pad_to", "channels"), [(1, 1, 1, 2), (2, 3, 1, 9), (5, 3, 8, 24), (7, 5, 16, 48)])
@@ -48,7 +51,7 @@ def test_channels_and_padding(device, t, c, pad_to, channels):
     noisy, frames, sigma, _ = inputs(device, n=1, t=t, c=c, h=5, w=3)
     out = edm_precondition_input(noisy, frames, sigma, pad_to=pad_to, dtype=torch.float32, impl="triton")
     assert out.shape == (1, channels, 5, 3)
-    assert torch.equal(out[:, : (t + 1) * c], twin(noisy, to_float(frames).flatten(1, 2), sigma))
+    assert torch.equal(out[:, : (t + 1) * c].cpu(), twin(noisy, to_float(frames.cpu()).flatten(1, 2), sigma))
     assert (out[:, (t + 1) * c :] == 0).all()
 
 
