@@ -88,16 +88,18 @@ def as_json(case: Case, capability: int, found: _aot.Launch, needed: _aot.Resour
 
 def table(cases: list[Case]) -> str:
     """The page with one row a kernel of each call."""
-    others = [c for c in _aot.CHIPS if c != 90]
+    found: dict[str, dict[int, list[tuple[_aot.Launch, _aot.Resources]]]] = {}
+    for case, capability, launch, needed in resources(cases, list(_aot.CHIPS)):
+        by_chip = found.setdefault(f"`{case.op}` {case.shape}", {c: [] for c in _aot.CHIPS})
+        by_chip[capability].append((launch, needed))
     text = INTRODUCTION
-    for case in cases:
-        on = {c: [(f, r) for _, _, f, r in resources([case], [c])] for c in _aot.CHIPS}
-        for i, (found, needed) in enumerate(on[90]):
-            elsewhere = ", ".join(f"{c}: {on[c][i][1].registers}" for c in others if i < len(on[c]))
-            first = [f"`{case.op}` {case.shape}", f"{case.bytes_moved / 1e6:.1f}", f"{case.flops / 1e6:.0f}",
-                     f"{case.bytes_moved / 3.35e6:.1f}"] if i == 0 else [""] * 4  # fmt: skip
-            warps = dict(found.options)["num_warps"]
-            row = [*first, found.kernel.__name__.strip("_"), warps, needed.registers, needed.shared_bytes, elsewhere]
+    for case, (call, on) in zip(cases, found.items(), strict=True):
+        costs = [f"{x:.1f}" for x in (case.bytes_moved / 1e6, case.flops / 1e6, case.bytes_moved / 3.35e6)]
+        for i, (launch, needed) in enumerate(on[90]):
+            first = [call, *costs] if i == 0 else [""] * 4
+            warps = dict(launch.options)["num_warps"]
+            elsewhere = ", ".join(f"sm_{c}: {on[c][i][1].registers}" for c in on if c != 90)
+            row = [*first, launch.kernel.__name__.strip("_"), warps, needed.registers, needed.shared_bytes, elsewhere]
             text += f"| {' | '.join(map(str, row))} |\n"
     return text
 

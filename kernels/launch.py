@@ -12,6 +12,9 @@ import torch
 THREAD_ELEMENTS = 32
 TILE_ELEMENTS = 8192  # what one program holds in registers at a time
 WHOLE_GROUP_ELEMENTS = 16384  # groups up to this size are normalised by one program that reads them once
+WIDE_BLOCK = (
+    1024  # channels from which gains, shifts and sums take so many registers that a thread gets half a tile's share
+)
 MIN_TILE_ELEMENTS = 2048  # smaller tiles would spend their time on the launch
 ROW_BYTES = 128  # channels a program reads of each pixel: a full cache line where the groups allow it
 MAX_SPLITS = 64  # partial results a program has to merge
@@ -92,7 +95,8 @@ def split_launch(
     count = _groups_per_block(group_channels, groups, itemsize, ROW_BYTES)
     block_d = next_power_of_2(group_channels)
     block_c = count * block_d
-    block_p = min(max(1, TILE_ELEMENTS // block_c), next_power_of_2(pixels))
+    tile = TILE_ELEMENTS if block_c < WIDE_BLOCK else TILE_ELEMENTS // 2
+    block_p = min(max(1, tile // block_c), next_power_of_2(pixels))
     columns = n * groups // count  # programs per tile of pixels
     while (
         columns * ceil_div(pixels, block_p) < 2 * chip.num_sms and block_p > 1 and block_p * block_c > MIN_TILE_ELEMENTS
@@ -100,9 +104,8 @@ def split_launch(
         block_p //= 2
     tiles = ceil_div(pixels, block_p)
     tiles_per_split = 1 if max_splits is None else ceil_div(tiles, max_splits)
-    return NormLaunch(
-        count, block_d, block_p, tiles_per_split, ceil_div(tiles, tiles_per_split), _num_warps(block_c * block_p)
-    )
+    num_warps = _num_warps(block_c * block_p * (TILE_ELEMENTS // tile))
+    return NormLaunch(count, block_d, block_p, tiles_per_split, ceil_div(tiles, tiles_per_split), num_warps)
 
 
 def enough_splits(columns: int, chip: Chip) -> int:
