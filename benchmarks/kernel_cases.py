@@ -1,0 +1,176 @@
+"""The calls of the kernels that DIAMOND makes, at its shapes, with the memory they move and the arithmetic they do.
+
+Bytes count every element each kernel of the call loads or stores once; parameters and partial sums are left out, being
+thousands of times smaller. Floating-point operations are those of the formulas, an exponential or a division as one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diamond_fast.kernels.ada_group_norm_silu import ada_group_norm_silu, whole_groups_fit
+from diamond_fast.kernels.bias_residual_stats import bias_residual_stats, group_norm_stats
+from diamond_fast.kernels.edm_loss import edm_loss
+from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
+from diamond_fast.kernels.edm_step import edm_step
+from diamond_fast.kernels.group_norm_silu import group_norm_silu
+
+NORM_FORWARD_FLOPS = 12  # 4 for the statistics, 3 to normalise, 5 for SiLU
+NORM_BACKWARD_FLOPS = 21  # 13 for x_hat, z and dz, 3 for the sums, 5 for dx
+BATCHES = (32, 256)
+BF16, FP32 = torch.bfloat16, torch.float32
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call at one shape. ``make(device)`` allocates its inputs and returns the call, a function of ``impl``."""
+
+    op: str  # the stem of the kernel's file
+    shape: str
+    make: Callable[[torch.device], Callable[[str], object]]
+    bytes_moved: int
+    flops: int
+
+
+def image(device: torch.device, n: int, c: int, size: int, dtype: torch.dtype) -> Tensor:
+    """[N,C,size,size], channels last: random on a GPU, untouched memory elsewhere, where nothing is computed."""
+    x = torch.empty(n, size, size, c, device=device, dtype=dtype).permute(0, 3, 1, 2)
+    return x.normal_() if device.type == "cuda" else x
+
+
+def norm_case(
+    op: str, n: int, c1: int, c2: int, size: int, dtype: torch.dtype, what: str, group: int = 32, gain=None
+) -> Case:
+    """A norm's pass: what = forward, forward with statistics handed in, or forward and backward together."""
+    c, groups = c1 + c2, (c1 + c2) // group
+    function = ada_group_norm_silu if op == "ada_group_norm_silu" else group_norm_silu
+    whole = whole_groups_fit(torch.empty(n, c1, size, size, dtype=dtype, device="meta"), None, c1 // group)
+
+    def make(device):
+        leaves = [
+            image(device, n, c1, size, dtype),
+            *(torch.ones(2, *((n,) if gain is None else ()), c, device=device)),
+        ]
+        x2 = image(device, n, c2, size, dtype) if c2 else None
+        stats = {}
+        if what == "given statistics":
+            for name, x in (("stats", leaves[0]), ("stats2", x2)):
+                if x is not None:
+                    stats[name] = group_norm_stats(x, x.size(1) // group, impl="auto" if x.is_cuda else "triton")
+        backward = what == "forward + backward"
+        if backward:
+            inputs = [x.requires_grad_() for x in (*leaves, x2) if x is not None]
+            dout = image(device, n, c, size, dtype)
+
+        def call(impl):
+            out = function(*leaves, groups, x2=x2, **stats, impl=impl)
+            return torch.autograd.grad(out, inputs, dout) if backward else out
+
+        return call
+
+    passes = 2 if whole or what == "given statistics" else 3
+    flops = NORM_FORWARD_FLOPS
+    if what == "forward + backward":
+        passes += 3 if whole else 5
+        flops += NORM_BACKWARD_FLOPS + (0 if whole else 13)
+    elements = n * c * size**2
+    name = f"{n} x {c1}{f'+{c2}' if c2 else ''} x {size} x {size} {str(dtype)[6:]}, {what}"
+    if group != 32:
+        name += f", groups of {group}"
+    return Case(op, name, make, passes * elements * dtype.itemsize, flops * elements)
+
+
+def stats_case(n: int, c: int, size: int, dtype: torch.dtype, group: int = 32, residual: bool = True) -> Case:
+    def make(device):
+        x, r = (image(device, n, c, size, dtype) for _ in range(2))
+        bias = torch.zeros(c, device=device)
+        return lambda impl: bias_residual_stats(x, bias, r if residual else None, c // group, impl=impl)
+
+    elements = n * c * size**2
+    name = f"{n} x {c} x {size} x {size} {str(dtype)[6:]}{'' if residual else ', bias alone'}"
+    if group != 32:
+        name += f", groups of {group}"
+    passes = 3 if residual else 2
+    return Case("bias_residual_stats", name, make, passes * elements * dtype.itemsize, (3 + passes) * elements)
+
+
+def input_case(n: int, size: int, obs_dtype: torch.dtype) -> Case:
+    def make(device):
+        noisy = image(device, n, 3, size, FP32)
+        if obs_dtype == torch.uint8:
+            obs = torch.zeros(n, 4, size, size, 3, dtype=obs_dtype, device=device)
+        else:
+            obs = torch.zeros(n, 4, 3, size, size, dtype=obs_dtype, device=device)
+        return lambda impl: edm_precondition_input(noisy, obs, 0.5, impl=impl)
+
+    pixels = n * size**2
+    bytes_moved = pixels * (3 * 4 + 12 * obs_dtype.itemsize + 16 * 2)
+    name = f"{n} x (4+1) x 3 x {size} x {size}, context {str(obs_dtype)[6:]}"
+    return Case("edm_precondition_input", name, make, bytes_moved, pixels * (12 * 4 + 3))
+
+
+def step_case(n: int, size: int) -> Case:
+    def make(device):
+        x, output = image(device, n, 3, size, FP32), image(device, n, 3, size, BF16)
+        buffer = image(device, n, 16, size, BF16)
+        return lambda impl: edm_step(x, output, 0.5, 0.1, network_input=buffer, first_channel=12, impl=impl)
+
+    elements = 3 * n * size**2
+    return Case("edm_step", f"{n} x 3 x {size} x {size}", make, elements * (4 + 2 + 4 + 2), elements * 16)
+
+
+def loss_case(n: int, size: int) -> Case:
+    def make(device):
+        noisy, clean = (image(device, n, 3, size, FP32) for _ in range(2))
+        output = image(device, n, 3, size, BF16).requires_grad_()
+        sigma, mask = torch.ones(n, device=device), torch.ones(n, dtype=torch.bool, device=device)
+        return lambda impl: torch.autograd.grad(edm_loss(output, noisy, clean, sigma, mask, impl=impl).loss, output)
+
+    elements = 3 * n * size**2
+    name = f"{n} x 3 x {size} x {size}, forward + backward"
+    return Case("edm_loss", name, make, elements * (2 + 4 + 4 + 4 + 2 + 4 + 4 + 2), elements * 21)
+
+
+def paper_cases() -> list[Case]:
+    """The calls of the paper's networks: 64 channels at 64, 32, 16 and 8 pixels a side, concatenated on the way up."""
+    cases = []
+    for n in BATCHES:
+        for size in (64, 32, 16, 8):
+            for c2 in (0, 64):
+                for what in ("forward", "given statistics", "forward + backward"):
+                    cases.append(norm_case("ada_group_norm_silu", n, 64, c2, size, BF16, what))
+        cases.append(norm_case("group_norm_silu", n, 64, 0, 64, BF16, "forward + backward", gain="affine"))
+        cases.append(norm_case("group_norm_silu", n, 32, 0, 64, BF16, "forward + backward", gain="affine"))
+        for size in (64, 32, 16, 8):
+            cases.append(stats_case(n, 64, size, BF16))
+        cases.append(stats_case(n, 64, 64, BF16, residual=False))
+        cases += [input_case(n, 64, torch.uint8), input_case(n, 64, FP32), step_case(n, 64), loss_case(n, 64)]
+    return cases
+
+
+def few_cases() -> list[Case]:
+    """One call of each kind."""
+    return [
+        norm_case("ada_group_norm_silu", 32, 64, 64, 64, BF16, "forward + backward"),
+        norm_case("ada_group_norm_silu", 32, 64, 0, 16, BF16, "forward + backward"),
+        stats_case(32, 64, 64, BF16),
+        input_case(32, 64, torch.uint8),
+        step_case(32, 64),
+        loss_case(32, 64),
+    ]
+
+
+def sweep_cases() -> list[Case]:
+    """Other groups, dtypes, sizes and batches: what else the launch parameters can become."""
+    cases = []
+    for dtype in (FP32, torch.float16):
+        for c, group in ((64, 32), (16, 16), (64, 8), (120, 20), (128, 64), (512, 256), (1024, 1024)):
+            for n, size in ((1, 64), (64, 64), (2, 8), (1, 200)):
+                if dtype == torch.float16 and (c, n) not in ((16, 2), (1024, 64), (64, 64)):
+                    continue
+                cases.append(norm_case("ada_group_norm_silu", n, c, c, size, dtype, "forward + backward", group))
+                cases.append(stats_case(n, c, size, dtype, group))
+    cases.append(norm_case("group_norm_silu", 4, 64, 0, 40, FP32, "forward + backward", gain="affine"))
+    return cases

@@ -1,0 +1,15 @@
+"""Time of `bias_residual_stats` at the paper's shapes: kernel, torch eager and compiled, a copy of the bytes.
+
+pytest benchmarks/test_bias_residual_stats.py -m gpu --benchmark-json=bias_residual_stats.json
+"""
+
+import pytest
+from kernel_cases import paper_cases
+from kernel_timing import compare, needs_gpu
+
+pytestmark = needs_gpu
+
+
+@pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "bias_residual_stats"], ids=lambda c: c.shape)
+def test_bias_residual_stats(benchmark, case):
+    compare(benchmark, case)

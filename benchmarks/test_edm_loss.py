@@ -1,0 +1,15 @@
+"""Time of `edm_loss` at the paper's shapes: kernel, torch eager and compiled, a copy of the bytes.
+
+pytest benchmarks/test_edm_loss.py -m gpu --benchmark-json=edm_loss.json
+"""
+
+import pytest
+from kernel_cases import paper_cases
+from kernel_timing import compare, needs_gpu
+
+pytestmark = needs_gpu
+
+
+@pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "edm_loss"], ids=lambda c: c.shape)
+def test_edm_loss(benchmark, case):
+    compare(benchmark, case)

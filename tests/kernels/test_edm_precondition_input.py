@@ -1,0 +1,124 @@
+import pytest
+import torch
+from float64_truth import assert_matches_float64
+
+from diamond_fast.frames import to_float
+from diamond_fast.kernels.edm_precondition_input import edm_precondition_input, edm_precondition_input_reference
+
+
+def inputs(device, n=2, t=4, c=3, h=9, w=7, dtype=torch.float32):
+    g = torch.Generator().manual_seed(0)
+    noisy = torch.randn(n, c, h, w, generator=g) * 3
+    frames = torch.randint(0, 256, (n, t, h, w, c), generator=g, dtype=torch.uint8)
+    sigma = torch.rand(n, generator=g) * 5
+    mask = torch.rand(n, t, generator=g) > 0.4
+    return noisy.to(device, dtype), frames.to(device), sigma.to(device), mask.to(device)
+
+
+def twin(noisy, obs, sigma):
+    """What the readable denoiser hands to its first convolution, on a CPU. obs [N,T*C,H,W]."""
+    noisy, obs, sigma = noisy.cpu(), obs.cpu(), sigma.cpu()
+    sigma = (sigma**2 + 0.3**2).sqrt()
+    c_in = (1 / (sigma**2 + 0.5**2).sqrt()).view(-1, 1, 1, 1)
+    return torch.cat((obs / 0.5, noisy * c_in), dim=1)
+
+
+@pytest.mark.parametrize("impl", ["triton", "torch"])
+def test_gives_the_networks_bits(device, impl):
+    noisy, frames, sigma, mask = inputs(device)
+    obs, unmasked = to_float(frames.cpu(), mask.cpu()), to_float(frames.cpu()).to(device)
+    truth = twin(noisy, obs.flatten(1, 2), sigma)
+    obs = obs.to(device)
+    tolerance = 0 if impl == "triton" or device.type == "cpu" else 1e-6
+    for given, given_mask in ((obs, None), (obs.flatten(1, 2), None), (frames, mask), (unmasked, mask)):
+        out = edm_precondition_input(noisy, given, sigma, mask=given_mask, dtype=torch.float32, impl=impl)
+        assert out.shape == (2, 16, 9, 7)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(out[:, :15].cpu(), truth, rtol=tolerance, atol=tolerance)
+        assert (out[:, 15] == 0).all()
+
+
+def test_one_noise_level_for_all(device):
+    noisy, frames, _, _ = inputs(device)
+    levels = torch.full((2,), 0.7, device=device)
+    for sigma in (0.7, levels, levels[:1]):
+        out = edm_precondition_input(noisy, frames, sigma, dtype=torch.float32, impl="triton")
+        assert torch.equal(out[:, :15].cpu(), twin(noisy, to_float(frames.cpu()).flatten(1, 2), levels))
+
+
+@pytest.mark.parametrize(("t", "c", "pad_to", "channels"), [(1, 1, 1, 2), (2, 3, 1, 9), (5, 3, 8, 24), (7, 5, 16, 48)])
+def test_channels_and_padding(device, t, c, pad_to, channels):
+    noisy, frames, sigma, _ = inputs(device, n=1, t=t, c=c, h=5, w=3)
+    out = edm_precondition_input(noisy, frames, sigma, pad_to=pad_to, dtype=torch.float32, impl="triton")
+    assert out.shape == (1, channels, 5, 3)
+    assert torch.equal(out[:, : (t + 1) * c].cpu(), twin(noisy, to_float(frames.cpu()).flatten(1, 2), sigma))
+    assert (out[:, (t + 1) * c :] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_values_and_gradients(device, dtype, input_dtype):
+    noisy, frames, sigma, mask = inputs(device, dtype=input_dtype)
+    obs = to_float(frames).to(input_dtype)
+    dout = torch.randn(2, 16, 9, 7, generator=torch.Generator().manual_seed(1)).to(device, dtype)
+    assert_matches_float64(
+        lambda **a: edm_precondition_input(**a, sigma=sigma, mask=mask, dtype=dtype, impl="triton"),
+        lambda **a: edm_precondition_input_reference(**a, sigma=sigma, mask=mask, dtype=torch.float64),
+        {"noisy": noisy, "obs": obs},
+        dout,
+    )
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "strided", "transposed"])
+def test_any_strides(device, layout):
+    noisy, frames, sigma, _ = inputs(device)
+    obs = to_float(frames).flatten(1, 2)
+    truth = edm_precondition_input(noisy, obs.contiguous(), sigma, impl="triton")
+    restride = {
+        "channels_last": lambda x: x.to(memory_format=torch.channels_last),
+        "strided": lambda x: x.repeat_interleave(2, 3)[..., ::2],
+        "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
+    }[layout]
+    assert torch.equal(edm_precondition_input(restride(noisy), restride(obs), sigma, impl="triton"), truth)
+
+
+def test_operator_contract(device):
+    noisy, frames, sigma, mask = inputs(device, h=3, w=2)
+    op = torch.ops.diamond_fast.edm_precondition_input.default
+    rest = (0.5, 0.3, 16, torch.float32)
+    torch.library.opcheck(op, (noisy, frames.movedim(-1, -3), mask, sigma, 0.0, *rest))
+    leaves = [noisy.requires_grad_(), to_float(frames).requires_grad_()]
+    torch.library.opcheck(op, (*leaves, mask, None, 0.7, *rest))
+
+
+def test_compiles_without_a_graph_break(device):
+    noisy, frames, sigma, mask = inputs(device)
+    compiled = torch.compile(edm_precondition_input, fullgraph=True, backend="aot_eager")
+    expected = edm_precondition_input(noisy, frames, sigma, mask=mask, impl="triton")
+    assert torch.equal(compiled(noisy, frames, sigma, mask=mask, impl="triton"), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"obs": torch.zeros(2, 4, 5, 6, 3, dtype=torch.int32)}, TypeError, "obs: expected dtype"),
+        ({"obs": torch.zeros(2, 12, 5, 6, dtype=torch.uint8)}, ValueError, "obs: bytes are expected"),
+        ({"obs": torch.zeros(2, 4, 6, 5, 3, dtype=torch.uint8)}, ValueError, "obs: expected shape"),
+        ({"obs": torch.zeros(2, 4, 3, 5, 5)}, ValueError, "obs: expected shape"),
+        ({"obs": torch.zeros(2, 11, 5, 6)}, ValueError, "obs: expected"),
+        ({"obs": torch.zeros(2, 0, 3, 5, 6)}, ValueError, "obs: at least one"),
+        ({"mask": torch.ones(2, 3, dtype=torch.bool)}, ValueError, "mask: expected shape"),
+        ({"mask": torch.ones(2, 4)}, TypeError, "mask: expected dtype bool"),
+        ({"obs": torch.zeros(2, 12, 5, 6), "mask": torch.ones(2, 4).bool()}, ValueError, "mask: needs obs"),
+        ({"sigma": torch.ones(3)}, ValueError, "sigma: expected shape"),
+        ({"sigma": torch.ones(2, device="meta")}, ValueError, "sigma: is on meta"),
+        ({"sigma": None}, TypeError, "sigma: expected a number"),
+        ({"dtype": torch.int8}, TypeError, "dtype: expected"),
+        ({"pad_to": 0}, ValueError, "pad_to: must be at least 1"),
+        ({"sigma_offset_noise": -0.3}, ValueError, "sigma_offset_noise: expected a finite number"),
+    ],
+)
+def test_wrong_inputs_are_named(change, error, message):
+    args = {"noisy": torch.zeros(2, 3, 5, 6), "obs": torch.zeros(2, 4, 5, 6, 3, dtype=torch.uint8), "sigma": 0.5}
+    with pytest.raises(error, match=message):
+        edm_precondition_input(**args | change)
