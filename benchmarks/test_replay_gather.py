@@ -5,9 +5,9 @@ pytest benchmarks/test_replay_gather.py -m gpu --benchmark-json=replay_gather.js
 
 import pytest
 import torch
-from diamond_fast.kernels.replay_gather import replay_gather
 
 from diamond_fast.frames import to_float
+from diamond_fast.kernels.replay_gather import replay_gather
 
 NUM_FRAMES = 100_000
 FRAME_SHAPE = (64, 64, 3)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from ahead_of_time import compile_ahead
-from diamond_fast.kernels import replay_gather as module
-from diamond_fast.kernels.replay_gather import replay_gather, replay_gather_kernel, replay_gather_reference
 from triton.runtime.interpreter import InterpretedFunction
 
 from diamond_fast.frames import to_float
+from diamond_fast.kernels import replay_gather as module
+from diamond_fast.kernels.replay_gather import replay_gather, replay_gather_kernel, replay_gather_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
