@@ -75,7 +75,7 @@ _CATCH = replace(
     actor_critic_loss=ActorCriticLossConfig(gamma=0.9, weight_entropy_loss=0.01),  # a ball falls for 10 steps only
     world_model=WorldModelConfig(num_batches_to_preload=16),
     collection=CollectionConfig(
-        num_steps_total=3_000, first_epoch_min=2_000, first_epoch_max=2_000, steps_per_epoch=100
+        num_steps_total=3_500, first_epoch_min=2_000, first_epoch_max=2_000, steps_per_epoch=100
     ),
     evaluation=EvaluationConfig(every=3, num_episodes=20),
 )
