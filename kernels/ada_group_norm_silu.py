@@ -311,7 +311,7 @@ def _backward(
             p, num_parts, reduce.tiles_per_split, scale_stride, shift_stride,
             **constants, GROUPS=reduce.groups_per_block, BLOCK_D=reduce.block_d, BLOCK_P=reduce.block_p,
             ADAPTIVE=adaptive, SILU=silu,
-            num_warps=reduce.num_warps, enable_fp_fusion=True,
+            num_warps=launch.reduce_warps(reduce.num_warps), maxnreg=launch.LOOP_REGISTERS, enable_fp_fusion=True,
         )  # fmt: skip
     _backward_kernel[(n * (g // config.groups_per_block) * config.num_splits,)](
         dout, x, x2, scale, shift, mean, rstd, channel_sums, group_sums, dx, dx2, dscale, dshift,

@@ -119,7 +119,7 @@ def _launch(x: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor
     _bias_residual_stats_kernel[grid](
         x, bias, residual, out, stats, h * w, config.num_splits, config.tiles_per_split,
         C=c, D=c // groups, GROUPS=config.groups_per_block, BLOCK_D=config.block_d, BLOCK_P=config.block_p,
-        num_warps=config.num_warps, enable_fp_fusion=True,
+        num_warps=config.num_warps, maxnreg=launch.LOOP_REGISTERS, enable_fp_fusion=True,
     )  # fmt: skip
     return stats
 

@@ -18,6 +18,9 @@ WIDE_BLOCK = (
 MIN_TILE_ELEMENTS = 2048  # smaller tiles would spend their time on the launch
 ROW_BYTES = 128  # channels a program reads of each pixel: a full cache line where the groups allow it
 MAX_SPLITS = 64  # partial results a program has to merge
+# Registers a thread of a kernel with a loop may take. Left alone, the assembler stops at a step of occupancy below what
+# the loop needs and spills a register or two; two blocks of 8 warps a multiprocessor keep the memory busy all the same.
+LOOP_REGISTERS = 128
 POINTWISE_BLOCK = 1024  # elements of a program where nothing is reduced over pixels
 INPUT_TILE_ELEMENTS = 2048  # pixels x channels of the network's input
 POINTWISE_WARPS = 4  # 8 elements a thread: one 16-byte load of bfloat16, two of float32
@@ -106,6 +109,11 @@ def split_launch(
     tiles_per_split = 1 if max_splits is None else ceil_div(tiles, max_splits)
     num_warps = _num_warps(block_c * block_p * (TILE_ELEMENTS // tile))
     return NormLaunch(count, block_d, block_p, tiles_per_split, ceil_div(tiles, tiles_per_split), num_warps)
+
+
+def reduce_warps(num_warps: int) -> int:
+    """Warps where two inputs are reduced at once: a thread gets half as many elements of each."""
+    return min(16, 2 * num_warps)
 
 
 def enough_splits(columns: int, chip: Chip) -> int:
