@@ -28,55 +28,80 @@ BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_b
 
 namespace {
 
-// A memcpy a cache line at a time, through vector registers: for long copies the C library's own switches to
-// string instructions, which were measured 5 to 15 % slower on segments.
-void copy(uint8_t* to, const uint8_t* from, int64_t num_bytes) {
-  constexpr int64_t kLine = 64;
+// A memcpy a cache line at a time, through vector registers, that asks for memory some way ahead: at the end of `from`
+// for the beginning of `next`. For copies this long the C library's own takes string instructions, and every segment
+// begins where no prefetcher expects it: measured, this is 12 % faster on segments of 19 frames and 2 % on 6.
+void copy(uint8_t* to, const uint8_t* from, int64_t num_bytes, const uint8_t* next) {
+  constexpr int64_t kLine = 64, kAhead = 1024;
   int64_t i = 0;
-  for (; i + kLine <= num_bytes; i += kLine) std::memcpy(to + i, from + i, kLine);
+  for (; i + kAhead + kLine <= num_bytes; i += kLine) {
+    __builtin_prefetch(from + i + kAhead);
+    std::memcpy(to + i, from + i, kLine);
+  }
+  for (; i + kLine <= num_bytes; i += kLine, next += kLine) {
+    __builtin_prefetch(next);
+    std::memcpy(to + i, from + i, kLine);
+  }
   std::memcpy(to + i, from + i, num_bytes - i);
 }
 
-// One row of an array: zeros, then `count` stored elements of `size` bytes, then zeros.
-void copy_row(uint8_t* row, const void* stored, int64_t before, int64_t count, int64_t length, int64_t size) {
-  std::memset(row, 0, before * size);
-  copy(row + before * size, static_cast<const uint8_t*>(stored), count * size);
-  std::memset(row + (before + count) * size, 0, (length - before - count) * size);
+// One row of an array: zeros, then `count` stored elements, then zeros.
+template <typename T>
+void copy_row(uint8_t* array, int64_t row, const T* stored, int64_t before, int64_t count, int64_t length) {
+  T* to = reinterpret_cast<T*>(array) + row * length;
+  std::fill_n(to, before, T{0});
+  std::copy_n(stored, count, to + before);
+  std::fill_n(to + before + count, length - before - count, T{0});
+}
+
+// What a segment covers of its episode: `before` steps of padding, then frames from `slot` on, of which the last may be
+// a final observation, then padding.
+struct Span {
+  int64_t slot, before, num_frames, num_steps;
+};
+
+Span span_of(const View& view, const Cut& cut, int64_t length) {
+  const Episode& episode = view.episodes[cut.episode];
+  const int64_t from = std::clamp<int64_t>(cut.start, 0, episode.num_frames());
+  const int64_t to = std::clamp<int64_t>(cut.start + length, from, episode.num_frames());
+  return {episode.first_slot + from, std::clamp<int64_t>(-cut.start, 0, length), to - from,
+          std::clamp<int64_t>(episode.length - from, 0, to - from)};
 }
 
 }  // namespace
 
 void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const BatchLayout& layout, uint8_t* block) {
-  const int64_t length = layout.seq_length;
+  const int64_t length = layout.seq_length, frame_bytes = layout.frame_bytes;
+  auto* episodes = reinterpret_cast<int64_t*>(block + layout.episode);
+  auto* starts = reinterpret_cast<int64_t*>(block + layout.start);
+  for (const int64_t flags : {layout.end, layout.trunc, layout.mask_padding, layout.pixel_mask}) {
+    std::memset(block + flags, 0, layout.batch_size * length);
+  }
+  Span next = span_of(view, cuts[0], length);
   for (int64_t row = 0; row < layout.batch_size; ++row) {
-    const Cut& cut = cuts[row];
-    const Episode& episode = view.episodes[cut.episode];
-    const int64_t from = std::clamp<int64_t>(cut.start, 0, episode.num_frames());
-    const int64_t count = std::clamp<int64_t>(cut.start + length, from, episode.num_frames()) - from;
-    const int64_t num_steps = std::clamp<int64_t>(episode.length - from, 0, count);
-    const int64_t before = std::clamp<int64_t>(-cut.start, 0, length);
-    const int64_t slot = episode.first_slot + from, base = row * length;
+    const Span span = next;
+    if (row + 1 < layout.batch_size) next = span_of(view, cuts[row + 1], length);
 
-    const int64_t frame_bytes = layout.frame_bytes;
-    copy_row(block + layout.frames + base * frame_bytes, store.frame(slot), before, count, length, frame_bytes);
-    copy_row(block + layout.act + base * sizeof(int64_t), store.act(slot), before, count, length, sizeof(int64_t));
-    copy_row(block + layout.rew + base * sizeof(float), store.rew(slot), before, count, length, sizeof(float));
-    std::memset(block + layout.end + base, 0, length);
-    std::memset(block + layout.trunc + base, 0, length);
-    std::memset(block + layout.mask_padding + base, 0, length);
-    std::memset(block + layout.pixel_mask + base, 0, length);
-    for (int64_t i = 0; i < num_steps; ++i) {
-      const uint8_t flags = *store.flags(slot + i);
-      block[layout.end + base + before + i] = (flags & kEnd) != 0;
-      block[layout.trunc + base + before + i] = (flags & kTrunc) != 0;
+    const int64_t base = row * length, first = base + span.before, after = first + span.num_frames;
+    uint8_t* frames = block + layout.frames;
+    std::memset(frames + base * frame_bytes, 0, span.before * frame_bytes);
+    copy(frames + first * frame_bytes, store.frame(span.slot), span.num_frames * frame_bytes, store.frame(next.slot));
+    std::memset(frames + after * frame_bytes, 0, (base + length - after) * frame_bytes);
+
+    copy_row(block + layout.act, row, store.act(span.slot), span.before, span.num_frames, length);
+    copy_row(block + layout.rew, row, store.rew(span.slot), span.before, span.num_frames, length);
+    for (int64_t i = 0; i < span.num_steps; ++i) {
+      const uint8_t flags = *store.flags(span.slot + i);
+      block[layout.end + first + i] = (flags & kEnd) != 0;
+      block[layout.trunc + first + i] = (flags & kTrunc) != 0;
     }
-    auto* slots = reinterpret_cast<int64_t*>(block + layout.slot) + base;
-    std::fill_n(slots, length, -1);
-    std::iota(slots + before, slots + before + count, slot);
-    std::memset(block + layout.mask_padding + base + before, 1, num_steps);
-    std::memset(block + layout.pixel_mask + base + before, 1, count);
-    reinterpret_cast<int64_t*>(block + layout.episode)[row] = cut.episode;
-    reinterpret_cast<int64_t*>(block + layout.start)[row] = cut.start;
+    std::memset(block + layout.mask_padding + first, 1, span.num_steps);
+    std::memset(block + layout.pixel_mask + first, 1, span.num_frames);
+    auto* slots = reinterpret_cast<int64_t*>(block + layout.slot);
+    std::fill_n(slots + base, length, -1);
+    std::iota(slots + first, slots + after, span.slot);
+    episodes[row] = cuts[row].episode;
+    starts[row] = cuts[row].start;
   }
 }
 
