@@ -16,6 +16,7 @@ from diamond_fast.kernels.edm_loss import edm_loss
 from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
 from diamond_fast.kernels.edm_step import edm_step
 from diamond_fast.kernels.group_norm_silu import group_norm_silu
+from diamond_fast.kernels.replay_gather import replay_gather
 
 NORM_FORWARD_FLOPS = 12  # 4 for the statistics, 3 to normalise, 5 for SiLU
 NORM_BACKWARD_FLOPS = 21  # 13 for x_hat, z and dz, 3 for the sums, 5 for dx
@@ -133,6 +134,21 @@ def loss_case(n: int, size: int) -> Case:
     return Case("edm_loss", name, make, elements * (2 + 4 + 4 + 4 + 2 + 4 + 4 + 2), elements * 21)
 
 
+def gather_case(n: int, length: int, size: int) -> Case:
+    """Segments at random out of 100 000 frames."""
+    num_frames = 100_000
+
+    def make(device):
+        shape = (num_frames if device.type == "cuda" else length, size, size, 3)
+        slab = torch.empty(shape, dtype=torch.uint8, device=device)
+        starts = torch.randint(0, len(slab) - length + 1, (n, 1), device=device)
+        rows = starts + torch.arange(length, device=device)
+        return lambda impl: replay_gather(slab, rows, impl=impl)
+
+    elements = 3 * n * length * size**2
+    return Case("replay_gather", f"{n} x {length} x {size} x {size} x 3", make, elements * (1 + 4), elements * 4)
+
+
 def paper_cases() -> list[Case]:
     """The calls of the paper's networks: 64 channels at 64, 32, 16 and 8 pixels a side, concatenated on the way up."""
     cases = []
@@ -147,6 +163,7 @@ def paper_cases() -> list[Case]:
             cases.append(stats_case(n, 64, size, BF16))
         cases.append(stats_case(n, 64, 64, BF16, residual=False))
         cases += [input_case(n, 64, torch.uint8), input_case(n, 64, FP32), step_case(n, 64), loss_case(n, 64)]
+        cases += [gather_case(n, length, 64) for length in (19, 6)]
     return cases
 
 
@@ -159,6 +176,7 @@ def few_cases() -> list[Case]:
         input_case(32, 64, torch.uint8),
         step_case(32, 64),
         loss_case(32, 64),
+        gather_case(32, 6, 64),
     ]
 
 

@@ -33,6 +33,7 @@ _TYPES = {
     torch.float16: "fp16",
     torch.float32: "fp32",
     torch.uint8: "u8",
+    torch.int64: "i64",
 }
 
 
