@@ -1,0 +1,72 @@
+"""Trained agents to look at: the newest of a run, a published file, or one from the Hub."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from diamond_fast.config import RunConfig
+from diamond_fast.games import resolve_game
+from diamond_fast.models.agent import Agent
+from diamond_fast.models.official import NUM_ACTIONS_KEY, load_official
+from diamond_fast.runs import checkpoint
+from diamond_fast.runs.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class TrainedAgent:
+    """An agent on the CPU, and the settings it was trained with (of a published one: the paper's)."""
+
+    agent: Agent
+    config: RunConfig
+    source: str
+    """Where it comes from, for people: a folder and epoch, a file, or a game's name."""
+    epoch: int | None
+    """Of a run; None for a published agent."""
+
+
+def load_agent(
+    run: Path | None = None, file: Path | None = None, pretrained: str | None = None, game: str | None = None
+) -> TrainedAgent:
+    """The agent that exactly one of ``run``, ``file`` and ``pretrained`` names.
+
+    Args:
+        run: a run's folder, whose newest whole checkpoint is taken.
+        file: a published agent's ``.pt``.
+        pretrained: a game, whose agent is fetched from the Hub.
+        game: what ``file`` plays; needed where its name, such as ``Boxing.pt``, does not say it.
+
+    Raises:
+        ValueError: not exactly one is given, or there is no agent in it.
+        OSError: a file is missing or unreadable, or the Hub could not be reached.
+    """
+    if sum(source is not None for source in (run, file, pretrained)) != 1:
+        raise ValueError("--run, --checkpoint, --pretrained: exactly one of them is needed")
+    if game is not None and file is None:
+        raise ValueError("--game: only a --checkpoint needs it; the others know their game")
+    if run is not None:
+        return _newest_of(RunFolder.open(run))
+    if pretrained is not None:
+        name = resolve_game(pretrained)
+        return TrainedAgent(load_official(name), RunConfig(game=name), f"the published agent for {name}", None)
+    config = RunConfig(game=_game_of(file, game))
+    return TrainedAgent(load_official(file), config, str(file), None)
+
+
+def _newest_of(folder: RunFolder) -> TrainedAgent:
+    config = folder.read_config()
+    saved = checkpoint.load_latest(folder.checkpoints)
+    group, _, name = NUM_ACTIONS_KEY.partition(".")
+    agent = Agent(config, num_actions=saved.tensors[group][name].size(0))
+    for name, model in agent.named_children():
+        model.load_state_dict(saved.tensors[name])
+    return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch)
+
+
+def _game_of(file: Path, game: str | None) -> str:
+    if game is not None:
+        return resolve_game(game)
+    try:
+        return resolve_game(file.stem)
+    except ValueError:
+        raise ValueError(
+            f"--game: {file.name} does not say which game the agent plays; for instance --game Boxing"
+        ) from None

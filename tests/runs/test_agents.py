@@ -1,0 +1,77 @@
+"""Agents come back with the weights and settings they were written with."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diamond_fast.config import RunConfig
+from diamond_fast.models.agent import Agent
+from diamond_fast.models.official import export_official
+from diamond_fast.presets import PRESETS
+from diamond_fast.runs import agents, checkpoint
+from diamond_fast.runs.agents import load_agent
+from diamond_fast.runs.folder import RunFolder
+
+CATCH = replace(PRESETS["catch"], seed=7)
+
+
+def same_weights(a, b):
+    weights = b.state_dict()
+    return all(torch.equal(p, weights[name]) for name, p in a.state_dict().items())
+
+
+def save(folder, epoch, agent):
+    tensors = {name: model.state_dict() for name, model in agent.named_children()}
+    checkpoint.save(folder.checkpoints, epoch, tensors, {})
+
+
+def test_of_a_run_the_newest_checkpoint_is_taken(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", CATCH)
+    old, new = Agent(CATCH, num_actions=3), Agent(CATCH, num_actions=3)
+    save(folder, 4, old)
+    save(folder, 12, new)
+    loaded = load_agent(run=folder.path)
+    assert same_weights(new, loaded.agent)
+    assert not same_weights(old, loaded.agent)
+    assert (loaded.config, loaded.epoch) == (CATCH, 12)
+    assert loaded.source == f"{folder.path}, epoch 12"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    agent = Agent(RunConfig(), num_actions=6)
+    path = tmp_path_factory.mktemp("published") / "pong.pt"
+    export_official(agent, path)
+    return agent, path
+
+
+def test_a_published_file_says_its_game_by_name(published, tmp_path):
+    agent, path = published
+    loaded = load_agent(file=path)
+    assert same_weights(agent, loaded.agent)
+    assert (loaded.config.game, loaded.epoch) == ("Pong", None)
+    renamed = tmp_path / "mine.pt"
+    renamed.symlink_to(path)
+    assert load_agent(file=renamed, game="boxing").config.game == "Boxing"
+    with pytest.raises(ValueError, match=r"^--game: mine.pt does not say which game"):
+        load_agent(file=renamed)
+
+
+def test_a_pretrained_agent_is_fetched_by_the_games_usual_name(monkeypatch):
+    asked = []
+    monkeypatch.setattr(agents, "load_official", lambda source: asked.append(source))
+    assert load_agent(pretrained="ms_pacman").config.game == "MsPacman"
+    assert asked == ["MsPacman"]
+    with pytest.raises(ValueError, match="did you mean Boxing"):
+        load_agent(pretrained="Boxng")
+
+
+def test_what_names_no_agent_is_refused(tmp_path, published):
+    for sources in ({}, {"run": tmp_path, "pretrained": "Pong"}):
+        with pytest.raises(ValueError, match=r"^--run, --checkpoint, --pretrained: exactly one"):
+            load_agent(**sources)
+    with pytest.raises(ValueError, match=r"^--game: only a --checkpoint needs it"):
+        load_agent(pretrained="Pong", game="Pong")
+    with pytest.raises(FileNotFoundError, match="no checkpoint was committed here yet"):
+        load_agent(run=RunFolder.create(tmp_path / "run", CATCH).path)
