@@ -144,7 +144,7 @@ def set_up(args: TrainArgs, held: ExitStack) -> "Trainer":
 
 def train(trainer: "Trainer") -> None:
     """Run to the end; say where the results are, and how to go on."""
-    from diamond_fast.training.update import NonFiniteError
+    from diamond_fast.training.finite import NonFiniteError
 
     go_on = f"{PROGRAM} --resume {shlex.quote(str(trainer.folder.path))}"
     try:

@@ -17,7 +17,7 @@ from diamond_fast.estimate import Speed
 from diamond_fast.presets import PRESETS
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.training.evaluate import Evaluation
-from diamond_fast.training.update import NonFiniteError
+from diamond_fast.training.finite import NonFiniteError
 
 
 @pytest.fixture(autouse=True)

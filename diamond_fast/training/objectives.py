@@ -5,12 +5,12 @@ from typing import Any
 from torch import Tensor
 
 from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
-from diamond_fast.engine.rollout import BatchedEnv, RolloutState, initial_state, rollout
+from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
 from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
 from diamond_fast.models.denoiser import Denoiser
 from diamond_fast.models.reward_end import RewardEndModel
 from diamond_fast.replay import Segments
-from diamond_fast.training.update import Figures
+from diamond_fast.training.update import Figures, Inputs
 
 
 class ReplayObjective:
@@ -37,9 +37,12 @@ class DenoiserObjective(ReplayObjective):
         self.denoiser = denoiser
         self.sigma_distribution = sigma_distribution
 
-    def __call__(self) -> tuple[Tensor, Figures]:
+    def draw(self) -> Inputs:
         batch = self.segments.next().to(self.denoiser.device)
-        loss = self.denoiser.loss(batch.obs(), batch.act, batch.mask_padding, self.sigma_distribution)
+        return batch.obs(), batch.act, batch.mask_padding
+
+    def loss(self, obs: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
+        loss = self.denoiser.loss(obs, act, mask, self.sigma_distribution)
         return loss, {"loss": loss.detach()}
 
 
@@ -50,9 +53,12 @@ class RewardEndObjective(ReplayObjective):
         super().__init__(segments)
         self.reward_end = reward_end
 
-    def __call__(self) -> tuple[Tensor, Figures]:
+    def draw(self) -> Inputs:
         batch = self.segments.next().to(self.reward_end.device)
-        loss = self.reward_end.loss(batch.obs(), batch.act, batch.rew, batch.end, batch.mask_padding)
+        return batch.obs(), batch.act, batch.rew, batch.end, batch.mask_padding
+
+    def loss(self, obs: Tensor, act: Tensor, rew: Tensor, end: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
+        loss = self.reward_end.loss(obs, act, rew, end, mask)
         return loss.total, {
             "loss": loss.total.detach(),
             "loss_reward": loss.reward,
@@ -77,10 +83,14 @@ class ActorCriticObjective:
     def begin_epoch(self) -> None:
         self.env.begin_epoch()
 
-    def __call__(self) -> tuple[Tensor, Figures]:
+    def draw(self) -> Inputs:
         if self.state is None:
             self.state = initial_state(self.env, self.policy)
-        r, self.state = rollout(self.env, self.policy, self.state, self.cfg.backup_every)
+        played, self.state = rollout(self.env, self.policy, self.state, self.cfg.backup_every)
+        return played
+
+    def loss(self, *played: Tensor) -> tuple[Tensor, Figures]:
+        r = Rollout(*played)
         loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, self.cfg)
         return loss.total, {
             "loss": loss.total.detach(),

@@ -1,29 +1,61 @@
 """AdamW with decay on weight matrices only, and a linear warm-up (paper, appendix D)."""
 
+from typing import Any
+
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor, nn
 
 DECAYED = (nn.Linear, nn.Conv2d, nn.LSTM, nn.LSTMCell)
 
 
-def make_optimizer(
-    model: nn.Module, lr: float, weight_decay: float, eps: float, lr_warmup_steps: int
-) -> tuple[torch.optim.AdamW, LambdaLR]:
-    """AdamW in two groups, and the schedule to step after each update.
+def make_optimizer(model: nn.Module, lr: float, weight_decay: float, eps: float) -> torch.optim.AdamW:
+    """AdamW in two groups, as one fused pass over all parameters.
 
     Weights of linear, convolution and LSTM layers decay; biases, embeddings and norms never do. Parameters are in
-    order of their names within a group, as in the published optimiser states. The learning rate rises linearly from
-    0 over ``lr_warmup_steps`` updates.
+    order of their names within a group, as in the published optimiser states. On CUDA the step can be part of a
+    graph: its count and the learning rate are tensors on the device.
     """
     decayed, kept = {}, {}
     for module_name, module in model.named_modules():
         for name, p in module.named_parameters(module_name, recurse=False):
             is_weight = name.rpartition(".")[2].startswith("weight")
             (decayed if is_weight and isinstance(module, DECAYED) else kept)[name] = p
+    device = next(model.parameters()).device
+    in_graph = device.type == "cuda"
     groups = [
-        {"params": [decayed[name] for name in sorted(decayed)], "weight_decay": weight_decay},
-        {"params": [kept[name] for name in sorted(kept)], "weight_decay": 0.0},
+        {
+            "params": [named[name] for name in sorted(named)],
+            "weight_decay": decay,
+            "lr": torch.tensor(lr, device=device) if in_graph else lr,
+        }
+        for named, decay in ((decayed, weight_decay), (kept, 0.0))
     ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, eps=eps)
-    return optimizer, LambdaLR(optimizer, lambda step: min(1.0, step / max(1, lr_warmup_steps)))
+    return torch.optim.AdamW(groups, eps=eps, fused=True, capturable=in_graph)
+
+
+def warmed_up(lr: float, warmup_steps: int, updates_done: int) -> float:
+    """The next update's learning rate: rises linearly from 0 over ``warmup_steps`` updates, then stays."""
+    return lr * min(1.0, updates_done / max(1, warmup_steps))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets it in every group; where it is a tensor on the device, without waiting for the device."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Loads moments and step counts. The groups' settings stay: they follow from the run and from this machine.
+
+    The moments take their parameters' memory layout, which a checkpoint does not keep: the fused step walks through
+    the memory of both alike.
+    """
+    settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(saved)
+    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+        group.update(kept)
+    for p, state in optimizer.state.items():
+        state.update({k: torch.empty_like(p).copy_(v) for k, v in state.items() if v.shape == p.shape and v.ndim})

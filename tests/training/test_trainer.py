@@ -29,8 +29,8 @@ from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.nested import flatten
+from diamond_fast.training.finite import NonFiniteError
 from diamond_fast.training.trainer import Trainer
-from diamond_fast.training.update import NonFiniteError
 
 UPDATE = UpdateConfig(steps_first_epoch=3, steps_per_epoch=2, batch_size=4, lr_warmup_steps=2)
 TINY = RunConfig(
@@ -251,8 +251,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_applied(tmp_path):
         trainer._collect_initially()
         update = trainer.updates["denoiser"]
         before = [p.clone() for p in trainer.agent.denoiser.parameters()]
-        objective = update.objective
-        update.objective = lambda: (objective()[0] * float("nan"), {})
+        loss = update.objective.loss
+        update.objective.loss = lambda *inputs: (loss(*inputs)[0] * float("nan"), {})
         with pytest.raises(NonFiniteError, match="denoiser: update 1 has loss nan"):
             update.step()
         assert all(torch.equal(a, b) for a, b in zip(before, trainer.agent.denoiser.parameters(), strict=True))
