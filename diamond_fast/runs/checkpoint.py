@@ -10,13 +10,12 @@ generations stay, and reading takes an older one when the newest turns out to be
 """
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -24,12 +23,14 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from diamond_fast.runs.durable import fsync_folder, strict_json, write_durably
+from diamond_fast.runs.durable import fsync_folder, sealed, unsealed, write_durably
 from diamond_fast.runs.nested import flatten, unflatten
 
 GENERATIONS = 3
 FORMAT = 1
 _STATE = "state"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -41,28 +42,59 @@ class Checkpoint:
     state: Any
 
 
-def save(folder: Path, epoch: int, tensors: dict[str, dict[str, Tensor]], state: Any) -> Path:
+@dataclass(frozen=True)
+class Snapshot:
+    """An epoch's state, copied: training may go on while it is written."""
+
+    epoch: int
+    groups: dict[str, dict[str, Tensor]]
+    """By file; contiguous, on the CPU."""
+    tree: Any
+    """The state without its tensors, as JSON."""
+
+
+def snapshot(epoch: int, tensors: dict[str, dict[str, Tensor]], state: Any) -> Snapshot:
+    """Copy what :func:`write` is to commit.
+
+    Args:
+        epoch: epochs finished.
+        tensors: one dict of named tensors per file, such as ``{"denoiser": denoiser.state_dict()}``.
+        state: everything else; any nest that :func:`diamond_fast.runs.nested.flatten` takes, so optimisers',
+            random generators' and environments' states as they come.
+
+    Raises:
+        FloatingPointError: one of ``tensors`` holds NaN or infinity, which would be no checkpoint to go on from.
+        TypeError: the state holds something that has no safe form.
+    """
+    for name in tensors:
+        if not re.fullmatch(r"[a-z0-9_]+", name) or name == _STATE:
+            raise ValueError(f"tensors: {name!r} cannot name a file; use lower case letters, digits and _, not 'state'")
+    state_tensors, tree = flatten(state)
+    groups = {
+        name: {key: _owned(tensor) for key, tensor in group.items()}
+        for name, group in {**tensors, _STATE: state_tensors}.items()
+    }
+    for name in tensors:
+        for key, tensor in groups[name].items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise FloatingPointError(f"{name}: weight {key} is not finite; it is not saved")
+    return Snapshot(epoch, groups, tree)
+
+
+def write(folder: Path, snapshot: Snapshot) -> Path:
     """Commit an epoch, then drop all but the last three.
 
     Args:
         folder: the run's ``checkpoints/``; created if missing.
-        epoch: epochs finished. Saving an epoch again replaces it, as atomically as the first time.
-        tensors: one dict of named tensors per file, such as ``{"denoiser": denoiser.state_dict()}``.
-        state: everything else; any nest that :func:`diamond_fast.runs.nested.flatten` takes, so optimisers',
-            random generators' and environments' states as they come.
+        snapshot: of an epoch; one saved before is replaced, as atomically as it came.
 
     Returns:
         The folder that holds the epoch's files.
 
     Raises:
         OSError: the disk refused. The checkpoints committed before are untouched.
-        TypeError: the state holds something that has no safe form.
     """
-    for name in tensors:
-        if not re.fullmatch(r"[a-z0-9_]+", name) or name == _STATE:
-            raise ValueError(f"tensors: {name!r} cannot name a file; use lower case letters, digits and _, not 'state'")
-    state_tensors, state_tree = flatten(state)
-
+    epoch = snapshot.epoch
     folder.mkdir(parents=True, exist_ok=True)
     fsync_folder(folder.parent)
     _sweep(folder)
@@ -70,8 +102,8 @@ def save(folder: Path, epoch: int, tensors: dict[str, dict[str, Tensor]], state:
     target.mkdir()
     files = {}
     try:
-        for name, group in {**tensors, _STATE: state_tensors}.items():
-            content = tensors_to_bytes({key: _owned(tensor) for key, tensor in group.items()})
+        for name, group in snapshot.groups.items():
+            content = tensors_to_bytes(group)
             write_durably(target / f"{name}.safetensors", content)
             files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     except BaseException:
@@ -79,8 +111,8 @@ def save(folder: Path, epoch: int, tensors: dict[str, dict[str, Tensor]], state:
         raise
     fsync_folder(folder)
 
-    manifest = {"format": FORMAT, "epoch": epoch, "folder": target.name, "files": files, "state": state_tree}
-    write_durably(folder / f"{_name(epoch)}.json", _seal(manifest))
+    manifest = {"format": FORMAT, "epoch": epoch, "folder": target.name, "files": files, "state": snapshot.tree}
+    write_durably(folder / f"{_name(epoch)}.json", sealed("manifest", manifest))
 
     committed = _manifests(folder)
     # Newer epochs than this one were damaged when the run was resumed: a future that was given up.
@@ -92,12 +124,21 @@ def save(folder: Path, epoch: int, tensors: dict[str, dict[str, Tensor]], state:
     return target
 
 
-def load_latest(folder: Path, say: Callable[[str], None] = print) -> Checkpoint:
+def save(folder: Path, epoch: int, tensors: dict[str, dict[str, Tensor]], state: Any) -> Path:
+    """:func:`snapshot` and :func:`write` in one."""
+    return write(folder, snapshot(epoch, tensors, state))
+
+
+def load_latest(
+    folder: Path, say: Callable[[str], None] = print, use: Callable[[Checkpoint], T] = lambda saved: saved
+) -> T:
     """Read the newest epoch whose checksums all hold.
 
     Args:
         folder: the run's ``checkpoints/``.
         say: is given one line for each damaged epoch that is passed over.
+        use: is given what was read, and gives what to return; where it raises ValueError, for damage to what lies
+            elsewhere, the epoch is passed over too.
 
     Raises:
         FileNotFoundError: nothing was ever committed here.
@@ -108,7 +149,7 @@ def load_latest(folder: Path, say: Callable[[str], None] = print) -> Checkpoint:
         raise FileNotFoundError(f"{folder}: no checkpoint was committed here yet")
     for newest_first, manifest in enumerate(reversed(manifests), start=1):
         try:
-            return _read(manifest)
+            return use(load(manifest))
         except (OSError, ValueError) as error:
             if newest_first < len(manifests):
                 say(f"checkpoint {manifest.stem} is damaged ({error}); taking the one before")
@@ -123,11 +164,23 @@ def latest_epoch(folder: Path) -> int | None:
     return _epoch(manifests[-1]) if manifests else None
 
 
-def _read(manifest_path: Path) -> Checkpoint:
-    manifest = _unseal(manifest_path)
+def load(manifest_path: Path) -> Checkpoint:
+    """Read one epoch, given its manifest ``epoch_000012.json``.
+
+    Raises:
+        ValueError: its checksums do not all hold.
+        OSError: it cannot be read.
+    """
+    try:
+        return _read_files(manifest_path.parent, _unseal(manifest_path))
+    except (KeyError, TypeError, AttributeError) as error:  # its checksum holds, its content is not a manifest's
+        raise ValueError(f"{manifest_path.name} is no manifest: {error!r}") from error
+
+
+def _read_files(folder: Path, manifest: dict[str, Any]) -> Checkpoint:
     groups = {}
     for name, recorded in manifest["files"].items():
-        path = manifest_path.parent / manifest["folder"] / f"{name}.safetensors"
+        path = folder / manifest["folder"] / f"{name}.safetensors"
         if not path.is_file():
             raise ValueError(f"{path.name} is missing")
         size = path.stat().st_size
@@ -144,18 +197,8 @@ def _read(manifest_path: Path) -> Checkpoint:
     return Checkpoint(manifest["epoch"], groups, state)
 
 
-def _seal(manifest: dict[str, Any]) -> bytes:
-    body = strict_json(manifest)
-    checksum = hashlib.sha256(body.encode()).hexdigest()
-    return f'{{"sha256": "{checksum}",\n"manifest": {body}}}\n'.encode()
-
-
 def _unseal(path: Path) -> dict[str, Any]:
-    """The manifest, once the checksum over its exact characters holds."""
-    match = re.fullmatch(r'\{"sha256": "([0-9a-f]{64})",\n"manifest": (.*)\}\n', path.read_bytes().decode(), re.DOTALL)
-    if match is None or hashlib.sha256(match[2].encode()).hexdigest() != match[1]:
-        raise ValueError(f"{path.name} differs from its checksum")
-    manifest = json.loads(match[2])
+    manifest = unsealed("manifest", path)
     if manifest["format"] != FORMAT:
         raise ValueError(f"{path.name} has format {manifest['format']}; this version reads {FORMAT}")
     return manifest

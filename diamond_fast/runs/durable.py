@@ -1,7 +1,9 @@
 """Files that are either there in full or not there at all, whatever moment the machine stops at."""
 
+import hashlib
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +38,23 @@ def fsync_folder(folder: Path) -> None:
 def strict_json(value: Any, *, indent: int | None = None) -> str:
     """JSON that any parser reads: ValueError on nan and the infinities, which JSON does not know."""
     return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
+
+
+def sealed(name: str, content: Any) -> bytes:
+    """A JSON file that shows damage: ``content`` under ``name``, and the SHA-256 of its exact characters before it."""
+    body = strict_json(content)
+    checksum = hashlib.sha256(body.encode()).hexdigest()
+    return f'{{"sha256": "{checksum}",\n"{name}": {body}}}\n'.encode()
+
+
+def unsealed(name: str, path: Path) -> Any:
+    """What :func:`sealed` was given; nothing is parsed before its checksum holds.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+    """
+    match = re.fullmatch(rb'\{"sha256": "([0-9a-f]{64})",\n"(\w+)": (.*)\}\n', path.read_bytes(), re.DOTALL)
+    if match is None or match[2] != name.encode() or hashlib.sha256(match[3]).hexdigest().encode() != match[1]:
+        raise ValueError(f"{path.name} differs from its checksum")
+    return json.loads(match[3])

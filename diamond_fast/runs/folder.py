@@ -2,7 +2,7 @@
 
 ::
 
-    config.json      every setting of the run
+    config.json      every setting of the run; beside it its checksum, which `sha256sum -c` reads
     metrics.jsonl    one line per epoch
     checkpoints/     the last three epochs
     replay/          the real experience
@@ -11,6 +11,7 @@
 """
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -48,7 +49,9 @@ class RunFolder:
                 raise ValueError(f"{path}: the folder is not empty; name a new one")
             for folder in (run.checkpoints, run.replay, run.pictures):
                 folder.mkdir()
-            write_durably(run.config_file, (strict_json(to_json(config), indent=2) + "\n").encode())
+            content = (strict_json(to_json(config), indent=2) + "\n").encode()
+            write_durably(run.config_checksum_file, _checksum_line(content))
+            write_durably(run.config_file, content)  # from here on it is a run
             fsync_folder(path.parent)
         return run
 
@@ -73,7 +76,12 @@ class RunFolder:
             ValueError: the file is damaged, or names a setting this version does not know or misses one.
         """
         try:
-            return from_json(RunConfig, json.loads(self.config_file.read_bytes()))
+            content = self.config_file.read_bytes()
+            if not self.config_checksum_file.exists() or self.config_checksum_file.read_bytes() != _checksum_line(
+                content
+            ):
+                raise ValueError(f"differs from its checksum in {self.config_checksum_file.name}")
+            return from_json(RunConfig, json.loads(content))
         except ValueError as error:  # malformed JSON and UTF-8 included
             raise ValueError(f"{self.config_file}: {error}") from error
 
@@ -101,6 +109,10 @@ class RunFolder:
         return self.path / "config.json"
 
     @property
+    def config_checksum_file(self) -> Path:
+        return self.path / "config.json.sha256"
+
+    @property
     def metrics_file(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -119,3 +131,8 @@ class RunFolder:
     @property
     def lock_file(self) -> Path:
         return self.path / "lock"
+
+
+def _checksum_line(content: bytes) -> bytes:
+    """As ``sha256sum config.json`` prints it."""
+    return f"{hashlib.sha256(content).hexdigest()}  config.json\n".encode()

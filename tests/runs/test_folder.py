@@ -18,6 +18,13 @@ CONFIG = replace(
 )
 
 
+def write_with_checksum(run, content):
+    """As a person would who changes the settings on purpose."""
+    run.config_file.write_bytes(content)
+    done = subprocess.run(["sha256sum", "config.json"], cwd=run.path, capture_output=True, check=True)
+    run.config_checksum_file.write_bytes(done.stdout)
+
+
 def test_a_new_run(tmp_path):
     run = RunFolder.create(tmp_path / "runs" / "a", CONFIG)
     assert RunFolder.open(run.path) == run
@@ -81,7 +88,7 @@ def test_a_changed_config_is_named_by_its_setting(tmp_path, change, message):
     run = RunFolder.create(tmp_path, CONFIG)
     data = json.loads(run.config_file.read_text())
     change(data)
-    run.config_file.write_text(json.dumps(data))
+    write_with_checksum(run, json.dumps(data).encode())
     with pytest.raises(ValueError, match=f"config.json: {message}"):
         run.read_config()
 
@@ -89,7 +96,7 @@ def test_a_changed_config_is_named_by_its_setting(tmp_path, change, message):
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
 def test_a_damaged_config_is_one_clear_line(tmp_path, content):
     run = RunFolder.create(tmp_path, CONFIG)
-    run.config_file.write_bytes(content)
+    write_with_checksum(run, content)
     with pytest.raises(ValueError, match=r"config\.json: ") as caught:
         run.read_config()
     assert "\n" not in str(caught.value)
