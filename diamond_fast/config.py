@@ -246,6 +246,9 @@ class RunConfig:
     """Train from this recording instead of collecting: a journal, a .npz file or a published dataset/train folder."""
     precision: Precision = "tf32"
     """Arithmetic of the networks. tf32: as published; on a CPU the same as fp32. bf16: the fastest."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """When a loss or gradient is NaN or infinite, which never reaches the weights. stop: the run ends and says where.
+    skip: that update is left out and counted in the metrics; looking at each one slows a GPU down."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints."""
 

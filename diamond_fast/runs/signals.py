@@ -20,9 +20,9 @@ class Stopped(BaseException):
 class StopSignals:
     """Within ``with stop_signals() as stop``, a first SIGTERM or Ctrl-C raises :class:`Stopped`.
 
-    At once in general; within ``with stop.deferred()`` when :meth:`check` is called next. Whoever has not left
-    8 seconds later leaves there and then, without cleaning up; a second signal kills at once. Either is as safe as
-    SIGKILL, which what is on the disk must survive anyway.
+    At once in general; within ``with stop.deferred()`` when :meth:`check` is called next, or at its end. Whoever has
+    not left 8 seconds later leaves there and then, without cleaning up; a second signal kills at once. Either is as
+    safe as SIGKILL, which what is on the disk must survive anyway.
     """
 
     def __init__(self):
@@ -38,11 +38,13 @@ class StopSignals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
+        """For work that must not be left just anywhere."""
         self._deferred = True
         try:
             yield
         finally:
             self._deferred = False
+        self.check()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self._signal = number

@@ -22,6 +22,9 @@ class ReplayObjective:
     def begin_epoch(self) -> None:
         pass
 
+    def recover(self) -> None:
+        pass
+
     def state_dict(self) -> dict[str, Any]:
         return {"segments": self.segments.state_dict()}
 
@@ -82,6 +85,9 @@ class ActorCriticObjective:
 
     def begin_epoch(self) -> None:
         self.env.begin_epoch()
+
+    def recover(self) -> None:
+        self.state = None
 
     def draw(self) -> Inputs:
         if self.state is None:

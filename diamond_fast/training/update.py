@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
 from diamond_fast.config import UpdateConfig
-from diamond_fast.training.finite import FiniteGuard
+from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.optim import load_optimizer, make_optimizer, set_learning_rate, warmed_up
 
 Figures = dict[str, Tensor]  # scalars are averaged over an epoch, matrices of counts are added up
 Inputs = tuple[Tensor, ...]
+MOST_SKIPPED = 20
+"""Updates skipped from an epoch's first one on, after which the model is taken to be beyond help."""
 
 
 class Objective(Protocol):
@@ -19,6 +21,9 @@ class Objective(Protocol):
 
     def begin_epoch(self) -> None:
         """Called before an epoch's first update."""
+
+    def recover(self) -> None:
+        """Called after a loss that was not finite: forgets what it would carry on from it."""
 
     def draw(self) -> Inputs:
         """The next batch, on the model's device."""
@@ -39,6 +44,7 @@ class Update:
         objective: gives the losses.
         cfg: how the model is optimised.
         autocast: makes the context losses are computed in.
+        on_nonfinite: "skip" leaves out an update that is not finite and goes on; "stop" raises.
     """
 
     def __init__(
@@ -48,34 +54,68 @@ class Update:
         objective: Objective,
         cfg: UpdateConfig,
         autocast: Callable[[], AbstractContextManager],
+        on_nonfinite: Literal["stop", "skip"] = "stop",
     ):
         self.name = name
         self.objective = objective
         self.cfg = cfg
         self.autocast = autocast
+        self.skips = on_nonfinite == "skip"
         self.parameters = list(model.parameters())
         self.optimizer = make_optimizer(model, cfg.lr, cfg.weight_decay, cfg.eps)
         self.guard = FiniteGuard(name, self.parameters[0].device)
         self.num_updates = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        """No update of an epoch is done yet."""
+        self.done = 0
+        """Updates of the epoch under way, those skipped included."""
+        self.num_skipped = 0
+        self._totals: Figures = {}
 
     def train(self, num_updates: int, advance: Callable[[], None]) -> dict[str, Any]:
-        """Runs ``num_updates`` updates, calling ``advance`` after each. Waits for a GPU at the end only.
+        """Runs an epoch's ``num_updates`` updates, calling ``advance`` after each. Waits for a GPU at the end only.
+
+        ``advance`` may raise: called again, also after ``state_dict`` and ``load_state_dict``, this does the rest.
 
         Returns:
-            means of the objective's scalars and of ``grad_norm`` (before clipping), sums of its count matrices.
+            means of the objective's scalars and of ``grad_norm`` (before clipping), sums of its count matrices, and
+            ``skipped_updates``, which are in none of them.
 
         Raises:
             NonFiniteError: the loss or a gradient is not finite; neither that update nor a later one was applied.
+                Where such updates are skipped: an epoch's first 20 all were.
         """
-        totals: Figures = {}
-        with self.autocast():
-            self.objective.begin_epoch()
-        for _ in range(num_updates):
-            for name, value in self.step().items():
-                totals[name] = totals[name] + value if name in totals else value.clone()
+        if self.done == 0:
+            with self.autocast():
+                self.objective.begin_epoch()
+        while self.done < num_updates:
+            self._step_or_skip()
+            self.done += 1
             advance()
         self.guard.check()
-        return {name: v.tolist() if v.ndim else v.item() / num_updates for name, v in totals.items()}
+        num_applied = num_updates - self.num_skipped
+        figures = {name: v.tolist() if v.ndim else v.item() / num_applied for name, v in self._totals.items()}
+        figures["skipped_updates"] = self.num_skipped
+        self._begin()
+        return figures
+
+    def _step_or_skip(self) -> None:
+        try:
+            figures = self.step()
+            if self.skips:
+                self.guard.check()
+        except NonFiniteError as error:
+            if not self.skips:
+                raise
+            self.num_skipped += 1
+            if self.num_skipped >= MOST_SKIPPED and self.num_skipped > self.done:
+                raise NonFiniteError(f"{error}, like the {self.done} before it in this epoch") from None
+            self.objective.recover()
+            return
+        for name, value in figures.items():
+            self._totals[name] = self._totals[name] + value if name in self._totals else value.clone()
 
     def step(self) -> Figures:
         """One update, over ``grad_acc_steps`` batches whose gradients add up, as published.
@@ -106,14 +146,20 @@ class Update:
         return {**figures, "grad_norm": grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model's weights."""
+        """Everything but the model's weights. Raises NonFiniteError where ``train`` would at its end."""
+        self.guard.check()
         return {
             "optimizer": self.optimizer.state_dict(),
             "objective": self.objective.state_dict(),
             "num_updates": self.num_updates,
+            "done": self.done,
+            "num_skipped": self.num_skipped,
+            "totals": dict(self._totals),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load_optimizer(self.optimizer, state["optimizer"])
         self.objective.load_state_dict(state["objective"])
         self.num_updates = self.guard.num_updates = state["num_updates"]
+        self.done, self.num_skipped = state["done"], state["num_skipped"]
+        self._totals = {name: value.to(self.parameters[0].device) for name, value in state["totals"].items()}
