@@ -30,7 +30,8 @@ class ImaginationState:
 class InitialStates:
     """A pool of starts for imagined episodes: real contexts, with the reward/end LSTM burned in on them.
 
-    Contexts are drawn ``num_batches`` batches at a time and kept as bytes on the device.
+    Contexts are drawn ``num_batches`` batches at a time and kept as bytes on the device. A state names them by where
+    the drawing began; they are drawn again only if starts are taken before the next ``clear``.
     """
 
     def __init__(self, contexts: Segments, reward_end: RewardEndModel, num_batches: int):
@@ -43,9 +44,12 @@ class InitialStates:
         """Forgets what is left, so that the next starts are drawn from the replay, and burned in, as they are now."""
         self._pool: tuple[Tensor, ...] = ()
         self._used = self._size = 0
+        self._drawn: dict[str, Any] | None = None
 
     def take(self, n: int) -> ImaginationState:
         """The next n starts. A remainder of fewer than n is dropped and the pool filled anew, as published."""
+        if self._drawn is not None and not self._pool:
+            self._draw_again()
         if self._used + n > self._size:
             self._fill(n)
         rows = slice(self._used, self._used + n)
@@ -54,8 +58,26 @@ class InitialStates:
         ep_len = torch.zeros(n, dtype=torch.int64, device=act.device)
         return ImaginationState(to_float(frames, pixel_mask), act, hx[None], cx[None], ep_len)
 
+    def state_dict(self) -> dict[str, Any]:
+        drawn = None if self._drawn is None else {**self._drawn, "used": self._used}
+        return {"contexts": self.contexts.state_dict(), "drawn": drawn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.contexts.load_state_dict(state["contexts"])
+        self.clear()
+        self._drawn = state["drawn"]
+        if self._drawn is not None:
+            self._used = self._drawn["used"]
+
+    def _draw_again(self) -> None:
+        used = self._used
+        self.contexts.load_state_dict(self._drawn["from"])
+        self._fill(self._drawn["at_least"])
+        self._used = used
+
     @torch.no_grad()
     def _fill(self, at_least: int) -> None:
+        self._drawn = {"from": self.contexts.state_dict(), "at_least": at_least}
         batches = []
         size = 0
         while len(batches) < self.num_batches or size < at_least:
@@ -123,18 +145,16 @@ class ImaginedEnv:
         self.initial_states.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """State between epochs, when no starts are in store."""
         return {
             "state": None if self.state is None else dict(vars(self.state)),
-            "contexts": self.initial_states.contexts.state_dict(),
+            "initial_states": self.initial_states.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = self.reward_end.device
         saved = state["state"]
         self.state = None if saved is None else ImaginationState(**{k: v.to(device) for k, v in saved.items()})
-        self.initial_states.contexts.load_state_dict(state["contexts"])
-        self.initial_states.clear()
+        self.initial_states.load_state_dict(state["initial_states"])
 
     def _restart(self, dead: Tensor) -> None:
         """Puts fresh starts in the place of episodes that ended."""

@@ -71,8 +71,12 @@ def initial_state(env: BatchedEnv, policy: ActorCritic) -> RolloutState:
 
 
 def sample_categorical(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draws a class a row. logits [N,K] -> [N] int64."""
-    return torch.multinomial(logits.detach().softmax(dim=-1), 1, generator=generator).squeeze(1)
+    """Draws a class a row. logits [N,K] -> [N] int64.
+
+    Any class where a row's logits are not finite: torch would end the program on a GPU, and the loss tells anyway.
+    """
+    probabilities = logits.detach().softmax(dim=-1).nan_to_num(nan=1.0)
+    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
 
 
 def rollout(env: BatchedEnv, policy: ActorCritic, state: RolloutState, num_steps: int) -> tuple[Rollout, RolloutState]:

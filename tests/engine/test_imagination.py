@@ -133,13 +133,16 @@ def test_imagined_steps_equal_the_transcription(models, replay):
     assert truncated > 5
 
 
-def test_continues_from_its_state_dict(models, replay):
+@pytest.mark.parametrize("between_epochs", [True, False])
+def test_continues_from_its_state_dict(models, replay, between_epochs):
+    """Also with starts left in the pool, which come again without being stored."""
     env = make_env(models, replay, 5)
     env.reset()
     act = torch.zeros(ENVS, dtype=torch.int64)
     for _ in range(3):
         env.step(act)
-    env.begin_epoch()
+    if between_epochs:
+        env.begin_epoch()
     state, random_state = env.state_dict(), env.generator.get_state()
     expected = [env.step(act) for _ in range(8)]
 
