@@ -3,7 +3,6 @@
 A published agent is one flat state dict with the keys ``denoiser.*``, ``rew_end_model.*`` and ``actor_critic.*``.
 """
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from diamond_fast.config import RunConfig
 from diamond_fast.games import resolve_game
 from diamond_fast.models.agent import Agent
+from diamond_fast.torch_file import load_torch_file
 
 HUB_REPO = "eloialonso/diamond"
 NUM_ACTIONS_KEY = "actor_critic.actor_linear.weight"
@@ -76,10 +76,9 @@ def find_official(source: str | Path) -> Path:
 def read_official(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a published file. Runs no code from it. Raises ValueError where it is something else."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path}: not a published agent, it cannot be read as weights ({reason[:120]})") from None
+        state = load_torch_file(path)
+    except ValueError as error:
+        raise ValueError(f"{error}: not a published agent") from None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: not a published agent: expected names of weights and tensors")
     if NUM_ACTIONS_KEY not in state:

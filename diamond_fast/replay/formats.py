@@ -25,6 +25,7 @@ import torch
 
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay.buffer import Episode, Replay
+from diamond_fast.torch_file import load_torch_file
 
 _SHORT_NAMES = {
     "observations": "obs",
@@ -180,10 +181,7 @@ def _read_published(folder: Path) -> Iterator[Episode]:
 
 
 def _published_episode(file: Path) -> Episode:
-    try:
-        stored = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file}: not an episode, or damaged ({str(error).splitlines()[0]})") from error
+    stored = load_torch_file(file)
     if not isinstance(stored, dict):
         raise ValueError(f"{file}: expected a dictionary of arrays, got {type(stored).__name__}")
     for name in _SHORT_NAMES.values():
