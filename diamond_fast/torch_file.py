@@ -9,6 +9,7 @@ import io
 import math
 import pickle
 import pickletools
+import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -29,10 +30,9 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_OPCODES = set(
-    "PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT SETITEM SETITEMS "
-    "EMPTY_LIST APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL "
-    "REDUCE BUILD BINPERSID".split()
+_OPCODES = re.compile(
+    r"PROTO|STOP|MARK|NONE|NEWTRUE|NEWFALSE|BININT[12]?|LONG1|BINFLOAT|BINUNICODE|EMPTY_(DICT|LIST|TUPLE)|SETITEMS?"
+    r"|APPENDS?|TUPLE[123]?|(LONG_)?BIN(PUT|GET)|GLOBAL|REDUCE|BUILD|BINPERSID"
 )
 
 
@@ -76,7 +76,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, contents: dict[str, bytes]):
         program = contents["data.pkl"]
         for opcode, argument, _ in pickletools.genops(program):
-            if opcode.name not in _OPCODES:
+            if not _OPCODES.fullmatch(opcode.name):
                 raise ValueError(f"pickle instruction {opcode.name}")
             if opcode.name == "LONG_BINPUT" and argument > len(program):  # would reserve memory up to there
                 raise ValueError(f"pickle memo of {argument} entries")

@@ -128,9 +128,9 @@ def test_published_folders_with_something_wrong(tmp_path):
         torch.save(good | {name: value}, second)
         expect(message)
     second.write_bytes(second.read_bytes()[:50])
-    expect("2.pt: not an episode, or damaged")
+    expect("2.pt: damaged, or not a file of tensors")
     torch.save(object, second)  # anything that would execute code is not unpickled
-    expect("2.pt: not an episode, or damaged")
+    expect("2.pt: damaged, or not a file of tensors")
     second.unlink()
     expect("episode 2 is missing, but there is an episode")
 

@@ -83,4 +83,7 @@ def read_official(path: Path) -> Mapping[str, Tensor]:
         raise ValueError(f"{path}: not a published agent: expected names of weights and tensors")
     if NUM_ACTIONS_KEY not in state:
         raise ValueError(f"{path}: not a published agent: it has no {NUM_ACTIONS_KEY}")
+    for name, weight in state.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{path}: {name} holds NaN or infinity")
     return state
