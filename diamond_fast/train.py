@@ -155,8 +155,8 @@ def train(trainer: "Trainer") -> None:
     except NonFiniteError as error:
         print(f"{error}. Go on from the last checkpoint with: {go_on}", file=sys.stderr)
         raise SystemExit(EXIT_NON_FINITE) from None
-    if trainer.newest_picture is not None:
-        print(f"Picture: {trainer.newest_picture}")
+    for picture in trainer.folder.newest_pictures():
+        print(f"Picture: {picture}")
     print(f"Return: {result.mean:.1f} +- {result.ci95:.1f} (95 % interval, {len(result.returns)} episodes)")
     print(f"Resume: {go_on}")
 

@@ -224,7 +224,6 @@ class FakeTrainer:
 
     def __init__(self, config, folder, device, agent=None, logger="none"):
         self.config, self.folder, self.device, self.agent, self.logger = config, folder, device, agent, logger
-        self.newest_picture = folder.pictures / "epoch_000002.png"
         self.closed = False
         self.made.append(self)
 
@@ -233,6 +232,8 @@ class FakeTrainer:
             pass
         if isinstance(self.outcome, BaseException):
             raise self.outcome
+        for name in ("epoch_000002.png", "epoch_000004.png", "epoch_000004.gif", "learning_curves.png"):
+            (self.folder.pictures / name).touch()
         return self.outcome
 
     def close(self):
@@ -258,7 +259,9 @@ def test_a_run_is_created_locked_closed_and_summed_up(capsys, tmp_path, trainers
         pass
     assert capsys.readouterr().out.splitlines() == [
         f"Pong on cpu, seed 5: {folder}",
-        f"Picture: {folder}/pictures/epoch_000002.png",
+        f"Picture: {folder}/pictures/epoch_000004.png",
+        f"Picture: {folder}/pictures/epoch_000004.gif",
+        f"Picture: {folder}/pictures/learning_curves.png",
         "Return: 1.5 +- 6.4 (95 % interval, 2 episodes)",
         f"Resume: python -m diamond_fast.train --resume {folder}",
     ]

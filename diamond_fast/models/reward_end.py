@@ -10,8 +10,10 @@ from diamond_fast.config import RewardEndConfig
 from diamond_fast.models.blocks import Downsample, ResBlocks, conv3x3, init_lstm
 from diamond_fast.models.denoiser import masked_mean
 
-NUM_REWARDS = 3  # signs -1, 0, +1
-NUM_ENDS = 2  # goes on, ends
+REWARD_NAMES = ("-1", "0", "+1")  # signs
+END_NAMES = ("goes_on", "ends")
+NUM_REWARDS = len(REWARD_NAMES)
+NUM_ENDS = len(END_NAMES)
 
 
 class RewardEndEncoder(nn.Module):

@@ -6,7 +6,7 @@
     metrics.jsonl    one line per epoch
     checkpoints/     the last three epochs
     replay/          the real experience
-    pictures/        real and imagined frames, one file per evaluation
+    pictures/        real and imagined frames of each evaluation (PNG, GIF), and learning_curves.png
     lock             held while a process trains here; holds its process id
 """
 
@@ -127,6 +127,16 @@ class RunFolder:
     @property
     def pictures(self) -> Path:
         return self.path / "pictures"
+
+    @property
+    def learning_curves(self) -> Path:
+        return self.pictures / "learning_curves.png"
+
+    def newest_pictures(self) -> list[Path]:
+        """What there is to look at: the last evaluation's strips and their GIF, and the learning curves."""
+        evaluations = [sorted(self.pictures.glob(f"epoch_*.{kind}"))[-1:] for kind in ("png", "gif")]
+        curves = [self.learning_curves] if self.learning_curves.exists() else []
+        return [*evaluations[0], *evaluations[1], *curves]
 
     @property
     def lock_file(self) -> Path:

@@ -62,18 +62,68 @@ def save_strips(
         for column, t in enumerate(times):
             x = left + column * (cell_w + GAP)
             draw.text((x + cell_w / 2, top + head / 2), f"t = {t}", FAINT, font, anchor="mm")
-            a, b = real[t - 1], imagined[t - 1]
-            difference = np.abs(a.astype(np.int16) - b).astype(np.uint8)
-            for row, frame in enumerate((a, b, difference)):
-                enlarged = Image.fromarray(np.ascontiguousarray(frame)).resize(
-                    (cell_w, cell_h), Image.Resampling.NEAREST
-                )
-                picture.paste(enlarged, (x, top + head + row * (cell_h + GAP)))
+            _paste_column(picture, (x, top + head), real[t - 1], imagined[t - 1], (cell_w, cell_h))
         for row, label in enumerate(ROWS):
             middle = top + head + row * (cell_h + GAP) + cell_h / 2
             draw.text((left - 16, middle), label, INK, font, anchor="rm")
     picture.save(path, format="PNG")
     return path
+
+
+def save_gif(path: Path, segments: Sequence[tuple[np.ndarray, np.ndarray]], frames_per_second: float = 5.0) -> Path:
+    """Write one GIF that plays, in a column for each segment, real frames above imagined ones above their difference.
+
+    Args:
+        path: the file; its folder must exist.
+        segments: (real, imagined) pairs, each uint8 [T, H, W, 3], all of one T.
+        frames_per_second: a GIF counts hundredths of a second; 15 Atari steps a second would be real time.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        TypeError: frames that are not uint8.
+        ValueError: shapes that do not match.
+    """
+    times = range(1, len(segments[0][0]) + 1) if segments else ()
+    _check(segments, times, titles=None)
+    height, width = segments[0][0].shape[1:3]
+    scale = max(1, -(-FRAME_WIDTH // width))
+    cell_w, cell_h = width * scale, height * scale
+    font = ImageFont.load_default(20)
+    left = MARGIN + round(max(font.getlength(row) for row in ROWS)) + 16
+    head = MARGIN + 20
+    size = (left + len(segments) * (cell_w + GAP) - GAP + MARGIN, head + 3 * (cell_h + GAP) - GAP + MARGIN)
+    pages = []
+    for t in times:
+        page = Image.new("RGB", size, BACKGROUND)
+        draw = ImageDraw.Draw(page)
+        draw.text((left, head / 2), f"t = {t}", FAINT, font, anchor="lm")
+        for row, label in enumerate(ROWS):
+            draw.text((left - 16, head + row * (cell_h + GAP) + cell_h / 2), label, INK, font, anchor="rm")
+        for column, (real, imagined) in enumerate(segments):
+            _paste_column(page, (left + column * (cell_w + GAP), head), real[t - 1], imagined[t - 1], (cell_w, cell_h))
+        pages.append(page)
+    pause = round(1000 / frames_per_second)
+    pages[0].save(
+        path,
+        format="GIF",
+        save_all=True,
+        append_images=pages[1:],
+        duration=[*[pause] * (len(pages) - 1), 4 * pause],
+        loop=0,
+    )
+    return path
+
+
+def _paste_column(
+    picture: Image.Image, corner: tuple[int, int], real: np.ndarray, imagined: np.ndarray, size: tuple[int, int]
+) -> None:
+    """Real frame, imagined frame and absolute difference below each other, each enlarged to ``size``."""
+    difference = np.abs(real.astype(np.int16) - imagined).astype(np.uint8)
+    for row, frame in enumerate((real, imagined, difference)):
+        enlarged = Image.fromarray(np.ascontiguousarray(frame)).resize(size, Image.Resampling.NEAREST)
+        picture.paste(enlarged, (corner[0], corner[1] + row * (size[1] + GAP)))
 
 
 def _check(segments: Sequence, times: Sequence[int], titles: Sequence[str] | None) -> None:

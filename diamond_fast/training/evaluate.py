@@ -33,8 +33,7 @@ class Evaluation:
     @property
     def ci95(self) -> float:
         """The 95 % interval of the mean is mean +- this (Student's t); nan for a single game."""
-        num_games = len(self.returns)
-        return t_quantile_975(num_games - 1) * self.std / math.sqrt(num_games) if num_games > 1 else math.nan
+        return float(ci95(self.returns))
 
 
 def evaluate(
@@ -45,6 +44,7 @@ def evaluate(
     index: int = 0,
     replay: Replay | None = None,
     advance: Callable[[int], None] = lambda games: None,
+    num_stored: int | None = None,
 ) -> Evaluation:
     """Play full games without random actions, at temperature 1.
 
@@ -59,6 +59,7 @@ def evaluate(
         index: of this evaluation in the run. Seed and index determine every random number.
         replay: stores the games one after the other as they end, if given.
         advance: told how many games have ended, whenever some do.
+        num_stored: only the first so many games dealt out are stored; all where None.
 
     Raises:
         ValueError: there is no game to play, or a lost life ends an episode of the environments, or the replay buffer
@@ -72,6 +73,7 @@ def evaluate(
         raise ValueError(f"replay: expected one made for num_envs=1, got {replay.num_envs}")
     game_seed, action_seed = np.random.SeedSequence((seed, index)).generate_state(2).tolist()
     player = Player(env.num_envs, action_seed)
+    num_stored = num_episodes if num_stored is None else num_stored
     returns = np.zeros(num_episodes, np.float64)
     lengths = np.zeros(num_episodes, np.int64)
     games = np.arange(env.num_envs)  # the game each environment plays
@@ -86,7 +88,7 @@ def evaluate(
             returns[games[playing]] += rew[playing]
             lengths[games[playing]] += 1
             if replay is not None:
-                for i in playing:
+                for i in playing[games[playing] < num_stored]:
                     step = slice(i, i + 1)
                     arrays = obs, act, rew, end, trunc, info["final_obs"]
                     recordings[i].append(tuple(array[step] for array in arrays))
@@ -106,6 +108,14 @@ def evaluate(
     if replay is not None:
         replay.commit()
     return Evaluation(returns, lengths)
+
+
+def ci95(values: np.ndarray) -> np.ndarray:
+    """Half the width of the 95 % interval of the mean of independent values [N,...] (Student's t); nan for N = 1."""
+    n = len(values)
+    if n < 2:
+        return np.full(values.shape[1:], math.nan)
+    return t_quantile_975(n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
 
 
 def t_quantile_975(degrees_of_freedom: int) -> float:

@@ -1,4 +1,4 @@
-"""The world model on episodes it was not trained on: losses, and frames predicted beside real ones."""
+"""The world model on episodes it was not trained on: losses, rewards and ends, and frames beside real ones."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,80 +10,165 @@ from torch import Tensor
 from diamond_fast.config import RunConfig
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.models.agent import Agent
+from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES, RewardEndModel
 from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.replay import Replay
+from diamond_fast.runs.metrics import classification
 
-NUM_BATCHES = 4  # per loss
+NUM_BATCHES = 4  # of the denoiser's loss
 NUM_STRIPS = 3
+MAX_WINDOWS = 512  # of the reward/end model's sequences during training: some 9 000 steps
+
+
+def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> dict[str, float | None]:
+    """What a run records of its world model at each evaluation.
+
+    Returns:
+        ``denoiser/held_out_loss``; ``reward_end/held_out_loss`` and, as ``reward_end/held_out_reward/precision/+1``
+        and so on, precision, recall and F1 of each reward sign and of ends.
+    """
+    quality = reward_end_quality(agent.rew_end_model, replay, cfg, at_most=MAX_WINDOWS)
+    return {
+        "denoiser/held_out_loss": denoiser_loss(agent, replay, cfg, seed),
+        "reward_end/held_out_loss": quality.loss,
+        **{f"reward_end/held_out_reward/{name}": value for name, value in quality.reward.items()},
+        **{f"reward_end/held_out_end/{name}": value for name, value in quality.end.items()},
+    }
 
 
 @torch.no_grad()
-def held_out_losses(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> dict[str, float]:
-    """Losses of denoiser and reward/end model, on a few batches drawn uniformly from held-out episodes."""
+def denoiser_loss(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> float:
+    """The denoiser's training loss, on a few batches drawn uniformly from held-out episodes."""
     device = agent.denoiser.device
-    generator = torch.Generator(device).manual_seed(seed)
+    randn = _seeded_randn(device, seed)
+    segments = replay.segments(cfg.denoiser_update.batch_size, cfg.denoiser_seq_length, seed=seed)
+    total = torch.zeros((), device=device)
+    for _ in range(NUM_BATCHES):
+        b = segments.next().to(device)
+        total += agent.denoiser.loss(b.obs(), b.act, b.mask_padding, cfg.sigma_distribution, randn)
+    return total.item() / NUM_BATCHES
 
-    def randn(*shape: int, device: torch.device) -> Tensor:
-        return torch.randn(*shape, device=device, generator=generator)
 
-    def denoiser_loss(obs: Tensor, act: Tensor, mask: Tensor, **_: Tensor) -> Tensor:
-        return agent.denoiser.loss(obs, act, mask, cfg.sigma_distribution, randn)
+# --- rewards and ends -----------------------------------------------------------------------------------------------
 
-    def reward_end_loss(obs: Tensor, act: Tensor, rew: Tensor, end: Tensor, mask: Tensor) -> Tensor:
-        return agent.rew_end_model.loss(obs, act, rew, end, mask).total
 
-    def mean_loss(loss: Callable[..., Tensor], batch_size: int, length: int, beyond_end: bool) -> float:
-        segments = replay.segments(batch_size, length, beyond_end=beyond_end, seed=seed)
-        total = torch.zeros((), device=device)
-        for _ in range(NUM_BATCHES):
-            b = segments.next().to(device)
-            total += loss(obs=b.obs(), act=b.act, rew=b.rew, end=b.end, mask=b.mask_padding)
-        return total.item() / NUM_BATCHES
+class RewardEndQuality(NamedTuple):
+    """How well the reward/end model classifies real steps. In a matrix rows are true classes, columns predicted."""
 
-    return {
-        "denoiser/held_out_loss": mean_loss(
-            denoiser_loss, cfg.denoiser_update.batch_size, cfg.denoiser_seq_length, beyond_end=False
-        ),
-        "reward_end/held_out_loss": mean_loss(
-            reward_end_loss, cfg.reward_end_update.batch_size, cfg.reward_end_seq_length, beyond_end=True
-        ),
-    }
+    steps: int
+    loss: float
+    """Mean over the steps: the two cross-entropies together, in nats."""
+    confusion_reward: np.ndarray
+    """int64 [3,3]: -1, 0, +1."""
+    confusion_end: np.ndarray
+    """int64 [2,2]: goes on, ends."""
+
+    @property
+    def reward(self) -> dict[str, float | None]:
+        """``precision/-1``, ``recall/-1``, ...; None where it is not defined."""
+        return classification(self.confusion_reward, REWARD_NAMES)
+
+    @property
+    def end(self) -> dict[str, float | None]:
+        """``precision/ends``, ``recall/ends``, ...; None where it is not defined."""
+        return classification(self.confusion_end, END_NAMES)
+
+
+@torch.no_grad()
+def reward_end_quality(
+    model: RewardEndModel, replay: Replay, cfg: RunConfig, at_most: int | None = None
+) -> RewardEndQuality:
+    """Classify every step of the replay once, in windows as long as those of training.
+
+    A step is left out where the frame it led to is not stored: the last one of an episode without an end.
+
+    Args:
+        at_most: windows, taken evenly from all there are.
+    """
+    length, device = cfg.reward_end_seq_length, model.device
+    windows = [(e, t) for e, n in enumerate(replay.lengths.tolist()) for t in range(0, n, length - 1)]
+    if at_most is not None and len(windows) > at_most:
+        windows = [windows[k * len(windows) // at_most] for k in range(at_most)]
+    steps = torch.zeros((), dtype=torch.int64, device=device)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    reward, end = (torch.zeros(k, k, dtype=torch.int64, device=device) for k in (len(REWARD_NAMES), len(END_NAMES)))
+    batch_size = cfg.reward_end_update.batch_size
+    for first in range(0, len(windows), batch_size):
+        b = replay.cut(windows[first : first + batch_size], length).to(device)
+        mask = b.mask_padding.clone()
+        mask[:, :-1] &= b.pixel_mask[:, 1:]
+        result = model.loss(b.obs(), b.act, b.rew, b.end, mask)
+        reward += result.confusion_reward
+        end += result.confusion_end
+        steps += result.confusion_end.sum()
+        loss += result.total * result.confusion_end.sum()
+    count = int(steps)
+    return RewardEndQuality(
+        count, loss.item() / count if count else float("nan"), reward.cpu().numpy(), end.cpu().numpy()
+    )
+
+
+# --- frames ---------------------------------------------------------------------------------------------------------
 
 
 class Strips(NamedTuple):
     """Real frames and what the world model made of the same actions: S segments of K frames."""
 
+    last_seen: np.ndarray  # uint8 [S,H,W,C], the real frame before the first imagined one
     real: np.ndarray  # uint8 [S,K,H,W,C]
     imagined: np.ndarray  # uint8 [S,K,H,W,C]
 
 
-def imagine_held_out(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> Strips | None:
-    """Predicts ``horizon`` frames after held-out contexts, from the recorded actions and its own frames alone.
+def spread(lengths: np.ndarray, needed: int, count: int) -> list[tuple[int, int]]:
+    """Up to ``count`` segments (episode, first step), spread evenly over all episodes longer than ``needed`` steps.
 
-    Segments are spread evenly over the episodes that are long enough; None where there are none.
+    Fewer where the episodes have fewer places.
+    """
+    long_enough = [i for i, n in enumerate(lengths.tolist()) if n > needed]
+    if not long_enough:
+        return []
+    episodes = [long_enough[k % len(long_enough)] for k in range(count)]
+    starts = [(e, int(lengths[e] - needed) * (2 * k + 1) // (2 * count)) for k, e in enumerate(episodes)]
+    return list(dict.fromkeys(starts))
+
+
+def imagine_held_out(
+    agent: Agent,
+    replay: Replay,
+    cfg: RunConfig,
+    seed: int,
+    count: int = NUM_STRIPS,
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda segments: None,
+) -> Strips | None:
+    """Predict ``horizon`` frames after held-out contexts, from the recorded actions and the model's own frames alone.
+
+    Args:
+        cfg: its sampler and horizon count.
+        seed: of the noise.
+        count: segments, see :func:`spread`.
+        batch_size: segments imagined together; part of what decides the noise of each.
+        advance: told how many segments are done, whenever some are.
+
+    Returns:
+        None where no episode is long enough.
     """
     context = cfg.denoiser.inner_model.num_steps_conditioning
     length = context + cfg.world_model.horizon
-    long_enough = [i for i, n in enumerate(replay.lengths) if n > length]
-    if not long_enough:
+    starts = spread(replay.lengths, length, count)
+    if not starts:
         return None
-    frames, acts = [], []
-    for k in range(NUM_STRIPS):
-        episode = replay.episode(long_enough[k % len(long_enough)])
-        start = (len(episode.act) - length) * (2 * k + 1) // (2 * NUM_STRIPS)
-        frames.append(episode.obs[start : start + length])
-        acts.append(episode.act[start : start + length])
-    real, act = np.stack(frames), torch.from_numpy(np.stack(acts))
-
     device = agent.denoiser.device
-    generator = torch.Generator(device).manual_seed(seed)
-    predicted = predict_frames(
-        DiffusionSampler(agent.denoiser, cfg.world_model.sampler),
-        to_float(torch.from_numpy(real[:, :context]).to(device)),
-        act.to(device),
-        lambda *shape, device: torch.randn(*shape, device=device, generator=generator),
-    )
-    return Strips(real[:, context:], to_uint8(predicted).cpu().numpy())
+    randn = _seeded_randn(device, seed)
+    sampler = DiffusionSampler(agent.denoiser, cfg.world_model.sampler)
+    batch = replay.cut(starts, length)
+    imagined = []
+    for frames, act in zip(batch.frames.split(batch_size), batch.act.split(batch_size), strict=True):
+        predicted = predict_frames(sampler, to_float(frames[:, :context].to(device)), act.to(device), randn)
+        imagined.append(to_uint8(predicted).cpu())
+        advance(len(act))
+    real = batch.frames.numpy()
+    return Strips(real[:, context - 1], real[:, context:], torch.cat(imagined).numpy())
 
 
 @torch.no_grad()
@@ -105,3 +190,27 @@ def predict_frames(
         next_frame, _ = sampler.sample(torch.stack(frames[k:], dim=1), act[:, k : k + t], randn)
         frames.append(next_frame)
     return torch.stack(frames[t:], dim=1)
+
+
+def pixel_errors(real: np.ndarray, imagined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean absolute difference and root mean square difference of each frame, in grey levels (0 to 255).
+
+    Args:
+        real, imagined: uint8 [..., H, W, C]; shapes that broadcast.
+
+    Returns:
+        two float64 arrays [...].
+    """
+    difference = real.astype(np.float32) - imagined
+    pixels = (-3, -2, -1)
+    mean_absolute = np.abs(difference).mean(pixels, dtype=np.float64)
+    return mean_absolute, np.sqrt(np.square(difference).mean(pixels, dtype=np.float64))
+
+
+def _seeded_randn(device: torch.device, seed: int) -> Callable[..., Tensor]:
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def randn(*shape: int, device: torch.device) -> Tensor:
+        return torch.randn(*shape, device=device, generator=generator)
+
+    return randn

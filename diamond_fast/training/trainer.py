@@ -16,22 +16,22 @@ from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.models.agent import Agent
+from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
-from diamond_fast.runs.pictures import save_strips
+from diamond_fast.runs.pictures import save_gif, save_strips
+from diamond_fast.runs.plots import save_learning_curves
 from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.settings import to_json
 from diamond_fast.training.collect import Collector
 from diamond_fast.training.evaluate import Evaluation, evaluate
-from diamond_fast.training.held_out import held_out_losses, imagine_held_out
+from diamond_fast.training.held_out import held_out_figures, imagine_held_out
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.precision import autocast, set_matmul_precision
 from diamond_fast.training.update import Update
 
-REWARD_NAMES = ("-1", "0", "+1")
-END_NAMES = ("goes_on", "ends")
 STRIP_TIMES = (1, 5, 10, 15)
 MAX_TEST_STEPS = 27_000  # a game's at most; the buffer takes memory only for what is played
 
@@ -89,7 +89,6 @@ class Trainer:
         self.epoch = 0
         self.num_epochs = 0  # known once the initial collection is done
         self.env_steps = 0
-        self.newest_picture: Path | None = None
         if saved:
             self._restore(saved)
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
@@ -115,6 +114,8 @@ class Trainer:
                     figures |= self._evaluate(self.cfg.evaluation.num_episodes)
                 figures["epoch_seconds"] = time.monotonic() - started
                 self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
+                if self.epoch % self.cfg.evaluation.every == 0:
+                    self._draw_learning_curves()
                 if self.epoch % self.cfg.checkpoint_every == 0 or self.epoch == self.num_epochs:
                     self._save()
                 self.progress.epoch_done(_summary(figures))
@@ -251,8 +252,8 @@ class Trainer:
         figures = {"test/seconds": phase.seconds, **_figures(result)}
         if replay is not None:
             seed = self._seed("held_out")
-            figures |= held_out_losses(self.agent, replay, self.cfg, seed)
-            self._save_picture(replay, seed)
+            figures |= held_out_figures(self.agent, replay, self.cfg, seed)
+            self._save_pictures(replay, seed)
         return figures
 
     def _play(self, num_episodes: int, index: int, replay: Replay | None, advance: Callable[[int], None]) -> Evaluation:
@@ -262,13 +263,17 @@ class Trainer:
         finally:
             env.close()
 
-    def _save_picture(self, replay: Replay, seed: int) -> None:
+    def _save_pictures(self, replay: Replay, seed: int) -> None:
         strips = imagine_held_out(self.agent, replay, self.cfg, seed)
         if strips is not None:
             times = [t for t in STRIP_TIMES if t <= self.cfg.world_model.horizon]
+            segments = list(zip(strips.real, strips.imagined, strict=True))
             path = self.folder.pictures / f"epoch_{self.epoch:06d}.png"
-            save_strips(path, list(zip(strips.real, strips.imagined, strict=True)), times)
-            self.newest_picture = path
+            save_strips(path, segments, times)
+            save_gif(path.with_suffix(".gif"), segments)
+
+    def _draw_learning_curves(self) -> None:
+        save_learning_curves(self.folder.learning_curves, read_metrics(self.folder.metrics_file))
 
     def _evaluate_finally(self) -> Evaluation:
         """Plays the final games, unless a run that was finished before has its result on record."""
@@ -280,6 +285,7 @@ class Trainer:
             result = self._play(num_episodes, self.epoch + 1, None, phase.advance)
         figures = {f"final_{name}": value for name, value in _figures(result).items()}
         self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
+        self._draw_learning_curves()
         return result
 
     # --- save and restore ---
@@ -330,8 +336,6 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
-        pictures = sorted(self.folder.pictures.glob("epoch_*.png"))
-        self.newest_picture = pictures[-1] if pictures else None
 
     def _restore_collector(self, state: dict[str, Any]) -> None:
         try:

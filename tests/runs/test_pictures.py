@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diamond_fast.runs.pictures import BACKGROUND, save_strips
+from diamond_fast.runs.pictures import BACKGROUND, save_gif, save_strips
 
 
 def random_frames(seed, steps, height, width):
@@ -68,4 +68,39 @@ def test_labels_are_drawn(tmp_path):
 def test_what_does_not_fit_is_refused(tmp_path, segments, times, titles, error):
     with pytest.raises(error):
         save_strips(tmp_path / "strip.png", segments, times, titles)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gif_plays_all_steps_in_order(tmp_path):
+    """Few grey levels, for a GIF has 256 colours: every pixel survives. The first one is rare, to be found quickly."""
+    rng = np.random.default_rng(0)
+    segments = [rng.choice([0, 90, 255], (2, 4, 24, 24, 1)).repeat(3, -1).astype(np.uint8) for _ in range(2)]
+    for real, imagined in segments:
+        real[:, 0, 0], imagined[:, 0, 0] = 180, 140
+    movie = Image.open(save_gif(tmp_path / "a.gif", segments, frames_per_second=10))
+    assert movie.n_frames == 4
+    assert movie.info["loop"] == 0
+    pauses = []
+    for t in range(4):
+        movie.seek(t)
+        pauses.append(movie.info["duration"])
+        page = np.asarray(movie.convert("RGB"))
+        corners = []
+        for real, imagined in segments:
+            difference = np.abs(real[t].astype(int) - imagined[t].astype(int)).astype(np.uint8)
+            found = [find(page, frame, 8) for frame in (real[t], imagined[t], difference)]
+            assert [len(places) for places in found] == [1, 1, 1]
+            corners.append([places[0] for places in found])
+        tops, lefts = np.array(corners).transpose(2, 0, 1)
+        assert (tops[0] == tops[1]).all()
+        assert (np.diff(tops[0]) > 24 * 8).all()
+        assert (lefts[0] + 24 * 8 < lefts[1]).all()
+    assert pauses == [100, 100, 100, 400]
+
+
+def test_what_cannot_play_together_is_refused(tmp_path):
+    short, long = (np.zeros((n, 4, 4, 3), np.uint8) for n in (2, 3))
+    for segments in ([], [(long, short)]):
+        with pytest.raises(ValueError, match="segments|times"):
+            save_gif(tmp_path / "a.gif", segments)
     assert list(tmp_path.iterdir()) == []

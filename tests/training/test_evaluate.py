@@ -7,7 +7,7 @@ import torch
 from diamond_fast.envs.real import RealEnv, make_real_env
 from diamond_fast.envs.slot import SlotStep
 from diamond_fast.replay import Replay
-from diamond_fast.training.evaluate import Evaluation, evaluate, t_quantile_975
+from diamond_fast.training.evaluate import Evaluation, ci95, evaluate, t_quantile_975
 
 
 class UniformPolicy:
@@ -137,6 +137,25 @@ def test_games_are_stored_whole():
         paddle = [np.nonzero((frame[23] == (0, 255, 0)).all(axis=1))[0].min() for frame in episode.obs[:9]]
         moved = np.clip(paddle[:-1] + 3 * (episode.act[:8] - 1), 0, 18)
         np.testing.assert_array_equal(moved, paddle[1:])
+
+
+def test_only_the_first_games_are_stored():
+    env, whole, part = catch(3), *(Replay((24, 24, 3), num_envs=1, capacity=1000) for _ in range(2))
+    result = evaluate(UniformPolicy(), env, 7, seed=0, replay=whole)
+    again = evaluate(UniformPolicy(), env, 7, seed=0, replay=part, num_stored=4)
+    env.close()
+    np.testing.assert_array_equal(result.returns, again.returns)
+    assert part.num_episodes == 4
+    for i in range(4):
+        np.testing.assert_array_equal(part.episode(i).obs, whole.episode(i).obs)
+
+
+def test_intervals_of_columns_are_those_of_each():
+    values = np.array([[1.0, 5.0], [2.0, 5.0], [6.0, 5.0]])
+    # Mean 3, deviation sqrt(7), t(2) = 4.3027
+    np.testing.assert_allclose(ci95(values), [4.3027 * math.sqrt(7 / 3), 0.0], rtol=1e-12)
+    assert Evaluation(values[:, 0], np.ones(3)).ci95 == ci95(values)[0]
+    assert np.isnan(ci95(values[:1])).all()
 
 
 def test_arguments_are_checked():

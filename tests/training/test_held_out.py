@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -12,11 +13,20 @@ from diamond_fast.config import (
     UpdateConfig,
     WorldModelConfig,
 )
-from diamond_fast.frames import to_float
+from diamond_fast.frames import to_uint8
 from diamond_fast.models.agent import Agent
+from diamond_fast.models.reward_end import RewardEndModel
 from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.replay import Replay
-from diamond_fast.training.held_out import held_out_losses, imagine_held_out, predict_frames
+from diamond_fast.training.held_out import (
+    RewardEndQuality,
+    held_out_figures,
+    imagine_held_out,
+    pixel_errors,
+    predict_frames,
+    reward_end_quality,
+    spread,
+)
 
 CFG = RunConfig(
     frame_size=8,
@@ -95,17 +105,137 @@ def test_no_strips_from_short_episodes(agent):
     assert imagine_held_out(agent, make_replay([9, 4]), CFG, seed=0) is None
 
 
-def test_held_out_losses_are_those_of_the_models(agent):
-    """One episode of constant length: the reward/end loss by hand, on the same segments."""
+# --- rewards and ends -----------------------------------------------------------------------------------------------
+
+
+class Oracle:
+    """Classifies by grey levels alone: the first pixel of a frame decides the reward, of the next one the end."""
+
+    device = torch.device("cpu")
+    loss = RewardEndModel.loss
+
+    def predict(self, obs, act, next_obs, hx_cx=None):
+        reward = (to_uint8(obs)[..., 0, 0, 0] % 3).long()
+        end = (to_uint8(next_obs)[..., 0, 0, 0] % 2).long()
+        return 9.0 * F.one_hot(reward, 3).float(), 9.0 * F.one_hot(end, 2).float(), None
+
+
+def make_classified(lengths, ended):
+    """Episodes of random frames and rewards; the last one runs on where ``ended`` is False."""
+    rng = np.random.default_rng(3)
+    replay = Replay((8, 8, 3), capacity=sum(lengths))
+    for number, length in enumerate(lengths):
+        frames = rng.integers(256, size=(length + 1, 1, 8, 8, 3), dtype=np.uint8)
+        for t in range(length):
+            end = np.array([t == length - 1 and (ended or number < len(lengths) - 1)])
+            rew = rng.integers(-2, 3, size=1).astype(np.float32)
+            replay.append(frames[t], np.zeros(1, np.int64), rew, end, ~end & False, frames[t + 1])
+    replay.commit()
+    return replay
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_every_step_is_classified_once(ended):
+    """Against a loop over the episodes. Lengths around the window's 9 - 1 steps, so that all borders occur."""
+    replay = make_classified([1, 7, 8, 9, 16, 17, 40], ended)
+    reward, end = np.zeros((3, 3), int), np.zeros((2, 2), int)
+    for i in range(replay.num_episodes):
+        e = replay.episode(i)
+        following = [*e.obs[1:], *([] if e.final_obs is None else [e.final_obs])]
+        for frame, next_frame, rew, ends in zip(e.obs, following, e.rew, e.end, strict=False):
+            reward[int(np.sign(rew)) + 1, frame[0, 0, 0] % 3] += 1
+            end[int(ends), next_frame[0, 0, 0] % 2] += 1
+    quality = reward_end_quality(Oracle(), replay, CFG)
+    assert quality.steps == 98 - (not ended)
+    np.testing.assert_array_equal(quality.confusion_reward, reward)
+    np.testing.assert_array_equal(quality.confusion_end, end)
+    right, wrong = -9 + np.log(np.exp(9) + 2), np.log(np.exp(9) + 2)
+    right2, wrong2 = -9 + np.log(np.exp(9) + 1), np.log(np.exp(9) + 1)
+    hits, hits2 = np.trace(reward), np.trace(end)
+    total = hits * right + (quality.steps - hits) * wrong + hits2 * right2 + (quality.steps - hits2) * wrong2
+    assert quality.loss == pytest.approx(total / quality.steps, rel=1e-5)
+
+
+def test_precision_and_recall_from_a_matrix_counted_by_hand():
+    """Of 10 steps with +1, 6 were called +1 and 4 called 0; +1 was said 8 times: precision 6/8, recall 6/10."""
+    quality = RewardEndQuality(100, 0.0, np.array([[0, 5, 0], [0, 83, 2], [0, 4, 6]]), np.array([[95, 1], [1, 3]]))
+    assert quality.reward["precision/+1"] == 6 / 8
+    assert quality.reward["recall/+1"] == 6 / 10
+    assert quality.reward["precision/-1"] is None  # never said
+    assert quality.reward["recall/-1"] == 0
+    assert (quality.end["precision/ends"], quality.end["recall/ends"]) == (3 / 4, 3 / 4)
+
+
+def test_windows_left_out_are_spread_evenly():
+    replay = make_classified([80], True)
+    assert reward_end_quality(Oracle(), replay, CFG).steps == 80
+    assert reward_end_quality(Oracle(), replay, CFG, at_most=5).steps == 5 * 8
+    assert reward_end_quality(Oracle(), replay, CFG, at_most=10).steps == 80
+
+
+def test_the_loss_is_the_models_over_whole_windows(agent):
     replay = make_replay([40])
-    losses = held_out_losses(agent, replay, CFG, seed=5)
-    assert set(losses) == {"denoiser/held_out_loss", "reward_end/held_out_loss"}
-    segments = replay.segments(3, CFG.reward_end_seq_length, beyond_end=True, seed=5)
-    expected = []
-    for _ in range(4):
-        b = segments.next()
-        obs = to_float(b.frames, b.pixel_mask)
+    length = CFG.reward_end_seq_length
+    losses = []
+    for start in range(0, 40, length - 1):
+        b = replay.segment(0, start, start + length)
         with torch.no_grad():
-            expected.append(agent.rew_end_model.loss(obs, b.act, b.rew, b.end, b.mask_padding).total.item())
-    assert losses["reward_end/held_out_loss"] == pytest.approx(np.mean(expected), rel=1e-5)
-    assert losses == held_out_losses(agent, replay, CFG, seed=5)
+            losses.append(agent.rew_end_model.loss(b.obs(), b.act, b.rew, b.end, b.mask_padding).total.item())
+    expected = np.mean(losses)  # 5 windows of 8 steps
+    assert reward_end_quality(agent.rew_end_model, replay, CFG).loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_figures_of_a_run(agent):
+    replay = make_replay([40, 30])
+    figures = held_out_figures(agent, replay, CFG, seed=5)
+    quality = reward_end_quality(agent.rew_end_model, replay, CFG)
+    assert figures["reward_end/held_out_loss"] == quality.loss
+    assert figures["reward_end/held_out_end/recall/ends"] == quality.end["recall/ends"]
+    assert figures["reward_end/held_out_reward/recall/+1"] == np.diag(quality.confusion_reward)[2] / 70
+    assert figures == held_out_figures(agent, replay, CFG, seed=5)
+    assert figures["denoiser/held_out_loss"] != held_out_figures(agent, replay, CFG, 6)["denoiser/held_out_loss"]
+
+
+# --- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def test_pixel_errors_against_a_plain_loop():
+    rng = np.random.default_rng(0)
+    real, imagined = rng.integers(256, size=(2, 2, 3, 4, 5, 3), dtype=np.uint8)
+    mean_absolute, root_mean_square = pixel_errors(real, imagined)
+    assert mean_absolute.shape == root_mean_square.shape == (2, 3)
+    for s in range(2):
+        for k in range(3):
+            total = squares = 0
+            for a, b in zip(real[s, k].ravel().tolist(), imagined[s, k].ravel().tolist(), strict=True):
+                total += abs(a - b)
+                squares += (a - b) ** 2
+            assert mean_absolute[s, k] == pytest.approx(total / 60, rel=1e-6)
+            assert root_mean_square[s, k] == pytest.approx((squares / 60) ** 0.5, rel=1e-6)
+
+
+def test_pixel_errors_of_a_frame_held_still():
+    frames = np.zeros((2, 3, 4, 4, 3), np.uint8)
+    frames[:, 1], frames[1, 2] = 10, 200
+    errors, _ = pixel_errors(frames, np.zeros((2, 1, 4, 4, 3), np.uint8))
+    assert errors.tolist() == [[0, 10, 0], [0, 10, 200]]
+
+
+def test_segments_are_spread_over_places_and_never_counted_twice():
+    assert spread(np.array([5, 9]), 9, 4) == []
+    segments = spread(np.array([100, 9, 60]), 10, 8)
+    assert [e for e, _ in segments] == [0, 2] * 4
+    assert all(0 <= t < n - 10 for (e, t), n in zip(segments, [100, 60] * 4, strict=True))
+    assert len(segments) == len(set(segments))
+    assert len(spread(np.array([12]), 10, 50)) == 2  # an episode that long has two places
+
+
+def test_each_segment_is_cut_where_it_should_be(agent):
+    """In several batches; the frame before the first imagined one included."""
+    replay, told = make_replay([30, 25]), []
+    strips = imagine_held_out(agent, replay, CFG, seed=0, count=7, batch_size=3, advance=told.append)
+    assert told == [3, 3, 1]
+    for (episode, start), before, real in zip(spread(replay.lengths, 9, 7), strips.last_seen, strips.real, strict=True):
+        obs = replay.episode(episode).obs
+        np.testing.assert_array_equal(before, obs[start + 3])
+        np.testing.assert_array_equal(real, obs[start + 4 : start + 9])

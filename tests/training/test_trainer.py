@@ -55,6 +55,13 @@ class Killed(BaseException):
     """Stands for a signal nothing can catch."""
 
 
+@pytest.fixture(autouse=True)
+def _without_pictures(monkeypatch):
+    """Drawing takes as long as these small runs do. The run of ``whole`` is made before this, with its pictures."""
+    monkeypatch.setattr("diamond_fast.training.trainer.save_learning_curves", lambda path, lines: path)
+    monkeypatch.setattr("diamond_fast.training.trainer.save_gif", lambda path, segments: path)
+
+
 def train(cfg, path, stop_after=None):
     """Runs to the end, or up to the save of an epoch; continues what is there already."""
     cfg = checked(cfg)
@@ -110,9 +117,20 @@ def test_a_run_leaves_what_it_promises(whole):
     for line in (lines[2], lines[4]):
         assert line["test/lengths"] == [49, 49]
         assert line["denoiser/held_out_loss"] > 0
+        assert line["reward_end/held_out_reward/recall/0"] >= 0
     assert lines[5]["final_test/returns"] == result.returns.tolist()
-    assert sorted(p.name for p in (path / "pictures").iterdir()) == ["epoch_000002.png", "epoch_000004.png"]
-    assert trainer.newest_picture == path / "pictures" / "epoch_000004.png"
+    assert sorted(p.name for p in (path / "pictures").iterdir()) == [
+        "epoch_000002.gif",
+        "epoch_000002.png",
+        "epoch_000004.gif",
+        "epoch_000004.png",
+        "learning_curves.png",
+    ]
+    assert [p.name for p in trainer.folder.newest_pictures()] == [
+        "epoch_000004.png",
+        "epoch_000004.gif",
+        "learning_curves.png",
+    ]
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
