@@ -68,7 +68,13 @@ class ActorCritic(nn.Module):
             action logits [N,A], values [N], the LSTM's new state.
         """
         hx, cx = self.lstm(self.encoder(obs).flatten(1), hx_cx)
-        return self.actor_linear(hx).float(), self.critic_linear(hx).squeeze(1).float(), (hx, cx)
+        logits, val = self.actor_linear(hx), self.critic_linear(hx).squeeze(1)
+        return at_least_float32(logits), at_least_float32(val), (hx, cx)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Losses are computed in float32 whatever the networks compute in; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @torch.no_grad()

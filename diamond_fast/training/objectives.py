@@ -5,7 +5,8 @@ from typing import Any
 from torch import Tensor
 
 from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
-from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
+from diamond_fast.engine.recompute import Played, play, recompute
+from diamond_fast.engine.rollout import BatchedEnv, RolloutState, initial_state
 from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
 from diamond_fast.models.denoiser import Denoiser
 from diamond_fast.models.reward_end import RewardEndModel
@@ -75,10 +76,16 @@ class ActorCriticObjective:
     """Reinforcement learning on rollouts, each continuing where the last one stopped.
 
     The first one starts from fresh episodes and an empty memory.
+
+    Args:
+        burnin_capacity: burn-ins a rollout keeps gradients for, at most; None: all, which a GPU has to be waited for.
     """
 
-    def __init__(self, policy: ActorCritic, env: BatchedEnv, cfg: ActorCriticLossConfig):
+    def __init__(
+        self, policy: ActorCritic, env: BatchedEnv, cfg: ActorCriticLossConfig, burnin_capacity: int | None = None
+    ):
         self.policy = policy
+        self.burnin_capacity = burnin_capacity
         self.env = env
         self.cfg = cfg
         self.state: RolloutState | None = None
@@ -92,11 +99,11 @@ class ActorCriticObjective:
     def draw(self) -> Inputs:
         if self.state is None:
             self.state = initial_state(self.env, self.policy)
-        played, self.state = rollout(self.env, self.policy, self.state, self.cfg.backup_every)
+        played, self.state = play(self.env, self.policy, self.state, self.cfg.backup_every, self.burnin_capacity)
         return played
 
     def loss(self, *played: Tensor) -> tuple[Tensor, Figures]:
-        r = Rollout(*played)
+        r = recompute(self.policy, Played(*played))
         loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, self.cfg)
         return loss.total, {
             "loss": loss.total.detach(),

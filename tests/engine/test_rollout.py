@@ -70,6 +70,12 @@ def test_sample_categorical_follows_the_probabilities():
     assert chi2 < 13.8  # 0.1 % point at 2 degrees of freedom
 
 
+def test_sample_categorical_draws_as_multinomial():
+    logits = torch.randn(500, 7)
+    expected = torch.multinomial(logits.softmax(dim=-1), 1, generator=torch.Generator().manual_seed(3))[:, 0]
+    assert torch.equal(sample_categorical(logits, torch.Generator().manual_seed(3)), expected)
+
+
 def test_rollout_without_burnin():
     """An environment without burn-in frames: after an end the memory restarts at zero."""
     cfg = ActorCriticConfig(lstm_dim=4, channels=(8,), down=(1,))

@@ -1,0 +1,211 @@
+"""Playing first and computing the policy anew, against the twin that keeps gradients through the rollout."""
+
+import pytest
+import torch
+from golden_vectors import META, actor_critic, tensors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
+from diamond_fast.engine import recompute as recompute_module
+from diamond_fast.engine import rollout as rollout_module
+from diamond_fast.engine.recompute import play, recompute
+from diamond_fast.engine.rollout import EnvStep, RolloutState, initial_state, rollout
+from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
+
+N, T, B, SIZE, ACTIONS = 3, 6, 2, 8, 4
+LOSS = ActorCriticLossConfig()
+
+
+def make_policy():
+    torch.manual_seed(0)
+    policy = ActorCritic(ActorCriticConfig(lstm_dim=5, channels=(8, 8), down=(1, 1)), ACTIONS, SIZE).double()
+    for head in (policy.critic_linear, policy.actor_linear):
+        torch.nn.init.normal_(head.weight)
+    return policy
+
+
+POLICY = make_policy()
+
+
+class Script:
+    """Ends where told, and the same memory for every step's frames, as a captured environment has."""
+
+    num_envs = N
+
+    def __init__(self, end, trunc, seed=0, burnin=True):
+        self.end, self.trunc, self.burnin = end, trunc, burnin
+        self.generator = torch.Generator().manual_seed(seed)
+        self.frames = self._random(B + 2)
+        self.act = torch.randint(ACTIONS, (T, N), generator=self.generator)
+        self.t = 0
+
+    def _random(self, frames):
+        return torch.randn(N, frames, 3, SIZE, SIZE, dtype=torch.float64, generator=self.generator)
+
+    def start(self):
+        memory = torch.randn(2, N, POLICY.lstm_dim, dtype=torch.float64, generator=self.generator)
+        return RolloutState(self._random(1)[:, 0], *memory)
+
+    def step(self, act):
+        assert self.act is None or torch.equal(act, self.act[self.t])
+        end, trunc = self.end[:, self.t], self.trunc[:, self.t]
+        self.frames.copy_(self._random(B + 2))
+        rew = torch.randn(N, generator=self.generator, dtype=torch.float64)
+        dead = (end | trunc)[:, None, None, None]
+        obs = torch.where(dead, self.frames[:, -2], self.frames[:, -1])
+        self.t += 1
+        return EnvStep(obs, rew, end, trunc, self.frames[:, -1], self.frames[:, :B] if self.burnin else None)
+
+
+class Recording(Script):
+    """For the twin, which keeps what it is given: new memory for every step."""
+
+    def step(self, act):
+        return EnvStep(*(None if x is None else x.clone() for x in super().step(act)))
+
+
+def loss_and_gradients(policy, r):
+    loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, LOSS).total
+    return loss.detach(), torch.autograd.grad(loss, list(policy.parameters()))
+
+
+def both(monkeypatch, end, trunc, capacity, seed=0, burnin=True):
+    """(loss, gradients) of the twin and of the fast way, what was played, and the states behind."""
+    slow, fast = Recording(end, trunc, seed, burnin), Script(end, trunc, seed, burnin)
+    with monkeypatch.context() as m:
+        m.setattr(rollout_module, "sample_categorical", lambda logits: slow.act[slow.t])
+        m.setattr(recompute_module, "sample_categorical", lambda logits: fast.act[fast.t])
+        expected, slow_state = rollout(slow, POLICY, slow.start(), T)
+        played, state = play(fast, POLICY, fast.start(), T, capacity)
+    actual = recompute(POLICY, played)
+    return expected, actual, played, slow_state, state
+
+
+def assert_equal(expected, actual):
+    close = {"rtol": 0, "atol": 1e-10}
+    for a, b in zip(expected, actual, strict=True):
+        torch.testing.assert_close(a, b, **close)
+    (loss, grads), (fast_loss, fast_grads) = loss_and_gradients(POLICY, expected), loss_and_gradients(POLICY, actual)
+    torch.testing.assert_close(loss, fast_loss, **close)
+    for a, b in zip(grads, fast_grads, strict=True):
+        torch.testing.assert_close(a, b, **close)
+
+
+def bits(*rows):
+    return torch.tensor([[c == "x" for c in row] for row in rows])
+
+
+NONE = bits("......", "......", "......")
+SCRIPTS = {
+    "none": NONE,
+    "first step": bits("x.....", "......", "......"),
+    "last step": bits("......", ".....x", "......"),
+    "all at once": bits("..x...", "..x...", "..x..."),
+    "all at the last step": bits(".....x", ".....x", ".....x"),
+    "consecutive": bits("xx.xxx", ".xx...", "......"),
+    "always": bits("xxxxxx", "xxxxxx", "xxxxxx"),
+}
+
+
+@pytest.mark.parametrize("capacity", [None, N * T], ids=["indexed", "placed"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_equals_the_twin(monkeypatch, name, capacity):
+    end = SCRIPTS[name]
+    for truncated in (NONE, end & bits("x.x.x.", "......", "xxxxxx"), bits("......", "...x..", "......")):
+        expected, actual, played, slow_state, state = both(monkeypatch, end & ~truncated, truncated, capacity)
+        assert_equal(expected, actual)
+        for a, b in zip(vars(slow_state).values(), vars(state).values(), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+        assert played.num_burnins == (end | truncated).sum()
+
+
+cells = st.lists(st.sampled_from([0, 0, 0, 1, 2, 3]), min_size=N * T, max_size=N * T)
+
+
+@given(cells=cells, seed=st.integers(0, 2**31), placed=st.booleans(), burnin=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_random_scripts(cells, seed, placed, burnin):
+    codes = torch.tensor(cells).view(N, T)
+    with pytest.MonkeyPatch.context() as m:
+        capacity = N * T if placed else None
+        expected, actual, *_ = both(m, (codes & 1).bool(), (codes & 2).bool(), capacity, seed, burnin)
+    assert_equal(expected, actual)
+
+
+def test_burnins_without_a_place_lose_their_gradient_and_nothing_else(monkeypatch):
+    """Two places, seven resets: only the two earliest, those of row 0 behind steps 0 and 1, depend on their frames."""
+    expected, actual, played, *_ = both(monkeypatch, SCRIPTS["consecutive"], NONE, capacity=2)
+    torch.testing.assert_close(expected.logits, actual.logits, rtol=0, atol=1e-10)
+    torch.testing.assert_close(expected.val_bootstrap, actual.val_bootstrap, rtol=0, atol=1e-10)
+    assert played.burnin_cell.tolist() == [0, 1]
+    assert played.num_burnins == 7
+    blank = recompute(POLICY, played._replace(burnin_obs=torch.zeros_like(played.burnin_obs)))
+    moved = (blank.logits - actual.logits).abs().amax(dim=2) > 1e-6
+    assert torch.equal(moved, bits(".xxx..", "......", "......"))
+
+
+def test_actor_critic_loss_golden(monkeypatch):
+    v = tensors("actor_critic_loss")
+    model = actor_critic()
+
+    class Env:
+        num_envs, t = v["obs"].shape[1], 0
+
+        def reset(self):
+            return v["obs"][0]
+
+        def step(self, act):
+            t, self.t = self.t, self.t + 1
+            end, trunc = v["end"][t].bool(), v["trunc"][t].bool()
+            return EnvStep(v["obs"][t + 1], v["rew"][t], end, trunc, v["final_obs"][t], v["burnin_obs"][t])
+
+    env = Env()
+    monkeypatch.setattr(recompute_module, "sample_categorical", lambda logits: v["act"][env.t])
+    for capacity in (None, v["act"].numel()):
+        env.t = 0
+        model.zero_grad()
+        played, _ = play(env, model, initial_state(env, model), 15, capacity)
+        r = recompute(model, played)
+        loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, LOSS)
+        loss.total.backward()
+        expected = (v["loss_total"], v["loss_actions"], v["loss_values"], v["loss_entropy"], v["policy_entropy_bits"])
+        for actual, value in zip(loss, expected, strict=True):
+            torch.testing.assert_close(actual.detach(), value, rtol=1e-4, atol=1e-6)
+        norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
+        assert norms == pytest.approx(META["actor_critic_loss_grad_norm_by_parameter"], rel=1e-3, abs=1e-6)
+
+
+def test_draws_the_twins_actions():
+    """From the same random numbers, through resets."""
+    acts = []
+    for way in (rollout, play):
+        torch.manual_seed(5)
+        env = Recording(SCRIPTS["consecutive"], NONE)
+        env.act = None
+        acts.append(way(env, POLICY, env.start(), T)[0].act)
+    assert torch.equal(*acts)
+    assert len(acts[0].unique()) > 1
+
+
+class Meta:
+    """An environment on a device that has shapes but no numbers: whatever asks for one raises there."""
+
+    num_envs = N
+
+    def step(self, act):
+        obs, flags = (torch.rand(N, B + 1, 3, SIZE, SIZE, device="meta"), torch.rand(2, N, device="meta") > 0.5)
+        return EnvStep(obs[:, -1], torch.rand(N, device="meta"), *flags, obs[:, -1], obs[:, :-1])
+
+
+def test_nothing_waits_for_a_gpu():
+    """Played, computed anew and differentiated without a number known; the indexed way fails, so this can fail."""
+    with torch.device("meta"):
+        policy = ActorCritic(ActorCriticConfig(lstm_dim=5, channels=(8, 8), down=(1, 1)), ACTIONS, SIZE)
+        state = RolloutState(torch.rand(N, 3, SIZE, SIZE), *torch.zeros(2, N, 5))
+    played, state = play(Meta(), policy, state, T, capacity=4)
+    loss, grads = loss_and_gradients(policy, recompute(policy, played))
+    assert loss.device.type == grads[0].device.type == state.hx.device.type == "meta"
+    assert played.burnin_obs.shape == (4, B, 3, SIZE, SIZE)
+    with pytest.raises((NotImplementedError, RuntimeError), match="nonzero"):
+        play(Meta(), policy, state, T)
