@@ -1,0 +1,110 @@
+// Python face: build a program, set its weights, run it on NumPy arrays.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "program.hpp"
+
+namespace py = pybind11;
+using Array = py::array_t<float, py::array::c_style>;
+
+namespace {
+
+void check_size(const std::string& name, const Array& array, size_t expected) {
+  if (static_cast<size_t>(array.size()) != expected) {
+    throw std::invalid_argument(name + ": expected " + std::to_string(expected) + " numbers, got " +
+                                std::to_string(array.size()));
+  }
+}
+
+void run(cpu::Program& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
+         std::vector<Array> outputs) {
+  if (num_samples < 0) throw std::invalid_argument("num_samples: expected at least 0");
+  if (static_cast<int>(inputs.size()) != program.num_inputs()) {
+    throw std::invalid_argument("inputs: expected " + std::to_string(program.num_inputs()) + " arrays");
+  }
+  if (static_cast<int>(outputs.size()) != program.num_outputs()) {
+    throw std::invalid_argument("outputs: expected " + std::to_string(program.num_outputs()) + " arrays");
+  }
+  cpu::Call call;
+  for (int i = 0; i < program.num_inputs(); ++i) {
+    check_size("inputs", inputs[i], static_cast<size_t>(num_samples) * program.input_size(i));
+    call.inputs.push_back(inputs[i].data());
+  }
+  for (int i = 0; i < program.num_outputs(); ++i) {
+    const cpu::Value& out = program.shape_of_output(i);
+    check_size("outputs", outputs[i], static_cast<size_t>(num_samples) * out.channels * out.pixels());
+    call.outputs.push_back(outputs[i].mutable_data());
+  }
+  if (program.modulation_size() > 0) {
+    if (modulation.ndim() != 2 || modulation.shape(0) != num_samples || modulation.shape(1) < program.modulation_size()) {
+      throw std::invalid_argument("modulation: expected a row of at least " +
+                                  std::to_string(program.modulation_size()) + " numbers a sample");
+    }
+    call.modulation = modulation.data();
+    call.modulation_stride = modulation.shape(1);
+  }
+  py::gil_scoped_release release;
+  program.run(num_samples, call);
+}
+
+void set_norm(cpu::Program& program, int i, const Array& weight, const Array& bias) {
+  cpu::Norm* norm = program.op(i).norm();
+  if (norm == nullptr || norm->groups == 0) throw std::invalid_argument("op: has no norm");
+  check_size("weight", weight, norm->weight.size());
+  check_size("bias", bias, norm->bias.size());
+  norm->weight.assign(weight.data(), weight.data() + weight.size());
+  norm->bias.assign(bias.data(), bias.data() + bias.size());
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_cpu, m) {
+  m.doc() = "Convolutional networks in bfloat16 on AMX tiles, one sample a core at a time.";
+  m.def("tiles_allowed", &cpu::tiles_allowed);
+  py::class_<cpu::Norm>(m, "Norm")
+      .def(py::init([](int groups, float eps, bool silu, int modulation) {
+             return cpu::Norm{groups, eps, silu, modulation, {}, {}};
+           }),
+           py::arg("groups"), py::arg("eps"), py::arg("silu"), py::arg("modulation") = -1);
+  py::class_<cpu::Program>(m, "Program")
+      .def(py::init<int>(), py::arg("num_threads"))
+      .def("input", &cpu::Program::input, py::arg("channels"), py::arg("scales"), py::arg("height"), py::arg("width"))
+      .def(
+          "conv",
+          [](cpu::Program& program, std::vector<int> inputs, int out_channels, int kernel, int stride, bool upsample,
+             const cpu::Norm* norm, int residual) {
+            cpu::ConvSpec spec{std::move(inputs), out_channels, kernel, stride, upsample, {}, residual};
+            if (norm != nullptr) spec.norm = *norm;
+            return program.conv(spec);
+          },
+          py::arg("inputs"), py::arg("out_channels"), py::arg("kernel") = 3, py::arg("stride") = 1,
+          py::arg("upsample") = false, py::arg("norm") = nullptr, py::arg("residual") = -1)
+      .def("norm", &cpu::Program::norm, py::arg("input"), py::arg("norm"))
+      .def("attention", &cpu::Program::attention, py::arg("qkv"), py::arg("heads"))
+      .def("max_pool", &cpu::Program::max_pool, py::arg("input"))
+      .def("resize", &cpu::Program::resize, py::arg("input"), py::arg("height"), py::arg("width"))
+      .def("output", &cpu::Program::output, py::arg("value"))
+      .def(
+          "shape",
+          [](const cpu::Program& program, int value) {
+            const cpu::Value& v = program.value(value);
+            return py::make_tuple(v.channels, v.h, v.w);
+          },
+          py::arg("value"))
+      .def("num_ops", &cpu::Program::num_ops)
+      .def("arena_bytes", &cpu::Program::arena_bytes)
+      .def(
+          "set_conv",
+          [](cpu::Program& program, int i, const Array& weight, const Array& bias) {
+            cpu::Op& op = program.op(i);
+            check_size("weight", weight, op.weight_size());
+            check_size("bias", bias, op.bias_size());
+            op.set_weight(weight.data(), bias.data());
+          },
+          py::arg("op"), py::arg("weight"), py::arg("bias"))
+      .def("set_norm", &set_norm, py::arg("op"), py::arg("weight"), py::arg("bias"))
+      .def("run", &run, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"), py::arg("outputs"));
+}

@@ -1,0 +1,376 @@
+#include "program.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+namespace cpu {
+
+void gain_and_offset(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, float* gain,
+                     float* offset) {
+  int channels = 0, c = 0, at = 0;
+  for (int input : inputs) channels += sample.values[input].channels;
+  std::vector<float> mean(channels), squares(channels), scale(channels), shift(channels);
+  const float count = static_cast<float>(sample.values[inputs[0]].pixels());
+  for (int input : inputs) {
+    const Stats s = sample.stats(input);
+    for (int i = 0; i < sample.values[input].channels; ++i, ++c) {
+      mean[c] = s.pivot[i] + s.sum[i] / count;
+      squares[c] = std::max(0.0f, s.squares[i] - s.sum[i] * (s.sum[i] / count));
+      if (norm.modulation >= 0) {
+        const float* row = sample.modulation() + norm.modulation;
+        scale[c] = 1.0f + row[c];
+        shift[c] = row[channels + c];
+      } else {
+        scale[c] = norm.weight[c];
+        shift[c] = norm.bias[c];
+      }
+    }
+  }
+  const int size = channels / norm.groups;
+  for (int g = 0; g < norm.groups; ++g) {
+    float center = 0, total = 0;
+    for (int i = g * size; i < (g + 1) * size; ++i) center += mean[i] / size;
+    for (int i = g * size; i < (g + 1) * size; ++i) {
+      total += squares[i] + count * (mean[i] - center) * (mean[i] - center);
+    }
+    const float rstd = 1.0f / std::sqrt(total / (count * size) + norm.eps);
+    for (int i = g * size; i < (g + 1) * size; ++i) {
+      scale[i] *= rstd;
+      shift[i] -= center * scale[i];
+    }
+  }
+  c = 0;
+  for (int input : inputs) {
+    const Value& v = sample.values[input];
+    for (int i = 0; i < v.padded(); ++i, ++at) {
+      gain[at] = i < v.channels ? scale[c] : 0.0f;
+      offset[at] = i < v.channels ? shift[c] : 0.0f;
+      c += i < v.channels;
+    }
+  }
+}
+
+namespace {
+
+// Statistics of a value that no convolution has written.
+void measure(const Sample& sample, int value) {
+  const Value& v = sample.values[value];
+  const Stats s = sample.stats(value);
+  for (int block = 0; block < v.blocks(); ++block) {
+    const bf16* x = sample.data(value) + block * kBlock;
+    const Pair pivot = load_block(x);
+    Pair sum{}, squares{};
+    for (int i = 0; i < v.pixels(); ++i, x += v.padded()) {
+      const Pair y = load_block(x);
+      const Pair d{_mm512_sub_ps(y.lo, pivot.lo), _mm512_sub_ps(y.hi, pivot.hi)};
+      sum = {_mm512_add_ps(sum.lo, d.lo), _mm512_add_ps(sum.hi, d.hi)};
+      squares = {_mm512_fmadd_ps(d.lo, d.lo, squares.lo), _mm512_fmadd_ps(d.hi, d.hi, squares.hi)};
+    }
+    const int c = block * kBlock;
+    for (auto [to, from] : {std::pair{s.pivot, pivot}, {s.sum, sum}, {s.squares, squares}}) {
+      _mm512_storeu_ps(to + c, from.lo);
+      _mm512_storeu_ps(to + c + kLanes, from.hi);
+    }
+  }
+}
+
+// float32 planes of several pieces, scaled, to one value.
+class Input : public Op {
+ public:
+  Input(int value, int first_plane, std::vector<int> channels, std::vector<float> scales)
+      : value_(value), first_plane_(first_plane), channels_(std::move(channels)), scales_(std::move(scales)) {}
+
+  void run(const Sample& sample) const override {
+    const Value& v = sample.values[value_];
+    std::vector<const float*> planes;
+    std::vector<float> scales;
+    for (size_t k = 0; k < channels_.size(); ++k) {
+      const float* first = sample.call.inputs[first_plane_ + k] +
+                           static_cast<size_t>(sample.index) * channels_[k] * v.pixels();
+      for (int c = 0; c < channels_[k]; ++c) {
+        planes.push_back(first + static_cast<size_t>(c) * v.pixels());
+        scales.push_back(scales_[k]);
+      }
+    }
+    alignas(kCacheLine) float tile[kLanes][kBlock];
+    for (int block = 0; block < v.blocks(); ++block) {
+      const int channels = std::min(kBlock, v.channels - block * kBlock);
+      std::fill(&tile[0][0], &tile[0][0] + kLanes * kBlock, 0.0f);
+      for (int first = 0; first < v.pixels(); first += kLanes) {
+        const int pixels = std::min(kLanes, v.pixels() - first);
+        for (int c = 0; c < channels; ++c) {
+          const float* plane = planes[block * kBlock + c] + first;
+          const float scale = scales[block * kBlock + c];
+          for (int i = 0; i < pixels; ++i) tile[i][c] = plane[i] * scale;
+        }
+        bf16* to = sample.data(value_) + static_cast<size_t>(first) * v.padded() + block * kBlock;
+        for (int i = 0; i < pixels; ++i, to += v.padded()) {
+          store_block(to, {_mm512_load_ps(tile[i]), _mm512_load_ps(tile[i] + kLanes)});
+        }
+      }
+    }
+  }
+
+ private:
+  const int value_, first_plane_;
+  const std::vector<int> channels_;
+  const std::vector<float> scales_;
+};
+
+class NormOp : public Op {
+ public:
+  NormOp(int input, int out, Norm norm) : input_(input), out_(out), norm_(std::move(norm)) {}
+
+  Norm* norm() override { return &norm_; }
+
+  void run(const Sample& sample) const override {
+    const Value& v = sample.values[input_];
+    std::vector<float> gain(v.padded()), offset(v.padded());
+    gain_and_offset(norm_, sample, {input_}, gain.data(), offset.data());
+    for (int block = 0; block < v.blocks(); ++block) {
+      const int c = block * kBlock;
+      const Pair g{_mm512_loadu_ps(&gain[c]), _mm512_loadu_ps(&gain[c + kLanes])};
+      const Pair o{_mm512_loadu_ps(&offset[c]), _mm512_loadu_ps(&offset[c + kLanes])};
+      const bf16* from = sample.data(input_) + c;
+      bf16* to = sample.data(out_) + c;
+      for (int i = 0; i < v.pixels(); ++i, from += v.padded(), to += v.padded()) {
+        const Pair x = load_block(from);
+        store_block(to, {_mm512_fmadd_ps(x.lo, g.lo, o.lo), _mm512_fmadd_ps(x.hi, g.hi, o.hi)});
+      }
+    }
+  }
+
+ private:
+  const int input_, out_;
+  Norm norm_;
+};
+
+// 2x2, stride 2; an odd last row or column is dropped.
+class MaxPool : public Op {
+ public:
+  MaxPool(int input, int out) : input_(input), out_(out) {}
+
+  void run(const Sample& sample) const override {
+    const Value &x = sample.values[input_], &y = sample.values[out_];
+    const int step = x.padded(), row = x.w * step;
+    bf16* to = sample.data(out_);
+    for (int i = 0; i < y.h; ++i) {
+      for (int j = 0; j < y.w; ++j) {
+        for (int block = 0; block < x.blocks(); ++block, to += kBlock) {
+          const bf16* from = sample.data(input_) + 2 * i * row + 2 * j * step + block * kBlock;
+          Pair m = load_block(from);
+          for (const bf16* other : {from + step, from + row, from + row + step}) {
+            const Pair o = load_block(other);
+            m = {_mm512_max_ps(m.lo, o.lo), _mm512_max_ps(m.hi, o.hi)};
+          }
+          store_block(to, m);
+        }
+      }
+    }
+    measure(sample, out_);
+  }
+
+ private:
+  const int input_, out_;
+};
+
+// A value to float32 planes.
+class Output : public Op {
+ public:
+  Output(int value, int output) : value_(value), output_(output) {}
+
+  void run(const Sample& sample) const override {
+    const Value& v = sample.values[value_];
+    const size_t pixels = v.pixels();
+    float* planes = sample.call.outputs[output_] + sample.index * v.channels * pixels;
+    const bf16* x = sample.data(value_);
+    for (size_t i = 0; i < pixels; ++i, x += v.padded()) {
+      for (int c = 0; c < v.channels; ++c) planes[c * pixels + i] = widen(x[c]);
+    }
+  }
+
+ private:
+  const int value_, output_;
+};
+
+class Resize : public Op {
+ public:
+  Resize(int input, int out) : input_(input), out_(out) {}
+
+  void run(const Sample& sample) const override {
+    const Value &x = sample.values[input_], &y = sample.values[out_];
+    const int step = x.padded(), h = std::min(x.h, y.h), w = std::min(x.w, y.w);
+    bf16* to = sample.data(out_);
+    std::fill(to, to + static_cast<size_t>(y.pixels()) * step, bf16{0});
+    for (int i = 0; i < h; ++i) {
+      const bf16* row = sample.data(input_) + static_cast<size_t>(i) * x.w * step;
+      std::copy(row, row + static_cast<size_t>(w) * step, to + static_cast<size_t>(i) * y.w * step);
+    }
+    measure(sample, out_);
+  }
+
+ private:
+  const int input_, out_;
+};
+
+}  // namespace
+
+int Program::add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Value& writes) {
+  if (allocated_) throw std::logic_error("program: has run already and takes no more operations");
+  for (int v : reads) values_.at(v).last_op = num_ops();
+  if (writes.channels > 0) {
+    values_.push_back(writes);
+    values_.back().first_op = values_.back().last_op = num_ops();
+  }
+  ops_.push_back(std::move(op));
+  return static_cast<int>(values_.size()) - 1;
+}
+
+Norm Program::completed(Norm norm, const std::vector<int>& inputs) {
+  if (norm.groups == 0) return norm;
+  int channels = 0;
+  for (int input : inputs) {
+    channels += values_.at(input).channels;
+    if (!values_[input].measured) throw std::invalid_argument("norm: of a value without statistics");
+  }
+  if (norm.groups < 0 || channels % norm.groups) throw std::invalid_argument("groups: must divide the channels");
+  if (norm.modulation >= 0) modulation_size_ = std::max(modulation_size_, norm.modulation + 2 * channels);
+  norm.weight.assign(channels, 1.0f);
+  norm.bias.assign(channels, 0.0f);
+  return norm;
+}
+
+int Program::input(const std::vector<int>& piece_channels, const std::vector<float>& scales, int h, int w) {
+  Value value;
+  value.h = h, value.w = w;
+  for (int c : piece_channels) value.channels += c;
+  if (piece_channels.size() != scales.size() || value.channels < 1 || h < 1 || w < 1) {
+    throw std::invalid_argument("input: needs a scale a piece, and at least one channel and pixel");
+  }
+  const int first = num_inputs();
+  for (int c : piece_channels) input_planes_.push_back(c * h * w);
+  return add(std::make_unique<Input>(static_cast<int>(values_.size()), first, piece_channels, scales), {}, value);
+}
+
+int Program::conv(ConvSpec spec) {
+  if (spec.inputs.empty() || spec.inputs.size() > 2) throw std::invalid_argument("inputs: expected one or two values");
+  const bool plain = spec.kernel == 1 && spec.stride == 1 && !spec.upsample && spec.norm.groups == 0;
+  if (!plain && spec.kernel != 3) throw std::invalid_argument("kernel: expected 3, or 1 without norm, stride, upsampling");
+  if (spec.stride != 1 && spec.stride != 2) throw std::invalid_argument("stride: expected 1 or 2");
+  if (spec.out_channels < 1) throw std::invalid_argument("out_channels: expected at least 1");
+  std::vector<int> reads = spec.inputs;
+  const Value x = values_.at(spec.inputs[0]);
+  for (int input : spec.inputs) {
+    const Value& v = values_.at(input);
+    if (v.h != x.h || v.w != x.w) throw std::invalid_argument("inputs: differ in height or width");
+  }
+  spec.norm = completed(spec.norm, spec.inputs);
+  Value out;
+  const int up = spec.upsample ? 2 : 1;
+  out.h = (x.h * up - 1) / spec.stride + 1, out.w = (x.w * up - 1) / spec.stride + 1;
+  out.channels = spec.out_channels;
+  out.measured = true;
+  if (spec.residual >= 0) {
+    const Value& r = values_.at(spec.residual);
+    if (r.h != out.h || r.w != out.w || r.channels != out.channels) {
+      throw std::invalid_argument("residual: is not shaped like the output");
+    }
+    reads.push_back(spec.residual);
+  }
+  return add(make_conv(values_, spec, static_cast<int>(values_.size())), reads, out);
+}
+
+int Program::norm(int input, const Norm& norm) {
+  Value out = values_.at(input);
+  out.measured = false;
+  if (norm.groups < 1) throw std::invalid_argument("groups: expected at least 1");
+  auto op = std::make_unique<NormOp>(input, static_cast<int>(values_.size()), completed(norm, {input}));
+  return add(std::move(op), {input}, out);
+}
+
+int Program::attention(int qkv, int heads) {
+  Value out = values_.at(qkv);
+  if (heads < 1 || out.channels % (3 * heads)) throw std::invalid_argument("heads: must divide a third of the channels");
+  out.channels /= 3;
+  out.measured = false;
+  return add(make_attention(values_, qkv, heads, static_cast<int>(values_.size())), {qkv}, out);
+}
+
+int Program::max_pool(int input) {
+  Value out = values_.at(input);
+  out.h /= 2, out.w /= 2;
+  out.measured = true;
+  if (out.h < 1 || out.w < 1) throw std::invalid_argument("input: too small to be halved");
+  return add(std::make_unique<MaxPool>(input, static_cast<int>(values_.size())), {input}, out);
+}
+
+int Program::resize(int input, int h, int w) {
+  if (h < 1 || w < 1) throw std::invalid_argument("h, w: expected at least 1");
+  Value out = values_.at(input);
+  out.h = h, out.w = w;
+  out.measured = true;
+  return add(std::make_unique<Resize>(input, static_cast<int>(values_.size())), {input}, out);
+}
+
+void Program::output(int value) {
+  const int number = num_outputs();
+  outputs_.push_back(values_.at(value));
+  const bool last = !ops_.empty() && values_[value].first_op == num_ops() - 1;
+  if (last && ops_.back()->redirect(number)) return;
+  add(std::make_unique<Output>(value, number), {value}, {});
+}
+
+// First fit over what is free while a value lives.
+void Program::allocate() {
+  struct Placed {
+    size_t at, end;
+    int last_op;
+  };
+  std::vector<Placed> live;
+  for (Value& value : values_) {
+    const auto over = [&](const Placed& p) { return p.last_op < value.first_op; };
+    live.erase(std::remove_if(live.begin(), live.end(), over), live.end());
+    std::sort(live.begin(), live.end(), [](const Placed& a, const Placed& b) { return a.at < b.at; });
+    const size_t size = (value.num_bytes() + kCacheLine - 1) / kCacheLine * kCacheLine;
+    value.at = 0;
+    for (const Placed& p : live) {
+      if (value.at + size <= p.at) break;
+      value.at = std::max(value.at, p.end);
+    }
+    live.push_back({value.at, value.at + size, value.last_op});
+    values_bytes_ = std::max(values_bytes_, value.at + size);
+  }
+  for (Value& value : values_) {
+    value.stats_at = values_bytes_;
+    values_bytes_ += static_cast<size_t>(3) * value.padded() * sizeof(float);
+  }
+  size_t scratch = 0;
+  for (const auto& op : ops_) scratch = std::max(scratch, op->scratch_bytes());
+  constexpr size_t kPage = 4096;
+  values_bytes_ = (values_bytes_ + kPage - 1) / kPage * kPage;
+  arena_bytes_ = (values_bytes_ + scratch + kPage - 1) / kPage * kPage;
+  for (int i = 0; i < team_.size(); ++i) {
+    arenas_.emplace_back(std::aligned_alloc(kPage, arena_bytes_));
+    if (arenas_.back() == nullptr) throw std::bad_alloc();
+  }
+  allocated_ = true;
+}
+
+void Program::run(int num_samples, const Call& call) {
+  if (!tiles_allowed()) throw std::runtime_error("AMX: the kernel does not allow its tiles to be used");
+  if (!allocated_) allocate();
+  std::atomic<int> next{0};
+  team_.run(std::min(team_.size(), num_samples), [&](int member) {
+    Tiles tiles;
+    auto* arena = static_cast<uint8_t*>(arenas_[member].get());
+    for (int index; (index = next.fetch_add(1)) < num_samples;) {
+      const Sample sample{values_, call, arena, arena + values_bytes_, index};
+      for (const auto& op : ops_) op->run(sample);
+    }
+  });
+}
+
+}  // namespace cpu

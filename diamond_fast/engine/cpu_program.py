@@ -1,0 +1,153 @@
+"""Networks on a CPU with AMX: written down once as a program of fused operations that compiled code runs.
+
+The compiled part (``csrc/cpu``) runs one sample a core from its first operation to its last, in bfloat16 with float32
+sums and statistics, so that activations stay in the core's cache. Weights are copies: ``refresh`` brings them up to
+date.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diamond_fast.engine.networks import Norm
+from diamond_fast.models.blocks import NORM_EPS, AdaGroupNorm, SelfAttention2d
+
+NEEDED = ("amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")
+
+
+@cache
+def why_unavailable() -> str | None:
+    """None where programs run; else what is missing, in a few words."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        return "needs Linux on an x86 processor with AMX"
+    missing = [flag for flag in NEEDED if flag not in flags]
+    if missing:
+        return f"the processor lacks {', '.join(missing)}"
+    try:
+        from diamond_fast import _cpu
+    except ImportError:
+        return "the compiled part diamond_fast._cpu is not built"
+    return None if _cpu.tiles_allowed() else "the operating system does not allow AMX"
+
+
+class CpuProgram:
+    """One network for images of one size. Float32 in and out, any number of samples a call.
+
+    Args:
+        walk: hands the network's operations to a backend, given the backend and the network's input
+            (``engine/networks.py``); the last one's value is the output.
+        pieces: channels and scale of every tensor the input is concatenated from.
+        height, width: of the input, in pixels.
+        num_threads: cores to use; as many as torch uses, if None.
+
+    Raises:
+        RuntimeError: the processor, the operating system or the installation cannot run it.
+    """
+
+    def __init__(
+        self,
+        walk: Callable[["CpuProgram", int], int],
+        pieces: Sequence[tuple[int, float]],
+        height: int,
+        width: int,
+        num_threads: int | None = None,
+    ):
+        if (reason := why_unavailable()) is not None:
+            raise RuntimeError(f"the AMX engine cannot run here: {reason}")
+        from diamond_fast import _cpu
+
+        self._cpu = _cpu
+        self._program = _cpu.Program(num_threads or torch.get_num_threads())
+        self._convs: list[tuple[int, nn.Conv2d]] = []
+        self._learned_norms: list[tuple[int, nn.GroupNorm]] = []
+        self._modulations: list[nn.Linear] = []
+        self._modulation_size = 0
+        channels, scales = zip(*pieces, strict=True)
+        last = walk(self, self._program.input(list(channels), list(scales), height, width))
+        self._program.output(last)
+        self.output_shape = self._program.shape(last)  # C, H, W
+        self.refresh()
+
+    # What a backend offers; values are numbers of the program.
+
+    def conv(self, layer, inputs, norm=None, residual=None, upsample=False) -> int:
+        (kernel, _), (stride, _) = layer.kernel_size, layer.stride
+        value = self._program.conv(
+            list(inputs),
+            layer.out_channels,
+            kernel=kernel,
+            stride=stride,
+            upsample=upsample,
+            norm=None if norm is None else self._norm(norm, silu=True),
+            residual=-1 if residual is None else residual,
+        )
+        op = self._program.num_ops() - 1
+        self._convs.append((op, layer))
+        self._remember(op, norm)
+        return value
+
+    def attention(self, layer: SelfAttention2d, x: int) -> int:
+        x = self._program.norm(x, self._norm(layer.norm, silu=False))
+        self._remember(self._program.num_ops() - 1, layer.norm)
+        y = self._program.attention(self.conv(layer.qkv_proj, [x]), layer.num_heads)
+        return self.conv(layer.out_proj, [y], residual=x)
+
+    def max_pool(self, x: int) -> int:
+        return self._program.max_pool(x)
+
+    def resize(self, x: int, height: int, width: int) -> int:
+        return self._program.resize(x, height, width)
+
+    def size(self, x: int) -> tuple[int, int]:
+        return self._program.shape(x)[1:]
+
+    def _norm(self, norm: Norm, silu: bool):
+        if isinstance(norm, AdaGroupNorm):
+            at = self._modulation_size
+            self._modulations.append(norm.linear)
+            self._modulation_size += norm.linear.out_features
+            return self._cpu.Norm(norm.num_groups, NORM_EPS, silu, modulation=at)
+        return self._cpu.Norm(norm.norm.num_groups, norm.norm.eps, silu)
+
+    def _remember(self, op: int, norm: Norm | None) -> None:
+        if norm is not None and not isinstance(norm, AdaGroupNorm):
+            self._learned_norms.append((op, norm.norm))
+
+    # Running
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copies the network's weights as they are now."""
+        for op, layer in self._convs:
+            self._program.set_conv(op, array(layer.weight), array(layer.bias))
+        for op, norm in self._learned_norms:
+            self._program.set_norm(op, array(norm.weight), array(norm.bias))
+        if self._modulations:
+            self._modulation_weight = torch.cat([m.weight for m in self._modulations]).float()
+            self._modulation_bias = torch.cat([m.bias for m in self._modulations]).float()
+
+    @torch.no_grad()
+    def modulation(self, cond: Tensor) -> Tensor | None:
+        """All scales and shifts from the conditioning: [N,E] -> [N,sum of 2C], float32."""
+        if not self._modulations:
+            return None
+        return nn.functional.linear(cond.float(), self._modulation_weight, self._modulation_bias)
+
+    def __call__(self, inputs: Sequence[Tensor], modulation: Tensor | None = None) -> Tensor:
+        """inputs: per piece [N,C,H,W] float32. modulation: [N, ...] from :meth:`modulation`. -> [N,C,H,W] float32."""
+        n = len(inputs[0])
+        output = torch.empty(n, *self.output_shape)
+        rows = np.empty((n, 0), np.float32) if modulation is None else array(modulation)
+        self._program.run(n, [array(x) for x in inputs], rows, [output.numpy()])
+        return output
+
+
+def array(x: Tensor) -> np.ndarray:
+    """x as NumPy sees it: float32, without gaps, copied only if it was not so."""
+    return x.detach().to("cpu", torch.float32).contiguous().numpy()
