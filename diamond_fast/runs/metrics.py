@@ -170,13 +170,16 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{key}/")
         else:
-            flat[prefix + key] = _plain(value)
+            flat[prefix + key] = plain(value)
     return flat
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """What JSON knows: tensors, arrays and tuples become lists; nan and the infinities, at any depth, None."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):  # tensors, numpy arrays and scalars
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -16,10 +16,15 @@ FAINT = (130, 130, 136)
 ROWS = ("real", "imagined", "difference")
 
 
+def strip_times(horizon: int) -> list[int]:
+    """The steps that strips show: 1, 5, 10 and 15 as far as the horizon goes, and its last."""
+    return sorted({t for t in (1, 5, 10, 15) if t <= horizon} | {horizon})
+
+
 def save_strips(
     path: Path,
     segments: Sequence[tuple[np.ndarray, np.ndarray]],
-    times: Sequence[int] = (1, 5, 10, 15),
+    times: Sequence[int],
     titles: Sequence[str] | None = None,
 ) -> Path:
     """Write one PNG with, for each segment, rows of real frames, imagined frames and their absolute difference.

@@ -43,6 +43,7 @@ class Progress:
         stream: where to write. Bars if it is a terminal, else one line per epoch and, in phases that take
             longer, one a minute.
         clock: seconds, monotonic.
+        unit: what ``epochs`` counts, where a program goes through something else.
     """
 
     LINE_EVERY = 60.0
@@ -55,6 +56,7 @@ class Progress:
         done: int = 0,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
+        unit: str = "epoch",
     ):
         self._epochs = epochs
         self._epoch = done
@@ -63,6 +65,7 @@ class Progress:
         self._seconds_spent = dict.fromkeys(plan, 0.0)
         self._stream = stream or sys.stdout
         self._clock = clock
+        self._unit = unit
         self._phase: Phase | None = None
         self._last_shown = clock()
         self._bars: Bars | None = None
@@ -101,7 +104,7 @@ class Progress:
                 self._run_bar, description=self._bar_title(), completed=self._epoch, detail=self._run_left()
             )
         left = self._run_left()
-        self.say(f"epoch {self._epoch}/{self._epochs}: {summary}" + (f", {left}" if left else ""))
+        self.say(f"{self._unit} {self._epoch}/{self._epochs}: {summary}" + (f", {left}" if left else ""))
 
     def say(self, line: str) -> None:
         """Print a line, above the bars where there are any."""
@@ -143,7 +146,7 @@ class Progress:
             return
         where = f"{phase.done}/{phase.total}, {self._phase_left(now - phase.started)}"
         if self._bars is None:
-            self.say(f"epoch {self._epoch + 1}/{self._epochs}: {phase.name} {where}")
+            self.say(f"{self._unit} {self._epoch + 1}/{self._epochs}: {phase.name} {where}")
         else:
             self._last_shown = now
             self._bars.update(self._phase_bar, completed=phase.done, detail=where)
@@ -160,7 +163,7 @@ class Progress:
         return f"{'' if complete else 'over '}{duration(seconds)} left"
 
     def _bar_title(self) -> str:
-        return f"{self._epoch} of {self._epochs} epochs"
+        return f"{self._epoch} of {self._epochs} {self._unit}s"
 
 
 def duration(seconds: float) -> str:

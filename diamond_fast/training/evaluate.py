@@ -10,6 +10,9 @@ from diamond_fast.envs.real import RealEnv
 from diamond_fast.replay import Replay
 from diamond_fast.training.acting import Player, Policy
 
+MAX_STEPS_PER_GAME = 27_000
+"""An Atari game's, at most; a buffer for games takes memory only for what is played."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

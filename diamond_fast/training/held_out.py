@@ -139,7 +139,7 @@ def imagine_held_out(
     seed: int,
     count: int = NUM_STRIPS,
     batch_size: int = 32,
-    advance: Callable[[int], None] = lambda segments: None,
+    advance: Callable[[int], None] = lambda frames: None,
 ) -> Strips | None:
     """Predict ``horizon`` frames after held-out contexts, from the recorded actions and the model's own frames alone.
 
@@ -148,7 +148,7 @@ def imagine_held_out(
         seed: of the noise.
         count: segments, see :func:`spread`.
         batch_size: segments imagined together; part of what decides the noise of each.
-        advance: told how many segments are done, whenever some are.
+        advance: told how many frames are imagined, whenever some are.
 
     Returns:
         None where no episode is long enough.
@@ -164,22 +164,26 @@ def imagine_held_out(
     batch = replay.cut(starts, length)
     imagined = []
     for frames, act in zip(batch.frames.split(batch_size), batch.act.split(batch_size), strict=True):
-        predicted = predict_frames(sampler, to_float(frames[:, :context].to(device)), act.to(device), randn)
-        imagined.append(to_uint8(predicted).cpu())
-        advance(len(act))
+        real_context = to_float(frames[:, :context].to(device))
+        imagined.append(to_uint8(predict_frames(sampler, real_context, act.to(device), randn, advance)).cpu())
     real = batch.frames.numpy()
     return Strips(real[:, context - 1], real[:, context:], torch.cat(imagined).numpy())
 
 
 @torch.no_grad()
 def predict_frames(
-    sampler: DiffusionSampler, context: Tensor, act: Tensor, randn: Callable[..., Tensor] = torch.randn
+    sampler: DiffusionSampler,
+    context: Tensor,
+    act: Tensor,
+    randn: Callable[..., Tensor] = torch.randn,
+    advance: Callable[[int], None] = lambda frames: None,
 ) -> Tensor:
     """Frames imagined one after the other, each from its predecessors.
 
     Args:
         context: [S,T,C,H,W] real frames in [-1, 1].
         act: [S,T+K] int64; the action at index T+k-1 leads to predicted frame k (from 0).
+        advance: told S after each step.
 
     Returns:
         [S,K,C,H,W].
@@ -189,6 +193,7 @@ def predict_frames(
     for k in range(act.size(1) - t):
         next_frame, _ = sampler.sample(torch.stack(frames[k:], dim=1), act[:, k : k + t], randn)
         frames.append(next_frame)
+        advance(len(act))
     return torch.stack(frames[t:], dim=1)
 
 

@@ -21,20 +21,16 @@ from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
-from diamond_fast.runs.pictures import save_gif, save_strips
+from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
 from diamond_fast.runs.plots import save_learning_curves
 from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.settings import to_json
 from diamond_fast.training.collect import Collector
-from diamond_fast.training.evaluate import Evaluation, evaluate
+from diamond_fast.training.evaluate import MAX_STEPS_PER_GAME, Evaluation, evaluate
 from diamond_fast.training.held_out import held_out_figures, imagine_held_out
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.precision import autocast, set_matmul_precision
 from diamond_fast.training.update import Update
-
-STRIP_TIMES = (1, 5, 10, 15)
-MAX_TEST_STEPS = 27_000  # a game's at most; the buffer takes memory only for what is played
-
 
 class Trainer:
     """One run: its models, data and environments, and the loop over them.
@@ -246,7 +242,7 @@ class Trainer:
 
     def _evaluate(self, num_episodes: int) -> dict[str, Any]:
         """Returns of test games, and the world model's losses and pictures on them."""
-        replay = None if self.cfg.model_free else Replay(self.frame_shape, capacity=num_episodes * MAX_TEST_STEPS)
+        replay = None if self.cfg.model_free else Replay(self.frame_shape, capacity=num_episodes * MAX_STEPS_PER_GAME)
         with self.progress.phase("evaluate", num_episodes) as phase:
             result = self._play(num_episodes, self.epoch, replay, phase.advance)
         figures = {"test/seconds": phase.seconds, **_figures(result)}
@@ -266,10 +262,9 @@ class Trainer:
     def _save_pictures(self, replay: Replay, seed: int) -> None:
         strips = imagine_held_out(self.agent, replay, self.cfg, seed)
         if strips is not None:
-            times = [t for t in STRIP_TIMES if t <= self.cfg.world_model.horizon]
             segments = list(zip(strips.real, strips.imagined, strict=True))
             path = self.folder.pictures / f"epoch_{self.epoch:06d}.png"
-            save_strips(path, segments, times)
+            save_strips(path, segments, strip_times(self.cfg.world_model.horizon))
             save_gif(path.with_suffix(".gif"), segments)
 
     def _draw_learning_curves(self) -> None:

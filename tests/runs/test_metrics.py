@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_fast.runs.metrics import Metrics, classification, open_dashboard, read_metrics
+from diamond_fast.runs.metrics import Metrics, classification, open_dashboard, plain, read_metrics
 
 
 def parse(path):
@@ -66,6 +66,11 @@ def test_a_fresh_run_starts_from_nothing(tmp_path):
     path.write_text('{"epoch": 0, "env_steps": 5, "seconds": 1.0}\n')
     Metrics(path).close()
     assert path.read_text() == ""
+
+
+def test_whatever_is_nested_becomes_plain():
+    nested = {"a": {"b": (np.float64("nan"), torch.ones(2)), "c": np.arange(3)}, "d": [math.inf, None, "x"]}
+    assert plain(nested) == {"a": {"b": [None, [1.0, 1.0]], "c": [0, 1, 2]}, "d": [None, None, "x"]}
 
 
 def test_classification_against_counting_by_hand():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diamond_fast.runs.pictures import BACKGROUND, save_gif, save_strips
+from diamond_fast.runs.pictures import BACKGROUND, save_gif, save_strips, strip_times
 
 
 def random_frames(seed, steps, height, width):
@@ -42,6 +42,11 @@ def test_each_frame_stands_in_its_row_and_column(tmp_path, height, width, scale)
     assert np.diff(rows).min() > height * scale
     assert all(c == columns[0] for c in columns)
     assert columns[0] == sorted(columns[0])
+
+
+def test_strips_show_the_last_step_of_any_horizon():
+    assert strip_times(15) == [1, 5, 10, 15]
+    assert [strip_times(n) for n in (1, 7, 40)] == [[1], [1, 5, 7], [1, 5, 10, 15, 40]]
 
 
 def test_labels_are_drawn(tmp_path):
@@ -101,6 +106,6 @@ def test_a_gif_plays_all_steps_in_order(tmp_path):
 def test_what_cannot_play_together_is_refused(tmp_path):
     short, long = (np.zeros((n, 4, 4, 3), np.uint8) for n in (2, 3))
     for segments in ([], [(long, short)]):
-        with pytest.raises(ValueError, match="segments|times"):
+        with pytest.raises(ValueError, match=r"segments|times"):
             save_gif(tmp_path / "a.gif", segments)
     assert list(tmp_path.iterdir()) == []

@@ -63,6 +63,18 @@ def test_one_line_a_minute_in_a_long_phase_and_none_in_a_short_one():
     ]
 
 
+def test_what_is_counted_may_be_something_else():
+    clock, out = Clock(), io.StringIO()
+    with Progress(2, {"play": 4}, stream=out, clock=clock, unit="part") as progress:
+        run_phase(progress, clock, "play", 4, 40.0)
+        progress.epoch_done("played")
+    assert out.getvalue().splitlines() == [
+        "part 1/2: play 2/4, 1 min 20 s left",
+        "part 1/2: play 4/4, 0 s left",
+        "part 1/2: played",
+    ]
+
+
 def test_a_phase_may_end_early_or_be_unplanned():
     clock, out = Clock(), io.StringIO()
     progress = Progress(1, {"collect": 100}, stream=out, clock=clock)
