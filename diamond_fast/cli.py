@@ -73,10 +73,22 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail(
+            "out of memory: the networks, batches or buffers asked for are too large for this machine, or it is in use"
+        )
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         fail(str(error) or type(error).__name__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, numpy or torch asked for more memory than there is. Imports no torch."""
+    torch_says_so = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torch_says_so)
 
 
 def _printed(cls: type[Any], columns: int, **options: Any) -> str:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from diamond_fast.cli import parse, user_errors
+from diamond_fast.cli import is_out_of_memory, parse, user_errors
 from diamond_fast.config import RunConfig
 from diamond_fast.config_checks import checked
 from diamond_fast.presets import PRESETS
+from diamond_fast.runs.signals import StopSignals, stop_signals
 from diamond_fast.settings import differences, flag, leaves
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
@@ -23,8 +24,7 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.training.trainer import Trainer
 
 PROGRAM = "python -m diamond_fast.train"
-EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
-EXIT_NON_FINITE = 1
+EXIT_FAILED = 1  # numbers that are not finite, a full disk, too little memory
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class TrainArgs:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    with ExitStack() as held:
+    with stop_signals() as stop, ExitStack() as held:
         with user_errors():
             args = read_command_line(sys.argv[1:] if argv is None else argv)
             if args.dry_run:
                 return dry_run(args)
-            trainer = set_up(args, held)
-        train(trainer)
+            trainer = set_up(args, held, stop)
+        train(trainer, stop)
 
 
 def read_command_line(argv: Sequence[str]) -> TrainArgs:
@@ -119,7 +119,7 @@ def _last_value(argv: Sequence[str], name: str) -> str | None:
     return values[-1] if values else None
 
 
-def set_up(args: TrainArgs, held: ExitStack) -> "Trainer":
+def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     """The trainer of a new or a resumed run. ``held`` keeps its folder locked and closes it in the end."""
     from diamond_fast.models.official import load_official
     from diamond_fast.runs.folder import RunFolder
@@ -136,29 +136,50 @@ def set_up(args: TrainArgs, held: ExitStack) -> "Trainer":
     else:
         folder = RunFolder.open(args.resume)
     held.enter_context(folder.lock())
+    stop.how_to_go_on = f"{PROGRAM} --resume {shlex.quote(str(folder.path))}"
     trainer = Trainer(args.config, folder, device, agent=agent, logger=args.logger)
     held.callback(trainer.close)
     print(f"{_title(args.config)} on {device}, seed {args.config.seed}: {folder.path}", flush=True)
     return trainer
 
 
-def train(trainer: "Trainer") -> None:
+def train(trainer: "Trainer", stop: StopSignals) -> None:
     """Run to the end; say where the results are, and how to go on."""
-    from diamond_fast.training.finite import NonFiniteError
-
-    go_on = f"{PROGRAM} --resume {shlex.quote(str(trainer.folder.path))}"
     try:
-        result = trainer.run()
-    except KeyboardInterrupt:
-        print(f"Stopped. Go on from the last checkpoint with: {go_on}", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    except NonFiniteError as error:
-        print(f"{error}. Go on from the last checkpoint with: {go_on}", file=sys.stderr)
-        raise SystemExit(EXIT_NON_FINITE) from None
+        result = trainer.run(stop)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        _fail_later(f"out of memory on {trainer.device}: {_what_to_lower(trainer)}", stop)
+    except FloatingPointError as error:
+        _fail_later(str(error), stop)
+    except OSError as error:
+        if error.errno is None:  # not the system's: a bug, which deserves its traceback
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _fail_later(f"{where}{error.strerror}", stop)
     for picture in trainer.folder.newest_pictures():
         print(f"Picture: {picture}")
     print(f"Return: {result.mean:.1f} +- {result.ci95:.1f} (95 % interval, {len(result.returns)} episodes)")
-    print(f"Resume: {go_on}")
+    print(f"Resume: {stop.how_to_go_on}")
+
+
+def _fail_later(reason: str, stop: StopSignals) -> NoReturn:
+    """One line on what ended a run that had begun, and how to go on with it."""
+    print(f"{reason}. Go on from the last checkpoint with: {stop.how_to_go_on}", file=sys.stderr)
+    raise SystemExit(EXIT_FAILED)
+
+
+def _what_to_lower(trainer: "Trainer") -> str:
+    """The flags that decide the memory of what the trainer was doing."""
+    update = trainer.at_work
+    if update is None:
+        return "start a new run with a lower --evaluation.num-envs"
+    name = f"{update.name}_update"
+    return (
+        f"start a new run with {flag(name + '.batch_size')} below {update.cfg.batch_size} and, for the same gradients, "
+        f"{flag(name + '.grad_acc_steps')} above {update.cfg.grad_acc_steps}, or use --precision bf16"
+    )
 
 
 def dry_run(args: TrainArgs) -> None:

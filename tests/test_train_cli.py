@@ -1,6 +1,7 @@
 """``python -m diamond_fast.train``: what it resolves, refuses and prints, without training."""
 
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -220,6 +221,7 @@ class FakeTrainer:
     """Stands in for the real one; ``outcome`` is returned or raised by ``run``."""
 
     outcome = Evaluation(np.array([1.0, 2.0]), np.array([5, 5]))
+    at_work = None
     made: "list[FakeTrainer]"
 
     def __init__(self, config, folder, device, agent=None, logger="none"):
@@ -227,7 +229,7 @@ class FakeTrainer:
         self.closed = False
         self.made.append(self)
 
-    def run(self):
+    def run(self, stop):
         with pytest.raises(ValueError, match="in use"), self.folder.lock():
             pass
         if isinstance(self.outcome, BaseException):
@@ -281,22 +283,65 @@ def test_resuming_uses_the_same_folder(capsys, run, trainers):
     assert "Resume: python -m diamond_fast.train --resume a" in capsys.readouterr().out
 
 
+class Model:
+    """An update that was under way."""
+
+    name = "actor_critic"
+    cfg = RunConfig().actor_critic_update
+
+
 @pytest.mark.parametrize(
-    ("outcome", "code", "line"),
+    ("outcome", "at_work", "line"),
     [
-        (KeyboardInterrupt(), 130, "Stopped. Go on from the last checkpoint with: "),
-        (NonFiniteError("denoiser: update 3 has loss nan"), 1, "denoiser: update 3 has loss nan. Go on from"),
+        (NonFiniteError("denoiser: update 3 has loss nan"), None, "denoiser: update 3 has loss nan. Go on from"),
+        (FloatingPointError("denoiser: weight w is not finite"), None, "denoiser: weight w is not finite. Go on from"),
+        (OSError(28, "No space left on device", "a b/x"), None, "a b/x: No space left on device. Go on from"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            Model,
+            "out of memory on cpu: start a new run with --actor-critic-update.batch-size below 32 and, for the same "
+            "gradients, --actor-critic-update.grad-acc-steps above 1, or use --precision bf16. Go on from",
+        ),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: ..."),
+            None,
+            "out of memory on cpu: start a new run with a lower --evaluation.num-envs. Go on from",
+        ),
+        (MemoryError(), None, "out of memory on cpu: "),
     ],
 )
-def test_a_run_that_stops_says_how_to_go_on(capsys, trainers, monkeypatch, outcome, code, line):
+def test_a_run_that_fails_says_why_in_one_line_and_how_to_go_on(capsys, trainers, monkeypatch, outcome, at_work, line):
     monkeypatch.setattr(FakeTrainer, "outcome", outcome)
+    monkeypatch.setattr(FakeTrainer, "at_work", at_work)
     with pytest.raises(SystemExit) as stop:
         train.main(["--game", "Pong", "--preset", "quick", "--out", "a b"])
-    assert stop.value.code == code
+    assert stop.value.code == 1
     err = capsys.readouterr().err
     assert err.startswith(line)
     assert err.endswith("python -m diamond_fast.train --resume 'a b'\n")
+    assert err.count("\n") == 1
     assert trainers[0].closed
+
+
+def test_too_little_memory_to_set_up_is_one_line(capsys, trainers, monkeypatch):
+    def too_large(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("diamond_fast.training.trainer.Trainer", too_large)
+    assert refusal(capsys, "--game Pong --preset quick").startswith("out of memory: the networks, batches or buffers")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_says_how_to_go_on(capsys, trainers, monkeypatch, number, code):
+    before = signal.getsignal(number)
+    monkeypatch.setattr(FakeTrainer, "run", lambda self, stop: signal.raise_signal(number))
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--game", "Pong", "--preset", "quick", "--out", "a b"])
+    assert stop.value.code == code
+    line = "Stopped. Go on from the last checkpoint with: python -m diamond_fast.train --resume 'a b'\n"
+    assert capsys.readouterr().err == line
+    assert trainers[0].closed
+    assert signal.getsignal(number) == before
 
 
 def test_a_bug_keeps_its_traceback(trainers, monkeypatch):

@@ -30,6 +30,7 @@ class StopSignals:
         """Printed on the way out."""
         self._signal: int | None = None
         self._deferred = False
+        self._deadline: threading.Timer | None = None
 
     def check(self) -> None:
         """Raises Stopped if a signal has come."""
@@ -50,9 +51,9 @@ class StopSignals:
         self._signal = number
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_DFL)  # the kernel's own way: a second one works even in a stuck call
-        deadline = threading.Timer(SECONDS_TO_SAVE, self._leave_now)
-        deadline.daemon = True
-        deadline.start()
+        self._deadline = threading.Timer(SECONDS_TO_SAVE, self._leave_now)
+        self._deadline.daemon = True
+        self._deadline.start()
         if not self._deferred:
             raise Stopped
 
@@ -79,5 +80,7 @@ def stop_signals() -> Iterator[StopSignals]:
         stop._say("Stopped.")
         raise SystemExit(128 + stop._signal) from None
     finally:
+        if stop._deadline is not None:
+            stop._deadline.cancel()
         for each, handler in zip(_SIGNALS, before, strict=True):
             signal.signal(each, handler)

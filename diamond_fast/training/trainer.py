@@ -1,5 +1,6 @@
 """DIAMOND's training loop (paper, algorithm 1): collect, train denoiser, reward/end model and policy, evaluate."""
 
+import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,11 +20,13 @@ from diamond_fast.models.agent import Agent
 from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs import checkpoint
+from diamond_fast.runs.background import BackgroundWriter
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
 from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
 from diamond_fast.runs.plots import save_learning_curves
 from diamond_fast.runs.progress import Progress, duration
+from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
 from diamond_fast.training.collect import Collector
 from diamond_fast.training.evaluate import MAX_STEPS_PER_GAME, Evaluation, evaluate
@@ -31,6 +34,9 @@ from diamond_fast.training.held_out import held_out_figures, imagine_held_out
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.precision import autocast, set_matmul_precision
 from diamond_fast.training.update import Update
+
+INITIAL_CHUNK = 500  # steps collected between chances to stop
+
 
 class Trainer:
     """One run: its models, data and environments, and the loop over them.
@@ -61,10 +67,6 @@ class Trainer:
         set_matmul_precision(cfg.precision)
         torch.manual_seed(cfg.seed)
 
-        saved = None
-        if checkpoint.latest_epoch(folder.checkpoints) is not None:
-            saved = checkpoint.load_latest(folder.checkpoints)
-
         make_env = partial(make_real_env, cfg.game, cfg.env_id, frame_size=cfg.frame_size)
         self.make_test_env = partial(make_env, done_on_life_loss=False)
         num_envs = cfg.actor_critic_update.batch_size if cfg.model_free else cfg.collection.num_envs
@@ -78,49 +80,92 @@ class Trainer:
         self.agent = agent or Agent(cfg, num_actions)
         self.agent.to(device, memory_format=torch.channels_last)
         self.frame_shape = (cfg.frame_size, cfg.frame_size, cfg.denoiser.inner_model.img_channels)
-        self.replay = self._open_replay(saved)
+        saved, self.replay = self._load()
         self.collector = Collector(self.train_env, self._seed("collect"))
         self.updates = self._make_updates()
 
         self.epoch = 0
+        """Epochs finished."""
+        self.figures: dict[str, Any] = {}
+        """Of the epoch under way, from those of its phases that are done."""
+        self.at_work: Update | None = None
+        """The update under way."""
         self.num_epochs = 0  # known once the initial collection is done
         self.env_steps = 0
+        self._saving = BackgroundWriter()
+        self._save_seconds = 0.0
+        self._stop = StopSignals()
         if saved:
             self._restore(saved)
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
 
     # --- the loop ---
 
-    def run(self) -> Evaluation:
-        """Trains to the end and returns the final evaluation."""
+    def run(self, stop: StopSignals | None = None) -> Evaluation:
+        """Trains to the end and returns the final evaluation.
+
+        Args:
+            stop: signals to obey. When one comes, what is done is saved, in mid-epoch too, before Stopped is raised.
+
+        Raises:
+            NonFiniteError, FloatingPointError: a loss, gradient or weight became NaN or infinite; it was not saved.
+            OSError: the disk refused to take something.
+            OutOfMemoryError: of torch.
+        """
+        self._stop = stop or self._stop
+        try:
+            return self._run()
+        except Stopped:
+            self._save()
+            self._saving.wait()
+            raise
+
+    def _run(self) -> Evaluation:
         if self.num_epochs == 0:
             self._collect_initially()
             self._save()
         plan = self._plan()
         with Progress(self.num_epochs, plan, done=self.epoch) as self.progress:
             while self.epoch < self.num_epochs:
-                self.epoch += 1
-                figures: dict[str, Any] = {}
-                started = time.monotonic()
-                if self._collects(self.epoch):
-                    figures |= self._collect(self.cfg.collection.steps_per_epoch)
-                for name, update in self.updates.items():
-                    figures |= self._train(name, update)
-                if self.epoch % self.cfg.evaluation.every == 0:
-                    figures |= self._evaluate(self.cfg.evaluation.num_episodes)
-                figures["epoch_seconds"] = time.monotonic() - started
-                self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
+                self._run_epoch(self.epoch + 1)
+                with self._stop.deferred():
+                    figures, self.figures = self.figures, {}
+                    self.epoch += 1
+                    self._log(figures)
+                    if self.epoch % self.cfg.checkpoint_every == 0 or self.epoch == self.num_epochs:
+                        self._save()
                 if self.epoch % self.cfg.evaluation.every == 0:
                     self._draw_learning_curves()
-                if self.epoch % self.cfg.checkpoint_every == 0 or self.epoch == self.num_epochs:
-                    self._save()
                 self.progress.epoch_done(_summary(figures))
             return self._evaluate_finally()
 
+    def _run_epoch(self, epoch: int) -> None:
+        """What is left of an epoch. Evaluations may be left anywhere, the rest changes what is saved."""
+        started = time.monotonic() - self.figures.get("epoch_seconds", 0.0)
+        try:
+            if self._collects(epoch) and "collect/seconds" not in self.figures:
+                with self._stop.deferred():
+                    self.figures |= self._collect(self.cfg.collection.steps_per_epoch)
+            for name, update in self.updates.items():
+                if f"{name}/updates" not in self.figures:
+                    with self._stop.deferred():
+                        self.figures |= self._train(name, update, epoch)
+            if epoch % self.cfg.evaluation.every == 0:
+                self.figures |= self._evaluate(epoch, self.cfg.evaluation.num_episodes)
+        finally:
+            self.figures["epoch_seconds"] = time.monotonic() - started
+
+    def _log(self, figures: dict[str, Any]) -> None:
+        figures["save_seconds"], self._save_seconds = self._save_seconds, 0.0
+        self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
+
     def close(self) -> None:
-        self.train_env.close()
-        self.replay.close()
-        self.metrics.close()
+        try:
+            self._saving.close()
+        finally:
+            self.train_env.close()
+            self.replay.close()
+            self.metrics.close()
 
     # --- collect ---
 
@@ -131,17 +176,27 @@ class Trainer:
             self.num_epochs = self.cfg.num_final_epochs
             self.env_steps = self.replay.num_steps
             return
+        figures: dict[str, Any] = {}
         with Progress(1, {"collect": c.first_epoch_min}) as self.progress:
-            figures = self._collect(c.first_epoch_min)
-            while self._rarer_rewards() < c.first_epoch_threshold_rew and self.env_steps < c.first_epoch_max:
-                figures = self._collect(c.steps_per_epoch)
+            while (num_steps := self._initial_steps_to_come()) > 0:
+                with self._stop.deferred():
+                    figures = self._collect(num_steps)
             self.progress.say(
                 f"initial collection: {self.env_steps} steps, rewards "
                 + ", ".join(f"{n}: {k}" for n, k in zip(REWARD_NAMES, self.replay.reward_counts.tolist(), strict=True))
             )
-        self.metrics.log(figures, epoch=0, env_steps=self.env_steps)
+        self._log(figures)
         epochs_collecting = (c.num_steps_total - self.env_steps) // c.steps_per_epoch
         self.num_epochs = epochs_collecting + self.cfg.num_final_epochs
+
+    def _initial_steps_to_come(self) -> int:
+        """Of the next stretch; 0 where enough was seen."""
+        c = self.cfg.collection
+        if self.env_steps < c.first_epoch_min:
+            num_chunks = math.ceil(INITIAL_CHUNK / c.num_envs)
+            return min(num_chunks * c.num_envs, c.first_epoch_min - self.env_steps)
+        enough = self._rarer_rewards() >= c.first_epoch_threshold_rew or self.env_steps >= c.first_epoch_max
+        return 0 if enough else c.steps_per_epoch
 
     def _rarer_rewards(self) -> int:
         """Steps with the two reward signs other than the most frequent one."""
@@ -180,7 +235,9 @@ class Trainer:
     def _make_updates(self) -> dict[str, Update]:
         """The updates in the order they are done in each epoch."""
         cfg, agent = self.cfg, self.agent
-        cast = partial(autocast, self.device, cfg.precision)
+        make_update = partial(
+            Update, autocast=partial(autocast, self.device, cfg.precision), on_nonfinite=cfg.on_nonfinite
+        )
 
         def segments(stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False):
             # In a recording the order of episodes says nothing about age: drawn by length, as published.
@@ -199,15 +256,15 @@ class Trainer:
             reward_end = RewardEndObjective(
                 agent.rew_end_model, segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True)
             )
-            updates["denoiser"] = Update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update, cast)
-            updates["reward_end"] = Update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update, cast)
+            updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
+            updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
             contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
             starts = InitialStates(contexts, agent.rew_end_model, cfg.world_model.num_batches_to_preload)
             rl_env = ImaginedEnv(
                 agent.denoiser, agent.rew_end_model, cfg.world_model, starts, cfg.actor_critic_update.batch_size
             )
         objective = ActorCriticObjective(agent.actor_critic, rl_env, cfg.actor_critic_loss)
-        updates["actor_critic"] = Update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update, cast)
+        updates["actor_critic"] = make_update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update)
         return updates
 
     def _num_updates(self, cfg: UpdateConfig, epoch: int) -> int:
@@ -215,19 +272,28 @@ class Trainer:
             return 0
         return cfg.steps_first_epoch if epoch == 1 else cfg.steps_per_epoch
 
-    def _train(self, name: str, update: Update) -> dict[str, Any]:
-        num_updates = self._num_updates(update.cfg, self.epoch)
+    def _train(self, name: str, update: Update, epoch: int) -> dict[str, Any]:
+        num_updates = self._num_updates(update.cfg, epoch)
         if num_updates == 0:
             return {}
-        with self.progress.phase(name, num_updates) as phase:
-            figures = update.train(num_updates, phase.advance)
+
+        def advance() -> None:
+            phase.advance()
+            self._stop.check()
+
+        self.at_work = update
+        with self.progress.phase(name, num_updates - update.done) as phase:
+            figures = update.train(num_updates, advance)
+        self.at_work = None
         for key, names in (("confusion_reward", REWARD_NAMES), ("confusion_end", END_NAMES)):
             if key in figures:
                 figures[key.removeprefix("confusion_")] = classification(np.array(figures[key]), names)
-        frames = num_updates * update.cfg.batch_size * update.cfg.grad_acc_steps * self._frames_per_sample(name)
-        figures |= {"seconds": phase.seconds, "frames_per_second": frames / phase.seconds, "updates": num_updates}
+        frames = update.cfg.batch_size * update.cfg.grad_acc_steps * self._frames_per_sample(name)
+        # Where a resumed run began in the middle: time and speed of what was left.
+        speed = frames * phase.done / phase.seconds
+        figures |= {"seconds": phase.seconds, "frames_per_second": speed, "updates": num_updates}
         if self.cfg.model_free:
-            self.env_steps += frames
+            self.env_steps += frames * num_updates
         return {f"{name}/{key}": value for key, value in figures.items()}
 
     def _frames_per_sample(self, name: str) -> int:
@@ -240,16 +306,16 @@ class Trainer:
 
     # --- evaluate ---
 
-    def _evaluate(self, num_episodes: int) -> dict[str, Any]:
+    def _evaluate(self, epoch: int, num_episodes: int) -> dict[str, Any]:
         """Returns of test games, and the world model's losses and pictures on them."""
         replay = None if self.cfg.model_free else Replay(self.frame_shape, capacity=num_episodes * MAX_STEPS_PER_GAME)
         with self.progress.phase("evaluate", num_episodes) as phase:
-            result = self._play(num_episodes, self.epoch, replay, phase.advance)
+            result = self._play(num_episodes, epoch, replay, phase.advance)
         figures = {"test/seconds": phase.seconds, **_figures(result)}
         if replay is not None:
             seed = self._seed("held_out")
             figures |= held_out_figures(self.agent, replay, self.cfg, seed)
-            self._save_pictures(replay, seed)
+            self._save_pictures(replay, seed, epoch)
         return figures
 
     def _play(self, num_episodes: int, index: int, replay: Replay | None, advance: Callable[[int], None]) -> Evaluation:
@@ -259,11 +325,11 @@ class Trainer:
         finally:
             env.close()
 
-    def _save_pictures(self, replay: Replay, seed: int) -> None:
+    def _save_pictures(self, replay: Replay, seed: int, epoch: int) -> None:
         strips = imagine_held_out(self.agent, replay, self.cfg, seed)
         if strips is not None:
             segments = list(zip(strips.real, strips.imagined, strict=True))
-            path = self.folder.pictures / f"epoch_{self.epoch:06d}.png"
+            path = self.folder.pictures / f"epoch_{epoch:06d}.png"
             save_strips(path, segments, strip_times(self.cfg.world_model.horizon))
             save_gif(path.with_suffix(".gif"), segments)
 
@@ -279,16 +345,25 @@ class Trainer:
         with self.progress.phase("final evaluation", num_episodes) as phase:
             result = self._play(num_episodes, self.epoch + 1, None, phase.advance)
         figures = {f"final_{name}": value for name, value in _figures(result).items()}
-        self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
+        self._log(figures)
         self._draw_learning_curves()
         return result
 
     # --- save and restore ---
 
-    def _open_replay(self, saved: checkpoint.Checkpoint | None) -> Replay:
-        """The run's own experience as it was at the checkpoint, or a recording it only reads."""
+    def _load(self) -> tuple[checkpoint.Checkpoint | None, Replay]:
+        """The newest checkpoint that is whole together with its experience, or a recording the run only reads."""
+        folder, saved = self.folder.checkpoints, None
+        resumes = checkpoint.latest_epoch(folder) is not None
         if self.cfg.static_dataset is not None:
-            return self._load_static_dataset(Path(self.cfg.static_dataset))
+            saved = checkpoint.load_latest(folder) if resumes else None
+            return saved, self._load_static_dataset(Path(self.cfg.static_dataset))
+        if not resumes:
+            return None, self._open_replay(None)
+        return checkpoint.load_latest(folder, use=lambda saved: (saved, self._open_replay(saved)))
+
+    def _open_replay(self, saved: checkpoint.Checkpoint | None) -> Replay:
+        """The run's own experience as it was at the checkpoint."""
         journal = self.folder.replay / "journal"
         if saved is None:  # stopped before the first checkpoint: the experience begins anew with everything else
             journal.unlink(missing_ok=True)
@@ -306,9 +381,13 @@ class Trainer:
         return replay
 
     def _save(self) -> None:
+        """Copies everything; the copy is written while training goes on, and the next save waits for it."""
+        started = time.monotonic()
+        self._saving.wait()
         tensors = {name: model.state_dict() for name, model in self.agent.named_children()}
         state = {
             "epoch": self.epoch,
+            "figures": self.figures,
             "num_epochs": self.num_epochs,
             "env_steps": self.env_steps,
             "replay": self.replay.commit(),
@@ -317,7 +396,9 @@ class Trainer:
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
-        checkpoint.save(self.folder.checkpoints, self.epoch, tensors, state)
+        snapshot = checkpoint.snapshot(self.epoch, tensors, state)
+        self._saving.start(partial(checkpoint.write, self.folder.checkpoints, snapshot))
+        self._save_seconds += time.monotonic() - started
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state
@@ -328,6 +409,7 @@ class Trainer:
         if self._collecting:
             self._restore_collector(state["collector"])
         self.epoch, self.num_epochs, self.env_steps = state["epoch"], state["num_epochs"], state["env_steps"]
+        self.figures = state["figures"]
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
@@ -347,7 +429,7 @@ class Trainer:
     def _plan(self) -> dict[str, int]:
         """Steps still to come, by phase."""
         left = range(self.epoch + 1, self.num_epochs + 1)
-        plan = {name: sum(self._num_updates(u.cfg, e) for e in left) for name, u in self.updates.items()}
+        plan = {name: sum(self._num_updates(u.cfg, e) for e in left) - u.done for name, u in self.updates.items()}
         plan["collect"] = sum(map(self._collects, left)) * self.cfg.collection.steps_per_epoch
         evaluations = sum(e % self.cfg.evaluation.every == 0 for e in left)
         plan["evaluate"] = evaluations * self.cfg.evaluation.num_episodes
