@@ -1,0 +1,96 @@
+"""``python -m diamond_fast.report``: our runs beside the published agents, as tables, pictures and one HTML page."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from diamond_fast.cli import parse, user_errors
+
+if TYPE_CHECKING:  # --help needs no numpy
+    from diamond_fast.reporting.comparison import Comparison, Estimate
+
+PROGRAM = "python -m diamond_fast.report"
+DEFAULT_OUT = Path("report")
+
+
+@dataclass(frozen=True)
+class ReportArgs:
+    """Human-normalised scores of runs beside the published agents of Atari 100k.
+
+    All runs, finished and unfinished; runs of the same game are its seeds:
+        python -m diamond_fast.report runs/*
+
+    The published agents alone:
+        python -m diamond_fast.report
+
+    Figures for another program, nothing drawn:
+        python -m diamond_fast.report runs/* --json
+    """
+
+    runs: Positional[tuple[Path, ...]] = ()
+    """Folders of runs."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: report)")] = None
+    """Folder for index.html, the pictures as PNG, and table.tex; what is there of an earlier report is replaced."""
+    json: FlagCreatePairsOff[bool] = False
+    """Print every figure as JSON instead of a table. Draws nothing unless --out is given."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(ReportArgs, argv, prog=PROGRAM)
+    draws = not args.json or args.out is not None
+    with user_errors():
+        if draws and find_spec("matplotlib") is None:
+            raise ValueError("matplotlib is not installed; pip install 'diamond_fast[report]', or take --json")
+        out = args.out or DEFAULT_OUT
+        if draws and out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out}: is a file; name a folder")
+        from diamond_fast.reporting.own_runs import read_runs
+
+        runs = read_runs(args.runs)
+        if draws:
+            out.mkdir(parents=True, exist_ok=True)
+    from diamond_fast.reporting.comparison import compare, to_json
+    from diamond_fast.runs.durable import strict_json
+
+    comparison = compare(runs)
+    print(strict_json(to_json(comparison)) if args.json else as_text(comparison))
+    if draws:
+        with user_errors():
+            write(comparison, out)
+        print(f"Page: {out / 'index.html'}", file=sys.stderr if args.json else sys.stdout)
+
+
+def as_text(comparison: "Comparison") -> str:
+    """A table for the terminal, and the remarks under it."""
+
+    def shown(estimate: "Estimate") -> str:
+        low_high = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+        return f"{estimate.value:.3f}{low_high}"
+
+    columns = ("mean", "median", "iqm", "optimality_gap")
+    widths = (17, 11, 19, 19, 19, 19)
+    lines = [("agent", "seeds", "mean", "median", "IQM", "optimality gap")]
+    lines += [(s.name, s.seeds, *(shown(s.metrics[name]) for name in columns)) for s in comparison.standings]
+    table = ["".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([*table, "", *comparison.remarks])
+
+
+def write(comparison: "Comparison", out: Path) -> None:
+    """Write ``index.html``, ``table.tex`` and one PNG per picture into the folder ``out``, which exists."""
+    from diamond_fast.reporting import figures, latex, page
+
+    drawn = figures.draw_all(comparison)
+    for name, figure in drawn.items():
+        (out / f"{name}.png").write_bytes(figures.as_png(figure))
+    svgs = {name: figures.as_svg(figure) for name, figure in drawn.items()}
+    (out / "index.html").write_text(page.render(comparison, svgs), encoding="utf-8")
+    (out / "table.tex").write_text(latex.games_table(comparison), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

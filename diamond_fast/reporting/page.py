@@ -1,0 +1,252 @@
+"""The report as one HTML file: pictures inline, tables that sort, nothing loaded from elsewhere."""
+
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+
+import numpy as np
+
+from diamond_fast.games import ATARI_100K
+from diamond_fast.reporting.comparison import OURS, Comparison, Estimate, Standing
+from diamond_fast.reporting.latex import games_table
+from diamond_fast.reporting.own_runs import OwnRun
+from diamond_fast.reporting.published import published_agents, scale, scale_sources
+from diamond_fast.reporting.statistics import FEWEST_SAMPLES, MOST_SAMPLES
+from diamond_fast.runs.progress import duration
+
+CAPTIONS = {
+    "aggregates": "Bars are 95 % intervals of a bootstrap that resamples the runs within each game. Circles stand for "
+    "agents of which only means over runs are published: no interval can be had, and their interquartile mean is one "
+    "over games instead of runs, which tends to come out higher.",
+    "profiles": "How many runs, over all games, score above τ. The higher a curve, the better; shaded: 95 % intervals. "
+    "Agents of which only means are published are left out. Dashed: model-free.",
+    "improvement": "Probability that a run of one agent beats a run of another on the same game, a tie counting half, "
+    "averaged over games; 95 % intervals. Agents of which only means are published are left out.",
+    "games": "",
+    "curves": "Thin: each run's test returns, over a few games and so noisy; thick: the mean over runs, as far as all "
+    "have come. Rings: the final evaluation. Hours count training with its evaluations, without pauses.",
+}
+METRIC_HEADINGS = {"mean": "Mean", "median": "Median", "iqm": "IQM", "optimality_gap": "Optimality gap"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell: what it shows, as HTML, and what it is sorted by."""
+
+    html: str
+    value: float | str | None = None
+    attributes: str = ""
+
+
+def render(comparison: Comparison, svgs: Mapping[str, bytes]) -> str:
+    """The whole page.
+
+    Args:
+        comparison: what to show.
+        svgs: pictures by name, as drawn by ``figures.draw_all``.
+    """
+    figure = {name: _figure(name, svg) for name, svg in svgs.items()}
+    title = "diamond_fast on Atari 100k" if comparison.has_ours else "Atari 100k: the published agents"
+    curves = f"<h2>Learning curves</h2>{figure['curves']}" if "curves" in figure else ""
+    runs = f"<h2>Runs</h2>{_runs_table(comparison.runs)}{curves}" if comparison.runs else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+{_asset("page.css")}</style>
+</head>
+<body>
+<main>
+<h1>{title}</h1>
+<p class="faint">Human-normalised scores: 0 is random play, 1 is a human tester.
+Statistics as recommended by Agarwal et al. 2021.</p>
+<ul class="remarks">{"".join(f"<li>{escape(remark)}</li>" for remark in comparison.remarks)}</ul>
+{figure["aggregates"]}
+<h2>Standings</h2>
+<p class="note">Press a heading to sort. Bold: best point estimate of the column.</p>
+{_standings_table(comparison)}
+<h2>Performance profiles</h2>
+{figure["profiles"]}
+<h2>Probability of improvement</h2>
+{figure["improvement"]}
+<h2>Game by game</h2>
+{figure["games"]}
+<div class="switch">
+<label><input type="radio" name="scale" value="raw" checked> scores</label>
+<label><input type="radio" name="scale" value="normalised"> human-normalised</label>
+</div>
+{_games_table(comparison)}
+<p class="note">Means over runs. The greener a cell, the nearer to the human's score or the further above it.</p>
+<details><summary>The same as a LaTeX table (booktabs)</summary><pre>{escape(games_table(comparison))}</pre></details>
+{runs}
+<h2>Method</h2>
+{_method()}
+<h2>Sources</h2>
+{_sources()}
+</main>
+<script>
+{_asset("page.js")}</script>
+</body>
+</html>
+"""
+
+
+def _standings_table(comparison: Comparison) -> str:
+    best = {
+        name: (min if name == "optimality_gap" else max)(s.metrics[name].value for s in comparison.standings)
+        for name in METRIC_HEADINGS
+    }
+    most = max(s.at_human_level for s in comparison.standings)
+    head = [
+        ("Agent", "ascending"),
+        ("Seeds", "descending"),
+        *((heading, "ascending" if "gap" in heading else "descending") for heading in METRIC_HEADINGS.values()),
+        ("Games ≥ human", "descending"),
+        (f"P({comparison.subject} better)", "descending"),
+    ]
+    rows = []
+    for s in comparison.standings:
+        fewest = min(len(scores) for scores in s.scores.values()) if s.has_runs else 0
+        cells = [Cell(escape(s.name), s.name), Cell(s.seeds, fewest)]
+        cells += [_estimate_cell(s.metrics[name], s.metrics[name].value == best[name]) for name in METRIC_HEADINGS]
+        cells.append(_number_cell(s.at_human_level, f"{s.at_human_level}", s.at_human_level == most))
+        cells.append(_estimate_cell(s.improvement, False, digits=2) if s.improvement else Cell("–", None))  # noqa: RUF001
+        rows.append((_row_class(s), cells))
+    return _table(head, rows)
+
+
+def _games_table(comparison: Comparison) -> str:
+    """Games down, agents across; each cell holds the score and the human-normalised score."""
+    order = sorted(comparison.standings, key=lambda s: (s.name != comparison.subject, s.name != "DIAMOND"))
+    head = [("Game", "ascending"), ("Random", "descending"), ("Human", "descending")]
+    rows = []
+    for game in comparison.games:
+        random, human = scale().random[game], scale().human[game]
+        cells = [Cell(game, game), _score_cell(random, 0.0), _score_cell(human, 1.0)]
+        best = max(s.mean(game) for s in order)
+        cells += [_score_cell(s.mean(game), s.normalised(game), s.mean(game) == best, shaded=True) for s in order]
+        rows.append(("", cells))
+    head += [(s.name, "descending") for s in order]
+    return _table(head, rows, 'id="games"', [""] * 3 + [_row_class(s) for s in order])
+
+
+def _runs_table(runs: Sequence[OwnRun]) -> str:
+    head = [("Run", "ascending"), ("Game", "ascending"), ("Seed", "ascending"), ("State", "ascending")]
+    head += [(name, "descending") for name in ("Real steps", "Training time", "Score", "Human-normalised")]
+    rows = []
+    for run in runs:
+        known = run.score is not None
+        state = f"finished, {run.num_final_episodes} final games" if run.finished else f"unfinished, epoch {run.epochs}"
+        score = Cell("none yet", None) if not known else _number_cell(run.score, _grouped(run.score))
+        normalised = Cell("–", None)  # noqa: RUF001
+        if known and run.game in ATARI_100K:
+            value = scale().normalised(run.game, run.score)
+            normalised = _number_cell(value, f"{value:.3f}")
+        if known and not run.finished:
+            score = Cell(f"{score.html} <span class='interval'>so far</span>", score.value)
+        cells = [
+            Cell(escape(run.path.name), run.path.name, f'title="{escape(str(run.path))}"'),
+            Cell(escape(run.game), run.game, 'class="text"'),
+            _number_cell(run.seed, f"{run.seed}"),
+            Cell(state, state, 'class="text"'),
+            _number_cell(run.env_steps, _grouped(run.env_steps, 0)),
+            _number_cell(run.seconds, duration(run.seconds)),
+            score,
+            normalised,
+        ]
+        rows.append(("", cells))
+    return _table(head, rows, column_classes=["text", "text", "", "text", "", "", "", ""])
+
+
+def _sources() -> str:
+    random, human = scale_sources()
+    rows = [("Random", "", "", random, ""), ("Human", "", "", human, "")]
+    rows += [(a.name, a.kind, a.paper, a.source, a.note) for a in published_agents()]
+    head = [(name, "ascending") for name in ("Agent", "Kind", "Paper", "Scores from", "Note")]
+    shown = [("", [Cell(escape(text), text, 'class="wrap"') for text in texts]) for texts in rows]
+    return _table(head, shown, column_classes=["text"] * len(head))
+
+
+def _method() -> str:
+    return f"""<ul>
+<li>Human-normalised score of a run: (score &minus; random) / (human &minus; random), with the random and human scores
+that the DIAMOND paper prints.</li>
+<li>A run's score is its mean return over the final evaluation, 100 games in the paper's settings. Mean and median are
+those of the games' means; the interquartile mean is that of all runs of all games without the lowest and highest
+quarter; the optimality gap is how far runs fall short of 1 on average, those above counting as 1.</li>
+<li>Intervals hold 95 % of {_grouped(MOST_SAMPLES, 0)} bootstrap samples, drawn among the runs of each game
+({_grouped(FEWEST_SAMPLES, 0)} for agents with 100 runs of each). They say how much other seeds might differ, not other
+games. They need at least two runs of each game.</li>
+<li>Where games have different numbers of runs, each game weighs the same.</li>
+</ul>"""
+
+
+def _table(
+    head: Sequence[tuple[str, str]],
+    rows: Sequence[tuple[str, Sequence[Cell]]],
+    attributes: str = "",
+    column_classes: Sequence[str] | None = None,
+) -> str:
+    """A sortable table. ``head``: (heading, order at the first press); ``rows``: (class, cells), the first the name."""
+    classes = column_classes or [""] * len(head)
+    headings = "".join(
+        f'<th scope="col" class="{css}" data-first="{first}"><button type="button">{escape(name)}</button></th>'
+        for (name, first), css in zip(head, classes, strict=True)
+    )
+    lines = []
+    for css, (name, *cells) in rows:
+        first = f'<th scope="row" data-value="{_value(name)}" {name.attributes}>{name.html}</th>'
+        others = "".join(f'<td data-value="{_value(c)}" {c.attributes}>{c.html}</td>' for c in cells)
+        lines.append(f'<tr class="{css}">{first}{others}</tr>')
+    body = "\n".join(lines)
+    return (
+        f'<div class="scroll"><table class="sortable" {attributes}><thead><tr>{headings}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def _value(cell: Cell) -> str:
+    return "" if cell.value is None else escape(str(cell.value))
+
+
+def _estimate_cell(estimate: Estimate, best: bool, digits: int = 3) -> Cell:
+    low_high = "" if estimate.low is None else f"[{estimate.low:.2f}, {estimate.high:.2f}]"
+    shown = f"{estimate.value:.{digits}f}<span class='interval'>{low_high}</span>"
+    return Cell(shown, estimate.value, 'class="best"' if best else "")
+
+
+def _number_cell(value: float, shown: str, best: bool = False) -> Cell:
+    return Cell(shown, value, 'class="best"' if best else "")
+
+
+def _score_cell(score: float, normalised: float, best: bool = False, shaded: bool = False) -> Cell:
+    shown = f"<span class='raw'>{_grouped(score)}</span><span class='normalised'>{normalised:.3f}</span>"
+    attributes = f'data-normalised="{normalised}"' + (' class="best"' if best else "")
+    if shaded:
+        strength = float(np.clip(np.log2(1 + max(normalised, 0)) / 3, 0, 1))  # 0 at random, full at 7 times human
+        attributes += f' style="background-color: rgba(18, 160, 104, {0.5 * strength:.3f})"'
+    return Cell(shown, score, attributes)
+
+
+def _grouped(value: float, digits: int = 1) -> str:
+    """Thousands set apart by a narrow space, as in ``12 345.6``."""
+    return f"{value:,.{digits}f}".replace(",", "\u202f")
+
+
+def _figure(name: str, svg: bytes) -> str:
+    caption = f"<figcaption>{CAPTIONS[name]}</figcaption>" if CAPTIONS[name] else ""
+    source = f"data:image/svg+xml;base64,{b64encode(svg).decode()}"
+    return f'<figure><img src="{source}" alt="{name}">{caption}</figure>'
+
+
+def _row_class(standing: Standing) -> str:
+    return {OURS: "ours", "DIAMOND": "diamond"}.get(standing.name, "")
+
+
+def _asset(name: str) -> str:
+    return (files("diamond_fast.reporting") / name).read_text(encoding="utf-8")
