@@ -1,5 +1,6 @@
 """``python -m diamond_fast.report``: our runs beside the published agents, as tables, pictures and one HTML page."""
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,11 +59,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     from diamond_fast.runs.durable import strict_json
 
     comparison = compare(runs)
-    print(strict_json(to_json(comparison)) if args.json else as_text(comparison))
     if draws:
         with user_errors():
             write(comparison, out)
-        print(f"Page: {out / 'index.html'}", file=sys.stderr if args.json else sys.stdout)
+    try:
+        print(strict_json(to_json(comparison)) if args.json else as_text(comparison), flush=True)
+        if draws:
+            print(f"Page: {out / 'index.html'}", file=sys.stderr if args.json else sys.stdout, flush=True)
+    except BrokenPipeError:  # --json | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def as_text(comparison: "Comparison") -> str:

@@ -82,6 +82,19 @@ def test_json_beside_a_page(capsys, monkeypatch, tmp_path, write_run):
     assert (tmp_path / "page" / "index.html").read_text() == "drawn"
 
 
+def test_a_reader_that_leaves_is_no_error():
+    program = (
+        "from diamond_fast.reporting import statistics\n"
+        "statistics.MOST_SAMPLES = statistics.FEWEST_SAMPLES = 40\n"
+        "from diamond_fast.report import main\n"
+        "main(['--json'])\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
 def test_missing_matplotlib_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(report, "find_spec", lambda name: None)
     assert refusal(capsys) == "matplotlib is not installed; pip install 'diamond_fast[report]', or take --json"
