@@ -37,6 +37,10 @@ class Catch(gymnasium.Env):
         self.action_space = spaces.Discrete(3)
         self._ball_x = self._ball_y = self._paddle_x = self._balls_to_come = 0
 
+    def get_action_meanings(self) -> list[str]:
+        """The actions' names, as Atari games give theirs."""
+        return ["LEFT", "NOOP", "RIGHT"]
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
         self._paddle_x = _CELL * int(self.np_random.integers(_NUM_COLUMNS - _PADDLE_CELLS + 1))

@@ -1,4 +1,4 @@
-"""Trained agents to look at: the newest of a run, a published file, or one from the Hub."""
+"""Trained agents to look at: of a run's checkpoint, a published file, or one from the Hub."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,9 @@ def load_agent(
 
     Args:
         run: a run's folder, whose newest whole checkpoint is taken.
-        file: a published agent's ``.pt``.
+        file: a published agent's ``.pt``, or one checkpoint of a run, ``checkpoints/epoch_000012.json``.
         pretrained: a game, whose agent is fetched from the Hub.
-        game: what ``file`` plays; needed where its name, such as ``Boxing.pt``, does not say it.
+        game: what a ``.pt`` plays; needed where its name, such as ``Boxing.pt``, does not say it.
 
     Raises:
         ValueError: not exactly one is given, or there is no agent in it.
@@ -43,17 +43,33 @@ def load_agent(
     if game is not None and file is None:
         raise ValueError("--game: only a --checkpoint needs it; the others know their game")
     if run is not None:
-        return _newest_of(RunFolder.open(run))
+        folder = RunFolder.open(run)
+        return _of_checkpoint(folder, checkpoint.load_latest(folder.checkpoints))
     if pretrained is not None:
         name = resolve_game(pretrained)
         return TrainedAgent(load_official(name), RunConfig(game=name), f"the published agent for {name}", None)
+    if (folder := run_of(file)) is not None:
+        return _of_checkpoint(folder, checkpoint.load(file))
     config = RunConfig(game=_game_of(file, game))
     return TrainedAgent(load_official(file), config, str(file), None)
 
 
-def _newest_of(folder: RunFolder) -> TrainedAgent:
+def run_of(file: Path) -> RunFolder | None:
+    """The run that a checkpoint's manifest belongs to; None for other files.
+
+    Raises:
+        ValueError: it lies in no run's folder.
+        FileNotFoundError: it does not exist.
+    """
+    if file.suffix != ".json":
+        return None
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file")
+    return RunFolder.open(file.resolve().parent.parent)
+
+
+def _of_checkpoint(folder: RunFolder, saved: checkpoint.Checkpoint) -> TrainedAgent:
     config = folder.read_config()
-    saved = checkpoint.load_latest(folder.checkpoints)
     group, _, name = NUM_ACTIONS_KEY.partition(".")
     agent = Agent(config, num_actions=saved.tensors[group][name].size(0))
     for name, model in agent.named_children():

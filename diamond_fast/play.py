@@ -1,0 +1,138 @@
+"""``python -m diamond_fast.play``: play inside the world model, in the browser or in a window."""
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, arg
+
+from diamond_fast.cli import parse, user_errors
+from diamond_fast.config import Seed
+from diamond_fast.settings import Limits, check_limits
+
+if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
+    from diamond_fast.playing.session import Session
+
+PROGRAM = "python -m diamond_fast.play"
+SLOW = 5.0  # frames a second
+EXTRA = "pip install 'diamond_fast[play]'"
+
+
+@dataclass(frozen=True)
+class PlayArgs:
+    """Play inside a world model: in the browser, with keyboard or touch.
+
+    In the dream of a run, also while it is still training:
+        python -m diamond_fast.play --run runs/Boxing-20260101-120000-seed0
+
+    In that of a published agent, fetched from the Hub:
+        python -m diamond_fast.play --pretrained Boxing
+
+    Watch the agent in the real game:
+        python -m diamond_fast.play --run runs/Boxing-20260101-120000-seed0 --world real --player agent
+    """
+
+    run: Annotated[Path | None, arg(metavar="DIR")] = None
+    """A run's folder; its newest checkpoint. One of --run, --pretrained and --checkpoint is needed."""
+    pretrained: Annotated[str | None, arg(metavar="GAME")] = None
+    """A published agent."""
+    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
+    """One checkpoint: a run's checkpoints/epoch_000012.json, or a .pt file in the published form."""
+    game: Annotated[str | None, arg(metavar="NAME")] = None
+    """Game of a .pt file that is not named after it."""
+    world: Literal["model", "real", "replay"] = "model"
+    """Where to begin: in the world model, the real game, or the recorded experience."""
+    player: Literal["human", "agent"] = "human"
+    """Who begins."""
+    denoising_steps: Annotated[int | None, Limits(minimum=1, maximum=50), arg(metavar="N")] = None
+    """Per imagined frame; the run's own number if not given."""
+    horizon: Annotated[int, Limits(minimum=1, maximum=10_000)] = 50
+    """Imagined steps before an episode is cut off and the next begins. Training uses 15."""
+    seed: Seed = 0
+    """Of starts, noise and the agent's actions."""
+    speed: Annotated[int, Limits(minimum=1, maximum=60)] = 15
+    """Steps a second, at most. Atari games run at 15."""
+    recordings: Annotated[Path, arg(metavar="DIR")] = Path("recordings")
+    """Where recorded episodes go, in a folder of their own."""
+    window: FlagCreatePairsOff[bool] = False
+    """Open a window on this machine's screen instead of serving a page."""
+    host: str = "127.0.0.1"
+    """Address to serve at; 0.0.0.0 lets others on the network in, if they have the link."""
+    port: Annotated[int, Limits(minimum=0, maximum=65_535)] = 0
+    """0 takes any free one."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
+    """Where the networks run."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    with user_errors():
+        args = parse(PlayArgs, argv, prog=PROGRAM)
+        check_limits(args)
+        play = _prepare_window(args) if args.window else _prepare_page(args)
+    play()
+
+
+def _prepare_page(args: PlayArgs) -> Callable[[], None]:
+    try:
+        from diamond_fast.playing import server
+    except ModuleNotFoundError as error:
+        raise ValueError(f"playing in the browser needs {error.name}: {EXTRA}") from None
+    from diamond_fast.playing.loop import GameLoop
+    from diamond_fast.playing.wire import describe
+
+    listening = server.bind(args.host, args.port)
+    session, frame_rate = _set_up(args)
+    page = server.PlayServer(GameLoop(session), session.recorder, describe(session, frame_rate), args.host)
+    link = server.address(listening, page.token)
+    print(f"Play at {link}\nWhoever has this link can play. Ctrl-C ends.", flush=True)
+    if args.host not in ("127.0.0.1", "localhost", "::1"):
+        print("The link goes over the network unencrypted; share it only where that is fine.", flush=True)
+    elif "SSH_CONNECTION" in os.environ:
+        port = listening.getsockname()[1]
+        print(f"On the machine you sit at, first: ssh -L {port}:localhost:{port} <this machine>", flush=True)
+    return lambda: asyncio.run(server.serve(page, listening))
+
+
+def _prepare_window(args: PlayArgs) -> Callable[[], None]:
+    try:
+        from diamond_fast.playing import window
+    except ModuleNotFoundError as error:
+        raise ValueError(f"--window needs {error.name}: pip install 'diamond_fast[window]'") from None
+    from diamond_fast.playing.loop import GameLoop
+
+    window.require_display()
+    session, _ = _set_up(args)
+    return lambda: window.play(GameLoop(session), session.source.title, session.buttons)
+
+
+def _set_up(args: PlayArgs) -> tuple["Session", float]:
+    """The session, and the frames a second to expect."""
+    from diamond_fast.devices import resolve_device
+    from diamond_fast.playing.frame_rate import measure_frame_rate
+    from diamond_fast.playing.recorder import Recorder, require_film_writers
+    from diamond_fast.playing.session import Session
+    from diamond_fast.playing.source import load_source
+
+    require_film_writers()
+    device = resolve_device(args.device)
+    source = load_source(args.run, args.checkpoint, args.pretrained, args.game, device)
+    folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
+    recorder = Recorder(folder, source.replay.frame_shape, args.speed)
+    session = Session(
+        source, recorder, args.world, args.player, args.denoising_steps, args.horizon, args.seed, args.speed
+    )
+    frame_rate = measure_frame_rate(source, session.denoising_steps)
+    steps = f"{session.denoising_steps} denoising step{'s' if session.denoising_steps > 1 else ''}"
+    print(f"{source.title} on {source.device}: {frame_rate:.1f} imagined frames a second with {steps} (measured)")
+    if frame_rate < SLOW and session.denoising_steps > 1:
+        print("That is slow; --denoising-steps 1 is faster, if blurrier. Real game and replay are not affected.")
+    return session, frame_rate
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What a player can ask for, as short JSON messages: ``{"do": "hold", "value": ["left"]}``."""
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from diamond_fast.playing.session import LIMITS, Session
+
+MAX_BUTTONS = 8
+SEEN = "seen"
+"""Says that a view was shown, and asks for nothing."""
+
+
+class Command(NamedTuple):
+    """A message of the right form; whether it makes sense in the game shows when it is performed."""
+
+    do: str
+    value: Any = None
+
+
+def decode(text: str) -> Command:
+    """Read a message.
+
+    Raises:
+        ValueError: it is no JSON object, asks for something unknown, or its value has the wrong form.
+    """
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError):
+        raise ValueError("message: expected JSON") from None
+    if not isinstance(message, dict) or not isinstance(message.get("do"), str):
+        raise ValueError('message: expected an object such as {"do": "step"}')
+    do, value = message["do"], message.get("value")
+    if do not in _COMMANDS:
+        raise ValueError(f"message: expected to do one of {', '.join(_COMMANDS)}, got {do[:40]!r}")
+    form, _ = _COMMANDS[do]
+    if not _FORMS[form](value):
+        raise ValueError(f"{do}: expected {form}")
+    return Command(do, value)
+
+
+def perform(session: Session, command: Command) -> None:
+    """Do what a command asks for. Raises what the session raises, ValueError where it makes no sense."""
+    _, action = _COMMANDS[command.do]
+    action(session, command.value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+
+
+def _is_list_of(check: Callable[[Any], bool], value: Any, lengths: range) -> bool:
+    return isinstance(value, list) and len(value) in lengths and all(map(check, value))
+
+
+_FORMS: dict[str, Callable[[Any], bool]] = {
+    "no value": lambda value: value is None,
+    "true or false": lambda value: isinstance(value, bool),
+    "a name": lambda value: isinstance(value, str),
+    "a whole number": _is_number,
+    "an episode and a step": lambda value: _is_list_of(_is_number, value, range(2, 3)),
+    "a list of buttons": lambda value: _is_list_of(lambda x: isinstance(x, str), value, range(MAX_BUTTONS + 1)),
+}
+
+
+def _pause(session: Session, on: bool) -> None:
+    session.paused = on
+
+
+def _step(session: Session, _: None) -> None:
+    session.paused = True
+    session.step()
+
+
+def _set_number(name: str) -> tuple[str, Callable[[Session, int], None]]:
+    return "a whole number", lambda session, value: session.set_number(name, value)
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[Session, Any], None]]] = {
+    SEEN: ("no value", lambda session, _: None),
+    "hold": ("a list of buttons", Session.hold),
+    "pause": ("true or false", _pause),
+    "step": ("no value", _step),
+    "restart": ("no value", lambda session, _: session.restart()),
+    "world": ("a name", Session.switch_world),
+    "controller": ("a name", Session.set_controller),
+    "record": ("true or false", Session.record),
+    "seek": ("an episode and a step", lambda session, place: session.seek(*place)),
+    "dream_from_here": ("no value", lambda session, _: session.dream_from_here()),
+    **{name: _set_number(name) for name in LIMITS},
+}

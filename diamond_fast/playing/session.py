@@ -1,0 +1,334 @@
+"""A game in progress: which world, who plays, and everything there is to see. Knows no clock, network or screen."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diamond_fast.engine.rollout import sample_categorical
+from diamond_fast.frames import to_uint8
+from diamond_fast.playing.buttons import Buttons
+from diamond_fast.playing.recorder import Recorder
+from diamond_fast.playing.source import Source
+from diamond_fast.playing.worlds import Dream, Outcome, Real, Recorded, Start, World
+from diamond_fast.replay import Replay
+from diamond_fast.replay.batch import Batch
+
+WorldName = Literal["model", "real", "replay"]
+Controller = Literal["human", "agent"]
+
+LIMITS = {"denoising_steps": (1, 50), "horizon": (1, 10_000), "speed": (1, 60), "seed": (0, 2**31 - 1)}
+"""Least and greatest value of each number that can be set."""
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything to show at one moment."""
+
+    frame: np.ndarray
+    """uint8 [H,W,3]."""
+    trajectory: np.ndarray
+    """uint8 [S,H,W,3]: how the frame was denoised, pure noise first; S = 0 where no model made it."""
+    noise_levels: tuple[float, ...]
+    """[S]: standard deviation of the noise in them."""
+    world: WorldName
+    controller: Controller
+    paused: bool
+    denoising_steps: int
+    horizon: int
+    seed: int
+    speed: int
+    """Steps a second, at most."""
+    episode: int
+    """Episodes begun."""
+    step: int
+    """Steps of this one."""
+    action: int | None
+    """The one that led to the frame; None at the start of an episode."""
+    reward: float
+    """Of the last step."""
+    total: float
+    """Of the episode."""
+    value: float
+    """What the agent expects from here on, discounted."""
+    probabilities: tuple[float, ...]
+    """The agent's, of each action."""
+    over: Literal["", "end", "cut"]
+    """How the episode ended, if it did."""
+    position: tuple[int, int, int] | None
+    """In a replay: episode, step, and steps in the episode."""
+    recording: bool
+    recordings: tuple[str, ...]
+    """Names of the recorded episodes, without suffix."""
+    notice: str
+    """What went wrong last, in one line."""
+
+
+class Session:
+    """Plays one step at a time; every random number follows from the seed.
+
+    Args:
+        source: agent, world model and real experience.
+        recorder: takes the episodes that are recorded.
+        world, controller: to begin with.
+        denoising_steps: per imagined frame; the run's own number where None.
+        horizon: imagined steps before an episode is cut off.
+        seed: of everything.
+        speed: steps a second, for whoever keeps time.
+
+    Raises:
+        ValueError: a setting is out of range, or there is no real environment where one is asked for.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        recorder: Recorder,
+        world: WorldName = "model",
+        controller: Controller = "human",
+        denoising_steps: int | None = None,
+        horizon: int = 50,
+        seed: int = 0,
+        speed: int = 15,
+    ):
+        self.source, self.recorder = source, recorder
+        self.buttons = Buttons(source.action_names)
+        self.controller: Controller = controller
+        self.denoising_steps = denoising_steps or source.cfg.world_model.sampler.num_steps
+        self.horizon, self.seed, self.speed = horizon, seed, speed
+        for name in LIMITS:
+            _check(name, getattr(self, name))
+        self.paused = True
+        self.notice = ""
+        self._held: tuple[str, ...] = ()
+        self._tapped: tuple[str, ...] = ()  # pressed since the last step, and perhaps let go again
+        self._episodes = 0
+        self.world: WorldName = world
+        self._action_generator = torch.Generator().manual_seed(seed)
+        self._world = self._make_world(world)
+        self._enter(self._world.begin())
+
+    @property
+    def over(self) -> Literal["", "end", "cut"]:
+        """How the episode ended, if it did; the next step begins another."""
+        return self._over
+
+    # --- playing ----------------------------------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One action and the frame it leads to; the start of the next episode where one is over."""
+        if self._over:
+            self._enter(self._world.begin())
+            return
+        action = self._choose()
+        self._tapped = ()
+        self._recent.append((self._frame, action))
+        outcome = self._world.step(action)
+        self._show(outcome, action)
+        if self.recorder.active:
+            frame = self._recent[-1][0]
+            self.recorder.add(frame, action, outcome.reward, outcome.end, outcome.trunc, self._frame)
+
+    def hold(self, buttons: Sequence[str]) -> None:
+        """What a player holds down, in the order it was pressed. A short press counts until the next step.
+
+        Raises:
+            ValueError: there is no such button.
+        """
+        for button in buttons:
+            if button not in self.buttons.names:
+                raise ValueError(f"button: expected some of {', '.join(self.buttons.names)}, got {button!r}")
+        self._tapped += tuple(button for button in buttons if button not in (*self._held, *self._tapped))
+        self._held = tuple(buttons)
+
+    def view(self) -> View:
+        """Everything to show now."""
+        position = None
+        if isinstance(self._world, Recorded):
+            position = self._world.position
+        return View(
+            frame=self._frame,
+            trajectory=self._trajectory,
+            noise_levels=tuple(self._world.noise_levels) if len(self._trajectory) else (),
+            world=self.world,
+            controller=self.controller,
+            paused=self.paused,
+            denoising_steps=self.denoising_steps,
+            horizon=self.horizon,
+            seed=self.seed,
+            speed=self.speed,
+            episode=self._episodes,
+            step=self._steps,
+            action=self._action,
+            reward=self._reward,
+            total=self._total,
+            value=self._value,
+            probabilities=self._probabilities,
+            over=self._over,
+            position=position,
+            recording=self.recorder.active,
+            recordings=self.recorder.names,
+            notice=self.recorder.problem or self.notice,
+        )
+
+    # --- changing what is played ------------------------------------------------------------------------------------
+
+    def restart(self) -> None:
+        """Begin anew with the same seed: the same starts, and the same dreams under the same actions."""
+        if isinstance(self._world, Recorded):
+            self.seek(self._world.episode, 0)
+        else:
+            self.switch_world(self.world)
+
+    def switch_world(self, world: WorldName) -> None:
+        """Begin in another world.
+
+        Raises:
+            ValueError: there is no such world.
+            OSError, RuntimeError, TimeoutError: the real game does not start; all is as before.
+        """
+        if world not in get_args(WorldName):
+            raise ValueError(f"world: expected one of {', '.join(get_args(WorldName))}, got {world!r}")
+        made = self._make_world(world)
+        try:
+            start = made.begin()
+        except BaseException:
+            made.close()
+            raise
+        self._action_generator.manual_seed(self.seed)
+        self._change_to(world, made)
+        self._enter(start)
+
+    def dream_from_here(self) -> None:
+        """Go on in the world model from the frames just seen in the real game or the replay.
+
+        Raises:
+            ValueError: the world model is where the player is already.
+        """
+        length = self.source.num_context_frames
+        if isinstance(self._world, Dream):
+            raise ValueError("dream from here: this is the world model; switch to the real game or the replay first")
+        context = self._world.context(length) if isinstance(self._world, Recorded) else self._seen(length)
+        dream = self._make_world("model")
+        self._change_to("model", dream)
+        self._enter(dream.begin_from(context))
+
+    def seek(self, episode: int, step: int) -> None:
+        """Look at a frame of the replay.
+
+        Raises:
+            ValueError: there is no such episode or step.
+        """
+        recorded = self._world if isinstance(self._world, Recorded) else self._make_world("replay")
+        recorded.seek(episode, step)
+        if recorded is not self._world:
+            self._change_to("replay", recorded)
+        self._enter(recorded.begin())
+
+    def set_controller(self, controller: Controller) -> None:
+        """Raises ValueError where it is neither human nor agent."""
+        if controller not in get_args(Controller):
+            raise ValueError(f"controller: expected one of {', '.join(get_args(Controller))}, got {controller!r}")
+        self.controller = controller
+
+    def set_number(self, name: str, value: int) -> None:
+        """Set denoising_steps, horizon, speed or seed; the seed begins anew. Raises ValueError out of range."""
+        _check(name, value)
+        setattr(self, name, value)
+        if name == "seed":
+            self.restart()
+        elif isinstance(self._world, Dream):
+            self._world.set_denoising_steps(self.denoising_steps)
+            self._world.set_horizon(self.horizon)
+
+    def record(self, on: bool) -> None:
+        """Record from here on, or stop; what has been recorded of the episode is kept.
+
+        Raises:
+            ValueError: the replay cannot be recorded again.
+        """
+        if on and isinstance(self._world, Recorded):
+            raise ValueError("record: this is a recording already; switch to the world model or the real game")
+        self.recorder.active = on
+        if not on:
+            self.recorder.finish()
+
+    def close(self) -> None:
+        """Write what is still being recorded, and let go of the real game."""
+        self._world.close()
+        self.recorder.close()
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _make_world(self, world: WorldName) -> World:
+        if world == "real":
+            return Real(self.source.make_real_env(), self.seed, self.source.device)
+        if world == "replay":
+            return Recorded(self.source.replay, self.source.device)
+        run = self.source.cfg.world_model
+        cfg = replace(run, horizon=self.horizon, sampler=replace(run.sampler, num_steps=self.denoising_steps))
+        return Dream(self.source, cfg, self.seed)
+
+    def _change_to(self, name: WorldName, world: World) -> None:
+        self.recorder.finish()
+        self._world.close()
+        self.world, self._world = name, world
+        if name == "replay":
+            self.recorder.active = False
+
+    def _enter(self, start: Start) -> None:
+        policy = self.source.agent.actor_critic
+        zeros = torch.zeros(1, policy.lstm_dim, device=self.source.device)
+        self._memory = (zeros, zeros)
+        self._recent: deque[tuple[np.ndarray, int]] = deque(maxlen=self.source.num_context_frames)
+        for obs in start.before:
+            self._think(obs[None])
+        self._episodes += 1
+        self._steps, self._total = -1, 0.0
+        self._show(Outcome(start.obs, 0.0, end=False, trunc=False), action=None)
+
+    def _show(self, outcome: Outcome, action: int | None) -> None:
+        self._think(outcome.obs)
+        self._frame = to_uint8(outcome.obs[0]).cpu().numpy()
+        empty = np.empty((0, *self._frame.shape), np.uint8)
+        trajectory = outcome.trajectory
+        self._trajectory = empty if trajectory is None else to_uint8(trajectory).cpu().numpy()
+        self._steps += 1
+        self._action = action
+        self._reward = outcome.reward
+        self._total += outcome.reward
+        self._over = "end" if outcome.end else "cut" if outcome.trunc else ""
+
+    @torch.inference_mode()
+    def _think(self, obs: Tensor) -> None:
+        """Show the policy a frame [1,C,H,W]: each is seen once, in order, whoever plays."""
+        self._logits, value, self._memory = self.source.agent.actor_critic.predict_act_value(obs, self._memory)
+        self._value = float(value)
+        self._probabilities = tuple(self._logits[0].softmax(dim=0).tolist())
+
+    def _choose(self) -> int:
+        if isinstance(self._world, Recorded):
+            return self._world.action
+        if self.controller == "agent":
+            return int(sample_categorical(self._logits.cpu(), self._action_generator))
+        return self.buttons.action((*self._held, *(b for b in self._tapped if b not in self._held)))
+
+    def _seen(self, length: int) -> Batch:
+        """The last frames of the episode, as a batch of one; padded where there were fewer."""
+        steps = [*self._recent, (self._frame, self.buttons.idle)][-length:]
+        replay = Replay(self._frame.shape, capacity=len(steps))
+        no = np.zeros(1, bool)
+        for frame, action in steps:
+            replay.append(frame[None], np.array([action]), np.zeros(1, np.float32), no, no, frame[None])
+        replay.commit()
+        return replay.segment(0, len(steps) - length, len(steps))
+
+
+def _check(name: str, value: int) -> None:
+    low, high = LIMITS[name]
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected {low} to {high}, got {value}")

@@ -1,0 +1,94 @@
+"""What is played: an agent with its world model, real experience to start from, and the real game."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from diamond_fast.config import RunConfig
+from diamond_fast.envs.real import RealEnv, make_real_env
+from diamond_fast.models.agent import Agent
+from diamond_fast.playing.buttons import action_names
+from diamond_fast.replay import Replay, load_recording
+from diamond_fast.runs.agents import load_agent, run_of
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.training.collect import Collector
+from diamond_fast.training.precision import set_matmul_precision
+
+NUM_RANDOM_STEPS = 500
+"""Real steps collected as starts for imagined episodes where an agent comes without its experience."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An agent and all that playing with it needs."""
+
+    title: str
+    """The game."""
+    agent: Agent
+    """On its device, in evaluation mode."""
+    cfg: RunConfig
+    replay: Replay
+    """Real experience: imagined episodes start from it, and it can be browsed."""
+    replay_name: str
+    """What that experience is, in a few words."""
+    action_names: tuple[str, ...]
+
+    @property
+    def device(self) -> torch.device:
+        return self.agent.denoiser.device
+
+    @property
+    def num_context_frames(self) -> int:
+        return self.cfg.denoiser.inner_model.num_steps_conditioning
+
+    def make_real_env(self) -> RealEnv:
+        """The real game: one environment, full games."""
+        return _make_env(self.cfg, done_on_life_loss=False)
+
+
+def load_source(
+    run: Path | None, file: Path | None, pretrained: str | None, game: str | None, device: torch.device
+) -> Source:
+    """What one of a run, a checkpoint and a published agent has to offer; arguments as for ``load_agent``.
+
+    A run may still be training. Where an agent comes without its experience, some is collected with random actions.
+
+    Raises:
+        ValueError, OSError: as ``load_agent``, or the run has no world model.
+    """
+    trained = load_agent(run, file, pretrained, game)
+    cfg, agent = trained.config, trained.agent
+    if cfg.model_free:
+        raise ValueError(f"{trained.source}: a model-free run has no world model to play in")
+    set_matmul_precision(cfg.precision)
+    agent.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    folder = RunFolder(run) if run is not None else run_of(file) if file is not None else None
+    replay, replay_name = None, "the run's experience"
+    if folder is not None:
+        replay = load_recording(cfg.static_dataset or folder.replay / "journal")
+    if replay is None or not replay.num_episodes:
+        replay, replay_name = _random_experience(cfg, agent), "random play"
+    title = cfg.game or cfg.env_id.rpartition("/")[2]
+    names = action_names(cfg.game, cfg.env_id, agent.actor_critic.num_actions)
+    return Source(title, agent, cfg, replay, replay_name, names)
+
+
+def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
+    channels = cfg.denoiser.inner_model.img_channels
+    replay = Replay((cfg.frame_size, cfg.frame_size, channels), capacity=NUM_RANDOM_STEPS)
+    env = _make_env(cfg, done_on_life_loss=True)
+    try:
+        if env.num_actions != agent.actor_critic.num_actions:
+            raise ValueError(
+                f"the agent knows {agent.actor_critic.num_actions} actions, "
+                f"{cfg.game or cfg.env_id} has {env.num_actions}"
+            )
+        Collector(env, cfg.seed).collect(agent.actor_critic, replay, NUM_RANDOM_STEPS, epsilon=1.0)
+    finally:
+        env.close()
+    return replay
+
+
+def _make_env(cfg: RunConfig, done_on_life_loss: bool) -> RealEnv:
+    return make_real_env(cfg.game, cfg.env_id, 1, cfg.frame_size, done_on_life_loss)

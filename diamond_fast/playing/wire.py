@@ -1,0 +1,42 @@
+"""What goes over the WebSocket to the page.
+
+A view is one binary message: the length of its JSON (uint32, little-endian), the JSON, the frame's bytes [H,W,3], and
+those of the trajectory [S,H,W,3].
+"""
+
+import json
+import math
+import struct
+from dataclasses import fields
+from typing import Any
+
+from diamond_fast.playing.buttons import action_label
+from diamond_fast.playing.session import LIMITS, Session, View
+
+_LENGTH = struct.Struct("<I")
+_PIXELS = ("frame", "trajectory")
+
+
+def encode_view(view: View, frames_per_second: float) -> bytes:
+    """One message; values that are not finite become null."""
+    state = {field.name: getattr(view, field.name) for field in fields(view) if field.name not in _PIXELS}
+    for name in ("reward", "total", "value"):
+        state[name] = state[name] if math.isfinite(state[name]) else None
+    state["size"] = view.frame.shape[:2]
+    state["frames_per_second"] = frames_per_second
+    text = json.dumps(state).encode()
+    return b"".join((_LENGTH.pack(len(text)), text, view.frame.tobytes(), view.trajectory.tobytes()))
+
+
+def describe(session: Session, frame_rate: float) -> dict[str, Any]:
+    """What the page is told once: the game, its buttons, what can be set, and what to expect."""
+    source = session.source
+    return {
+        "title": source.title,
+        "actions": [action_label(name) for name in source.action_names],
+        "buttons": session.buttons.names,
+        "limits": LIMITS,
+        "replay": {"name": source.replay_name, "lengths": source.replay.lengths.tolist()},
+        "device": str(source.device),
+        "frame_rate": frame_rate,
+    }

@@ -1,0 +1,233 @@
+"""Three worlds to play in, one episode at a time: the world model, the real game, and what was recorded of it."""
+
+from dataclasses import replace
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diamond_fast.config import SamplerConfig, WorldModelConfig
+from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
+from diamond_fast.envs.real import RealEnv
+from diamond_fast.frames import to_float
+from diamond_fast.models.denoiser import Denoiser
+from diamond_fast.models.sampler import DiffusionSampler, noise_schedule
+from diamond_fast.playing.source import Source
+from diamond_fast.replay import Replay
+from diamond_fast.replay.batch import Batch
+from diamond_fast.replay.buffer import Episode
+
+BURN_IN = 20  # recorded frames the policy sees before the one that is looked at
+
+
+class Start(NamedTuple):
+    """Where an episode begins."""
+
+    obs: Tensor
+    """[1,C,H,W] in [-1, 1]: the frame to act on."""
+    before: Tensor
+    """[B,C,H,W]: frames before it, for the policy's memory."""
+
+
+class Outcome(NamedTuple):
+    """What one action led to."""
+
+    obs: Tensor
+    """[1,C,H,W]: the next frame; where the episode ended, its last."""
+    reward: float
+    end: bool
+    """The game, or the world model's idea of it, ended the episode."""
+    trunc: bool
+    """The episode was cut off."""
+    trajectory: Tensor | None = None
+    """[S,C,H,W]: the steps of denoising that made the frame, pure noise first; None where no model made it."""
+
+
+class World(Protocol):
+    """One episode after the other."""
+
+    def begin(self) -> Start: ...
+
+    def step(self, action: int) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+
+def make_sampler(denoiser: Denoiser, cfg: SamplerConfig) -> DiffusionSampler:
+    """What draws the next frame. Anything with the same ``sample`` may stand here."""
+    return DiffusionSampler(denoiser, cfg)
+
+
+class Dream:
+    """The world model, starting from real frames and then on its own until its own end or the horizon.
+
+    Args:
+        source: whose world model, and the experience to start from.
+        cfg: sampler and horizon.
+        seed: of the starts, the noise, the rewards and the ends.
+    """
+
+    def __init__(self, source: Source, cfg: WorldModelConfig, seed: int):
+        self._agent, self._cfg = source.agent, cfg
+        words = np.random.SeedSequence(seed).generate_state(2)
+        contexts = source.replay.segments(1, source.num_context_frames, seed=int(words[1]), num_threads=0)
+        generator = torch.Generator(source.device).manual_seed(int(words[0]))
+        starts = InitialStates(contexts, source.agent.rew_end_model, num_batches=1)
+        self._env = ImaginedEnv(
+            source.agent.denoiser, source.agent.rew_end_model, cfg, starts, num_envs=1, generator=generator
+        )
+        self._restarted = False  # the environment has put the next start in place by itself
+        self.set_denoising_steps(cfg.sampler.num_steps)
+
+    def begin(self) -> Start:
+        if not self._restarted:
+            self._env.reset()
+        return self._started()
+
+    def begin_from(self, context: Batch) -> Start:
+        """Go on from frames that really happened: a batch of one, as long as the context."""
+        model = self._agent.rew_end_model
+        context = context.to(model.device)
+        obs = context.obs()
+        with torch.no_grad():
+            *_, (hx, cx) = model.predict(obs[:, :-1], context.act[:, :-1], obs[:, 1:])
+        self._env.state = ImaginationState(obs, context.act.clone(), hx, cx, torch.zeros_like(context.act[:, 0]))
+        return self._started()
+
+    def _started(self) -> Start:
+        self._restarted = False
+        obs = self._env.state.obs
+        return Start(obs[:, -1], obs[0, :-1])
+
+    def step(self, action: int) -> Outcome:
+        step = self._env.step(torch.tensor([action], device=self._env.reward_end.device))
+        end, trunc = bool(step.end), bool(step.trunc)
+        self._restarted = end or trunc
+        trajectory = torch.cat(self._env.sampler.trajectory)
+        return Outcome(step.final_obs, float(step.rew), end, trunc and not end, trajectory)
+
+    def set_denoising_steps(self, count: int) -> None:
+        self._cfg = replace(self._cfg, sampler=replace(self._cfg.sampler, num_steps=count))
+        self._env.sampler = _Traced(make_sampler(self._agent.denoiser, self._cfg.sampler))
+
+    def set_horizon(self, horizon: int) -> None:
+        self._env.horizon = horizon
+
+    @property
+    def noise_levels(self) -> list[float]:
+        """Of the frames of a trajectory."""
+        return noise_schedule(self._cfg.sampler)
+
+    def close(self) -> None:
+        pass
+
+
+class Real:
+    """The game itself.
+
+    Args:
+        env: one environment; closed with the world.
+        seed: of its games.
+    """
+
+    def __init__(self, env: RealEnv, seed: int, device: torch.device):
+        self._env, self._seed, self._device = env, seed, device
+        self._next_obs: np.ndarray | None = None  # the first frame of a game that has begun by itself
+
+    def begin(self) -> Start:
+        if self._next_obs is None:
+            self._next_obs, _ = self._env.reset(seed=self._seed)
+            self._seed = None  # later games follow from it
+        obs = self._float(self._next_obs)
+        self._next_obs = None
+        return Start(obs, obs[:0])
+
+    def step(self, action: int) -> Outcome:
+        obs, rew, end, trunc, info = self._env.step(np.array([action]))
+        if end[0] or trunc[0]:
+            self._next_obs = obs
+        return Outcome(self._float(info["final_obs"]), float(rew[0]), bool(end[0]), bool(trunc[0]))
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _float(self, frames: np.ndarray) -> Tensor:
+        return to_float(torch.from_numpy(frames).to(self._device))
+
+
+class Recorded:
+    """Experience from a replay buffer, played back: actions are the recorded ones."""
+
+    def __init__(self, replay: Replay, device: torch.device):
+        self._replay, self._device = replay, device
+        self.episode = self._t = 0
+        self._at_end = False
+
+    @property
+    def position(self) -> tuple[int, int, int]:
+        """Episode, step, and steps in the episode; step is their number at the final frame."""
+        return self.episode, self._t + self._at_end, len(self._recording.act)
+
+    @property
+    def action(self) -> int:
+        """What was done at the frame it stands at."""
+        return int(self._recording.act[self._t])
+
+    def begin(self) -> Start:
+        """The next episode where one has been played to its end, else the frame it stands at."""
+        if self._at_end:
+            self.seek((self.episode + 1) % self._replay.num_episodes, 0)
+        before = self._recording.obs[max(self._t - BURN_IN, 0) : self._t]
+        return Start(self._float(self._recording.obs[self._t][None]), self._float(before))
+
+    def seek(self, episode: int, step: int) -> None:
+        """Stand at a frame; ``begin`` shows it.
+
+        Raises:
+            ValueError: there is no such episode or step.
+        """
+        if not 0 <= episode < self._replay.num_episodes:
+            raise ValueError(f"episode: expected 0 to {self._replay.num_episodes - 1}, got {episode}")
+        length = len(self._replay.episode(episode).act)
+        if not 0 <= step < length:
+            raise ValueError(f"step: expected 0 to {length - 1} in episode {episode}, got {step}")
+        self.episode, self._t, self._at_end = episode, step, False
+
+    def step(self, action: int) -> Outcome:
+        recording, t = self._recording, self._t
+        last = t == len(recording.act) - 1
+        self._at_end = last
+        if not last:
+            self._t += 1
+            frame = recording.obs[t + 1]
+        else:
+            frame = recording.obs[t] if recording.final_obs is None else recording.final_obs
+        end = bool(recording.end[t])
+        return Outcome(self._float(frame[None]), float(recording.rew[t]), end, last and not end)
+
+    def context(self, length: int) -> Batch:
+        """The frames up to the one it stands at, as a batch of one; padded where the episode has fewer."""
+        return self._replay.segment(self.episode, self._t + 1 - length, self._t + 1)
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def _recording(self) -> Episode:
+        return self._replay.episode(self.episode)
+
+    def _float(self, frames: np.ndarray) -> Tensor:
+        return to_float(torch.from_numpy(np.array(frames)).to(self._device))
+
+
+class _Traced:
+    """A sampler that keeps the last trajectory."""
+
+    def __init__(self, sampler: DiffusionSampler):
+        self._sampler = sampler
+        self.trajectory: list[Tensor] = []
+
+    def sample(self, *args, **kwargs) -> tuple[Tensor, list[Tensor]]:
+        x, self.trajectory = self._sampler.sample(*args, **kwargs)
+        return x, self.trajectory

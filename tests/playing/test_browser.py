@@ -1,0 +1,143 @@
+"""The page in a real browser, headless, with keyboard and touch."""
+
+import asyncio
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestServer
+from chromium import EXECUTABLE, Chromium
+
+from diamond_fast.playing.loop import GameLoop
+from diamond_fast.playing.server import PlayServer
+from diamond_fast.playing.wire import describe
+
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium is installed (apt-get install chromium)")
+
+DESKTOP, PHONE = (1280, 900), (390, 844)
+PADDLE = """(() => {
+  const canvas = document.getElementById("frame");
+  const row = canvas.getContext("2d").getImageData(0, canvas.height - 1, canvas.width, 1).data;
+  for (let x = 0; x < canvas.width; x++) if (row[4 * x + 1] === 255 && row[4 * x] === 0) return x;
+  return -1;
+})()"""
+PIXELS = """(() => {
+  const canvas = document.getElementById("frame");
+  return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.join();
+})()"""
+
+
+def text(name):
+    return f"document.getElementById('{name}').textContent"
+
+
+def click(selector):
+    return f"document.querySelector('{selector}').click()"
+
+
+@pytest.fixture
+def browse(make_session, tmp_path):
+    """browse(scenario, **settings): an async scenario with a page that shows a session, and the session."""
+
+    def browse(scenario, **settings):
+        async def main():
+            session = make_session(**settings)
+            page = PlayServer(GameLoop(session), session.recorder, describe(session, 12.5), "127.0.0.1")
+            async with TestServer(page.app()) as server, Chromium(tmp_path / "profile") as browser:
+                await browser.resize(*DESKTOP)
+                await browser.open(str(server.make_url(f"/{page.token}/")))
+                await browser.until("document.querySelectorAll('.action').length > 0 && document.body.dataset.world")
+                await browser.until(f"{text('where')} !== ''")
+                await scenario(browser, session)
+                assert browser.problems == []
+
+        asyncio.run(main())
+
+    return browse
+
+
+def test_keys_move_the_player(browse):
+    async def scenario(page, session):
+        assert await page.evaluate("document.title") == "Catch-v0 · diamond_fast"
+        assert await page.evaluate(text("count")) == "0"  # nothing moves before a key is pressed
+        await page.key("keyDown", "ArrowLeft")
+        await page.until(f"{PADDLE} === 0")
+        await page.key("keyUp", "ArrowLeft")
+        await page.key("keyDown", "KeyD")
+        await page.until(f"{PADDLE} === 18")
+        await page.key("keyUp", "KeyD")
+        await page.key("keyDown", "KeyP")
+        await page.key("keyUp", "KeyP")
+        await page.until(f"{text('pause')}.includes('Play')")
+        before = int(await page.evaluate(text("count")))
+        await page.key("keyDown", "KeyN")
+        await page.until(f"+{text('count')} === {before + 1}")
+
+    browse(scenario, world="real", speed=30)
+
+
+def test_the_dream_moves_and_shows_what_is_behind_it(browse, tmp_path):
+    async def scenario(page, session):
+        first = await page.evaluate(PIXELS)
+        await page.evaluate(click("#controller [data-value=agent]"))
+        await page.evaluate(click("#pause"))
+        await page.until(f"+{text('count')} >= 2")
+        assert await page.evaluate(PIXELS) != first
+        assert await page.evaluate("document.querySelectorAll('#trajectory canvas').length") == 3
+        assert await page.evaluate("document.querySelectorAll('.action.taken').length") == 1
+        shares = await page.evaluate(
+            "[...document.querySelectorAll('.action')].map(a => parseFloat(a.lastChild.textContent))"
+        )
+        assert sum(shares) == pytest.approx(100, abs=2)
+        await page.evaluate("document.getElementById('denoising_steps').value = 5")
+        await page.evaluate("document.getElementById('denoising_steps').dispatchEvent(new Event('input'))")
+        await page.until("document.querySelectorAll('#trajectory canvas').length === 6")
+        await page.screenshot(tmp_path / "dream.png")
+        assert (tmp_path / "dream.png").stat().st_size > 10_000
+
+    browse(scenario, horizon=1000)
+
+
+def test_worlds_replay_and_recording(browse):
+    async def scenario(page, session):
+        await page.evaluate(click("#world [data-value=replay]"))
+        await page.until("document.body.dataset.world === 'replay'")
+        await page.evaluate("document.getElementById('place').value = 12")
+        await page.evaluate("document.getElementById('place').dispatchEvent(new Event('input'))")
+        await page.until(f"{text('place-text')} === '12 of 49'")
+        shown = (await page.evaluate(PIXELS)).split(",")
+        frame = session.source.replay.episode(0).obs[12].reshape(-1, 3)
+        assert [int(x) for x in shown[0::4]] == frame[:, 0].tolist()
+        assert [int(x) for x in shown[2::4]] == frame[:, 2].tolist()
+        await page.evaluate(click("#dream-from-here"))
+        await page.until("document.body.dataset.world === 'model'")
+        assert await page.evaluate(PIXELS) == ",".join(shown)
+        await page.evaluate(click("#world [data-value=real]"))
+        await page.until("document.body.dataset.world === 'real'")
+        await page.evaluate(click("#record"))
+        await page.evaluate(click("#step"))
+        await page.until(f"{text('count')} === '1'")
+        await page.evaluate(click("#record"))
+        await page.until("document.querySelectorAll('#films a').length === 2")
+        link = await page.evaluate("document.querySelector('#films a').href")
+        async with aiohttp.ClientSession() as http, http.get(link) as film:
+            assert film.status == 200
+            assert (await film.read())[4:8] == b"ftyp"
+
+    browse(scenario)
+
+
+def test_touch_on_a_phone(browse, tmp_path):
+    async def scenario(page, session):
+        await page.resize(*PHONE, phone=True)
+        await page.until(f"innerWidth === {PHONE[0]}")
+        assert await page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+        for name, edge in (("left", 0), ("right", 18)):
+            box = await page.evaluate(f"document.querySelector('#pad .{name}').getBoundingClientRect().toJSON()")
+            assert box["bottom"] < PHONE[1]  # within reach without scrolling
+            assert min(box["width"], box["height"]) >= 48
+            await page.touch("touchStart", box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+            await page.until(f"{PADDLE} === {edge}")
+            await page.touch("touchEnd")
+        await page.screenshot(tmp_path / "phone.png")
+
+    browse(scenario, world="real", speed=30)

@@ -1,0 +1,112 @@
+import time
+
+import pytest
+
+from diamond_fast.playing.commands import Command
+from diamond_fast.playing.loop import MAX_WAITING, GameLoop
+
+
+@pytest.fixture
+def play(make_session):
+    """Starts a loop over a session; all are stopped in the end."""
+    games = []
+
+    def start(**settings):
+        session = make_session(**settings)
+        games.append(GameLoop(session))
+        games[-1].start()
+        return games[-1], session
+
+    yield start
+    for game in games:
+        game.stop()
+
+
+def until(condition, seconds=10.0):
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it never came"
+        time.sleep(0.005)
+
+
+def test_it_keeps_time(play):
+    game, _ = play(world="real", speed=20)
+    game.watch(1)
+    game.submit(Command("pause", False))
+    until(lambda: game.view.step >= 1)
+    first, started = game.view.step, time.monotonic()
+    until(lambda: game.view.step >= first + 20)
+    assert time.monotonic() - started == pytest.approx(1.0, abs=0.3)
+    assert game.frames_per_second == pytest.approx(20, rel=0.3)
+
+
+def test_it_stands_still_while_paused_or_unwatched(play):
+    game, session = play(world="real", speed=60)
+    game.submit(Command("pause", False))
+    until(lambda: not session.paused)
+    time.sleep(0.2)
+    assert game.view.step == 0
+    game.watch(1)
+    until(lambda: game.view.step > 3)
+    game.submit(Command("pause", True))
+    until(lambda: game.view.paused)
+    step = game.view.step
+    time.sleep(0.2)
+    assert game.view.step == step
+    game.submit(Command("step"))
+    until(lambda: game.view.step == step + 1)
+
+
+def test_commands_that_fail_are_told_and_play_goes_on(play):
+    game, _ = play(world="real", speed=60)
+    game.watch(1)
+    game.submit(Command("pause", False))
+    game.submit(Command("horizon", -5))
+    until(lambda: "horizon: expected 1 to 10000, got -5" in game.view.notice)
+    assert not game.view.paused
+    step = game.view.step
+    until(lambda: game.view.step > step)
+    game.submit(Command("speed", 50))
+    until(lambda: not game.view.notice)
+
+
+def test_a_step_that_fails_pauses_and_can_be_left(play, monkeypatch):
+    game, session = play(world="real", speed=60)
+
+    def fail(action):
+        raise TimeoutError("the game\ndoes not answer")
+
+    monkeypatch.setattr(session._world, "step", fail)
+    game.watch(1)
+    game.submit(Command("pause", False))
+    until(lambda: game.view.notice == "the game does not answer")
+    assert game.view.paused
+    game.submit(Command("world", "model"))
+    game.submit(Command("pause", False))
+    until(lambda: game.view.world == "model" and game.view.step > 0)
+
+
+def test_too_many_commands_at_once_are_refused(make_session):
+    game = GameLoop(make_session())  # not started: nothing takes them
+    taken = [game.submit(Command("step")) for _ in range(MAX_WAITING + 10)]
+    assert taken == [True] * MAX_WAITING + [False] * 10
+
+
+def test_a_slow_model_does_not_hold_up_the_loop(play, monkeypatch):
+    """While a step takes long, commands are accepted at once; no steps are owed afterwards."""
+    game, session = play(world="real", speed=60)
+    plain = session._world.step
+
+    def slow(action):
+        time.sleep(0.3)
+        return plain(action)
+
+    monkeypatch.setattr(session._world, "step", slow)
+    game.watch(1)
+    game.submit(Command("pause", False))
+    until(lambda: game.view.step == 1)
+    started = time.monotonic()
+    game.submit(Command("pause", True))
+    assert time.monotonic() - started < 0.05
+    until(lambda: game.view.paused)
+    assert game.view.step <= 3

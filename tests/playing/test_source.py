@@ -1,0 +1,93 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from diamond_fast.models.agent import Agent
+from diamond_fast.playing import source as sources
+from diamond_fast.playing.frame_rate import measure_frame_rate
+from diamond_fast.replay import Replay
+from diamond_fast.runs import agents, checkpoint
+from diamond_fast.runs.folder import RunFolder
+
+
+def load(run=None, file=None, pretrained=None, game=None):
+    return sources.load_source(run, file, pretrained, game, torch.device("cpu"))
+
+
+@pytest.fixture
+def run(source, tmp_path):
+    """The folder of a run with two checkpoints."""
+    folder = RunFolder.create(tmp_path / "run", source.cfg)
+    replay = Replay.open(folder.replay / "journal", (24, 24, 3), capacity=1000)
+    for i in range(3):
+        replay.append_episode(source.replay.episode(i))
+    replay.commit()
+    replay.close()
+    for epoch in (1, 2):
+        tensors = {name: model.state_dict() for name, model in source.agent.named_children()}
+        tensors["actor_critic"]["critic_linear.bias"] = torch.tensor([float(epoch)])
+        checkpoint.save(folder.checkpoints, epoch, tensors, {})
+    return folder
+
+
+def test_a_run_brings_its_newest_agent_and_its_experience(run, source):
+    got = load(run=run.path)
+    assert (got.title, got.cfg, got.action_names) == ("Catch-v0", source.cfg, ("LEFT", "NOOP", "RIGHT"))
+    assert got.agent.actor_critic.critic_linear.bias.item() == 2
+    assert torch.equal(
+        got.agent.denoiser.inner_model.conv_out.weight, source.agent.denoiser.inner_model.conv_out.weight
+    )
+    assert got.replay.num_episodes == 3
+    np.testing.assert_array_equal(got.replay.episode(1).obs, source.replay.episode(1).obs)
+
+
+def test_a_checkpoint_of_a_run(run):
+    got = load(file=run.checkpoints / "epoch_000001.json")
+    assert got.agent.actor_critic.critic_linear.bias.item() == 1
+
+
+def test_a_run_without_experience_gets_random_steps(run):
+    (run.replay / "journal").unlink()
+    Replay.open(run.replay / "journal", (24, 24, 3)).close()
+    got = load(run=run.path)
+    assert (got.replay.num_steps, got.replay_name) == (sources.NUM_RANDOM_STEPS, "random play")
+    actions = np.concatenate([got.replay.episode(i).act for i in range(got.replay.num_episodes)])
+    assert (np.bincount(actions) > 120).all()  # of 500, evenly: 167 +- 11 each
+
+
+def test_a_published_file_gets_random_steps_of_its_game(source, tmp_path, monkeypatch):
+    agent = Agent(source.cfg, num_actions=18)
+    monkeypatch.setattr(agents, "load_official", lambda path: agent)  # its networks are the paper's: too slow here
+    monkeypatch.setattr(agents, "RunConfig", lambda game: replace(source.cfg, game=game, env_id=None))
+    got = load(file=tmp_path / "Boxing.pt")
+    assert (got.title, len(got.action_names)) == ("Boxing", 18)
+    assert got.replay.num_steps == sources.NUM_RANDOM_STEPS
+    with pytest.raises(ValueError, match="the agent knows 18 actions, Pong has 6"):
+        load(file=tmp_path / "best.pt", game="Pong")
+
+
+def test_what_cannot_be_played_is_said(run, tmp_path):
+    model_free = tmp_path / "model_free"
+    folder = RunFolder.create(model_free, replace(run.read_config(), model_free=True))
+    checkpoint.save(folder.checkpoints, 1, checkpoint.load_latest(run.checkpoints).tensors, {})
+    with pytest.raises(ValueError, match="no such folder"):
+        load(run=tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        load(file=tmp_path / "Boxing.pt")
+    with pytest.raises(ValueError, match="did you mean Boxing"):
+        load(pretrained="Boxng")
+    with pytest.raises(ValueError, match="model-free run has no world model"):
+        load(run=model_free)
+    manifest = run.checkpoints / "epoch_000002.json"
+    manifest.write_text(json.dumps({"no": "manifest"}))
+    with pytest.raises(ValueError, match="checksum"):
+        load(file=manifest)
+
+
+def test_the_frame_rate_is_that_of_the_dream(source, make_session, monkeypatch):
+    monkeypatch.setattr("diamond_fast.playing.frame_rate.MEASURE_FOR", 0.3)
+    few, many = measure_frame_rate(source, 1), measure_frame_rate(source, 12)
+    assert few > 2 * many > 0
