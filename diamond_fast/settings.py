@@ -132,5 +132,6 @@ def _decode(hint: Any, value: Any, path: str) -> Any:
 def _limits(hint: Any) -> list[Limits]:
     """The limits of a type, also those of a tuple's entries."""
     if get_origin(hint) is Annotated:
-        return [extra for extra in get_args(hint)[1:] if isinstance(extra, Limits)]
+        inner, *extras = get_args(hint)
+        return [extra for extra in extras if isinstance(extra, Limits)] + _limits(inner)
     return [limits for inner in get_args(hint) for limits in _limits(inner)]

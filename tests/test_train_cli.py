@@ -234,7 +234,7 @@ class FakeTrainer:
             pass
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        for name in ("epoch_000002.png", "epoch_000004.png", "epoch_000004.gif", "learning_curves.png"):
+        for name in ("epoch_000002.png", "epoch_000004.png", "imagined.gif", "learning_curves.png"):
             (self.folder.pictures / name).touch()
         return self.outcome
 
@@ -262,7 +262,7 @@ def test_a_run_is_created_locked_closed_and_summed_up(capsys, tmp_path, trainers
     assert capsys.readouterr().out.splitlines() == [
         f"Pong on cpu, seed 5: {folder}",
         f"Picture: {folder}/pictures/epoch_000004.png",
-        f"Picture: {folder}/pictures/epoch_000004.gif",
+        f"Picture: {folder}/pictures/imagined.gif",
         f"Picture: {folder}/pictures/learning_curves.png",
         "Return: 1.5 +- 6.4 (95 % interval, 2 episodes)",
         f"Resume: python -m diamond_fast.train --resume {folder}",

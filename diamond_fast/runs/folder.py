@@ -6,7 +6,7 @@
     metrics.jsonl    one line per epoch
     checkpoints/     the last three epochs
     replay/          the real experience
-    pictures/        real and imagined frames of each evaluation (PNG, GIF), and learning_curves.png
+    pictures/        real and imagined frames of each evaluation; of the last one imagined.gif; learning_curves.png
     lock             held while a process trains here; holds its process id
 """
 
@@ -129,14 +129,17 @@ class RunFolder:
         return self.path / "pictures"
 
     @property
+    def imagined(self) -> Path:
+        return self.pictures / "imagined.gif"
+
+    @property
     def learning_curves(self) -> Path:
         return self.pictures / "learning_curves.png"
 
     def newest_pictures(self) -> list[Path]:
         """What there is to look at: the last evaluation's strips and their GIF, and the learning curves."""
-        evaluations = [sorted(self.pictures.glob(f"epoch_*.{kind}"))[-1:] for kind in ("png", "gif")]
-        curves = [self.learning_curves] if self.learning_curves.exists() else []
-        return [*evaluations[0], *evaluations[1], *curves]
+        strips = sorted(self.pictures.glob("epoch_*.png"))[-1:]
+        return strips + [path for path in (self.imagined, self.learning_curves) if path.exists()]
 
     @property
     def lock_file(self) -> Path:

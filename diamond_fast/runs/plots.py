@@ -114,7 +114,9 @@ def points(lines: Sequence[Mapping[str, Any]], name: str, x: str, unit: float = 
 
 
 def _draw_returns(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, unit: float) -> None:
-    ax.plot(*points(lines, "collect/return_mean", key, unit), color=FAINT, lw=1, alpha=0.8, label="collected")
+    x, collected = points(lines, "collect/return_mean", key, unit)
+    if len(x):
+        ax.plot(x, collected, color=FAINT, lw=1, alpha=0.8, label="collected")
     for name, marker, label in (("test", "o", "test games, 95 % interval"), ("final_test", "D", "final test")):
         tests = [line for line in lines if line.get(f"{name}/return_mean") is not None]
         if tests:

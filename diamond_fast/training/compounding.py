@@ -41,6 +41,10 @@ class Compounding:
     strips: dict[int, Strips]
     """With the first noise seed."""
 
+    @property
+    def num_segments(self) -> int:
+        return len(next(iter(self.strips.values())).real)
+
 
 def measure_compounding(
     agent: Agent,

@@ -331,7 +331,7 @@ class Trainer:
             segments = list(zip(strips.real, strips.imagined, strict=True))
             path = self.folder.pictures / f"epoch_{epoch:06d}.png"
             save_strips(path, segments, strip_times(self.cfg.world_model.horizon))
-            save_gif(path.with_suffix(".gif"), segments)
+            save_gif(self.folder.imagined, segments)
 
     def _draw_learning_curves(self) -> None:
         save_learning_curves(self.folder.learning_curves, read_metrics(self.folder.metrics_file))

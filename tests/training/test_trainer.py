@@ -120,15 +120,14 @@ def test_a_run_leaves_what_it_promises(whole):
         assert line["reward_end/held_out_reward/recall/0"] >= 0
     assert lines[5]["final_test/returns"] == result.returns.tolist()
     assert sorted(p.name for p in (path / "pictures").iterdir()) == [
-        "epoch_000002.gif",
         "epoch_000002.png",
-        "epoch_000004.gif",
         "epoch_000004.png",
+        "imagined.gif",
         "learning_curves.png",
     ]
     assert [p.name for p in trainer.folder.newest_pictures()] == [
         "epoch_000004.png",
-        "epoch_000004.gif",
+        "imagined.gif",
         "learning_curves.png",
     ]
 

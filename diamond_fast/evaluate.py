@@ -1,0 +1,302 @@
+"""``python -m diamond_fast.evaluate``: what an agent scores, and how well its world model predicts."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import arg
+
+from diamond_fast.cli import parse, user_errors
+from diamond_fast.config import CountInt, PositiveInt, Seed
+from diamond_fast.settings import check_limits
+
+if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
+    import torch
+
+    from diamond_fast.envs.real import RealEnv
+    from diamond_fast.replay import Replay
+    from diamond_fast.runs.agents import TrainedAgent
+    from diamond_fast.runs.progress import Progress
+    from diamond_fast.training.compounding import Compounding
+    from diamond_fast.training.evaluate import Evaluation
+    from diamond_fast.training.perceptual import Perceptual
+
+PROGRAM = "python -m diamond_fast.evaluate"
+NUM_STORED = 8
+"""Games the world model is judged on, at most: frames of 100 games would fill the memory."""
+
+
+@dataclass(frozen=True)
+class EvaluateArgs:
+    """Measure a trained agent: its returns in real games, and its world model on episodes it was not trained on.
+
+    A run's newest checkpoint:
+        python -m diamond_fast.evaluate --run runs/Boxing-20260101-120000-seed0
+
+    A published agent, 10 games, errors over 50 imagined frames with 1, 3 and 10 denoising steps:
+        python -m diamond_fast.evaluate --pretrained Boxing --episodes 10 --horizon 50 --denoising-steps 1 3 10
+
+    The world model alone, on a recording:
+        python -m diamond_fast.evaluate --checkpoint Boxing.pt --episodes 0 --held-out boxing.npz
+    """
+
+    run: Annotated[Path | None, arg(metavar="DIR")] = None
+    """A run's folder: its newest checkpoint. One of the three is needed, --run, --checkpoint or --pretrained."""
+    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
+    """A published agent's .pt file, or one checkpoint of a run, such as checkpoints/epoch_000012.json."""
+    pretrained: Annotated[str | None, arg(metavar="GAME")] = None
+    """The published agent for this game, fetched from the Hub."""
+    game: Annotated[str | None, arg(metavar="NAME")] = None
+    """What --checkpoint plays, where the file's name does not say it."""
+    episodes: Annotated[CountInt | None, arg(help_behavior_hint="(default: as at the end of the run; 100)")] = None
+    """Real games to play."""
+    held_out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Judge the world model on this recording (a journal, .npz or published dataset folder), not the games played."""
+    segments: PositiveInt = 64
+    """Places in the held-out episodes from which the future is imagined."""
+    horizon: Annotated[PositiveInt | None, arg(help_behavior_hint="(default: the run's; 15)")] = None
+    """Frames imagined from each, following the recorded actions."""
+    denoising_steps: Annotated[tuple[PositiveInt, ...], arg(help_behavior_hint="(default: the run's; 3)")] = ()
+    """Denoising steps per frame; one curve for each number."""
+    noise_seeds: PositiveInt = 1
+    """Times each segment is imagined, with other noise."""
+    batch_size: PositiveInt = 32
+    """Segments imagined together."""
+    lpips_weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measure LPIPS, with torchvision's AlexNet in this file (alexnet-owt-7be5be79.pth). Nothing is ever fetched."""
+    fid_weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measure FID, with torch-fidelity's Inception in this file (weights-inception-2015-12-05-6726825d.pth)."""
+    seed: Seed = 0
+    """Fixes every random number."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
+    """Where the networks run."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: RUN/evaluations/<epoch>-<time>)")] = (
+        None
+    )
+    """New folder for evaluation.json and the pictures."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse(EvaluateArgs, argv, prog=PROGRAM)
+    with user_errors():
+        check_limits(args)
+        setup = set_up(args)
+    results, compounding = measure(setup)
+
+    from diamond_fast.runs.evaluation import summary, write
+
+    files = write(setup.out, results, compounding)
+    print(summary(results))
+    for file in files:
+        print(f"Written: {file}")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that was asked for, found to be there."""
+
+    args: EvaluateArgs
+    trained: "TrainedAgent"
+    device: "torch.device"
+    env: "RealEnv | None"
+    num_episodes: int
+    held_out: "Replay | None"
+    perceptual: "Perceptual"
+    out: Path
+
+    @property
+    def num_imagined(self) -> int:
+        """Frames, at most."""
+        args = self.args
+        return args.segments * self.trained.config.world_model.horizon * args.noise_seeds * len(args.denoising_steps)
+
+
+def set_up(args: EvaluateArgs) -> Setup:
+    """Load the agent, with horizon and denoising steps as asked for, and open the game.
+
+    Raises:
+        ValueError, OSError: something asked for does not exist or does not fit.
+    """
+    from diamond_fast.devices import resolve_device
+    from diamond_fast.replay import load_recording
+    from diamond_fast.runs.agents import load_agent
+    from diamond_fast.training.perceptual import Perceptual
+    from diamond_fast.training.precision import set_matmul_precision
+
+    device = resolve_device(args.device)
+    trained = load_agent(args.run, args.checkpoint, args.pretrained, args.game)
+    config = trained.config
+    num_episodes = config.evaluation.num_final_episodes if args.episodes is None else args.episodes
+    if num_episodes == 0 and (args.held_out is None or config.model_free):
+        raise ValueError("--episodes 0: leaves nothing to measure; give a recording with --held-out")
+    if config.model_free and args.held_out is not None:
+        raise ValueError("--held-out: has no use, the run is model-free and has no world model")
+    held_out = None if args.held_out is None else load_recording(args.held_out)
+    num_actions = trained.agent.actor_critic.num_actions
+    if held_out is not None:
+        _check_fits(args.held_out, held_out, config.frame_size, num_actions)
+    perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
+    out = _new_folder(args, trained)
+    env = None if num_episodes == 0 else _open_game(trained, num_episodes, num_actions)
+    set_matmul_precision(config.precision)
+    trained.agent.to(device).eval()
+    world_model = replace(config.world_model, horizon=args.horizon or config.world_model.horizon)
+    trained = replace(trained, config=replace(config, world_model=world_model))
+    args = replace(args, denoising_steps=args.denoising_steps or (world_model.sampler.num_steps,))
+    return Setup(args, trained, device, env, num_episodes, held_out, perceptual, out)
+
+
+def _check_fits(path: Path, replay: "Replay", frame_size: int, num_actions: int) -> None:
+    height, width, _ = replay.frame_shape
+    if (height, width) != (frame_size, frame_size):
+        raise ValueError(f"--held-out {path}: its frames are {height}x{width}, the agent's {frame_size}x{frame_size}")
+    actions = max((int(replay.episode(i).act.max()) for i in range(replay.num_episodes)), default=-1)
+    if not 0 <= actions < num_actions:
+        raise ValueError(f"--held-out {path}: its actions go up to {actions}, the agent's to {num_actions - 1}")
+
+
+def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:
+    """Where the results go, created now: a wrong place should be known before hours of games."""
+    name = time.strftime("%Y%m%d-%H%M%S")
+    if args.out is not None:
+        path = args.out
+    elif args.run is not None:
+        path = args.run / "evaluations" / f"epoch_{trained.epoch:06d}-{name}"
+    else:
+        game = trained.config.game or trained.config.env_id.rpartition("/")[2]
+        path = Path("evaluations") / f"{game}-{name}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"--out {path}: exists already; name a new folder")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _open_game(trained: "TrainedAgent", num_episodes: int, num_actions: int) -> "RealEnv":
+    from diamond_fast.envs.real import make_real_env
+
+    config = trained.config
+    num_envs = min(num_episodes, config.evaluation.num_envs)
+    env = make_real_env(config.game, config.env_id, num_envs, config.frame_size, done_on_life_loss=False)
+    if env.num_actions != num_actions:
+        env.close()
+        name = config.game or config.env_id
+        raise ValueError(f"{trained.source}: it knows {num_actions} actions, {name} has {env.num_actions}")
+    return env
+
+
+# --- measuring ------------------------------------------------------------------------------------------------------
+
+
+def measure(setup: Setup) -> "tuple[dict[str, Any], Compounding | None]":
+    """Everything that goes into evaluation.json, and the frames behind it."""
+    import torch
+
+    from diamond_fast.runs.progress import Progress
+
+    args, config = setup.args, setup.trained.config
+    plan = {"play": setup.num_episodes, "imagine": 0 if config.model_free else setup.num_imagined}
+    results: dict[str, Any] = {
+        "agent": setup.trained.source,
+        "game": config.game or config.env_id,
+        "epoch": setup.trained.epoch,
+        "seed": args.seed,
+        "device": _name_of(setup.device),
+        "torch": torch.__version__,
+    }
+    compounding, held_out = None, setup.held_out
+    with Progress(sum(map(bool, plan.values())), plan, unit="part") as progress:
+        if setup.env is not None:
+            games, played = _play(setup, progress)
+            results["returns"] = {**asdict(games), "mean": games.mean, "std": games.std, "ci95": games.ci95}
+            progress.epoch_done(f"{len(games.returns)} games played")
+            held_out = held_out or played
+        if held_out is not None:
+            results["world_model"], compounding = _judge(setup, held_out, progress)
+            progress.epoch_done("world model compared with real episodes")
+    return results, compounding
+
+
+def _play(setup: Setup, progress: "Progress") -> "tuple[Evaluation, Replay | None]":
+    """Games and, where the world model is to be judged on them, their recording."""
+    from diamond_fast.replay import Replay
+    from diamond_fast.training.evaluate import MAX_STEPS_PER_GAME, evaluate
+
+    config, policy = setup.trained.config, setup.trained.agent.actor_critic
+    num_stored = 0 if config.model_free or setup.held_out is not None else min(setup.num_episodes, NUM_STORED)
+    replay = None
+    if num_stored:
+        replay = Replay((config.frame_size, config.frame_size, 3), capacity=num_stored * MAX_STEPS_PER_GAME)
+    with progress.phase("play", setup.num_episodes) as phase:
+        try:
+            games = evaluate(
+                policy, setup.env, setup.num_episodes, setup.args.seed, 0, replay, phase.advance, num_stored
+            )
+        finally:
+            setup.env.close()
+    return games, replay
+
+
+def _judge(setup: Setup, replay: "Replay", progress: "Progress") -> "tuple[dict[str, Any], Compounding | None]":
+    """The world model's figures on held-out episodes."""
+    from diamond_fast.training.compounding import measure_compounding, measure_sampling_rate, with_denoising_steps
+    from diamond_fast.training.held_out import denoiser_loss, reward_end_quality
+
+    args, agent, config = setup.args, setup.trained.agent, setup.trained.config
+    quality = reward_end_quality(agent.rew_end_model, replay, config)
+    with progress.phase("imagine", setup.num_imagined) as phase:
+        compounding = measure_compounding(
+            agent,
+            replay,
+            config,
+            args.denoising_steps,
+            args.segments,
+            args.noise_seeds,
+            args.seed,
+            args.batch_size,
+            phase.advance,
+        )
+    rates = {
+        str(n): measure_sampling_rate(agent, replay, with_denoising_steps(config, n), args.batch_size)
+        for n in args.denoising_steps
+    }
+    strips = {} if compounding is None else compounding.strips
+    figures = {
+        "held_out": {
+            "source": "the games played" if args.held_out is None else str(args.held_out),
+            "episodes": replay.num_episodes,
+            "steps": replay.num_steps,
+        },
+        "denoiser_loss": denoiser_loss(agent, replay, config, args.seed),
+        "reward_end": {
+            "steps": quality.steps,
+            "loss": quality.loss,
+            "confusion_reward": quality.confusion_reward,
+            "reward": quality.reward,
+            "confusion_end": quality.confusion_end,
+            "end": quality.end,
+        },
+        "sampling": {n: rate and asdict(rate) for n, rate in rates.items()},
+        "pixel_error": compounding
+        and {
+            "unit": "grey levels of 255",
+            "segments": compounding.num_segments,
+            "noise_seeds": args.noise_seeds,
+            "horizon": config.world_model.horizon,
+            "by_denoising_steps": {str(n): asdict(curve) for n, curve in compounding.curves.items()},
+            "unchanged": asdict(compounding.unchanged),
+        },
+        "perceptual": {str(n): setup.perceptual.distances(imagined) for n, imagined in strips.items()},
+    }
+    return figures, compounding
+
+
+def _name_of(device: "torch.device") -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""An evaluation's results: written down, drawn, and told in a few lines."""
+
+from pathlib import Path
+from typing import Any
+
+from diamond_fast.runs.durable import strict_json, write_durably
+from diamond_fast.runs.metrics import plain
+from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
+from diamond_fast.runs.plots import YARDSTICK, Band, save_error_curves
+from diamond_fast.training.compounding import Compounding
+
+NUM_PICTURED = 3
+
+
+def write(folder: Path, results: dict[str, Any], compounding: Compounding | None) -> list[Path]:
+    """evaluation.json, and pictures of what was imagined; returns the files."""
+    files = [folder / "evaluation.json"]
+    write_durably(files[0], (strict_json(plain(results), indent=2) + "\n").encode())
+    if compounding is None:
+        return files
+    curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {YARDSTICK: compounding.unchanged}
+    bands = {label: Band(curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
+    strips = next(iter(compounding.strips.values()))
+    segments = list(zip(strips.real, strips.imagined, strict=True))[:NUM_PICTURED]
+    title = f"{results['game']}: {results['agent']}"
+    return [
+        *files,
+        save_error_curves(folder / "compounding_error.png", bands, title),
+        save_strips(folder / "strips.png", segments, strip_times(strips.real.shape[1])),
+        save_gif(folder / "imagined.gif", segments),
+    ]
+
+
+def summary(results: dict[str, Any]) -> str:
+    """The results in a few lines."""
+    lines = [f"{results['game']}: {results['agent']}"]
+    if returns := results.get("returns"):
+        interval = f" +- {returns['ci95']:.2f} (95 % interval)" if len(returns["returns"]) > 1 else ""
+        lines.append(f"return: {returns['mean']:.2f}{interval}, {len(returns['returns'])} games")
+    if not (model := results.get("world_model")):
+        return "\n".join(lines)
+    held_out, quality = model["held_out"], model["reward_end"]
+    lines.append(f"held-out: {held_out['steps']} steps in {held_out['episodes']} episodes ({held_out['source']})")
+    for kind, classes in (("reward", ("-1", "+1")), ("end", ("ends",))):
+        for name in classes:
+            precision, recall = (_percent(quality[kind][f"{what}/{name}"]) for what in ("precision", "recall"))
+            lines.append(f"{kind} {name}: precision {precision}, recall {recall}")
+    if (errors := model["pixel_error"]) is None:
+        lines.append("pixel error: no held-out episode is as long as context and --horizon together")
+        return "\n".join(lines)
+    horizon = errors["horizon"]
+    times = strip_times(horizon)
+    lines.append("pixel error after " + ", ".join(map(str, times)) + " imagined steps, in grey levels of 255:")
+    rows = {_steps(int(n)): curve for n, curve in errors["by_denoising_steps"].items()}
+    for label, curve in (rows | {"the last real frame repeated": errors["unchanged"]}).items():
+        shown = (f"{curve['mean_absolute'][t - 1]:.2f} +- {curve['mean_absolute_ci95'][t - 1]:.2f}" for t in times)
+        lines.append(f"  {label}: {', '.join(shown)}")
+    for n, distances in model["perceptual"].items():
+        if distances["lpips"] is not None:
+            shown = ", ".join(f"{distances['lpips'][t - 1]:.3f}" for t in times)
+            lines.append(f"LPIPS, {_steps(int(n))}: {shown} after as many steps")
+        if distances["fid"] is not None:
+            lines.append(f"FID, {_steps(int(n))}: {distances['fid']:.2f} ({distances['fid_frames']} frames)")
+    for n, rate in model["sampling"].items():
+        lines.append(
+            f"sampling, {_steps(int(n))}: {rate['frames_per_second']:.1f} frames/s in batches of {rate['batch_size']} "
+            f"({results['device']})"
+        )
+    return "\n".join(lines)
+
+
+def _steps(n: int) -> str:
+    return f"{n} denoising step{'s' if n > 1 else ''}"
+
+
+def _percent(share: float | None) -> str:
+    return "undefined" if share is None else f"{100 * share:.1f} %"

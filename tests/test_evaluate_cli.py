@@ -1,0 +1,166 @@
+"""``python -m diamond_fast.evaluate``: what it writes are the figures of the functions behind it."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from small_world import SMALL_WORLD, make_replay
+
+from diamond_fast import evaluate
+from diamond_fast.envs.real import make_real_env
+from diamond_fast.models.agent import Agent
+from diamond_fast.replay.formats import write_npz
+from diamond_fast.runs import checkpoint
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.training.evaluate import evaluate as play
+
+CFG = replace(SMALL_WORLD, env_id="diamond_fast/Catch-v0", frame_size=24)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def make_run(path, cfg=CFG, num_actions=3):
+    torch.manual_seed(1)
+    agent = Agent(cfg, num_actions)
+    torch.nn.init.normal_(agent.denoiser.inner_model.conv_out.weight, std=0.3)
+    folder = RunFolder.create(path, cfg)
+    checkpoint.save(folder.checkpoints, 7, {name: m.state_dict() for name, m in agent.named_children()}, {})
+    return agent
+
+
+def run_main(args):
+    evaluate.main(args.split())
+
+
+def refusal(capsys, args):
+    with pytest.raises(SystemExit) as stop:
+        run_main(args)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err.strip()
+
+
+def test_help_imports_no_torch():
+    program = (
+        "import sys\n"
+        "from diamond_fast.evaluate import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--denoising-steps" in done.stdout
+
+
+def test_a_run_is_played_and_its_world_model_judged(capsys, tmp_path):
+    agent = make_run(tmp_path / "run")
+    run_main("--run run --episodes 10 --segments 6 --horizon 8 --denoising-steps 1 2 --noise-seeds 2 --seed 3 --out x")
+    out = capsys.readouterr().out
+    results = json.loads((tmp_path / "x" / "evaluation.json").read_text())
+    assert (results["game"], results["epoch"], results["seed"]) == ("diamond_fast/Catch-v0", 7, 3)
+
+    env = make_real_env(None, CFG.env_id, 8, 24, done_on_life_loss=False)
+    games = play(agent.actor_critic, env, 10, seed=3)
+    env.close()
+    assert results["returns"]["returns"] == games.returns.tolist()
+    assert results["returns"]["mean"] == games.mean
+    assert f"return: {games.mean:.2f} +- {games.ci95:.2f} (95 % interval), 10 games" in out
+
+    model = results["world_model"]
+    assert model["held_out"] == {"source": "the games played", "episodes": 8, "steps": 8 * 49}
+    confusion = np.array(model["reward_end"]["confusion_reward"])
+    assert confusion.sum() == model["reward_end"]["steps"] == 8 * 49
+    assert confusion[0].sum() + confusion[2].sum() == 8 * 5  # balls
+    hits = confusion[1, 1]
+    assert model["reward_end"]["reward"]["recall/0"] == hits / confusion[1].sum()
+    errors = model["pixel_error"]
+    assert (errors["segments"], errors["noise_seeds"], errors["horizon"]) == (6, 2, 8)
+    assert list(errors["by_denoising_steps"]) == list(model["sampling"]) == ["1", "2"]
+    for curve in (*errors["by_denoising_steps"].values(), errors["unchanged"]):
+        assert all(len(values) == 8 and min(values) >= 0 for values in curve.values())
+        assert all(np.array(curve["root_mean_square"]) >= curve["mean_absolute"])
+    shown = errors["by_denoising_steps"]["2"]
+    assert f"  2 denoising steps: {shown['mean_absolute'][0]:.2f} +- {shown['mean_absolute_ci95'][0]:.2f}, " in out
+    assert model["perceptual"] == {n: {"lpips": None, "fid": None, "fid_frames": None} for n in ("1", "2")}
+
+    pictures = {"compounding_error.png": "PNG", "strips.png": "PNG", "imagined.gif": "GIF"}
+    for name, kind in pictures.items():
+        assert Image.open(tmp_path / "x" / name).format == kind
+        assert f"Written: x/{name}" in out
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"evaluation.json", *pictures}
+
+
+def test_defaults_come_from_the_run(capsys, tmp_path):
+    make_run(tmp_path / "run", replace(CFG, evaluation=replace(CFG.evaluation, num_final_episodes=2)))
+    run_main("--run run --segments 2")
+    [folder] = (tmp_path / "run" / "evaluations").iterdir()
+    assert folder.name.startswith("epoch_000007-")
+    results = json.loads((folder / "evaluation.json").read_text())
+    assert len(results["returns"]["returns"]) == 2
+    assert list(results["world_model"]["pixel_error"]["by_denoising_steps"]) == ["1"]
+    assert results["world_model"]["pixel_error"]["horizon"] == 5
+
+
+def test_a_recording_alone(capsys, tmp_path):
+    make_run(tmp_path / "run", SMALL_WORLD, num_actions=4)
+    write_npz(make_replay([40, 20]), tmp_path / "held_out.npz")
+    run_main("--run run --episodes 0 --held-out held_out.npz --segments 3 --out x")
+    results = json.loads((tmp_path / "x" / "evaluation.json").read_text())
+    assert "returns" not in results
+    assert results["world_model"]["held_out"] == {"source": "held_out.npz", "episodes": 2, "steps": 60}
+    assert results["world_model"]["reward_end"]["confusion_reward"][2] is not None
+    assert np.sum(results["world_model"]["reward_end"]["confusion_reward"][2]) == 60  # a reward of 1 each step
+
+
+def test_episodes_too_short_to_imagine(capsys, tmp_path):
+    make_run(tmp_path / "run")
+    run_main("--run run --episodes 1 --horizon 50 --out x")
+    assert "no held-out episode is as long as context and --horizon together" in capsys.readouterr().out
+    results = json.loads((tmp_path / "x" / "evaluation.json").read_text())
+    assert results["returns"]["ci95"] is None  # of a single game
+    assert results["world_model"]["pixel_error"] is None
+
+
+def test_a_model_free_run_has_returns_only(capsys, tmp_path):
+    make_run(tmp_path / "run", replace(CFG, model_free=True))
+    run_main("--run run --episodes 2 --out x")
+    assert "world_model" not in json.loads((tmp_path / "x" / "evaluation.json").read_text())
+    assert "--held-out: has no use" in refusal(capsys, "--run run --held-out x")
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        ("", "--run, --checkpoint, --pretrained: exactly one of them is needed"),
+        ("--run nowhere", "nowhere: no such folder"),
+        ("--pretrained Boxng", "did you mean Boxing?"),
+        ("--checkpoint nowhere.pt", "--game: nowhere.pt does not say which game the agent plays"),
+        ("--checkpoint Boxing.pt", "Boxing.pt: no such file"),
+        ("--run run --episodes 0", "--episodes 0: leaves nothing to measure; give a recording with --held-out"),
+        ("--run run --denoising-steps 3 0", "--denoising-steps: must be at least 1, got 0"),
+        ("--run run --horizon 0", "--horizon: must be at least 1, got 0"),
+        ("--run run --segments many", "--segments: expected a whole number, got 'many'"),
+        ("--run run --held-out nowhere.npz", "nowhere.npz"),
+        ("--run run --held-out other.npz", "--held-out other.npz: its frames are 8x8, the agent's 24x24"),
+        ("--run run --out run", "--out run: exists already; name a new folder"),
+        ("--run other", "it knows 4 actions, diamond_fast/Catch-v0 has 3"),
+        ("--run run --lpips-weights nowhere.pth", "--lpips-weights"),
+    ],
+)
+def test_one_line_says_what_is_wrong(capsys, tmp_path, args, line):
+    make_run(tmp_path / "run")
+    make_run(tmp_path / "other", num_actions=4)
+    write_npz(make_replay([30]), tmp_path / "other.npz")
+    assert line in refusal(capsys, args)
+    assert not list(tmp_path.rglob("evaluation.json"))
