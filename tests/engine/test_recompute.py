@@ -1,5 +1,7 @@
 """Playing first and computing the policy anew, against the twin that keeps gradients through the rollout."""
 
+from functools import partial
+
 import pytest
 import torch
 from golden_vectors import META, actor_critic, tensors
@@ -108,12 +110,11 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("capacity", [None, N * T], ids=["indexed", "placed"])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_equals_the_twin(monkeypatch, name, capacity):
+def test_equals_the_twin(monkeypatch, name):
     end = SCRIPTS[name]
     for truncated in (NONE, end & bits("x.x.x.", "......", "xxxxxx"), bits("......", "...x..", "......")):
-        expected, actual, played, slow_state, state = both(monkeypatch, end & ~truncated, truncated, capacity)
+        expected, actual, played, slow_state, state = both(monkeypatch, end & ~truncated, truncated, N * T)
         assert_equal(expected, actual)
         for a, b in zip(vars(slow_state).values(), vars(state).values(), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
@@ -123,13 +124,12 @@ def test_equals_the_twin(monkeypatch, name, capacity):
 cells = st.lists(st.sampled_from([0, 0, 0, 1, 2, 3]), min_size=N * T, max_size=N * T)
 
 
-@given(cells=cells, seed=st.integers(0, 2**31), placed=st.booleans(), burnin=st.booleans())
+@given(cells=cells, seed=st.integers(0, 2**31), burnin=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_random_scripts(cells, seed, placed, burnin):
+def test_random_scripts(cells, seed, burnin):
     codes = torch.tensor(cells).view(N, T)
     with pytest.MonkeyPatch.context() as m:
-        capacity = N * T if placed else None
-        expected, actual, *_ = both(m, (codes & 1).bool(), (codes & 2).bool(), capacity, seed, burnin)
+        expected, actual, *_ = both(m, (codes & 1).bool(), (codes & 2).bool(), N * T, seed, burnin)
     assert_equal(expected, actual)
 
 
@@ -162,24 +162,21 @@ def test_actor_critic_loss_golden(monkeypatch):
 
     env = Env()
     monkeypatch.setattr(recompute_module, "sample_categorical", lambda logits: v["act"][env.t])
-    for capacity in (None, v["act"].numel()):
-        env.t = 0
-        model.zero_grad()
-        played, _ = play(env, model, initial_state(env, model), 15, capacity)
-        r = recompute(model, played)
-        loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, LOSS)
-        loss.total.backward()
-        expected = (v["loss_total"], v["loss_actions"], v["loss_values"], v["loss_entropy"], v["policy_entropy_bits"])
-        for actual, value in zip(loss, expected, strict=True):
-            torch.testing.assert_close(actual.detach(), value, rtol=1e-4, atol=1e-6)
-        norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
-        assert norms == pytest.approx(META["actor_critic_loss_grad_norm_by_parameter"], rel=1e-3, abs=1e-6)
+    played, _ = play(env, model, initial_state(env, model), 15, v["act"].numel())
+    r = recompute(model, played)
+    loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, LOSS)
+    loss.total.backward()
+    expected = (v["loss_total"], v["loss_actions"], v["loss_values"], v["loss_entropy"], v["policy_entropy_bits"])
+    for actual, value in zip(loss, expected, strict=True):
+        torch.testing.assert_close(actual.detach(), value, rtol=1e-4, atol=1e-6)
+    norms = {name: p.grad.norm().item() for name, p in model.named_parameters()}
+    assert norms == pytest.approx(META["actor_critic_loss_grad_norm_by_parameter"], rel=1e-3, abs=1e-6)
 
 
 def test_draws_the_twins_actions():
     """From the same random numbers, through resets."""
     acts = []
-    for way in (rollout, play):
+    for way in (rollout, partial(play, capacity=N * T)):
         torch.manual_seed(5)
         env = Recording(SCRIPTS["consecutive"], NONE)
         env.act = None
@@ -199,7 +196,7 @@ class Meta:
 
 
 def test_nothing_waits_for_a_gpu():
-    """Played, computed anew and differentiated without a number known; the indexed way fails, so this can fail."""
+    """Played, computed anew and differentiated without a number known; the twin fails, so this can fail."""
     with torch.device("meta"):
         policy = ActorCritic(ActorCriticConfig(lstm_dim=5, channels=(8, 8), down=(1, 1)), ACTIONS, SIZE)
         state = RolloutState(torch.rand(N, 3, SIZE, SIZE), *torch.zeros(2, N, 5))
@@ -208,4 +205,4 @@ def test_nothing_waits_for_a_gpu():
     assert loss.device.type == grads[0].device.type == state.hx.device.type == "meta"
     assert played.burnin_obs.shape == (4, B, 3, SIZE, SIZE)
     with pytest.raises((NotImplementedError, RuntimeError), match="nonzero"):
-        play(Meta(), policy, state, T)
+        rollout(Meta(), policy, state, T)

@@ -1,0 +1,72 @@
+"""What only a GPU runs, as far as it can be proved without one: a whole sample stays on the device and traces whole."""
+
+import pytest
+import torch
+from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
+from golden_vectors import denoiser
+
+from diamond_fast.config import SamplerConfig
+from diamond_fast.engine.denoiser_networks import FusedUNet
+from diamond_fast.engine.edm_sampler import EDMSampler, plan_steps
+from diamond_fast.engine.fused_torch import Techniques
+
+SAMPLERS = [SamplerConfig(), SamplerConfig(num_steps=2, order=2), SamplerConfig(num_steps=3, s_churn=2.0)]
+
+
+def make_sampler(cfg, dtype=torch.bfloat16, **techniques):
+    network = FusedUNet(denoiser("small").inner_model, 0.5, 0.3, dtype, Techniques(**techniques))
+    return EDMSampler(network, cfg, 0.5, 0.3, torch.device("cpu"))
+
+
+def make_inputs(sampler, n=3):
+    return (
+        torch.zeros(n, 12, 64, 64),
+        torch.zeros(n, 4, dtype=torch.int64),
+        torch.randn(sampler.num_draws, n, 3, 64, 64),
+    )
+
+
+@pytest.mark.parametrize("cfg", SAMPLERS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@torch.no_grad()
+def test_a_sample_never_leaves_the_gpu(cfg, dtype):
+    sampler = make_sampler(cfg, dtype)
+    inputs = make_inputs(sampler)
+    with fake_cuda():
+        move_to_fake_cuda(sampler)
+        inputs = [fake(x) for x in inputs]
+        with no_host_traffic():
+            trajectory = sampler.sample(*inputs)
+    assert [tuple(x.shape) for x in trajectory] == [(3, 3, 64, 64)] * (cfg.num_steps + 1)
+    assert all(x.device.type == "cuda" and x.dtype == torch.float32 for x in trajectory)
+
+
+@torch.no_grad()
+def test_the_watch_over_host_traffic_sees_some():
+    with fake_cuda():
+        x = fake(torch.zeros(3))
+        with pytest.raises(AssertionError, match="on the cpu"), no_host_traffic():
+            x.cpu()
+        with pytest.raises(Exception, match="_local_scalar_dense"), no_host_traffic():
+            x.sum().item()
+
+
+@torch.no_grad()
+def test_a_sample_traces_without_a_break():
+    sampler = make_sampler(SamplerConfig(num_steps=2, order=2, s_churn=2.0), torch.float32)
+    inputs = make_inputs(sampler, n=1)
+    truth = sampler.sample(*inputs)
+    traced = torch.compile(sampler.sample, backend="eager", fullgraph=True)(*inputs)
+    for x, y in zip(traced, truth, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+def test_steps_are_planned_as_published():
+    heun = plan_steps(SamplerConfig(num_steps=3, order=2))
+    assert [s.heun for s in heun] == [True, True, False]  # there is no slope at noise level 0
+    assert [s.next_sigma for s in heun][-1] == 0.0
+    churned = plan_steps(SamplerConfig(num_steps=2, s_churn=100.0, s_tmin=1.0))
+    assert churned[0].sigma_hat == pytest.approx(5.0 * 2**0.5)
+    assert churned[0].noise_scale == pytest.approx(5.0)
+    assert churned[1].noise_scale is None
+    assert churned[1].sigma_hat == churned[1].sigma
