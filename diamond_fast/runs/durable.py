@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,18 @@ def write_durably(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` in one step: temporary file, flush, fsync, rename, fsync of the folder.
 
     A reader sees the old content or the new, never a part; after the return the new content survives a power cut.
+
+    Raises:
+        OSError: the disk refused; it names the file, and what was there is untouched.
     """
     temporary = path.with_name(path.name + ".partial")
     try:
-        with open(temporary, "wb") as file:
+        with errors_of(path), open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with errors_of(path):
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -28,11 +34,21 @@ def write_durably(path: Path, content: bytes) -> None:
 
 def fsync_folder(folder: Path) -> None:
     """Make the folder's entries (new files, renames) survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    with errors_of(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Name ``path`` in an OSError: the system's own say it only when opening fails."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def strict_json(value: Any, *, indent: int | None = None) -> str:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diamond_fast.config import RunConfig
-from diamond_fast.runs.durable import fsync_folder, strict_json, write_durably
+from diamond_fast.runs.durable import errors_of, fsync_folder, strict_json, write_durably
 from diamond_fast.settings import from_json, to_json
 
 
@@ -92,16 +92,16 @@ class RunFolder:
         Raises:
             ValueError: another process is at work here; its id is in the message.
         """
-        with open(self.lock_file, "a+") as file:
+        with open(self.lock_file, "a+b", buffering=0) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "unknown"
+                holder = file.read().decode(errors="replace").strip() or "unknown"
                 raise ValueError(f"{self.path}: in use by process {holder}; wait for it or stop it first") from None
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n")
-            file.flush()
+            with errors_of(self.lock_file):
+                file.truncate(0)
+                file.write(f"{os.getpid()}\n".encode())
             yield
 
     @property

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 
-from diamond_fast.runs.durable import strict_json, write_durably
+from diamond_fast.runs.durable import errors_of, strict_json, write_durably
 
 Logger = Literal["none", "tensorboard", "wandb"]
 
@@ -43,7 +43,7 @@ class Metrics:
         self._dashboard = open_dashboard(logger, path.parent, keep_epochs, dict(settings or {}))
         kept = [line for line in read_metrics(path) if line["epoch"] <= keep_epochs] if path.exists() else []
         write_durably(path, "".join(strict_json(line) + "\n" for line in kept).encode())
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open for as long as the run)
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (open for as long as the run)
         self._started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
 
     def log(self, values: Mapping[str, Any], *, epoch: int, env_steps: int) -> None:
@@ -55,8 +55,10 @@ class Metrics:
         """
         seconds = round(time.monotonic() - self._started, 3)
         line = {"epoch": epoch, "env_steps": env_steps, "seconds": seconds, **_flat(values)}
-        self._file.write(strict_json(line) + "\n")
-        self._file.flush()
+        left = (strict_json(line) + "\n").encode()
+        with errors_of(Path(self._file.name)):
+            while left:
+                left = left[self._file.write(left) :]
         if self._dashboard is not None:
             scalars = {key: value for key, value in line.items() if isinstance(value, int | float)}
             self._dashboard.log(epoch, scalars)
