@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
-from diamond_fast.engine.recompute import play, recompute
+from diamond_fast.engine.recompute import play, recompute, usual_capacity
 from diamond_fast.engine.rollout import EnvStep, RolloutState, rollout
 from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
 
@@ -43,7 +43,7 @@ def kept(env, policy, state):
 
 
 def anew(env, policy, state):
-    return recompute(policy, play(env, policy, state, STEPS)[0])
+    return recompute(policy, play(env, policy, state, STEPS, usual_capacity(env.num_envs, STEPS, STEPS))[0])
 
 
 @pytest.mark.parametrize("batch_size", [8, 32])

@@ -60,6 +60,8 @@ class TrainArgs:
     """Start from a published agent: a .pt file, or a game's name to fetch its agent from the Hub."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """Dashboard to feed besides metrics.jsonl."""
+    cuda_graphs: bool = True
+    """With CUDA: launch each update as one graph. Where that fails, training says so and goes on without."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Print the settings and what the run would cost, then stop."""
 
@@ -137,7 +139,7 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
         folder = RunFolder.open(args.resume)
     held.enter_context(folder.lock())
     stop.how_to_go_on = f"{PROGRAM} --resume {shlex.quote(str(folder.path))}"
-    trainer = Trainer(args.config, folder, device, agent=agent, logger=args.logger)
+    trainer = Trainer(args.config, folder, device, agent=agent, logger=args.logger, cuda_graphs=args.cuda_graphs)
     held.callback(trainer.close)
     print(f"{_title(args.config)} on {device}, seed {args.config.seed}: {folder.path}", flush=True)
     return trainer

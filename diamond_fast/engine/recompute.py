@@ -4,12 +4,14 @@ Playing has to go step by step, learning has not: the frames are known by then. 
 them, the burn-in frames included, one product gives the LSTM's input side, and only the small recurrent half runs in
 sequence. Loss and gradients are those of ``engine.rollout.rollout``.
 
-On a GPU nothing may depend on how many episodes ended. Values of final frames and memories after resets are computed
-for every row at every step and masked: in play that costs some passes of a small encoder without gradients. With
-gradients the same would multiply the batch by the number of burn-in frames, so their frames go to a fixed number of
-places instead. On a CPU the rows are simply indexed.
+This is for a GPU, where many small steps cost more than one large one costs twice, and where nothing may depend on how
+many episodes ended. Values of final frames and memories after resets are computed for every row at every step and
+masked, which costs some passes of a small encoder without gradients. With gradients the same would multiply the
+batch by the number of burn-in frames, so those go to a fixed number of places instead. A CPU gains nothing from
+larger batches and pays for the second forward pass: there the twin is faster.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -50,23 +52,23 @@ class Played(NamedTuple):
 
 @torch.no_grad()
 def play(
-    env: BatchedEnv, policy: ActorCritic, state: RolloutState, num_steps: int, capacity: int | None = None
+    env: BatchedEnv, policy: ActorCritic, state: RolloutState, num_steps: int, capacity: int
 ) -> tuple[Played, RolloutState]:
     """Plays ``num_steps`` steps with actions drawn from the policy, the same as its twin draws.
 
-    What the environment returns is copied, so it may use the same memory at every step.
+    No shape depends on what happens: nothing waits for a GPU, and a graph can hold it all. What the environment
+    returns is copied, so it may use the same memory at every step.
 
     Args:
-        capacity: burn-ins kept for ``recompute``, at most. It makes all shapes independent of what happens: nothing
-            waits for a GPU, and a graph can hold it all. None: as many as there are, for a CPU.
+        capacity: burn-ins kept for ``recompute``, at most.
     """
     n, obs, memory = env.num_envs, state.obs, Memory(state.hx, state.cx)
     frames = _empty_frames(obs, n, num_steps)
     act = torch.empty(n, num_steps, dtype=torch.int64, device=obs.device)
     end, trunc = torch.empty_like(act, dtype=torch.bool), torch.empty_like(act, dtype=torch.bool)
-    rew, val, val_final = (state.hx.new_zeros(n, num_steps) for _ in range(3))
+    rew, val, val_final = (state.hx.new_empty(n, num_steps) for _ in range(3))
     hx_next, cx_next = (state.hx.new_empty(n, num_steps, policy.lstm_dim) for _ in range(2))
-    burnins = _Burnins(n, num_steps, n * num_steps if capacity is None else capacity, obs)
+    burnins = _Burnins(n, num_steps, capacity, obs)
 
     for t in range(num_steps):
         frames[:, t] = obs
@@ -75,18 +77,13 @@ def play(
         act[:, t] = sample_categorical(logits)
         step = env.step(act[:, t])
         dead = step.end | step.trunc
-        rows = dead.nonzero().flatten() if capacity is None else torch.arange(n, device=obs.device)
-        if len(rows):
-            final = Memory(*(x[rows] for x in memory))
-            val_final[rows, t] = policy.predict_act_value(step.final_obs[rows], final)[1]
-            fresh = Memory(*(torch.zeros_like(x) for x in final))
-            if step.burnin_obs is not None:
-                burnin_obs = step.burnin_obs[rows]
-                gates = _input_gates(policy, burnin_obs.flatten(0, 1)).view(*burnin_obs.shape[:2], -1)
-                fresh, _ = _unroll(policy, gates, fresh)
-                burnins.add(t, dead, step.burnin_obs)
-            kept = Memory(*(x.index_copy(0, rows, y) for x, y in zip(memory, fresh, strict=True)))
-            memory = _where(dead, kept, memory)
+        _, val_final[:, t], _ = policy.predict_act_value(step.final_obs, memory)
+        fresh = Memory(*(torch.zeros_like(x) for x in memory))
+        if step.burnin_obs is not None:
+            gates = _input_gates(policy, step.burnin_obs.flatten(0, 1)).view(n, step.burnin_obs.size(1), -1)
+            fresh, _ = _unroll(policy, gates, fresh)
+            burnins.add(t, dead, step.burnin_obs)
+        memory = _where(dead, fresh, memory)
         obs = step.obs
         rew[:, t], end[:, t], trunc[:, t] = step.rew, step.end, step.trunc
         hx_next[:, t], cx_next[:, t] = memory
@@ -95,9 +92,16 @@ def play(
     val_next = torch.cat((val[:, 1:], val_next[:, None]), dim=1)
     val_bootstrap = torch.where(end | trunc, val_final, val_next)
     memories = state.hx, state.cx, hx_next, cx_next
-    kept = burnins.collected(int(burnins.count) if capacity is None else capacity)
-    played = Played(frames, act, rew, end, trunc, val_bootstrap, *memories, *kept)
+    played = Played(frames, act, rew, end, trunc, val_bootstrap, *memories, *burnins.collected())
     return played, RolloutState(obs, *memory)
+
+
+def usual_capacity(num_envs: int, num_steps: int, horizon: int) -> int:
+    """Places for as many burn-ins as truncations can bring, and once more as many for episodes that end.
+
+    A model that ends episodes more often than that loses some gradient through burn-ins, and the figures say so.
+    """
+    return num_envs * (math.ceil(num_steps / horizon) + 1)
 
 
 def recompute(policy: ActorCritic, played: Played) -> Rollout:
@@ -181,9 +185,9 @@ class _Burnins:
         self.cells.index_copy_(0, place, self.first_cell + t)
         self.count += dead.sum()
 
-    def collected(self, used: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``Played`` keeps of them, of the first ``used`` places."""
-        return self.obs[:used], self.cells[:used], self.count
+    def collected(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``Played`` keeps of them."""
+        return self.obs[:-1], self.cells[:-1], self.count
 
 
 def _empty_frames(like: Tensor, *sizes: int) -> Tensor:

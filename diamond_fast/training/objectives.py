@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
 from diamond_fast.engine.recompute import Played, play, recompute
-from diamond_fast.engine.rollout import BatchedEnv, RolloutState, initial_state
+from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
 from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
 from diamond_fast.models.denoiser import Denoiser
 from diamond_fast.models.reward_end import RewardEndModel
@@ -78,7 +78,8 @@ class ActorCriticObjective:
     The first one starts from fresh episodes and an empty memory.
 
     Args:
-        burnin_capacity: burn-ins a rollout keeps gradients for, at most; None: all, which a GPU has to be waited for.
+        burnin_capacity: play first and compute the policy anew, with gradients through at most so many burn-ins; for
+            a GPU (engine/recompute.py). None: keep the gradients while playing; for a CPU.
     """
 
     def __init__(
@@ -99,11 +100,21 @@ class ActorCriticObjective:
     def draw(self) -> Inputs:
         if self.state is None:
             self.state = initial_state(self.env, self.policy)
-        played, self.state = play(self.env, self.policy, self.state, self.cfg.backup_every, self.burnin_capacity)
+        policy, steps = self.policy, self.cfg.backup_every
+        if self.burnin_capacity is None:
+            played, self.state = rollout(self.env, policy, self.state, steps)
+        else:
+            played, self.state = play(self.env, policy, self.state, steps, self.burnin_capacity)
         return played
 
     def loss(self, *played: Tensor) -> tuple[Tensor, Figures]:
-        r = recompute(self.policy, Played(*played))
+        figures = {}
+        if self.burnin_capacity is None:
+            r = Rollout(*played)
+        else:
+            p = Played(*played)
+            r = recompute(self.policy, p)
+            figures["burnins_without_gradient"] = (p.num_burnins - self.burnin_capacity).clamp(min=0).float()
         loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, self.cfg)
         return loss.total, {
             "loss": loss.total.detach(),
@@ -113,6 +124,7 @@ class ActorCriticObjective:
             "policy_entropy_bits": loss.policy_entropy_bits,
             "reward_per_step": r.rew.mean(),
             "ends_per_step": r.end.float().mean(),
+            **figures,
         }
 
     def state_dict(self) -> dict[str, Any]:

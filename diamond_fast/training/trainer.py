@@ -12,8 +12,6 @@ import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig, UpdateConfig
-from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
-from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.models.agent import Agent
@@ -31,8 +29,8 @@ from diamond_fast.settings import to_json
 from diamond_fast.training.collect import Collector
 from diamond_fast.training.evaluate import MAX_STEPS_PER_GAME, Evaluation, evaluate
 from diamond_fast.training.held_out import held_out_figures, imagine_held_out
-from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
-from diamond_fast.training.precision import autocast, set_matmul_precision
+from diamond_fast.training.make_updates import make_updates
+from diamond_fast.training.precision import set_matmul_precision
 from diamond_fast.training.update import Update
 
 INITIAL_CHUNK = 500  # steps collected between chances to stop
@@ -47,6 +45,7 @@ class Trainer:
         device: where the networks run.
         agent: networks to start from; new ones where None.
         logger: dashboard besides ``metrics.jsonl``.
+        cuda_graphs: on a GPU, captures each update as one graph.
 
     A folder that holds a checkpoint is continued from it, exactly: weights, optimisers, replay, environments and
     random numbers.
@@ -62,6 +61,7 @@ class Trainer:
         device: torch.device,
         agent: Agent | None = None,
         logger: Logger = "none",
+        cuda_graphs: bool = True,
     ):
         self.cfg, self.folder, self.device = cfg, folder, device
         set_matmul_precision(cfg.precision)
@@ -82,7 +82,8 @@ class Trainer:
         self.frame_shape = (cfg.frame_size, cfg.frame_size, cfg.denoiser.inner_model.img_channels)
         saved, self.replay = self._load()
         self.collector = Collector(self.train_env, self._seed("collect"))
-        self.updates = self._make_updates()
+        real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free")) if cfg.model_free else None
+        self.updates = make_updates(cfg, self.agent, self.replay, device, self._seed("segments"), real_env, cuda_graphs)
 
         self.epoch = 0
         """Epochs finished."""
@@ -231,41 +232,6 @@ class Trainer:
         return figures
 
     # --- train ---
-
-    def _make_updates(self) -> dict[str, Update]:
-        """The updates in the order they are done in each epoch."""
-        cfg, agent = self.cfg, self.agent
-        make_update = partial(
-            Update, autocast=partial(autocast, self.device, cfg.precision), on_nonfinite=cfg.on_nonfinite
-        )
-
-        def segments(stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False):
-            # In a recording the order of episodes says nothing about age: drawn by length, as published.
-            weights = cfg.collection.sample_weights if cfg.static_dataset is None else None
-            seed = self._seed("segments")
-            return self.replay.segments(update.batch_size, seq_length, weights, beyond_end, seed, stream)
-
-        rl_env: BatchedEnv
-        updates = {}
-        if cfg.model_free:
-            rl_env = OnDeviceEnv(self.train_env, self.device, self._seed("model_free"))
-        else:
-            denoiser = DenoiserObjective(
-                agent.denoiser, segments(0, cfg.denoiser_update, cfg.denoiser_seq_length), cfg.sigma_distribution
-            )
-            reward_end = RewardEndObjective(
-                agent.rew_end_model, segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True)
-            )
-            updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
-            updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
-            contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
-            starts = InitialStates(contexts, agent.rew_end_model, cfg.world_model.num_batches_to_preload)
-            rl_env = ImaginedEnv(
-                agent.denoiser, agent.rew_end_model, cfg.world_model, starts, cfg.actor_critic_update.batch_size
-            )
-        objective = ActorCriticObjective(agent.actor_critic, rl_env, cfg.actor_critic_loss)
-        updates["actor_critic"] = make_update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update)
-        return updates
 
     def _num_updates(self, cfg: UpdateConfig, epoch: int) -> int:
         if epoch <= cfg.start_after_epochs:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Protocol
 from torch import Tensor, nn
 
 from diamond_fast.config import UpdateConfig
+from diamond_fast.training.capture import Captured, CudaGraphs
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.optim import load_optimizer, make_optimizer, set_learning_rate, warmed_up
 
@@ -45,6 +46,7 @@ class Update:
         cfg: how the model is optimised.
         autocast: makes the context losses are computed in.
         on_nonfinite: "skip" leaves out an update that is not finite and goes on; "stop" raises.
+        graphs: captures losses, gradients and the optimiser's step; None: they are launched one by one.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Update:
         cfg: UpdateConfig,
         autocast: Callable[[], AbstractContextManager],
         on_nonfinite: Literal["stop", "skip"] = "stop",
+        graphs: CudaGraphs | None = None,
     ):
         self.name = name
         self.objective = objective
@@ -65,6 +68,7 @@ class Update:
         self.optimizer = make_optimizer(model, cfg.lr, cfg.weight_decay, cfg.eps)
         self.guard = FiniteGuard(name, self.parameters[0].device)
         self.num_updates = 0
+        self._apply = self.apply if graphs is None else Captured(name, self.apply, graphs)
         self._begin()
 
     def _begin(self) -> None:
@@ -131,7 +135,7 @@ class Update:
         self.num_updates += 1
         return figures
 
-    def _apply(self, batches: Sequence[Inputs]) -> Figures:
+    def apply(self, batches: Sequence[Inputs]) -> Figures:
         """Losses, gradients and the optimiser's step. On a GPU nothing here waits for the device."""
         self.optimizer.zero_grad()
         total = 0.0

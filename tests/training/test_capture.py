@@ -1,0 +1,225 @@
+"""Captured updates, proven without a GPU: every update is traced into a graph of operations, and the graph replayed.
+
+A trace knows what a CUDA graph would know: addresses, and the kernels that run on them. So a Python decision that
+depends on data, a wait for the device, or state that moved to another address shows as a failure or a wrong weight.
+"""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from diamond_fast.config import (
+    ActorCriticConfig,
+    ActorCriticLossConfig,
+    DenoiserConfig,
+    InnerModelConfig,
+    RewardEndConfig,
+    SigmaDistributionConfig,
+    UpdateConfig,
+)
+from diamond_fast.engine.rollout import EnvStep
+from diamond_fast.models.actor_critic import ActorCritic
+from diamond_fast.models.denoiser import Denoiser
+from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.training.finite import FiniteGuard, NonFiniteError
+from diamond_fast.training.capture import WARM_UP_CALLS, Captured, CudaGraphs
+from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
+from diamond_fast.training.update import Update
+
+N, CONTEXT, SIZE, ACTIONS = 3, 4, 8, 3
+
+
+def segments(length):
+    act = torch.randint(ACTIONS, (N, length))
+    obs = torch.rand(N, length, 3, SIZE, SIZE) * 2 - 1
+    return obs, act, torch.randn(N, length), torch.rand(N, length) < 0.2, torch.rand(N, length) < 0.9
+
+
+class Denoising(DenoiserObjective):
+    def draw(self):
+        obs, act, _, _, mask = segments(CONTEXT + 2)
+        return obs, act, mask
+
+
+class Classifying(RewardEndObjective):
+    def draw(self):
+        return segments(6)
+
+
+class Env:
+    """Ends at random; three frames to burn in on."""
+
+    num_envs = N
+
+    def __init__(self, device="cpu"):
+        self.device = device
+
+    def reset(self):
+        return torch.rand(N, 3, SIZE, SIZE, device=self.device)
+
+    def step(self, act):
+        frames = torch.rand(N, 5, 3, SIZE, SIZE, device=self.device)
+        end, trunc = torch.rand(2, N, device=self.device) < 0.3
+        return EnvStep(frames[:, 3], torch.randn(N, device=self.device), end, trunc, frames[:, 4], frames[:, :3])
+
+
+def make_objective(name, device="cpu"):
+    """(model, objective) of one of the three, small."""
+    torch.manual_seed(0)
+    small = {"depths": (1,), "channels": (8,), "attn_depths": (0,)}
+    if name == "denoiser":
+        model = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=16, **small)), ACTIONS).to(device)
+        torch.nn.init.normal_(model.inner_model.conv_out.weight, std=0.1)
+        return model, Denoising(model, None, SigmaDistributionConfig())
+    if name == "reward_end":
+        model = RewardEndModel(RewardEndConfig(lstm_dim=6, cond_channels=8, **small), ACTIONS, SIZE).to(device)
+        return model, Classifying(model, None)
+    model = ActorCritic(ActorCriticConfig(lstm_dim=6, channels=(8,), down=(1,)), ACTIONS, SIZE).to(device)
+    env = Env(device)
+    return model, ActorCriticObjective(model, env, ActorCriticLossConfig(backup_every=5), burnin_capacity=2 * N)
+
+
+NAMES = ["denoiser", "reward_end", "actor_critic"]
+
+
+class TracedGraphs:
+    """A CUDA graph's manners on a CPU: capturing changes nothing, a replay does the same on what is there by then."""
+
+    def __init__(self, state):
+        self.state = state  # tensors that the function changes
+        self.captures = 0
+
+    def warm_up(self, function, batches):
+        return function(batches)
+
+    def capture(self, function, batches):
+        self.captures += 1
+        for tensors in batches:
+            for x in tensors:
+                x.zero_()
+        tensors, random_state = self.state(), torch.get_rng_state()
+        before = [x.detach().clone() for x in tensors]
+        result = {}
+
+        def traced_function(batches):
+            result.update(function(batches))
+            return dict(result)
+
+        graph = make_fx(traced_function)(batches)
+        with torch.no_grad():
+            for x, old in zip(tensors, before, strict=True):
+                x.copy_(old)
+        torch.set_rng_state(random_state)
+        static = {name: x.detach().clone() for name, x in result.items()}
+
+        def replay():
+            with torch.no_grad():
+                for name, x in graph(batches).items():
+                    static[name].copy_(x)
+
+        return replay, static
+
+
+def make_update(name, traced, grad_acc_steps=1):
+    # The learning rate is constant behind the first update: a number on a CPU, which a trace would keep.
+    model, objective = make_objective(name)
+    cfg = UpdateConfig(lr=1e-2, lr_warmup_steps=1, max_grad_norm=0.5, grad_acc_steps=grad_acc_steps)
+    graphs = TracedGraphs(lambda: state_of(update)) if traced else None
+    update = Update(name, model, objective, cfg, nullcontext, graphs=graphs)
+    update.guard.waits = False
+    return update, graphs
+
+
+def state_of(update):
+    guard = update.guard
+    moments = [x for s in update.optimizer.state.values() for x in s.values()]
+    return [*update.parameters, *moments, guard._found, guard._watched, guard._culprit]
+
+
+@pytest.mark.parametrize(("name", "grad_acc_steps"), [("denoiser", 1), ("reward_end", 1), ("actor_critic", 2)])
+@torch.backends.mkldnn.flags(enabled=False)  # its LSTM has operations that cannot be traced
+def test_a_replayed_update_equals_an_ordinary_one(name, grad_acc_steps):
+    """Over warm-up, capture and three replays, each with a batch and random numbers of its own; then one that fails."""
+    figures, updates = [], []
+    for traced in (False, True):
+        update, graphs = make_update(name, traced, grad_acc_steps)
+        torch.manual_seed(1)
+        figures.append([{k: v.clone() for k, v in update.step().items()} for _ in range(WARM_UP_CALLS + 3)])
+        updates.append(update)
+    assert graphs.captures == 1
+    for plain, replayed in zip(*figures, strict=True):
+        for key, value in plain.items():
+            torch.testing.assert_close(replayed[key], value, rtol=1e-5, atol=1e-6)
+    for a, b in zip(*map(state_of, updates), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+    before = [p.detach().clone() for p in update.parameters]
+    obs, *rest = update.objective.draw()
+    update.objective.draw = lambda: (obs * float("nan"), *rest)
+    update.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, update.parameters, strict=True))
+    with pytest.raises(NonFiniteError, match=f"{name}: update {WARM_UP_CALLS + 4} has loss nan"):
+        update.guard.check()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_waits_for_a_gpu(name):
+    """Loss, gradients, clipping and the finite check on a device that knows shapes, but no number to wait for."""
+    model, objective = make_objective(name, "meta")
+    with torch.device("meta"):
+        batch = objective.draw()
+    cfg = UpdateConfig()
+    loss, figures = objective.loss(*batch)
+    loss.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.max_grad_norm)
+    flag = FiniteGuard(name, torch.device("meta")).watch(loss.detach(), norm)
+    assert {x.device.type for x in (*batch, *figures.values(), norm, flag)} == {"meta"}
+    assert all(p.grad is not None for p in model.parameters())
+
+
+class Failing:
+    """A GPU on which captures fail."""
+
+    def warm_up(self, function, batches):
+        return function(batches)
+
+    def capture(self, function, batches):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more lines")
+
+
+def test_where_the_capture_fails_the_updates_go_on(capsys):
+    seen = []
+    captured = Captured("denoiser", lambda batches: seen.append(batches[0][0].item()) or {}, Failing())
+    for i in range(6):
+        captured([(torch.tensor(i),)])
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert capsys.readouterr().out == (
+        "denoiser: not captured as a CUDA graph (operation not permitted when stream is capturing); "
+        "going on without one\n"
+    )
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", NAMES)
+def test_a_captured_update_equals_an_ordinary_one(name):
+    """The same on a GPU, with CUDA graphs, another learning rate at each update, and no wait in between."""
+    weights = []
+    for graphs in (None, CudaGraphs(torch.device("cuda"))):
+        model, objective = make_objective(name, "cuda")
+        with torch.device("cuda"):
+            update = Update(name, model, objective, UpdateConfig(lr_warmup_steps=20), nullcontext, graphs=graphs)
+            torch.manual_seed(1)
+            for _ in range(WARM_UP_CALLS + 1):
+                update.step()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                for _ in range(4):
+                    update.step()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+        assert graphs is None or update._apply._replay is not None
+        weights.append([p.detach().clone() for p in update.parameters])
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
