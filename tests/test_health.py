@@ -1,0 +1,215 @@
+"""Findings about installations that are put together here: what is missing, broken, slow or short is named."""
+
+import importlib.metadata
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from diamond_fast import health
+from diamond_fast.engine import cpu_program
+
+
+def by_name(findings):
+    return {finding.name: finding for finding in findings}
+
+
+# --- installed ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """What is installed, by name; the project asks for what is listed here."""
+    versions = {"diamond_fast": "0.1.0", "numpy": "2.1", "torch": "2.9.1", "wandb": "0.20"}
+    requires = [
+        "numpy>=2.0",
+        "torch<2.14,>=2.11",
+        "zstandard>=0.23",
+        'never; platform_system == "Nowhere"',
+        'wandb; extra == "wandb"',
+        'torchmetrics[image]>=1.6; extra == "perceptual"',
+        'numpy; extra == "perceptual"',
+        'pytest; extra == "dev"',
+    ]
+
+    def version(name):
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    extras = SimpleNamespace(get_all=lambda key: ["wandb", "perceptual", "dev"])
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "requires", lambda name: requires if version(name) else None)
+    monkeypatch.setattr(importlib.metadata, "metadata", lambda name: extras)
+    return versions
+
+
+def test_versions_are_held_against_what_the_project_asks_for(packages):
+    found = by_name(health.installed())
+    assert list(found) == ["numpy", "torch", "zstandard", "wandb", "perceptual"]
+    assert (found["numpy"].state, found["numpy"].detail) == ("ok", "2.1")
+    assert (found["torch"].state, found["torch"].fatal) == ("broken", True)
+    assert found["torch"].detail == "2.9.1 is installed, needs <2.14,>=2.11"
+    assert found["torch"].remedy == "pip install 'torch<2.14,>=2.11'"
+    assert (found["zstandard"].state, found["zstandard"].fatal) == ("missing", True)
+    assert (found["wandb"].state, found["wandb"].detail) == ("on", "wandb 0.20")
+    perceptual = found["perceptual"]
+    assert (perceptual.state, perceptual.fatal) == ("off", False)
+    assert perceptual.detail == "optional; without torchmetrics"
+    assert perceptual.remedy == "pip install 'diamond_fast[perceptual]'"
+
+
+def test_a_project_that_is_not_installed(packages):
+    del packages["diamond_fast"]
+    [finding] = health.installed()
+    assert (finding.state, finding.fatal) == ("missing", True)
+    assert "(not installed)" in health.platform_line()
+
+
+def test_this_installation_is_whole():
+    assert [f for f in health.installed() if f.fatal] == []
+    assert list(health.imports()) == []
+    assert health.game().state == "ok"
+
+
+def test_what_does_not_import_is_broken(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diamond_fast._replay", None)
+    monkeypatch.setattr(health, "NEEDED_TO_IMPORT", ("json", "diamond_fast._replay", "no_such_package"))
+    compiled, absent = health.imports()
+    assert (compiled.name, compiled.state, compiled.fatal) == ("diamond_fast._replay", "broken", True)
+    assert compiled.remedy == "in the project's folder, with a C++17 compiler: pip install -e ."
+    assert (absent.detail, absent.remedy) == (
+        "No module named 'no_such_package'",
+        "pip install --force-reinstall no_such_package",
+    )
+
+
+def test_a_game_that_does_not_start(monkeypatch):
+    def broken(*args, **kwargs):
+        raise RuntimeError("the emulator\nis gone")
+
+    monkeypatch.setattr("diamond_fast.envs.real.make_real_env", broken)
+    assert (health.game().state, health.game().detail, health.game().fatal) == ("broken", "the emulator is gone", True)
+
+
+# --- fast paths -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "state", "remedy"),
+    [
+        (None, "on", None),
+        ("the processor lacks amx_tile", "off", None),
+        ("the compiled part diamond_fast._cpu is not built", "off", "pip install -e ."),
+    ],
+)
+def test_the_cpu_engine(monkeypatch, reason, state, remedy):
+    monkeypatch.setattr(cpu_program, "why_unavailable", lambda: reason)
+    found = by_name(health.fast_paths())["CPU engine"]
+    assert found.state == state
+    assert reason is None or found.detail == reason
+    assert (remedy in found.remedy) if remedy else (found.remedy is None)
+
+
+def test_a_cpu_engine_that_is_not_there_at_all(monkeypatch):
+    monkeypatch.setitem(sys.modules, "diamond_fast.engine.cpu_program", None)
+    found = by_name(health.fast_paths())["CPU engine"]
+    assert (found.state, found.detail) == ("off", "not built")
+
+
+def test_what_needs_cuda_says_why_it_is_off(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for cuda, why in ((None, f"torch {torch.__version__} is built without CUDA"), ("13.0", "torch sees no GPU")):
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        found = by_name(health.fast_paths())
+        for name in ("CUDA graphs", "Triton kernels"):
+            assert (found[name].state, found[name].detail) == ("off", why)
+    assert found["compiled replay"].state == "on"
+
+
+def test_with_cuda_graphs_are_on_and_kernels_where_triton_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for version, state, remedy in (("3.9.0", "on", None), (None, "off", "pip install triton")):
+        monkeypatch.setattr(health, "_version", lambda name, version=version: version)
+        found = by_name(health.fast_paths())
+        assert found["CUDA graphs"].state == "on"
+        assert (found["Triton kernels"].state, found["Triton kernels"].remedy) == (state, remedy)
+
+
+# --- GPUs -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    """A driver that knows two GPUs, the second an old one."""
+    module = ModuleType("pynvml")
+    module.NVMLError = type("NVMLError", (Exception,), {})
+    gpus = [("NVIDIA H100", 80, 3, (9, 0)), (b"Tesla V100", 16, 16, (7, 0))]
+    module.shut = 0
+
+    def shutdown():
+        module.shut += 1
+
+    module.nvmlInit = lambda: None
+    module.nvmlShutdown = shutdown
+    module.nvmlSystemGetDriverVersion = lambda: "580.1"
+    module.nvmlDeviceGetCount = lambda: len(gpus)
+    module.nvmlDeviceGetHandleByIndex = gpus.__getitem__
+    module.nvmlDeviceGetName = lambda gpu: gpu[0]
+    module.nvmlDeviceGetMemoryInfo = lambda gpu: SimpleNamespace(total=gpu[1] << 30, free=gpu[2] << 30)
+    module.nvmlDeviceGetCudaComputeCapability = lambda gpu: gpu[3]
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    return module
+
+
+def test_gpus_as_the_driver_reports_them(nvml, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    first, second = health.gpus()
+    assert first.detail == "NVIDIA H100, compute capability 9.0, driver 580.1, 3.0 GiB of 80.0 GiB free"
+    assert first.remedy is None
+    assert second.detail.startswith("Tesla V100, compute capability 7.0")
+    assert "--precision tf32" in second.remedy
+    assert nvml.shut == 1
+
+
+@pytest.mark.parametrize(
+    ("cuda", "remedy"), [(None, "install torch with CUDA: "), ("13.0", "update NVIDIA's driver 580")]
+)
+def test_a_gpu_that_torch_cannot_use(nvml, monkeypatch, cuda, remedy):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    found = by_name(health.gpus())
+    assert found["torch on the GPU"].remedy.startswith(remedy)
+    assert not found["torch on the GPU"].fatal
+
+
+def test_no_driver_and_a_driver_that_fails(nvml):
+    def fail(*_):
+        raise nvml.NVMLError("Driver Not Loaded")
+
+    nvml.nvmlDeviceGetCount = fail
+    [finding] = health.gpus()
+    assert (finding.state, finding.detail) == ("broken", "Driver Not Loaded")
+    assert nvml.shut == 1
+    nvml.nvmlInit = fail
+    [finding] = health.gpus()
+    assert (finding.state, finding.remedy) == ("off", None)
+    assert finding.detail == "none that NVIDIA's driver knows (Driver Not Loaded)"
+
+
+def test_room_on_the_device_and_in_main_memory(monkeypatch, tmp_path):
+    gib = 2**30
+    (tmp_path / "meminfo").write_text("MemFree:  1 kB\nMemAvailable:    8388608 kB\n")
+    monkeypatch.setattr(health, "MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * gib, 80 * gib))
+    device, main = health.memory(torch.device("cuda:0"), 6 * gib, gib)
+    assert (device.name, device.state, device.detail) == (
+        "memory of cuda:0",
+        "short",
+        "needs about 6.0 GiB, 5.0 GiB free",
+    )
+    assert "batch-size" in device.remedy
+    assert (main.state, main.detail) == ("ok", "needs about 1.0 GiB, 8.0 GiB free")
+    [main] = health.memory(torch.device("cpu"), 6 * gib, 3 * gib)
+    assert (main.state, main.detail) == ("short", "needs about 9.0 GiB, 8.0 GiB free")
