@@ -193,6 +193,7 @@ def measure(setup: Setup) -> "tuple[dict[str, Any], Compounding | None]":
     """Everything that goes into evaluation.json, and the frames behind it."""
     import torch
 
+    from diamond_fast.runs.metrics import plain
     from diamond_fast.runs.progress import Progress
 
     args, config = setup.args, setup.trained.config
@@ -215,7 +216,7 @@ def measure(setup: Setup) -> "tuple[dict[str, Any], Compounding | None]":
         if held_out is not None:
             results["world_model"], compounding = _judge(setup, held_out, progress)
             progress.epoch_done("world model compared with real episodes")
-    return results, compounding
+    return plain(results), compounding
 
 
 def _play(setup: Setup, progress: "Progress") -> "tuple[Evaluation, Replay | None]":

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from diamond_fast.runs.durable import strict_json, write_durably
-from diamond_fast.runs.metrics import plain
 from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
 from diamond_fast.runs.plots import YARDSTICK, Band, save_error_curves
 from diamond_fast.training.compounding import Compounding
@@ -15,13 +16,14 @@ NUM_PICTURED = 3
 def write(folder: Path, results: dict[str, Any], compounding: Compounding | None) -> list[Path]:
     """evaluation.json, and pictures of what was imagined; returns the files."""
     files = [folder / "evaluation.json"]
-    write_durably(files[0], (strict_json(plain(results), indent=2) + "\n").encode())
+    write_durably(files[0], (strict_json(results, indent=2) + "\n").encode())
     if compounding is None:
         return files
     curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {YARDSTICK: compounding.unchanged}
     bands = {label: Band(curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
     strips = next(iter(compounding.strips.values()))
-    segments = list(zip(strips.real, strips.imagined, strict=True))[:NUM_PICTURED]
+    shown = np.linspace(0, len(strips.real) - 1, min(NUM_PICTURED, len(strips.real))).astype(int)
+    segments = [(strips.real[s], strips.imagined[s]) for s in shown]
     title = f"{results['game']}: {results['agent']}"
     return [
         *files,
@@ -32,18 +34,20 @@ def write(folder: Path, results: dict[str, Any], compounding: Compounding | None
 
 
 def summary(results: dict[str, Any]) -> str:
-    """The results in a few lines."""
+    """The results in a few lines. None stands for what is not defined, as in the JSON."""
     lines = [f"{results['game']}: {results['agent']}"]
     if returns := results.get("returns"):
-        interval = f" +- {returns['ci95']:.2f} (95 % interval)" if len(returns["returns"]) > 1 else ""
-        lines.append(f"return: {returns['mean']:.2f}{interval}, {len(returns['returns'])} games")
+        interval = "" if returns["ci95"] is None else " (95 % interval)"
+        games = f"{len(returns['returns'])} game{'s' if len(returns['returns']) > 1 else ''}"
+        lines.append(f"return: {_between(returns['mean'], returns['ci95'])}{interval}, {games}")
     if not (model := results.get("world_model")):
         return "\n".join(lines)
     held_out, quality = model["held_out"], model["reward_end"]
     lines.append(f"held-out: {held_out['steps']} steps in {held_out['episodes']} episodes ({held_out['source']})")
     for kind, classes in (("reward", ("-1", "+1")), ("end", ("ends",))):
         for name in classes:
-            precision, recall = (_percent(quality[kind][f"{what}/{name}"]) for what in ("precision", "recall"))
+            precision = _percent(quality[kind][f"precision/{name}"], "undefined (never predicted)")
+            recall = _percent(quality[kind][f"recall/{name}"], "undefined (never occurred)")
             lines.append(f"{kind} {name}: precision {precision}, recall {recall}")
     if (errors := model["pixel_error"]) is None:
         lines.append("pixel error: no held-out episode is as long as context and --horizon together")
@@ -53,7 +57,7 @@ def summary(results: dict[str, Any]) -> str:
     lines.append("pixel error after " + ", ".join(map(str, times)) + " imagined steps, in grey levels of 255:")
     rows = {_steps(int(n)): curve for n, curve in errors["by_denoising_steps"].items()}
     for label, curve in (rows | {"the last real frame repeated": errors["unchanged"]}).items():
-        shown = (f"{curve['mean_absolute'][t - 1]:.2f} +- {curve['mean_absolute_ci95'][t - 1]:.2f}" for t in times)
+        shown = (_between(curve["mean_absolute"][t - 1], curve["mean_absolute_ci95"][t - 1]) for t in times)
         lines.append(f"  {label}: {', '.join(shown)}")
     for n, distances in model["perceptual"].items():
         if distances["lpips"] is not None:
@@ -69,9 +73,13 @@ def summary(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _between(mean: float, ci95: float | None) -> str:
+    return f"{mean:.2f}" if ci95 is None else f"{mean:.2f} +- {ci95:.2f}"
+
+
 def _steps(n: int) -> str:
     return f"{n} denoising step{'s' if n > 1 else ''}"
 
 
-def _percent(share: float | None) -> str:
-    return "undefined" if share is None else f"{100 * share:.1f} %"
+def _percent(share: float | None, undefined: str) -> str:
+    return undefined if share is None else f"{100 * share:.1f} %"
