@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from diamond_fast.cli import parse, user_errors
 from diamond_fast.config import CountInt, PositiveInt, Seed
+from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
@@ -80,17 +81,17 @@ class EvaluateArgs:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(EvaluateArgs, argv, prog=PROGRAM)
-    with user_errors():
-        check_limits(args)
-        setup = set_up(args)
-    results, compounding = measure(setup)
+    with stop_signals():
+        with user_errors():
+            check_limits(args)
+            setup = set_up(args)
+        results, compounding = measure(setup)
 
-    from diamond_fast.runs.evaluation import summary, write
+        from diamond_fast.runs.evaluation import summary, write
 
-    files = write(setup.out, results, compounding)
-    print(summary(results))
-    for file in files:
-        print(f"Written: {file}")
+        print(summary(results), flush=True)  # before anything is written: a full disk should not cost the figures
+        for file in write(setup.out, results, compounding):
+            print(f"Written: {file}")
 
 
 @dataclass(frozen=True)

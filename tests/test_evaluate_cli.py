@@ -1,6 +1,7 @@
 """``python -m diamond_fast.evaluate``: what it writes are the figures of the functions behind it."""
 
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -137,6 +138,15 @@ def test_a_model_free_run_has_returns_only(capsys, tmp_path):
     run_main("--run run --episodes 2 --out x")
     assert "world_model" not in json.loads((tmp_path / "x" / "evaluation.json").read_text())
     assert "--held-out: has no use" in refusal(capsys, "--run run --held-out x")
+
+
+def test_ctrl_c_is_no_traceback(capsys, monkeypatch, tmp_path):
+    make_run(tmp_path / "run")
+    monkeypatch.setattr(evaluate, "measure", lambda setup: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(SystemExit) as stop:
+        run_main("--run run --episodes 1")
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"
 
 
 @pytest.mark.parametrize(
