@@ -26,16 +26,30 @@ class _NothingOnTheHost(TorchDispatchMode):
 
 
 class _BasicIndexing(TorchFunctionMode):
-    """x[...] with numbers, slices and None in other operations: Python's own asks for a driver the CPU build lacks."""
+    """x[...] with numbers, slices and None, and copies: torch's own ask for a driver that the CPU build lacks."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is Tensor.__getitem__:
             return _index(*args)
         if func is Tensor.__setitem__:
             x, index, value = args
-            _index(x, index).copy_(torch.as_tensor(value, dtype=x.dtype) if not isinstance(value, Tensor) else value)
+            _copy(_index(x, index), value)
             return None
+        if func is Tensor.copy_:
+            return _copy(*args)
+        if func is Tensor.contiguous:
+            memory_format = (kwargs or {}).get("memory_format", torch.contiguous_format)
+            x = args[0]
+            same = x.is_contiguous(memory_format=memory_format)
+            return x if same else torch.empty_like(x, memory_format=memory_format)
         return func(*args, **(kwargs or {}))
+
+
+def _copy(to: Tensor, value: Tensor | float) -> Tensor:
+    if isinstance(value, Tensor):
+        assert value.device == to.device
+        assert torch.broadcast_shapes(value.shape, to.shape) == to.shape
+    return to
 
 
 def _index(x: Tensor, index) -> Tensor:

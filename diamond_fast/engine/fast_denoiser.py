@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from diamond_fast.config import InnerModelConfig, SamplerConfig
-from diamond_fast.engine import cpu_program
 from diamond_fast.engine.denoiser_networks import AmxUNet, DenoiserNetwork, FusedUNet, WrappedNetwork
 from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.graphs import Recorded
+from diamond_fast.engine.paths import fast_dtype, runs_on_amx
 from diamond_fast.models.unet import InnerModel
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -230,13 +230,7 @@ class FastDenoiser(nn.Module):
                 raise ValueError(f"act: expected actions from 0 to {num_actions - 1}, got {act.min()} to {act.max()}")
 
     def _resolved_dtype(self) -> torch.dtype:
-        if self.dtype is not None:
-            return self.dtype
-        if self.device.type == "cuda":
-            fast = torch.cuda.get_device_capability(self.device) >= (8, 0)
-        else:
-            fast = self.device.type == "cpu" and cpu_program.why_unavailable() is None
-        return torch.bfloat16 if fast else torch.float32
+        return self.dtype or fast_dtype(self.device)
 
     def _ready(self, device: torch.device) -> "_Fast":
         if self._fast is None or self._fast.device != device:
@@ -248,7 +242,7 @@ class FastDenoiser(nn.Module):
         if self._wrapped is not None:
             return WrappedNetwork(self._wrapped, *scales)
         dtype = self._resolved_dtype()
-        if self.device.type == "cpu" and dtype == torch.bfloat16 and cpu_program.why_unavailable() is None:
+        if runs_on_amx(self.device, dtype):
             return AmxUNet(self.inner_model, *scales)
         return FusedUNet(self.inner_model, *scales, dtype, self.techniques)
 
@@ -307,9 +301,7 @@ def _rebuild(denoiser: nn.Module | Mapping[str, Tensor]) -> InnerModel:
         raise TypeError(f"denoiser: expected a Denoiser or its state dict, got {type(denoiser).__name__}")
     prefix = next((p for p in ("denoiser.inner_model.", "inner_model.", "") if f"{p}conv_in.weight" in denoiser), None)
     if prefix is None:
-        raise ValueError(
-            "denoiser: these are not a denoiser's weights (no conv_in.weight); for others use wrap()"
-        )
+        raise ValueError("denoiser: these are not a denoiser's weights (no conv_in.weight); for others use wrap()")
     state = {k.removeprefix(prefix): v for k, v in denoiser.items() if k.startswith(prefix)}
     try:
         with torch.random.fork_rng(devices=[]):  # random weights are about to be overwritten: the caller's dice stay

@@ -28,7 +28,8 @@ class Recording:
                     function(*self.inputs)
             current.wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph, pool=pool):
+            # other threads, such as one that prefetches batches, may go on using the GPU
+            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
                 self.outputs = list(function(*self.inputs))
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -42,24 +42,24 @@ class InitialStates:
 
     def clear(self) -> None:
         """Forgets what is left, so that the next starts are drawn from the replay, and burned in, as they are now."""
-        self._pool: tuple[Tensor, ...] = ()
-        self._used = self._size = 0
+        self.pool: tuple[Tensor, ...] = ()  # frames, pixel mask, actions, hx, cx, all [size, ...]
+        self.used = 0
         self._drawn: dict[str, Any] | None = None
 
     def take(self, n: int) -> ImaginationState:
         """The next n starts. A remainder of fewer than n is dropped and the pool filled anew, as published."""
-        if self._drawn is not None and not self._pool:
-            self._draw_again()
-        if self._used + n > self._size:
-            self._fill(n)
-        rows = slice(self._used, self._used + n)
-        self._used += n
-        frames, pixel_mask, act, hx, cx = (x[rows] for x in self._pool)
+        if self.can_draw_again:
+            self.draw_again()
+        if not self.pool or self.used + n > len(self.pool[0]):
+            self.refill(n)
+        rows = slice(self.used, self.used + n)
+        self.used += n
+        frames, pixel_mask, act, hx, cx = (x[rows] for x in self.pool)
         ep_len = torch.zeros(n, dtype=torch.int64, device=act.device)
         return ImaginationState(to_float(frames, pixel_mask), act, hx[None], cx[None], ep_len)
 
     def state_dict(self) -> dict[str, Any]:
-        drawn = None if self._drawn is None else {**self._drawn, "used": self._used}
+        drawn = None if self._drawn is None else {**self._drawn, "used": self.used}
         return {"contexts": self.contexts.state_dict(), "drawn": drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -67,16 +67,23 @@ class InitialStates:
         self.clear()
         self._drawn = state["drawn"]
         if self._drawn is not None:
-            self._used = self._drawn["used"]
+            self.used = self._drawn["used"]
 
-    def _draw_again(self) -> None:
-        used = self._used
+    @property
+    def can_draw_again(self) -> bool:
+        """Whether a loaded state names starts that are not in the pool yet."""
+        return self._drawn is not None and not self.pool
+
+    def draw_again(self) -> None:
+        """Fills the pool with the starts the loaded state names."""
+        used = self.used
         self.contexts.load_state_dict(self._drawn["from"])
-        self._fill(self._drawn["at_least"])
-        self._used = used
+        self.refill(self._drawn["at_least"])
+        self.used = used
 
     @torch.no_grad()
-    def _fill(self, at_least: int) -> None:
+    def refill(self, at_least: int) -> None:
+        """Draws a new pool, of at least so many starts."""
         self._drawn = {"from": self.contexts.state_dict(), "at_least": at_least}
         batches = []
         size = 0
@@ -86,8 +93,8 @@ class InitialStates:
             *_, (hx, cx) = self.reward_end.predict(obs[:, :-1], batch.act[:, :-1], obs[:, 1:])
             batches.append((batch.frames, batch.pixel_mask, batch.act, hx[0], cx[0]))
             size += len(batch.act)
-        self._pool = tuple(torch.cat(x) for x in zip(*batches, strict=True))
-        self._used, self._size = 0, size
+        self.pool = tuple(torch.cat(x) for x in zip(*batches, strict=True))
+        self.used = 0
 
 
 class ImaginedEnv:

@@ -34,7 +34,7 @@ def recordings(monkeypatch):
         Stream=lambda: stream,
         stream=lambda s: nullcontext(),
         CUDAGraph=Graph,
-        graph=lambda graph, pool: nullcontext(),
+        graph=lambda graph, pool, capture_error_mode: nullcontext(),
         graph_pool_handle=lambda: (0, 1),
     )
     monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda))

@@ -1,0 +1,147 @@
+"""The reward/end model and the policy for use without gradients: encoders on the fastest path, the small rest as it is.
+
+Encoders work on copies of the weights, in bfloat16 where the machine is made for it: ``refresh`` takes the weights as
+they are now. LSTMs and heads read the models' own float32 weights.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_fast.engine.cpu_program import CpuProgram
+from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
+from diamond_fast.engine.networks import actor_critic_encoder, reward_end_encoder
+from diamond_fast.engine.paths import fast_dtype, runs_on_amx
+from diamond_fast.engine.shadow import Shadow
+from diamond_fast.models.actor_critic import ActorCritic
+from diamond_fast.models.reward_end import NUM_REWARDS, RewardEndModel
+
+
+class FastEncoder:
+    """An encoder's double, run by one of the backends.
+
+    Args:
+        network: whose weights are used.
+        walk: ``reward_end_encoder`` or ``actor_critic_encoder``.
+        device, dtype: where and in what it runs.
+        techniques: what to use on a GPU.
+    """
+
+    def __init__(self, network: nn.Module, walk, device: torch.device, dtype: torch.dtype, techniques: Techniques):
+        self.network = network
+        self.walk = walk
+        self.dtype = dtype
+        self.techniques = techniques
+        self.amx = runs_on_amx(device, dtype)
+        self._programs: dict[tuple[int, ...], CpuProgram] = {}
+        self._shadow = None if self.amx else Shadow(network, dtype)
+
+    def refresh(self) -> None:
+        """Takes the weights as they are now, in place."""
+        if self._shadow is not None:
+            self._shadow.refresh(self.network)
+        for program in self._programs.values():
+            program.refresh()
+
+    def __call__(self, frames: list[Tensor], cond: Tensor | None = None) -> Tensor:
+        """frames: one or more [N,C,H,W] float32, concatenated on channels; cond [N,E]. -> [N,C',H',W'] float32."""
+        if self.amx:
+            program = self._program(frames)
+            return program(frames, None if cond is None else program.modulation(cond))
+        x = torch.cat(frames, dim=1) if len(frames) > 1 else frames[0]
+        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        modulation = None
+        if cond is not None:
+            weight, bias = self._shadow.modulation_weight, self._shadow.modulation_bias
+            modulation = torch.addmm(bias, cond.to(self.dtype), weight.t())
+        backend = FusedTorch(self._shadow, self.techniques, modulation)
+        return self.walk(backend, self._shadow.network, Activation(x)).x.float()
+
+    def _program(self, frames: list[Tensor]) -> CpuProgram:
+        key = (*(x.size(1) for x in frames), *frames[0].shape[-2:])
+        if key not in self._programs:
+            pieces = [(x.size(1), 1.0) for x in frames]
+            self._programs[key] = CpuProgram(lambda b, v: self.walk(b, self.network, v), pieces, *key[-2:])
+        return self._programs[key]
+
+
+class FastRewardEnd:
+    """Predicts as ``RewardEndModel`` does.
+
+    Args:
+        model: whose weights are used.
+        dtype: of the encoder; the machine's fast one if None.
+        techniques: what to use on a GPU.
+    """
+
+    def __init__(self, model: RewardEndModel, dtype: torch.dtype | None = None, techniques: Techniques | None = None):
+        self.model = model
+        self.device = model.device
+        dtype = dtype or fast_dtype(self.device)
+        self.encoder = FastEncoder(model.encoder, reward_end_encoder, self.device, dtype, techniques or Techniques())
+
+    def refresh(self) -> None:
+        self.encoder.refresh()
+
+    @torch.no_grad()
+    def predict(
+        self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Shapes as in ``RewardEndModel.predict``."""
+        n, t = act.shape
+        model = self.model
+        with torch.autocast(self.device.type, enabled=False):
+            frames = [obs.flatten(0, 1).float(), next_obs.flatten(0, 1).float()]
+            x = self.encoder(frames, model.act_emb(act.flatten()))
+            x, hx_cx = unroll_lstm(model.lstm, x.reshape(n, t, -1), hx_cx)
+            logits = model.head(x)
+        return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], hx_cx
+
+
+def unroll_lstm(lstm: nn.LSTM, x: Tensor, hx_cx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """A batch-first LSTM of one layer, from operations any graph can hold. x [N,T,I] -> [N,T,D], the new state."""
+    gates = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
+    hx, cx = (x.new_zeros(len(x), lstm.hidden_size),) * 2 if hx_cx is None else (s.squeeze(0).float() for s in hx_cx)
+    hidden = []
+    for from_input in gates.unbind(1):
+        i, f, g, o = (from_input + F.linear(hx, lstm.weight_hh_l0)).chunk(4, dim=1)
+        cx = f.sigmoid() * cx + i.sigmoid() * g.tanh()
+        hx = o.sigmoid() * cx.tanh()
+        hidden.append(hx)
+    return torch.stack(hidden, dim=1), (hx.unsqueeze(0), cx.unsqueeze(0))
+
+
+class FastPolicy:
+    """Acts and values as ``ActorCritic`` does.
+
+    Args:
+        model: whose weights are used.
+        dtype: of the encoder; the machine's fast one if None.
+        techniques: what to use on a GPU.
+    """
+
+    def __init__(self, model: ActorCritic, dtype: torch.dtype | None = None, techniques: Techniques | None = None):
+        self.model = model
+        self.device = model.device
+        self.lstm_dim = model.lstm_dim
+        self.lstm, self.actor_linear, self.critic_linear = model.lstm, model.actor_linear, model.critic_linear
+        dtype = dtype or fast_dtype(self.device)
+        self._encoder = FastEncoder(model.encoder, actor_critic_encoder, self.device, dtype, techniques or Techniques())
+
+    def refresh(self) -> None:
+        self._encoder.refresh()
+
+    @torch.no_grad()
+    def encoder(self, obs: Tensor) -> Tensor:
+        """[N,C,H,W] -> [N,C',H',W'], float32."""
+        with torch.autocast(self.device.type, enabled=False):
+            return self._encoder([obs.float()])
+
+    @torch.no_grad()
+    def predict_act_value(
+        self, obs: Tensor, hx_cx: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Shapes as in ``ActorCritic.predict_act_value``."""
+        with torch.autocast(self.device.type, enabled=False):
+            hx, cx = self.lstm(self.encoder(obs).flatten(1), tuple(s.float() for s in hx_cx))
+            return self.actor_linear(hx), self.critic_linear(hx).squeeze(1), (hx, cx)

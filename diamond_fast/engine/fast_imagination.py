@@ -1,0 +1,209 @@
+"""Imagined episodes as ``engine.imagination`` plays them, without a branch and without asking the device anything.
+
+What ends an episode is data on the device, so nothing about it may decide what is launched: every step takes fresh
+starts for all rows and keeps those of rows whose episode ended. Starts are handed out by a cursor on the device. The
+order of random draws differs from the twin's, their distribution does not.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diamond_fast.config import WorldModelConfig
+from diamond_fast.engine.edm_sampler import EDMSampler
+from diamond_fast.engine.fast_encoders import FastRewardEnd
+from diamond_fast.engine.imagination import ImaginationState, InitialStates
+from diamond_fast.engine.rollout import EnvStep, sample_categorical
+from diamond_fast.frames import to_float
+
+
+class StartPool:
+    """Starts of imagined episodes, at fixed addresses, handed out in order by the device.
+
+    Args:
+        initial_states: where they come from.
+        at_least: how many a refill has at least.
+    """
+
+    def __init__(self, initial_states: InitialStates, at_least: int):
+        self.initial_states = initial_states
+        self.at_least = at_least
+        self._pool: tuple[Tensor, ...] = ()
+        self._cursor: Tensor | None = None  # [] int64, starts handed out
+        self._noted: tuple[Tensor, torch.cuda.Event] | None = None
+        self._stale = True
+
+    def clear(self) -> None:
+        """The next starts are drawn, and burned in, as replay and models are then."""
+        self.initial_states.clear()
+        self._stale = True
+
+    def reserve(self, n: int) -> None:
+        """Makes sure that n more starts, at most ``at_least``, can be handed out. Not while a graph is captured."""
+        if self._stale and self.initial_states.can_draw_again:
+            self.initial_states.draw_again()
+            self._keep()
+        elif self._stale or self._used() + n > len(self._pool[0]):
+            self.initial_states.refill(self.at_least)
+            self._keep()
+
+    def _keep(self) -> None:
+        starts = self.initial_states.pool
+        if not self._pool:
+            self._pool = tuple(x.clone() for x in starts)
+            self._cursor = torch.zeros((), dtype=torch.int64, device=starts[0].device)
+        for fixed, x in zip(self._pool, starts, strict=True):
+            fixed.copy_(x)
+        self._cursor.fill_(self.initial_states.used)
+        self._noted, self._stale = None, False
+
+    def note(self) -> None:
+        """Sends the cursor on its way to the host without waiting for it. Behind a rollout."""
+        if self._cursor.is_cuda:
+            value = torch.empty((), dtype=torch.int64, pin_memory=True)
+            value.copy_(self._cursor, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+            self._noted = (value, event)
+
+    def _used(self) -> int:
+        if self._noted is None:
+            return int(self._cursor)
+        value, event = self._noted
+        event.synchronize()  # the end of the rollout before: long past when the next one begins
+        return int(value)
+
+    def take(self, wanted: Tensor) -> ImaginationState:
+        """wanted [N] bool -> N starts: new ones for wanted rows, no matter what for the others."""
+        rows = (self._cursor + wanted.cumsum(0) - 1).clamp(0, len(self._pool[0]) - 1)
+        self._cursor.add_(wanted.sum())
+        frames, pixel_mask, act, hx, cx = (x.index_select(0, rows) for x in self._pool)
+        obs = to_float(frames, pixel_mask)
+        return ImaginationState(obs, act, hx.unsqueeze(0), cx.unsqueeze(0), torch.zeros_like(rows))
+
+    def state_dict(self) -> dict[str, Any]:
+        if not self._stale:
+            self.initial_states.used = int(self._cursor)
+        return self.initial_states.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.initial_states.load_state_dict(state)
+        self._stale = True
+
+
+class FastImaginedEnv:
+    """N imagined episodes stepped together. Satisfies ``BatchedEnv``; the tensors of ``state`` keep their addresses.
+
+    Args:
+        sampler: draws next frames.
+        reward_end: predicts rewards and ends.
+        cfg: horizon.
+        initial_states: where starts come from.
+        num_envs: N.
+        num_steps: of a rollout; on a GPU ``begin_rollout`` has to be called before as many.
+        randn: source of normal numbers.
+        categorical: draws classes [N] from logits [N,K].
+    """
+
+    def __init__(
+        self,
+        sampler: EDMSampler,
+        reward_end: FastRewardEnd,
+        cfg: WorldModelConfig,
+        initial_states: InitialStates,
+        num_envs: int,
+        num_steps: int,
+        randn: Callable[..., Tensor] = torch.randn,
+        categorical: Callable[[Tensor], Tensor] = sample_categorical,
+    ):
+        self.sampler = sampler
+        self.reward_end = reward_end
+        self.horizon = cfg.horizon
+        self.num_envs = num_envs
+        self.num_steps = num_steps
+        self.starts = StartPool(initial_states, at_least=num_envs * num_steps)
+        self.randn = randn
+        self.categorical = categorical
+        self.state: ImaginationState | None = None
+
+    @torch.no_grad()
+    def reset(self) -> Tensor:
+        self.starts.reserve(self.num_envs)
+        everyone = torch.ones(self.num_envs, dtype=torch.bool, device=self.reward_end.device)
+        self._set(self.starts.take(everyone))
+        return self.state.obs[:, -1]
+
+    def begin_rollout(self) -> None:
+        """Makes sure there are starts for every end a rollout can have."""
+        self.starts.reserve(self.num_envs * self.num_steps)
+
+    def end_rollout(self) -> None:
+        self.starts.note()
+
+    @torch.no_grad()
+    def step(self, act: Tensor) -> EnvStep:
+        s, n = self.state, self.num_envs
+        if act.device.type == "cpu":  # where asking is free
+            self.starts.reserve(n)
+        acts = torch.cat((s.act[:, :-1], act.unsqueeze(1)), dim=1)
+        _, t, c, h, w = s.obs.shape
+        with torch.autocast(act.device.type, enabled=False):  # every part has its own precision
+            noise = self.randn(self.sampler.num_draws, n, c, h, w, device=act.device)
+            next_obs = self.sampler.sample(s.obs.reshape(n, t * c, h, w), acts, noise)[-1]
+            logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
+                s.obs[:, -1:], act.unsqueeze(1), next_obs.unsqueeze(1), (s.hx, s.cx)
+            )
+        rew = self.categorical(logits_rew.squeeze(1)).float() - 1
+        end = self.categorical(logits_end.squeeze(1)).bool()
+        ep_len = s.ep_len + 1
+        trunc = ep_len >= self.horizon
+
+        dead = end | trunc
+        fresh = self.starts.take(dead)
+        alive = ImaginationState(
+            obs=torch.cat((s.obs[:, 1:], next_obs.unsqueeze(1)), dim=1),
+            act=acts.roll(-1, dims=1),  # the last entry waits for the next action
+            hx=hx,
+            cx=cx,
+            ep_len=ep_len,
+        )
+        self._set(_where(dead, fresh, alive))
+        obs = self.state.obs
+        return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
+
+    def _set(self, new: ImaginationState) -> None:
+        if self.state is None:
+            self.state = ImaginationState(**{name: x.clone() for name, x in vars(new).items()})
+        for name, x in vars(new).items():
+            getattr(self.state, name).copy_(x)
+
+    def begin_epoch(self) -> None:
+        """Takes the models' weights as they are now, and starts drawn and burned in anew."""
+        self.sampler.network.refresh()
+        self.reward_end.refresh()
+        self.starts.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        state = None if self.state is None else {name: x.clone() for name, x in vars(self.state).items()}
+        return {"state": state, "initial_states": self.starts.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        saved = state["state"]
+        if saved is None:
+            self.state = None
+        else:
+            self._set(ImaginationState(**{k: v.to(self.reward_end.device) for k, v in saved.items()}))
+        self.starts.load_state_dict(state["initial_states"])
+
+
+def _where(condition: Tensor, a: ImaginationState, b: ImaginationState) -> ImaginationState:
+    """Row by row: a's where the condition [N] holds, b's elsewhere."""
+
+    def pick(name: str) -> Tensor:
+        x, y = getattr(a, name), getattr(b, name)
+        rows = condition.view(1, -1, 1) if name in ("hx", "cx") else condition.view(-1, *[1] * (x.dim() - 1))
+        return torch.where(rows, x, y)
+
+    return ImaginationState(*(pick(name) for name in ("obs", "act", "hx", "cx", "ep_len")))
