@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.playing.session import Session
 
 PROGRAM = "python -m diamond_fast.play"
+EXIT_INTERRUPTED = 130  # as shells report Ctrl-C
 SLOW = 5.0  # frames a second
-EXTRA = "pip install 'diamond_fast[play]'"
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class PlayArgs:
     """Steps a second, at most. Atari games run at 15."""
     recordings: Annotated[Path, arg(metavar="DIR")] = Path("recordings")
     """Where recorded episodes go, in a folder of their own."""
+    exact: FlagCreatePairsOff[bool] = False
+    """Draw frames with the readable float32 sampler instead of the fast one."""
     window: FlagCreatePairsOff[bool] = False
     """Open a window on this machine's screen instead of serving a page."""
     host: str = "127.0.0.1"
@@ -70,18 +72,21 @@ class PlayArgs:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    with user_errors():
-        args = parse(PlayArgs, argv, prog=PROGRAM)
-        check_limits(args)
-        play = _prepare_window(args) if args.window else _prepare_page(args)
-    play()
+    args = parse(PlayArgs, argv, prog=PROGRAM)
+    try:
+        with user_errors():
+            check_limits(args)
+            play = _prepare_window(args) if args.window else _prepare_page(args)
+        play()
+    except KeyboardInterrupt:  # before the game began: in it, Ctrl-C is the usual way to end
+        raise SystemExit(EXIT_INTERRUPTED) from None
 
 
 def _prepare_page(args: PlayArgs) -> Callable[[], None]:
     try:
         from diamond_fast.playing import server
     except ModuleNotFoundError as error:
-        raise ValueError(f"playing in the browser needs {error.name}: {EXTRA}") from None
+        raise _missing(error, "aiohttp", "play") from None
     from diamond_fast.playing.loop import GameLoop
     from diamond_fast.playing.wire import describe
 
@@ -102,12 +107,17 @@ def _prepare_window(args: PlayArgs) -> Callable[[], None]:
     try:
         from diamond_fast.playing import window
     except ModuleNotFoundError as error:
-        raise ValueError(f"--window needs {error.name}: pip install 'diamond_fast[window]'") from None
+        raise _missing(error, "pygame", "window") from None
     from diamond_fast.playing.loop import GameLoop
 
     window.require_display()
     session, _ = _set_up(args)
     return lambda: window.play(GameLoop(session), session.source.title, session.buttons)
+
+
+def _missing(error: ModuleNotFoundError, library: str, extra: str) -> Exception:
+    """What to say where the library of an extra is not installed; anything else missing is a bug."""
+    return ValueError(f"needs {library}: pip install 'diamond_fast[{extra}]'") if error.name == library else error
 
 
 def _set_up(args: PlayArgs) -> tuple["Session", float]:
@@ -120,7 +130,7 @@ def _set_up(args: PlayArgs) -> tuple["Session", float]:
 
     require_film_writers()
     device = resolve_device(args.device)
-    source = load_source(args.run, args.checkpoint, args.pretrained, args.game, device)
+    source = load_source(args.run, args.checkpoint, args.pretrained, args.game, device, fast=not args.exact)
     folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(folder, source.replay.frame_shape, args.speed)
     session = Session(

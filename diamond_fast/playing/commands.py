@@ -82,6 +82,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[Session, Any], None]]] = {
     "pause": ("true or false", _pause),
     "step": ("no value", _step),
     "restart": ("no value", lambda session, _: session.restart()),
+    "next": ("no value", lambda session, _: session.next_episode()),
     "world": ("a name", Session.switch_world),
     "controller": ("a name", Session.set_controller),
     "record": ("true or false", Session.record),

@@ -90,7 +90,7 @@ class PlayServer:
             raise web.HTTPNotFound
         host = request.headers.get("Host", "")
         if not self._is_our_name(host):
-            raise web.HTTPForbidden(text=f"{host}: this game is not served under that name\n")
+            raise web.HTTPForbidden(text=f"not served under the name {host}; start it with --host to change that\n")
         return await handler(request)
 
     def _is_our_name(self, host: str) -> bool:
@@ -121,7 +121,9 @@ class PlayServer:
             raise web.HTTPForbidden(text="the game's own page only\n")
         if len(self._clients) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_CLIENTS} are watching already\n")
-        client = _Client(web.WebSocketResponse(heartbeat=HEARTBEAT, max_msg_size=MAX_MESSAGE_BYTES, compress=False))
+        client = _Client(
+            web.WebSocketResponse(timeout=2.0, heartbeat=HEARTBEAT, max_msg_size=MAX_MESSAGE_BYTES, compress=False)
+        )
         await client.socket.prepare(request)
         self._clients.add(client)
         self._game.watch(len(self._clients))

@@ -184,6 +184,13 @@ class Session:
         else:
             self.switch_world(self.world)
 
+    def next_episode(self) -> None:
+        """Leave the episode for the next one."""
+        if isinstance(self._world, Recorded):
+            self._world.skip()
+        self.recorder.finish()
+        self._enter(self._world.begin())
+
     def switch_world(self, world: WorldName) -> None:
         """Begin in another world.
 

@@ -1,13 +1,19 @@
 """What is played: an agent with its world model, real experience to start from, and the real game."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
-from diamond_fast.config import RunConfig
+from diamond_fast.config import RunConfig, SamplerConfig
+from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.envs.real import RealEnv, make_real_env
 from diamond_fast.models.agent import Agent
+from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.playing.buttons import action_names
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs.agents import load_agent, run_of
@@ -33,6 +39,14 @@ class Source:
     replay_name: str
     """What that experience is, in a few words."""
     action_names: tuple[str, ...]
+    fast: bool = True
+    """Draw frames with ``FastDenoiser``, in bfloat16 where that is faster; else with its readable float32 twin."""
+
+    @cached_property
+    def sampler(self) -> Callable[[SamplerConfig], "Sampler"]:
+        """Makes what draws the next frame. The last few stay: a fast one is prepared at its first call."""
+        make = FastDenoiser if self.fast else DiffusionSampler
+        return lru_cache(maxsize=4)(partial(make, self.agent.denoiser))
 
     @property
     def device(self) -> torch.device:
@@ -47,10 +61,23 @@ class Source:
         return _make_env(self.cfg, done_on_life_loss=False)
 
 
+class Sampler(Protocol):
+    """Draws next frames, as ``DiffusionSampler`` does."""
+
+    def sample(
+        self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor]
+    ) -> tuple[Tensor, list[Tensor]]: ...
+
+
 def load_source(
-    run: Path | None, file: Path | None, pretrained: str | None, game: str | None, device: torch.device
+    run: Path | None,
+    file: Path | None,
+    pretrained: str | None,
+    game: str | None,
+    device: torch.device,
+    fast: bool = True,
 ) -> Source:
-    """What one of a run, a checkpoint and a published agent has to offer; arguments as for ``load_agent``.
+    """What one of a run, a checkpoint and a published agent has to offer; the first four are those of ``load_agent``.
 
     A run may still be training. Where an agent comes without its experience, some is collected with random actions.
 
@@ -71,7 +98,7 @@ def load_source(
         replay, replay_name = _random_experience(cfg, agent), "random play"
     title = cfg.game or cfg.env_id.rpartition("/")[2]
     names = action_names(cfg.game, cfg.env_id, agent.actor_critic.num_actions)
-    return Source(title, agent, cfg, replay, replay_name, names)
+    return Source(title, agent, cfg, replay, replay_name, names, fast)
 
 
 def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:

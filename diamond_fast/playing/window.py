@@ -4,6 +4,8 @@ import os
 import sys
 
 import numpy as np
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # read at the import: pygame greets in the terminal
 import pygame
 
 from diamond_fast.playing.buttons import Buttons, action_label
@@ -14,6 +16,8 @@ from diamond_fast.playing.session import View
 FRAME_WIDTH = 640  # pixels
 PANEL_WIDTH = 300
 MARGIN = 16
+HELP_HEIGHT = 42
+LINE_HEIGHT, ROW_HEIGHT = 23, 18
 REDRAWS_A_SECOND = 60
 BACK, INK, QUIET, LINE = (13, 15, 20), (236, 238, 244), (151, 160, 179), (91, 100, 117)
 ACCENTS = {"model": (167, 139, 250), "real": (52, 211, 153), "replay": (251, 191, 36)}
@@ -31,8 +35,8 @@ DIRECTIONS = {
     pygame.K_SPACE: "fire",
 }
 HELP = (
-    "arrows, space: play    P: pause    N: single step    R: restart    C: you or agent    "
-    "M: world    H: dream on from here    V: record    + -: denoising steps    Esc: end"
+    "arrows, space: play    P: pause    N: single step    R: restart    E: next episode    C: you or agent    Esc: end",
+    "M: world model, real game or replay    H: dream on from here    V: record    + and -: denoising steps",
 )
 
 
@@ -46,7 +50,7 @@ def require_display() -> None:
 
 def play(game: GameLoop, title: str, buttons: Buttons) -> None:
     """Show the game until the window is closed or Ctrl-C."""
-    pygame.init()
+    _init()
     try:
         window = Window(game, title, buttons)
         game.start()
@@ -64,6 +68,12 @@ def play(game: GameLoop, title: str, buttons: Buttons) -> None:
         pygame.quit()
 
 
+def _init() -> None:
+    """Screen and letters only: pygame.init() would look for sound cards, and complain."""
+    pygame.display.init()
+    pygame.font.init()
+
+
 class Window:
     """Keys become commands, views become pictures."""
 
@@ -79,7 +89,7 @@ class Window:
         self._frame_size = (width * self._scale, height * self._scale)
         pygame.display.set_caption(f"{title} - diamond_fast")
         self.screen = pygame.display.set_mode(
-            (self._frame_size[0] + PANEL_WIDTH + 3 * MARGIN, self._frame_size[1] + 2 * MARGIN + 28)
+            (self._frame_size[0] + PANEL_WIDTH + 3 * MARGIN, self._frame_size[1] + 2 * MARGIN + HELP_HEIGHT)
         )
         self._small, self._large = pygame.font.Font(None, 21), pygame.font.Font(None, 34)
 
@@ -111,7 +121,8 @@ class Window:
         self.screen.blit(picture, (MARGIN, MARGIN))
         pygame.draw.rect(self.screen, accent, picture.get_rect(topleft=(MARGIN, MARGIN)).inflate(6, 6), 2, 4)
         self._draw_panel(view, accent)
-        self._text(HELP, (MARGIN, self._frame_size[1] + MARGIN + 10), QUIET, self._small)
+        for i, line in enumerate(HELP):
+            self._text(line, (MARGIN, self._frame_size[1] + MARGIN + 14 + 20 * i), QUIET, self._small)
         pygame.display.flip()
 
     def _draw_panel(self, view: View, accent: tuple[int, int, int]) -> None:
@@ -135,14 +146,14 @@ class Window:
         y += 40
         for text, colour in lines:
             self._text(text[:44], (x, y), colour, self._small)
-            y += 24
-        y += 10
+            y += LINE_HEIGHT
+        y += 6
         for i, p in enumerate(view.probabilities):
             colour = accent if i == view.action else INK
             self._text(self._labels[i], (x, y), colour, self._small)
-            pygame.draw.rect(self.screen, colour if i == view.action else LINE, (x + 120, y, int(170 * p), 13), 0, 3)
-            y += 20
-        self._draw_trajectory(view, x, y + 14)
+            pygame.draw.rect(self.screen, colour if i == view.action else LINE, (x + 145, y, int(150 * p), 11), 0, 3)
+            y += ROW_HEIGHT
+        self._draw_trajectory(view, x, y + 8)
 
     def _draw_trajectory(self, view: View, x: int, y: int) -> None:
         frames = view.trajectory[-4:]  # as many as fit
@@ -160,6 +171,7 @@ class Window:
             pygame.K_p: Command("pause", not view.paused),
             pygame.K_n: Command("step"),
             pygame.K_r: Command("restart"),
+            pygame.K_e: Command("next"),
             pygame.K_c: Command("controller", "agent" if view.controller == "human" else "human"),
             pygame.K_m: Command("world", worlds[(worlds.index(view.world) + 1) % len(worlds)]),
             pygame.K_h: Command("dream_from_here"),

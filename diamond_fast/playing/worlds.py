@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diamond_fast.config import SamplerConfig, WorldModelConfig
+from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.frames import to_float
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.sampler import DiffusionSampler, noise_schedule
-from diamond_fast.playing.source import Source
+from diamond_fast.models.sampler import noise_schedule
+from diamond_fast.playing.source import Sampler, Source
 from diamond_fast.replay import Replay
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.buffer import Episode
@@ -54,11 +53,6 @@ class World(Protocol):
     def close(self) -> None: ...
 
 
-def make_sampler(denoiser: Denoiser, cfg: SamplerConfig) -> DiffusionSampler:
-    """What draws the next frame. Anything with the same ``sample`` may stand here."""
-    return DiffusionSampler(denoiser, cfg)
-
-
 class Dream:
     """The world model, starting from real frames and then on its own until its own end or the horizon.
 
@@ -69,7 +63,7 @@ class Dream:
     """
 
     def __init__(self, source: Source, cfg: WorldModelConfig, seed: int):
-        self._agent, self._cfg = source.agent, cfg
+        self._source, self._cfg = source, cfg
         words = np.random.SeedSequence(seed).generate_state(2)
         contexts = source.replay.segments(1, source.num_context_frames, seed=int(words[1]), num_threads=0)
         generator = torch.Generator(source.device).manual_seed(int(words[0]))
@@ -87,7 +81,7 @@ class Dream:
 
     def begin_from(self, context: Batch) -> Start:
         """Go on from frames that really happened: a batch of one, as long as the context."""
-        model = self._agent.rew_end_model
+        model = self._source.agent.rew_end_model
         context = context.to(model.device)
         obs = context.obs()
         with torch.no_grad():
@@ -109,7 +103,7 @@ class Dream:
 
     def set_denoising_steps(self, count: int) -> None:
         self._cfg = replace(self._cfg, sampler=replace(self._cfg.sampler, num_steps=count))
-        self._env.sampler = _Traced(make_sampler(self._agent.denoiser, self._cfg.sampler))
+        self._env.sampler = _Traced(self._source.sampler(self._cfg.sampler))
 
     def set_horizon(self, horizon: int) -> None:
         self._env.horizon = horizon
@@ -194,6 +188,10 @@ class Recorded:
             raise ValueError(f"step: expected 0 to {length - 1} in episode {episode}, got {step}")
         self.episode, self._t, self._at_end = episode, step, False
 
+    def skip(self) -> None:
+        """Leave the episode: ``begin`` goes to the next."""
+        self._at_end = True
+
     def step(self, action: int) -> Outcome:
         recording, t = self._recording, self._t
         last = t == len(recording.act) - 1
@@ -224,7 +222,7 @@ class Recorded:
 class _Traced:
     """A sampler that keeps the last trajectory."""
 
-    def __init__(self, sampler: DiffusionSampler):
+    def __init__(self, sampler: Sampler):
         self._sampler = sampler
         self.trajectory: list[Tensor] = []
 

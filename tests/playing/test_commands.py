@@ -63,6 +63,7 @@ def test_every_command_does_what_it_says(make_session):
     assert do("restart").step == 0
     assert do("record", True).recording
     assert do("seek", [2, 7]).position[:2] == (2, 7)
+    assert do("next").position[:2] == (3, 0)
     assert do("dream_from_here").world == "model"
     for name, value in (("denoising_steps", 4), ("horizon", 30), ("speed", 20), ("seed", 11)):
         assert getattr(do(name, value), name) == value

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.playing.recorder import Recorder
+from diamond_fast.playing.session import Session
 
 SHOWN = ("frame", "trajectory", "action", "reward", "total", "value", "probabilities", "over", "step")
 
@@ -103,6 +106,19 @@ def test_the_agents_dream_is_the_plain_one(source, make_session, denoising_steps
         session.step()
 
 
+def test_the_fast_sampler_dreams_much_the_same(source, make_session, tmp_path):
+    """bfloat16 rounds a frame's levels a little, and once; a wrong frame differs by far more."""
+    fast = Session(replace(source, fast=True), Recorder(tmp_path / "fast", (24, 24, 3)), seed=3)
+    plain, other = make_session(seed=3), make_session(seed=4)
+    for session in (fast, plain, other):
+        session.step()
+    assert isinstance(fast.source.sampler(source.cfg.world_model.sampler), FastDenoiser)
+    difference = np.abs(fast.view().frame.astype(int) - plain.view().frame).mean()
+    assert difference < 0.1 * np.abs(other.view().frame.astype(int) - plain.view().frame).mean()
+    assert fast.view().trajectory.shape == plain.view().trajectory.shape
+    fast.close()
+
+
 def test_a_players_dream_is_the_plain_one(source, make_session):
     session = make_session(horizon=7, seed=4)
     presses = iter([["left"], ["left", "right"], [], ["right"]] * 20)
@@ -141,6 +157,19 @@ def test_the_seed_fixes_everything(make_session):
     assert_same(shown(a), first)
     c.set_number("seed", 5)
     assert_same(shown(c), first)
+
+
+def test_the_next_episode_starts_elsewhere(source, make_session):
+    session = make_session(seed=5)
+    _, contexts, _ = start_generators(source, 5)
+    for number in range(1, 4):
+        np.testing.assert_array_equal(session.view().frame, contexts.next().frames[0, -1].numpy())
+        assert (session.view().episode, session.view().step) == (number, 0)
+        session.step()
+        session.next_episode()
+    session.seek(3, 5)
+    session.next_episode()
+    assert session.view().position[:2] == (4, 0)
 
 
 def test_the_real_game_is_the_real_game(source, make_session):

@@ -12,11 +12,11 @@ pygame = pytest.importorskip("pygame", reason="needs pygame-ce (pip install 'dia
 def window(make_session, monkeypatch):
     """A window nobody sees, over a real game of Catch."""
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
-    from diamond_fast.playing.window import Window
+    from diamond_fast.playing.window import Window, _init
 
     session = make_session(world="real", speed=60)
     game = GameLoop(session)
-    pygame.init()
+    _init()
     window = Window(game, "Catch", session.buttons)
     game.start()
     game.watch(1)

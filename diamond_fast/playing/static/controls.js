@@ -11,6 +11,7 @@ export function connectControls(hello, send, view) {
   click("veil", () => send("pause", false));
   click("step", () => send("step"));
   click("restart", () => send("restart"));
+  click("next", () => send("next"));
   click("record", () => send("record", !view().recording));
   click("dream-from-here", () => send("dream_from_here"));
   for (const id of ["world", "controller"]) {

@@ -4,7 +4,7 @@ const KEYS = {
   KeyW: "up", KeyS: "down", KeyA: "left", KeyD: "right", Space: "fire",
 };
 const ARROWS = { up: "▲", down: "▼", left: "◀", right: "▶" };
-const SHORTCUTS = { KeyP: "pause", KeyN: "step", KeyR: "restart", KeyV: "record" };
+const SHORTCUTS = { KeyP: "pause", KeyN: "step", KeyR: "restart", KeyE: "next", KeyV: "record", KeyH: "dream-from-here" };
 
 export function connectInput(hello, send, view) {
   const others = hello.buttons.filter((name) => !(name in ARROWS) && name !== "fire");
@@ -113,7 +113,7 @@ function showKeys(hello, others) {
   if (directions.length) keys.push(["arrows or WASD", "move"]);
   keys.push(["space", hello.buttons.includes("fire") ? "fire" : "pause"]);
   others.slice(0, 10).forEach((name, i) => keys.push([String((i + 1) % 10), /^\d+$/.test(name) ? `action ${name}` : name]));
-  keys.push(["P", "pause"], ["N", "single step"], ["R", "restart"], ["C", "you or agent"], ["M", "model or real game"], ["V", "record"]);
+  keys.push(["P", "pause"], ["N", "single step"], ["R", "restart"], ["E", "next episode"], ["C", "you or agent"], ["M", "model or real game"], ["H", "dream on from here"], ["V", "record"]);
   document.getElementById("keys").replaceChildren(...keys.flatMap(([key, meaning]) => {
     const cap = document.createElement("kbd");
     cap.textContent = key;

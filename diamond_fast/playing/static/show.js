@@ -19,6 +19,7 @@ export function toast(text, milliseconds = 5000) {
 export function showHello(hello) {
   document.title = `${hello.title} · diamond_fast`;
   get("title").textContent = hello.title;
+  get("policy").classList.toggle("many", hello.actions.length > 9);
   get("policy").replaceChildren(...hello.actions.map((name) => {
     const row = document.createElement("div");
     row.className = "action";
@@ -58,10 +59,10 @@ export function showView(view, hello) {
 }
 
 function showSpeed(view, hello) {
-  const expected = view.world === "model" ? ` · about ${rounded(hello.frame_rate)} a second possible here` : "";
+  const expected = view.world === "model" ? `, up to ${rounded(hello.frame_rate)} steps/s` : "";
   get("speedometer").textContent = view.frames_per_second
-    ? `${rounded(view.frames_per_second)} steps a second on ${hello.device}`
-    : `${hello.device}${expected}`;
+    ? `${rounded(view.frames_per_second)} steps/s`
+    : `on ${hello.device}${expected}`;
 }
 
 const rounded = (x) => (x < 10 ? x.toFixed(1) : Math.round(x));
