@@ -43,12 +43,12 @@ class RunFolder:
         except (FileExistsError, NotADirectoryError):
             raise ValueError(f"{path}: is a file, or lies below one; name a new folder") from None
         with run.lock():
-            if any(entry != run.lock_file for entry in path.iterdir()):
-                if run.config_file.exists():
-                    raise ValueError(f"{path}: a run is there already; continue it with --resume {path}")
+            if run.config_file.exists():
+                raise ValueError(f"{path}: a run is there already; continue it with --resume {path}")
+            if not run._is_fresh():
                 raise ValueError(f"{path}: the folder is not empty; name a new one")
             for folder in (run.checkpoints, run.replay, run.pictures):
-                folder.mkdir()
+                folder.mkdir(exist_ok=True)
             content = (strict_json(to_json(config), indent=2) + "\n").encode()
             write_durably(run.config_checksum_file, _checksum_line(content))
             write_durably(run.config_file, content)  # from here on it is a run
@@ -84,6 +84,13 @@ class RunFolder:
             return from_json(RunConfig, json.loads(content))
         except ValueError as error:  # malformed JSON and UTF-8 included
             raise ValueError(f"{self.config_file}: {error}") from error
+
+    def _is_fresh(self) -> bool:
+        """Nothing is there but what a creation left that was cut short."""
+        partial = {file.with_name(f"{file.name}.partial") for file in (self.config_file, self.config_checksum_file)}
+        ours = {self.lock_file, self.checkpoints, self.replay, self.pictures, self.config_checksum_file} | partial
+        entries = set(self.path.iterdir())
+        return entries <= ours and not any(any(entry.iterdir()) for entry in entries if entry.is_dir())
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -22,6 +22,15 @@ class Collected:
     """Sum of rewards of every episode that ended, in the order they ended."""
     lengths: list[int] = field(default_factory=list)
     """Steps of those episodes."""
+    seconds: float = 0.0
+    """Spent, as far as the caller measured it."""
+
+    def add(self, later: "Collected") -> None:
+        """Append what a later call brought."""
+        self.num_steps += later.num_steps
+        self.returns += later.returns
+        self.lengths += later.lengths
+        self.seconds += later.seconds
 
 
 class Collector:

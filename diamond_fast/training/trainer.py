@@ -26,7 +26,7 @@ from diamond_fast.runs.plots import save_learning_curves
 from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
-from diamond_fast.training.collect import Collector
+from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.evaluate import MAX_STEPS_PER_GAME, Evaluation, evaluate
 from diamond_fast.training.held_out import held_out_figures, imagine_held_out
 from diamond_fast.training.make_updates import make_updates
@@ -124,12 +124,12 @@ class Trainer:
     def _run(self) -> Evaluation:
         if self.num_epochs == 0:
             self._collect_initially()
-            self._save()
         plan = self._plan()
         with Progress(self.num_epochs, plan, done=self.epoch) as self.progress:
             while self.epoch < self.num_epochs:
                 self._run_epoch(self.epoch + 1)
                 with self._stop.deferred():
+                    self._finish_saving()  # no epoch ends before the one before it is safe
                     figures, self.figures = self.figures, {}
                     self.epoch += 1
                     self._log(figures)
@@ -138,6 +138,7 @@ class Trainer:
                 if self.epoch % self.cfg.evaluation.every == 0:
                     self._draw_learning_curves()
                 self.progress.epoch_done(_summary(figures))
+            self._finish_saving()
             return self._evaluate_finally()
 
     def _run_epoch(self, epoch: int) -> None:
@@ -146,7 +147,7 @@ class Trainer:
         try:
             if self._collects(epoch) and "collect/seconds" not in self.figures:
                 with self._stop.deferred():
-                    self.figures |= self._collect(self.cfg.collection.steps_per_epoch)
+                    self.figures |= self._collect_figures(self._collect(self.cfg.collection.steps_per_epoch))
             for name, update in self.updates.items():
                 if f"{name}/updates" not in self.figures:
                     with self._stop.deferred():
@@ -163,10 +164,11 @@ class Trainer:
     def close(self) -> None:
         try:
             self._saving.close()
-        finally:
-            self.train_env.close()
-            self.replay.close()
-            self.metrics.close()
+        except OSError as error:  # only where something else ended the run before this could
+            print(f"checkpoint not written: {error}", flush=True)
+        self.train_env.close()
+        self.replay.close()
+        self.metrics.close()
 
     # --- collect ---
 
@@ -174,21 +176,26 @@ class Trainer:
         """Collects until rewards have been seen often enough; the rest of the run follows from how long that took."""
         c = self.cfg.collection
         if not self._collecting:
-            self.num_epochs = self.cfg.num_final_epochs
             self.env_steps = self.replay.num_steps
+            self.num_epochs = self.cfg.num_final_epochs
+            self._save()
             return
-        figures: dict[str, Any] = {}
+        so_far = Collected(**self.figures.get("collected", {}))
         with Progress(1, {"collect": c.first_epoch_min}) as self.progress:
             while (num_steps := self._initial_steps_to_come()) > 0:
                 with self._stop.deferred():
-                    figures = self._collect(num_steps)
+                    so_far.add(self._collect(num_steps))
+                    self.figures["collected"] = vars(so_far)
             self.progress.say(
                 f"initial collection: {self.env_steps} steps, rewards "
                 + ", ".join(f"{n}: {k}" for n, k in zip(REWARD_NAMES, self.replay.reward_counts.tolist(), strict=True))
             )
-        self._log(figures)
-        epochs_collecting = (c.num_steps_total - self.env_steps) // c.steps_per_epoch
-        self.num_epochs = epochs_collecting + self.cfg.num_final_epochs
+        with self._stop.deferred():
+            self.figures = {}
+            epochs_collecting = (c.num_steps_total - self.env_steps) // c.steps_per_epoch
+            self.num_epochs = epochs_collecting + self.cfg.num_final_epochs
+            self._log(self._collect_figures(so_far))
+            self._save()
 
     def _initial_steps_to_come(self) -> int:
         """Of the next stretch; 0 where enough was seen."""
@@ -211,16 +218,20 @@ class Trainer:
     def _collecting(self) -> bool:
         return not self.cfg.model_free and self.cfg.static_dataset is None
 
-    def _collect(self, num_steps: int) -> dict[str, Any]:
+    def _collect(self, num_steps: int) -> Collected:
         c = self.cfg.collection
         with self.progress.phase("collect", num_steps) as phase:
             collected = self.collector.collect(
                 self.agent.actor_critic, self.replay, num_steps, c.epsilon, c.policy_temperature, phase.advance
             )
+        collected.seconds = phase.seconds
         self.env_steps = self.replay.num_steps
+        return collected
+
+    def _collect_figures(self, collected: Collected) -> dict[str, Any]:
         figures: dict[str, Any] = {
-            "collect/seconds": phase.seconds,
-            "collect/steps_per_second": collected.num_steps / phase.seconds,
+            "collect/seconds": collected.seconds,
+            "collect/steps_per_second": collected.num_steps / collected.seconds,
             "collect/episodes": len(collected.returns),
             "replay/episodes": self.replay.num_episodes,
             "replay/rewards": dict(zip(REWARD_NAMES, self.replay.reward_counts, strict=True)),
@@ -346,10 +357,15 @@ class Trainer:
             raise ValueError(f"{path}: its actions go up to {actions}, the game's to {self.train_env.num_actions - 1}")
         return replay
 
-    def _save(self) -> None:
-        """Copies everything; the copy is written while training goes on, and the next save waits for it."""
+    def _finish_saving(self) -> None:
         started = time.monotonic()
         self._saving.wait()
+        self._save_seconds += time.monotonic() - started
+
+    def _save(self) -> None:
+        """Copies everything; the copy is written while training goes on, and the next save waits for it."""
+        self._finish_saving()
+        started = time.monotonic()
         tensors = {name: model.state_dict() for name, model in self.agent.named_children()}
         state = {
             "epoch": self.epoch,

@@ -37,9 +37,9 @@ def main():
     watch_phases()
     with tempfile.TemporaryDirectory() as folder:  # what is slow the first time is done before the first fork
         rehearse(Path(folder) / "run")
+    answer(ready=True)
     for line in sys.stdin:
         request = json.loads(line)
-        where[:] = bytes(16)
         pid = os.fork()
         if pid == 0:
             run(request, disk)
@@ -72,6 +72,7 @@ def run(request, disk):
             call, action, error = request["fault"]
             disk.faulty_disk_arm(str(path).encode(), ctypes.c_long(call), action, error)
         with stop_signals() as stop:
+            where[0] = PHASES.index("set up")
             stop.how_to_go_on = "the same again"
             with contextlib.ExitStack() as held:
                 with user_errors():

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,13 @@ from diamond_fast.runs.nested import flatten
 HERE = Path(__file__).parent
 FAIL_ONCE, FAIL_FROM_THEN_ON, KILL = 1, 2, 3
 ONLY_COUNT = (10**9, KILL, 0)
-PHASES = ("set up", "collect", "denoiser", "reward_end", "actor_critic", "final evaluation")
+PHASES = ("not begun", "set up", "collect", "denoiser", "reward_end", "actor_critic", "final evaluation")
 
 
 class Runs:
     """Starts runs of ``tiny_run.TINY``, one at a time, in processes that may be killed."""
 
-    def __init__(self, scratch: Path, disk_library: Path | None = None):
+    def __init__(self, scratch: Path, disk_library: Path | None = None, wrapper: Sequence[str] = ()):
         self.output = scratch / "output"
         (scratch / "where").write_bytes(bytes(16))
         with open(scratch / "where", "r+b") as file:
@@ -35,12 +36,13 @@ class Runs:
         if disk_library is not None:
             environment["LD_PRELOAD"] = str(disk_library)
         self._server = subprocess.Popen(
-            [sys.executable, HERE / "crash_server.py", scratch / "where"],
+            [*wrapper, sys.executable, HERE / "crash_server.py", scratch / "where"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env=environment,
         )
+        assert self._answer() == {"ready": True}
 
     @property
     def phase(self) -> str:
@@ -54,6 +56,7 @@ class Runs:
 
     def start(self, folder: Path, fault: tuple[int, int, int] | None = None) -> int:
         """Starts or resumes a run; its process id."""
+        self._where[:] = bytes(16)
         request = {"folder": str(folder), "output": str(self.output), "fault": fault}
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
@@ -62,6 +65,10 @@ class Runs:
     def wait(self) -> int:
         """Until it has ended: its exit code, or minus the number of the signal that killed it."""
         return self._answer()["exit_code"]
+
+    def seen_here(self, path: Path) -> Path:
+        """A path as the runs see it, whose disks may be others than this process's."""
+        return Path(f"/proc/{self._server.pid}/root") / path.relative_to("/")
 
     def finish(self, folder: Path, fault: tuple[int, int, int] | None = None) -> int:
         self.start(folder, fault)

@@ -50,6 +50,18 @@ def test_an_existing_run_is_never_overwritten(tmp_path):
     assert RunFolder.open(tmp_path).read_config() == CONFIG
 
 
+def test_a_creation_that_was_cut_short_is_no_hindrance(tmp_path, monkeypatch):
+    def killed(path, content):
+        path.with_name(path.name + ".partial").write_bytes(content[:5])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("diamond_fast.runs.folder.write_durably", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder.create(tmp_path, CONFIG)
+    assert RunFolder.create(tmp_path, CONFIG).read_config() == CONFIG
+
+
 def test_other_peoples_files_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(ValueError, match="not empty"):
