@@ -243,10 +243,12 @@ def _play(setup: Setup, progress: "Progress") -> "tuple[Evaluation, Replay | Non
 def _judge(setup: Setup, replay: "Replay", progress: "Progress") -> "tuple[dict[str, Any], Compounding | None]":
     """The world model's figures on held-out episodes."""
     from diamond_fast.training.compounding import measure_compounding, measure_sampling_rate, with_denoising_steps
-    from diamond_fast.training.held_out import denoiser_loss, reward_end_quality
+    from diamond_fast.training.held_out import cut_into_windows, denoiser_loss, reward_end_quality
 
     args, agent, config = setup.args, setup.trained.agent, setup.trained.config
-    quality = reward_end_quality(agent.rew_end_model, replay, config)
+    num_windows = len(cut_into_windows(replay.lengths, config.reward_end_seq_length))
+    with progress.phase("classify", num_windows) as phase:
+        quality = reward_end_quality(agent.rew_end_model, replay, config, advance=phase.advance)
     with progress.phase("imagine", setup.num_imagined) as phase:
         compounding = measure_compounding(
             agent,
@@ -260,7 +262,10 @@ def _judge(setup: Setup, replay: "Replay", progress: "Progress") -> "tuple[dict[
             phase.advance,
         )
     rates = {
-        str(n): measure_sampling_rate(agent, replay, with_denoising_steps(config, n), args.batch_size)
+        str(n): [
+            measure_sampling_rate(agent, replay, with_denoising_steps(config, n), args.batch_size, fast)
+            for fast in (False, True)
+        ]
         for n in args.denoising_steps
     }
     strips = {} if compounding is None else compounding.strips
@@ -279,7 +284,7 @@ def _judge(setup: Setup, replay: "Replay", progress: "Progress") -> "tuple[dict[
             "confusion_end": quality.confusion_end,
             "end": quality.end,
         },
-        "sampling": {n: rate and asdict(rate) for n, rate in rates.items()},
+        "sampling": {n: [asdict(rate) for rate in both if rate] for n, both in rates.items()},
         "pixel_error": compounding
         and {
             "unit": "grey levels of 255",

@@ -65,10 +65,10 @@ def summary(results: dict[str, Any]) -> str:
             lines.append(f"LPIPS, {_steps(int(n))}: {shown} after as many steps")
         if distances["fid"] is not None:
             lines.append(f"FID, {_steps(int(n))}: {distances['fid']:.2f} ({distances['fid_frames']} frames)")
-    for n, rate in model["sampling"].items():
+    for n, (plain, fast) in model["sampling"].items():
         lines.append(
-            f"sampling, {_steps(int(n))}: {rate['frames_per_second']:.1f} frames/s in batches of {rate['batch_size']} "
-            f"({results['device']})"
+            f"sampling, {_steps(int(n))}: {plain['frames_per_second']:.1f} frames/s, "
+            f"with FastDenoiser ({fast['path']}) {fast['frames_per_second']:.1f}, in batches of {plain['batch_size']} ({results['device']})"
         )
     return "\n".join(lines)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diamond_fast.config import RunConfig
+from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.frames import to_float
 from diamond_fast.models.agent import Agent
 from diamond_fast.models.sampler import DiffusionSampler
@@ -94,6 +95,8 @@ def with_denoising_steps(cfg: RunConfig, steps: int) -> RunConfig:
 
 @dataclass(frozen=True)
 class SamplingRate:
+    path: str
+    """The plain sampler, or which of FastDenoiser's paths."""
     batch_size: int
     frames_per_second: float
     """Imagined frames of all segments together: the median over batches."""
@@ -102,14 +105,19 @@ class SamplingRate:
 
 
 def measure_sampling_rate(
-    agent: Agent, replay: Replay, cfg: RunConfig, batch_size: int, seconds: float = 1.0
+    agent: Agent, replay: Replay, cfg: RunConfig, batch_size: int, fast: bool = False, seconds: float = 1.0
 ) -> SamplingRate | None:
-    """Draw next frames of held-out contexts for some seconds (3 batches at least); None without any."""
+    """Draw next frames of held-out contexts for some seconds (3 batches at least); None without any.
+
+    Args:
+        fast: with FastDenoiser, whose arithmetic may be coarser; else with the sampler that the errors are measured of.
+    """
     context = cfg.denoiser.inner_model.num_steps_conditioning
     starts = spread(replay.lengths, context, batch_size)
     if not starts:
         return None
-    device, sampler = agent.denoiser.device, DiffusionSampler(agent.denoiser, cfg.world_model.sampler)
+    device, s = agent.denoiser.device, cfg.world_model.sampler
+    sampler = FastDenoiser(agent.denoiser, s) if fast else DiffusionSampler(agent.denoiser, s)
     batch = replay.cut(starts, context)
     obs, act = to_float(batch.frames.to(device)), batch.act.to(device)
     times: list[float] = []
@@ -120,5 +128,5 @@ def measure_sampling_rate(
         frames.sum().item()  # waits for the device
         times.append(time.perf_counter() - started)
     rate = len(starts) / statistics.median(times)
-    s = cfg.world_model.sampler
-    return SamplingRate(len(starts), rate, rate * (s.num_steps if s.order == 1 else 2 * s.num_steps - 1))
+    calls = s.num_steps if s.order == 1 else 2 * s.num_steps - 1
+    return SamplingRate(sampler.path if fast else "plain", len(starts), rate, rate * calls)

@@ -76,7 +76,11 @@ class RewardEndQuality(NamedTuple):
 
 @torch.no_grad()
 def reward_end_quality(
-    model: RewardEndModel, replay: Replay, cfg: RunConfig, at_most: int | None = None
+    model: RewardEndModel,
+    replay: Replay,
+    cfg: RunConfig,
+    at_most: int | None = None,
+    advance: Callable[[int], None] = lambda windows: None,
 ) -> RewardEndQuality:
     """Classify every step of the replay once, in windows as long as those of training.
 
@@ -84,9 +88,10 @@ def reward_end_quality(
 
     Args:
         at_most: windows, taken evenly from all there are.
+        advance: told how many windows are done, whenever some are.
     """
     length, device = cfg.reward_end_seq_length, model.device
-    windows = [(e, t) for e, n in enumerate(replay.lengths.tolist()) for t in range(0, n, length - 1)]
+    windows = cut_into_windows(replay.lengths, length)
     if at_most is not None and len(windows) > at_most:
         windows = [windows[k * len(windows) // at_most] for k in range(at_most)]
     steps = torch.zeros((), dtype=torch.int64, device=device)
@@ -102,10 +107,16 @@ def reward_end_quality(
         end += result.confusion_end
         steps += result.confusion_end.sum()
         loss += result.total * result.confusion_end.sum()
+        advance(len(b.act))
     count = int(steps)
     return RewardEndQuality(
         count, loss.item() / count if count else float("nan"), reward.cpu().numpy(), end.cpu().numpy()
     )
+
+
+def cut_into_windows(lengths: np.ndarray, length: int) -> list[tuple[int, int]]:
+    """(episode, first step) of windows that hold each step once; the last frame of one is the first of the next."""
+    return [(e, t) for e, n in enumerate(lengths.tolist()) for t in range(0, n, length - 1)]
 
 
 # --- frames ---------------------------------------------------------------------------------------------------------

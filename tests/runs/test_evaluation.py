@@ -21,7 +21,12 @@ RESULTS = {
         },
         "pixel_error": {"horizon": 7, "by_denoising_steps": {"1": CURVE}, "unchanged": CURVE},
         "perceptual": {"1": {"lpips": [0.1] * 6 + [0.1239], "fid": 12.345, "fid_frames": 448}},
-        "sampling": {"1": {"frames_per_second": 12.34, "batch_size": 32}},
+        "sampling": {
+            "1": [
+                {"path": "plain", "frames_per_second": 12.34, "batch_size": 32},
+                {"path": "amx bfloat16", "frames_per_second": 99.0, "batch_size": 32},
+            ]
+        },
     },
 }
 
@@ -39,7 +44,8 @@ def test_every_figure_is_told():
         "  the last real frame repeated: 1.00 +- 0.25, 5.00 +- 0.25, 7.00 +- 0.25",
         "LPIPS, 1 denoising step: 0.100, 0.100, 0.124 after as many steps",
         "FID, 1 denoising step: 12.35 (448 frames)",
-        "sampling, 1 denoising step: 12.3 frames/s in batches of 32 (CPU, 1 threads)",
+        "sampling, 1 denoising step: 12.3 frames/s, with FastDenoiser (amx bfloat16) 99.0, in batches of 32 "
+        "(CPU, 1 threads)",
     ]
 
 

@@ -136,7 +136,9 @@ def test_windows_left_out_are_spread_evenly():
     replay = make_classified([80], True)
     assert reward_end_quality(Oracle(), replay, CFG).steps == 80
     assert reward_end_quality(Oracle(), replay, CFG, at_most=5).steps == 5 * 8
-    assert reward_end_quality(Oracle(), replay, CFG, at_most=10).steps == 80
+    told = []
+    assert reward_end_quality(Oracle(), replay, CFG, at_most=10, advance=told.append).steps == 80
+    assert told == [3, 3, 3, 1]
 
 
 def test_the_loss_is_the_models_over_whole_windows(agent):
