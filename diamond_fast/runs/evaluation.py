@@ -66,10 +66,9 @@ def summary(results: dict[str, Any]) -> str:
         if distances["fid"] is not None:
             lines.append(f"FID, {_steps(int(n))}: {distances['fid']:.2f} ({distances['fid_frames']} frames)")
     for n, (plain, fast) in model["sampling"].items():
-        lines.append(
-            f"sampling, {_steps(int(n))}: {plain['frames_per_second']:.1f} frames/s, "
-            f"with FastDenoiser ({fast['path']}) {fast['frames_per_second']:.1f}, in batches of {plain['batch_size']} ({results['device']})"
-        )
+        rates = f"{plain['frames_per_second']:.1f}, with FastDenoiser ({fast['path']}) {fast['frames_per_second']:.1f}"
+        where = f"in batches of {plain['batch_size']} ({results['device']})"
+        lines.append(f"sampling, {_steps(int(n))}: {rates} frames/s {where}")
     return "\n".join(lines)
 
 

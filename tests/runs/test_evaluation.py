@@ -44,7 +44,7 @@ def test_every_figure_is_told():
         "  the last real frame repeated: 1.00 +- 0.25, 5.00 +- 0.25, 7.00 +- 0.25",
         "LPIPS, 1 denoising step: 0.100, 0.100, 0.124 after as many steps",
         "FID, 1 denoising step: 12.35 (448 frames)",
-        "sampling, 1 denoising step: 12.3 frames/s, with FastDenoiser (amx bfloat16) 99.0, in batches of 32 "
+        "sampling, 1 denoising step: 12.3, with FastDenoiser (amx bfloat16) 99.0 frames/s in batches of 32 "
         "(CPU, 1 threads)",
     ]
 
