@@ -17,7 +17,7 @@ from diamond_fast.runs.metrics import classification
 
 NUM_BATCHES = 4  # of the denoiser's loss
 NUM_STRIPS = 3
-MAX_WINDOWS = 512  # of the reward/end model's sequences during training: some 9 000 steps
+MAX_BATCHES = 16  # of the reward/end model's sequences during training; with the paper's settings some 9 000 steps
 
 
 def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> dict[str, float | None]:
@@ -27,7 +27,8 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
         ``denoiser/held_out_loss``; ``reward_end/held_out_loss`` and, as ``reward_end/held_out_reward/precision/+1``
         and so on, precision, recall and F1 of each reward sign and of ends.
     """
-    quality = reward_end_quality(agent.rew_end_model, replay, cfg, at_most=MAX_WINDOWS)
+    at_most = MAX_BATCHES * cfg.reward_end_update.batch_size
+    quality = reward_end_quality(agent.rew_end_model, replay, cfg, at_most)
     return {
         "denoiser/held_out_loss": denoiser_loss(agent, replay, cfg, seed),
         "reward_end/held_out_loss": quality.loss,

@@ -9,6 +9,7 @@ from diamond_fast.frames import to_uint8
 from diamond_fast.models.reward_end import RewardEndModel
 from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.replay import Replay
+from diamond_fast.training import held_out
 from diamond_fast.training.held_out import (
     RewardEndQuality,
     held_out_figures,
@@ -153,7 +154,7 @@ def test_the_loss_is_the_models_over_whole_windows(agent):
     assert reward_end_quality(agent.rew_end_model, replay, CFG).loss == pytest.approx(expected, rel=1e-5)
 
 
-def test_figures_of_a_run(agent):
+def test_figures_of_a_run(agent, monkeypatch):
     replay = make_replay([40, 30])
     figures = held_out_figures(agent, replay, CFG, seed=5)
     quality = reward_end_quality(agent.rew_end_model, replay, CFG)
@@ -161,6 +162,11 @@ def test_figures_of_a_run(agent):
     assert figures["reward_end/held_out_end/recall/ends"] == quality.end["recall/ends"]
     assert figures["reward_end/held_out_reward/recall/+1"] == np.diag(quality.confusion_reward)[2] / 70
     assert figures == held_out_figures(agent, replay, CFG, seed=5)
+    monkeypatch.setattr(held_out, "MAX_BATCHES", 1)
+    three_windows = reward_end_quality(agent.rew_end_model, replay, CFG, at_most=3)
+    assert (
+        held_out_figures(agent, replay, CFG, seed=5)["reward_end/held_out_loss"] == three_windows.loss != quality.loss
+    )
     assert figures["denoiser/held_out_loss"] != held_out_figures(agent, replay, CFG, 6)["denoiser/held_out_loss"]
 
 
