@@ -59,7 +59,7 @@ def _contents(archive: zipfile.ZipFile, size_on_disk: int) -> dict[str, bytes]:
     left = size_on_disk
     for entry in archive.infolist():
         left -= entry.file_size
-        if entry.compress_type != zipfile.ZIP_STORED or left < 0:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size or left < 0:
             raise ValueError("it is compressed, or says that it holds more than its own size")
         _, _, name = entry.filename.partition("/")
         if name in contents:
