@@ -79,8 +79,9 @@ def expect(device_name: str) -> list[Finding]:
     print(f"\nThe paper's run (--preset atari100k) on {device}, with its networks as they stand in models/")
     for line in describe(paper, ATARI_ACTIONS, device).splitlines():
         print(f"  {line}")
+    findings = show("Its frames, imagined", [health.fast_denoiser(device, paper)])
     total = estimate(paper, ATARI_ACTIONS)
-    findings = show("Room for it", health.memory(device, total.model_bytes, total.replay_bytes))
+    findings += show("Room for it", health.memory(device, total.model_bytes, total.replay_bytes))
     if device.type == "cpu":
         remedy = "train on a CUDA GPU; on a CPU take --preset catch, or quick"
         findings.append(Finding("the paper's run", "off", "no GPU", remedy))

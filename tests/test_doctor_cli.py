@@ -29,7 +29,7 @@ def test_this_machine_is_usable(capsys, small):
     assert code == 0
     assert out.splitlines()[0].startswith("diamond_fast 0.")
     assert out.splitlines()[-1] == "Usable."
-    for section in ("Installed", "Game", "GPU", "Fast paths", "Room for it", "What would help"):
+    for section in ("Installed", "Game", "GPU", "Fast paths", "Its frames, imagined", "Room for it", "What would help"):
         assert f"\n{section}\n" in out
     assert "  time: about " in out
     assert "compiled replay    on      training batches" in out

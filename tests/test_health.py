@@ -1,14 +1,19 @@
 """Findings about installations that are put together here: what is missing, broken, slow or short is named."""
 
 import importlib.metadata
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+from small_world import SMALL_WORLD
 
 from diamond_fast import health
 from diamond_fast.engine import cpu_program
+from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.training import compounding
 
 
 def by_name(findings):
@@ -135,6 +140,39 @@ def test_with_cuda_graphs_are_on_and_kernels_where_triton_is(monkeypatch):
         found = by_name(health.fast_paths())
         assert found["CUDA graphs"].state == "on"
         assert (found["Triton kernels"].state, found["Triton kernels"].remedy) == (state, remedy)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_fast_denoiser_is_timed_beside_the_plain_sampler(monkeypatch, device):
+    rates = {FastDenoiser: 30.0, DiffusionSampler: 12.0}
+    shapes = []
+
+    def frames_per_second(sampler, obs, act, seconds):
+        shapes.append((tuple(obs.shape), tuple(act.shape), obs.device.type))
+        return rates[type(sampler)]
+
+    monkeypatch.setattr(compounding, "frames_per_second", frames_per_second)
+    monkeypatch.setattr(FastDenoiser, "path", "amx bfloat16")
+    finding = health.fast_denoiser(torch.device(device), SMALL_WORLD)
+    assert (finding.state, finding.remedy) == ("on", None)
+    assert finding.detail == "amx bfloat16: 30.0 frames/s in batches of 2, 2.5 times the plain sampler's 12.0"
+    assert shapes == [((2, 4, 3, 8, 8), (2, 4), device)] * 2
+
+
+def test_a_fast_denoiser_that_fails_is_no_disaster(monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no kernel image\nis available")
+
+    monkeypatch.setattr(FastDenoiser, "sample", fail)
+    finding = health.fast_denoiser(torch.device("cpu"), SMALL_WORLD, seconds=0.0)
+    assert (finding.state, finding.detail, finding.fatal) == ("broken", "no kernel image is available", False)
+
+
+def test_a_real_fast_denoiser_runs_here():
+    finding = health.fast_denoiser(torch.device("cpu"), SMALL_WORLD, seconds=0.0)
+    assert re.fullmatch(
+        r"\S+ \S+: [\d.]+ frames/s in batches of 2, [\d.]+ times the plain sampler's [\d.]+", finding.detail
+    )
 
 
 # --- GPUs -----------------------------------------------------------------------------------------------------------

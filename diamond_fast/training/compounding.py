@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from torch import Tensor
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
@@ -120,6 +121,13 @@ def measure_sampling_rate(
     sampler = FastDenoiser(agent.denoiser, s) if fast else DiffusionSampler(agent.denoiser, s)
     batch = replay.cut(starts, context)
     obs, act = to_float(batch.frames.to(device)), batch.act.to(device)
+    rate = frames_per_second(sampler, obs, act, seconds)
+    calls = s.num_steps if s.order == 1 else 2 * s.num_steps - 1
+    return SamplingRate(sampler.path if fast else "plain", len(starts), rate, rate * calls)
+
+
+def frames_per_second(sampler: DiffusionSampler | FastDenoiser, obs: Tensor, act: Tensor, seconds: float) -> float:
+    """Next frames drawn a second, after contexts [N,T,C,H,W] and their actions [N,T]: the median over batches."""
     times: list[float] = []
     sampler.sample(obs, act)  # warms up
     while len(times) < 3 or sum(times) < seconds:
@@ -127,6 +135,4 @@ def measure_sampling_rate(
         frames, _ = sampler.sample(obs, act)
         frames.sum().item()  # waits for the device
         times.append(time.perf_counter() - started)
-    rate = len(starts) / statistics.median(times)
-    calls = s.num_steps if s.order == 1 else 2 * s.num_steps - 1
-    return SamplingRate(sampler.path if fast else "plain", len(starts), rate, rate * calls)
+    return len(obs) / statistics.median(times)
