@@ -2,21 +2,21 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
+from small_world import SMALL_WORLD
 
 from diamond_fast import doctor, health
 from diamond_fast.estimate import Speed
 from diamond_fast.health import Finding
-from diamond_fast.presets import PRESETS
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """The paper's run with small networks, at a given speed: the estimate takes no time."""
-    monkeypatch.setattr("diamond_fast.presets.PRESETS", {"atari100k": replace(PRESETS["quick"], game="Boxing")})
+    """The paper's run with tiny networks, at a given speed: nothing takes long."""
+    monkeypatch.setattr("diamond_fast.presets.PRESETS", {"atari100k": SMALL_WORLD})
     monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: Speed(1e9, 1e9))
+    monkeypatch.setattr(health, "fast_denoiser", lambda device, config: Finding("FastDenoiser", "on", f"on {device}"))
 
 
 def run(capsys, *args):
@@ -32,6 +32,7 @@ def test_this_machine_is_usable(capsys, small):
     for section in ("Installed", "Game", "GPU", "Fast paths", "Its frames, imagined", "Room for it", "What would help"):
         assert f"\n{section}\n" in out
     assert "  time: about " in out
+    assert "  FastDenoiser       on      on cpu\n" in out
     assert "compiled replay    on      training batches" in out
     assert "  the paper's run: train on a CUDA GPU; on a CPU take --preset catch, or quick" in out
     assert "replay.json" in out  # of this checkout's own results
