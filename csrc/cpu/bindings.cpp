@@ -19,24 +19,19 @@ void check_size(const std::string& name, const Array& array, size_t expected) {
   }
 }
 
-void run(cpu::Program& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
-         std::vector<Array> outputs) {
+cpu::Call checked_call(cpu::Program& program, int num_samples, const std::vector<Array>& inputs,
+                       const Array& modulation, size_t num_planes) {
   if (num_samples < 0) throw std::invalid_argument("num_samples: expected at least 0");
   if (static_cast<int>(inputs.size()) != program.num_inputs()) {
     throw std::invalid_argument("inputs: expected " + std::to_string(program.num_inputs()) + " arrays");
   }
-  if (static_cast<int>(outputs.size()) != program.num_outputs()) {
+  if (static_cast<int>(num_planes) != program.num_outputs()) {
     throw std::invalid_argument("outputs: expected " + std::to_string(program.num_outputs()) + " arrays");
   }
   cpu::Call call;
   for (int i = 0; i < program.num_inputs(); ++i) {
     check_size("inputs", inputs[i], static_cast<size_t>(num_samples) * program.input_size(i));
     call.inputs.push_back(inputs[i].data());
-  }
-  for (int i = 0; i < program.num_outputs(); ++i) {
-    const cpu::Value& out = program.shape_of_output(i);
-    check_size("outputs", outputs[i], static_cast<size_t>(num_samples) * out.channels * out.pixels());
-    call.outputs.push_back(outputs[i].mutable_data());
   }
   if (program.modulation_size() > 0) {
     if (modulation.ndim() != 2 || modulation.shape(0) != num_samples || modulation.shape(1) < program.modulation_size()) {
@@ -46,8 +41,55 @@ void run(cpu::Program& program, int num_samples, const std::vector<Array>& input
     call.modulation = modulation.data();
     call.modulation_stride = modulation.shape(1);
   }
+  return call;
+}
+
+void check_planes(const std::string& name, const cpu::Program& program, int i, int num_samples, const Array& planes) {
+  const cpu::Value& out = program.shape_of_output(i);
+  check_size(name, planes, static_cast<size_t>(num_samples) * out.channels * out.pixels());
+}
+
+void run(cpu::Program& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
+         std::vector<Array> outputs) {
+  cpu::Call call = checked_call(program, num_samples, inputs, modulation, outputs.size());
+  for (int i = 0; i < program.num_outputs(); ++i) {
+    check_planes("outputs", program, i, num_samples, outputs[i]);
+    call.outputs.push_back(outputs[i].mutable_data());
+  }
   py::gil_scoped_release release;
   program.run(num_samples, call);
+}
+
+// The gradient of the modulation, shaped like it.
+Array backward(cpu::Program& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
+               const std::vector<Array>& output_grads) {
+  cpu::Call call = checked_call(program, num_samples, inputs, modulation, output_grads.size());
+  for (int i = 0; i < program.num_outputs(); ++i) {
+    check_planes("output_grads", program, i, num_samples, output_grads[i]);
+    call.output_grads.push_back(output_grads[i].data());
+  }
+  Array modulation_grads(std::vector<py::ssize_t>{num_samples, static_cast<py::ssize_t>(call.modulation_stride)});
+  std::fill_n(modulation_grads.mutable_data(), modulation_grads.size(), 0.0f);
+  call.modulation_grads = modulation_grads.mutable_data();
+  py::gil_scoped_release release;
+  program.backward(num_samples, call);
+  return modulation_grads;
+}
+
+py::tuple conv_grads(const cpu::Program& program, int op, std::vector<py::ssize_t> weight_shape) {
+  Array weight(weight_shape), bias(std::vector<py::ssize_t>{weight_shape.at(0)});
+  check_size("weight_shape", weight, program.op(op).weight_size());
+  program.read_grads(op, weight.mutable_data(), bias.mutable_data(), nullptr, nullptr);
+  return py::make_tuple(weight, bias);
+}
+
+py::tuple norm_grads(cpu::Program& program, int op) {
+  const cpu::Norm* norm = program.op(op).norm();
+  if (norm == nullptr || norm->groups == 0 || norm->modulation >= 0) throw std::invalid_argument("op: learns no norm");
+  const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(norm->weight.size())};
+  Array weight(shape), bias(shape);
+  program.read_grads(op, nullptr, nullptr, weight.mutable_data(), bias.mutable_data());
+  return py::make_tuple(weight, bias);
 }
 
 void set_norm(cpu::Program& program, int i, const Array& weight, const Array& bias) {
@@ -106,5 +148,9 @@ PYBIND11_MODULE(_cpu, m) {
           },
           py::arg("op"), py::arg("weight"), py::arg("bias"))
       .def("set_norm", &set_norm, py::arg("op"), py::arg("weight"), py::arg("bias"))
-      .def("run", &run, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"), py::arg("outputs"));
+      .def("run", &run, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"), py::arg("outputs"))
+      .def("backward", &backward, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"),
+           py::arg("output_grads"))
+      .def("conv_grads", &conv_grads, py::arg("op"), py::arg("weight_shape"))
+      .def("norm_grads", &norm_grads, py::arg("op"));
 }

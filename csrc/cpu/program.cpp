@@ -8,51 +8,6 @@
 
 namespace cpu {
 
-void gain_and_offset(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, float* gain,
-                     float* offset) {
-  int channels = 0, c = 0, at = 0;
-  for (int input : inputs) channels += sample.values[input].channels;
-  std::vector<float> mean(channels), squares(channels), scale(channels), shift(channels);
-  const float count = static_cast<float>(sample.values[inputs[0]].pixels());
-  for (int input : inputs) {
-    const Stats s = sample.stats(input);
-    for (int i = 0; i < sample.values[input].channels; ++i, ++c) {
-      mean[c] = s.pivot[i] + s.sum[i] / count;
-      squares[c] = std::max(0.0f, s.squares[i] - s.sum[i] * (s.sum[i] / count));
-      if (norm.modulation >= 0) {
-        const float* row = sample.modulation() + norm.modulation;
-        scale[c] = 1.0f + row[c];
-        shift[c] = row[channels + c];
-      } else {
-        scale[c] = norm.weight[c];
-        shift[c] = norm.bias[c];
-      }
-    }
-  }
-  const int size = channels / norm.groups;
-  for (int g = 0; g < norm.groups; ++g) {
-    float center = 0, total = 0;
-    for (int i = g * size; i < (g + 1) * size; ++i) center += mean[i] / size;
-    for (int i = g * size; i < (g + 1) * size; ++i) {
-      total += squares[i] + count * (mean[i] - center) * (mean[i] - center);
-    }
-    const float rstd = 1.0f / std::sqrt(total / (count * size) + norm.eps);
-    for (int i = g * size; i < (g + 1) * size; ++i) {
-      scale[i] *= rstd;
-      shift[i] -= center * scale[i];
-    }
-  }
-  c = 0;
-  for (int input : inputs) {
-    const Value& v = sample.values[input];
-    for (int i = 0; i < v.padded(); ++i, ++at) {
-      gain[at] = i < v.channels ? scale[c] : 0.0f;
-      offset[at] = i < v.channels ? shift[c] : 0.0f;
-      c += i < v.channels;
-    }
-  }
-}
-
 namespace {
 
 // Statistics of a value that no convolution has written.
@@ -114,6 +69,8 @@ class Input : public Op {
     }
   }
 
+  void backward(const Sample&, float*) const override {}
+
  private:
   const int value_, first_plane_;
   const std::vector<int> channels_;
@@ -128,12 +85,11 @@ class NormOp : public Op {
 
   void run(const Sample& sample) const override {
     const Value& v = sample.values[input_];
-    std::vector<float> gain(v.padded()), offset(v.padded());
-    gain_and_offset(norm_, sample, {input_}, gain.data(), offset.data());
+    const Normaliser n(norm_, sample, {input_});
     for (int block = 0; block < v.blocks(); ++block) {
       const int c = block * kBlock;
-      const Pair g{_mm512_loadu_ps(&gain[c]), _mm512_loadu_ps(&gain[c + kLanes])};
-      const Pair o{_mm512_loadu_ps(&offset[c]), _mm512_loadu_ps(&offset[c + kLanes])};
+      const Pair g{_mm512_loadu_ps(&n.gain[c]), _mm512_loadu_ps(&n.gain[c + kLanes])};
+      const Pair o{_mm512_loadu_ps(&n.offset[c]), _mm512_loadu_ps(&n.offset[c + kLanes])};
       const bf16* from = sample.data(input_) + c;
       bf16* to = sample.data(out_) + c;
       for (int i = 0; i < v.pixels(); ++i, from += v.padded(), to += v.padded()) {
@@ -141,6 +97,17 @@ class NormOp : public Op {
         store_block(to, {_mm512_fmadd_ps(x.lo, g.lo, o.lo), _mm512_fmadd_ps(x.hi, g.hi, o.hi)});
       }
     }
+  }
+
+  void backward(const Sample& sample, float* weight_grads) const override {
+    norm_backward(norm_, sample, {input_}, sample.grad(out_), weight_grads);
+  }
+
+  size_t weight_grads_size() const override { return norm_.modulation < 0 ? 2 * norm_.weight.size() : 0; }
+
+  void read_norm_grads(const float* weight_grads, float* weight, float* bias) const override {
+    std::copy_n(weight_grads, norm_.weight.size(), weight);
+    std::copy_n(weight_grads + norm_.weight.size(), norm_.weight.size(), bias);
   }
 
  private:
@@ -151,7 +118,7 @@ class NormOp : public Op {
 // 2x2, stride 2; an odd last row or column is dropped.
 class MaxPool : public Op {
  public:
-  MaxPool(int input, int out) : input_(input), out_(out) {}
+  MaxPool(int input, int out, size_t input_bytes) : input_(input), out_(out), bytes_(input_bytes) {}
 
   void run(const Sample& sample) const override {
     const Value &x = sample.values[input_], &y = sample.values[out_];
@@ -173,8 +140,33 @@ class MaxPool : public Op {
     measure(sample, out_);
   }
 
+  // To the first of the largest, as torch does.
+  void backward(const Sample& sample, float*) const override {
+    const Value &x = sample.values[input_], &y = sample.values[out_];
+    const int step = x.padded(), row = x.w * step;
+    auto* spread = reinterpret_cast<bf16*>(sample.scratch());
+    std::fill(spread, spread + static_cast<size_t>(x.pixels()) * step, bf16{0});
+    const bf16* from = sample.grad(out_);
+    for (int i = 0; i < y.h; ++i) {
+      for (int j = 0; j < y.w; ++j) {
+        for (int c = 0; c < step; ++c, ++from) {
+          const int first = 2 * i * row + 2 * j * step + c;
+          int largest = first;
+          for (int other : {first + step, first + row, first + row + step}) {
+            if (widen(sample.data(input_)[other]) > widen(sample.data(input_)[largest])) largest = other;
+          }
+          spread[largest] = *from;
+        }
+      }
+    }
+    add_grad(sample, input_, spread, x.blocks(), 0);
+  }
+
+  size_t backward_scratch_bytes() const override { return bytes_; }
+
  private:
   const int input_, out_;
+  const size_t bytes_;
 };
 
 // A value to float32 planes.
@@ -184,6 +176,7 @@ class Output : public Op {
 
   void run(const Sample& sample) const override {
     const Value& v = sample.values[value_];
+    if (sample.has_grad != nullptr) return;
     const size_t pixels = v.pixels();
     float* planes = sample.call.outputs[output_] + sample.index * v.channels * pixels;
     const bf16* x = sample.data(value_);
@@ -191,6 +184,8 @@ class Output : public Op {
       for (int c = 0; c < v.channels; ++c) planes[c * pixels + i] = widen(x[c]);
     }
   }
+
+  void backward(const Sample&, float*) const override {}
 
  private:
   const int value_, output_;
@@ -212,6 +207,23 @@ class Resize : public Op {
     measure(sample, out_);
   }
 
+  void backward(const Sample& sample, float*) const override {
+    const Value &x = sample.values[input_], &y = sample.values[out_];
+    if (x.input) return;
+    const int step = x.padded(), h = std::min(x.h, y.h), w = std::min(x.w, y.w);
+    const bool adds = sample.adds(input_);
+    bf16* to = sample.grad(input_);
+    if (!adds) std::fill(to, to + static_cast<size_t>(x.pixels()) * step, bf16{0});
+    for (int i = 0; i < h; ++i) {
+      const bf16* from = sample.grad(out_) + static_cast<size_t>(i) * y.w * step;
+      bf16* row = to + static_cast<size_t>(i) * x.w * step;
+      for (int k = 0; k < w * step; k += kBlock) {
+        const Pair a = load_block(from + k), b = load_block(row + k);
+        store_block(row + k, {_mm512_add_ps(a.lo, b.lo), _mm512_add_ps(a.hi, b.hi)});
+      }
+    }
+  }
+
  private:
   const int input_, out_;
 };
@@ -219,13 +231,16 @@ class Resize : public Op {
 }  // namespace
 
 int Program::add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Value& writes) {
-  if (allocated_) throw std::logic_error("program: has run already and takes no more operations");
+  if (!forward_.memory.empty() || !backward_.memory.empty()) {
+    throw std::logic_error("program: has run already and takes no more operations");
+  }
   for (int v : reads) values_.at(v).last_op = num_ops();
   if (writes.channels > 0) {
     values_.push_back(writes);
     values_.back().first_op = values_.back().last_op = num_ops();
   }
   ops_.push_back(std::move(op));
+  written_.push_back(writes.channels > 0 ? static_cast<int>(values_.size()) - 1 : -1);
   return static_cast<int>(values_.size()) - 1;
 }
 
@@ -250,6 +265,7 @@ int Program::input(const std::vector<int>& piece_channels, const std::vector<flo
   if (piece_channels.size() != scales.size() || value.channels < 1 || h < 1 || w < 1) {
     throw std::invalid_argument("input: needs a scale a piece, and at least one channel and pixel");
   }
+  value.input = true;
   const int first = num_inputs();
   for (int c : piece_channels) input_planes_.push_back(c * h * w);
   return add(std::make_unique<Input>(static_cast<int>(values_.size()), first, piece_channels, scales), {}, value);
@@ -285,7 +301,7 @@ int Program::conv(ConvSpec spec) {
 
 int Program::norm(int input, const Norm& norm) {
   Value out = values_.at(input);
-  out.measured = false;
+  out.measured = out.input = false;
   if (norm.groups < 1) throw std::invalid_argument("groups: expected at least 1");
   auto op = std::make_unique<NormOp>(input, static_cast<int>(values_.size()), completed(norm, {input}));
   return add(std::move(op), {input}, out);
@@ -295,7 +311,7 @@ int Program::attention(int qkv, int heads) {
   Value out = values_.at(qkv);
   if (heads < 1 || out.channels % (3 * heads)) throw std::invalid_argument("heads: must divide a third of the channels");
   out.channels /= 3;
-  out.measured = false;
+  out.measured = out.input = false;
   return add(make_attention(values_, qkv, heads, static_cast<int>(values_.size())), {qkv}, out);
 }
 
@@ -303,8 +319,9 @@ int Program::max_pool(int input) {
   Value out = values_.at(input);
   out.h /= 2, out.w /= 2;
   out.measured = true;
+  out.input = false;
   if (out.h < 1 || out.w < 1) throw std::invalid_argument("input: too small to be halved");
-  return add(std::make_unique<MaxPool>(input, static_cast<int>(values_.size())), {input}, out);
+  return add(std::make_unique<MaxPool>(input, static_cast<int>(values_.size()), values_[input].num_bytes()), {input}, out);
 }
 
 int Program::resize(int input, int h, int w) {
@@ -312,65 +329,139 @@ int Program::resize(int input, int h, int w) {
   Value out = values_.at(input);
   out.h = h, out.w = w;
   out.measured = true;
+  out.input = false;
   return add(std::make_unique<Resize>(input, static_cast<int>(values_.size())), {input}, out);
 }
 
 void Program::output(int value) {
   const int number = num_outputs();
   outputs_.push_back(values_.at(value));
+  output_values_.push_back(value);
   const bool last = !ops_.empty() && values_[value].first_op == num_ops() - 1;
   if (last && ops_.back()->redirect(number)) return;
   add(std::make_unique<Output>(value, number), {value}, {});
 }
 
-// First fit over what is free while a value lives.
-void Program::allocate() {
+// Forwards, first fit over what is free while a value lives; for the way back everything has a place of its own.
+Layout Program::plan(bool for_backward) const {
   struct Placed {
     size_t at, end;
     int last_op;
   };
+  Layout layout;
   std::vector<Placed> live;
-  for (Value& value : values_) {
-    const auto over = [&](const Placed& p) { return p.last_op < value.first_op; };
+  for (const Value& value : values_) {
+    const auto over = [&](const Placed& p) { return !for_backward && p.last_op < value.first_op; };
     live.erase(std::remove_if(live.begin(), live.end(), over), live.end());
     std::sort(live.begin(), live.end(), [](const Placed& a, const Placed& b) { return a.at < b.at; });
-    const size_t size = (value.num_bytes() + kCacheLine - 1) / kCacheLine * kCacheLine;
-    value.at = 0;
+    const size_t bytes = (value.num_bytes() + kCacheLine - 1) / kCacheLine * kCacheLine;
+    size_t at = 0;
     for (const Placed& p : live) {
-      if (value.at + size <= p.at) break;
-      value.at = std::max(value.at, p.end);
+      if (at + bytes <= p.at) break;
+      at = std::max(at, p.end);
     }
-    live.push_back({value.at, value.at + size, value.last_op});
-    values_bytes_ = std::max(values_bytes_, value.at + size);
+    live.push_back({at, at + bytes, value.last_op});
+    layout.data.push_back(at);
+    layout.size = std::max(layout.size, at + bytes);
   }
-  for (Value& value : values_) {
-    value.stats_at = values_bytes_;
-    values_bytes_ += static_cast<size_t>(3) * value.padded() * sizeof(float);
+  for (const Value& value : values_) {
+    layout.stats.push_back(layout.size);
+    layout.size += static_cast<size_t>(3) * value.padded() * sizeof(float);
+    if (for_backward) {
+      layout.grads.push_back(layout.size);
+      layout.size += value.num_bytes();
+    }
   }
-  size_t scratch = 0;
-  for (const auto& op : ops_) scratch = std::max(scratch, op->scratch_bytes());
   constexpr size_t kPage = 4096;
-  values_bytes_ = (values_bytes_ + kPage - 1) / kPage * kPage;
-  arena_bytes_ = (values_bytes_ + scratch + kPage - 1) / kPage * kPage;
-  for (int i = 0; i < team_.size(); ++i) {
-    arenas_.emplace_back(std::aligned_alloc(kPage, arena_bytes_));
-    if (arenas_.back() == nullptr) throw std::bad_alloc();
+  layout.scratch = (layout.size + kPage - 1) / kPage * kPage;
+  size_t scratch = 0;
+  for (const auto& op : ops_) {
+    scratch = std::max({scratch, op->scratch_bytes(), for_backward ? op->backward_scratch_bytes() : 0});
   }
-  allocated_ = true;
+  layout.size = (layout.scratch + scratch + kPage - 1) / kPage * kPage;
+  return layout;
+}
+
+void Program::allocate(bool for_backward) {
+  if (!tiles_allowed()) throw std::runtime_error("AMX: the kernel does not allow its tiles to be used");
+  Arenas& arenas = for_backward ? backward_ : forward_;
+  if (!arenas.memory.empty()) return;
+  arenas.layout = plan(for_backward);
+  for (int i = 0; i < team_.size(); ++i) {
+    arenas.memory.emplace_back(std::aligned_alloc(4096, arenas.layout.size));
+    if (arenas.memory.back() == nullptr) throw std::bad_alloc();
+  }
+  if (!for_backward) return;
+  size_t size = 0;
+  for (const auto& op : ops_) {
+    weight_grads_at_.push_back(size);
+    size += op->weight_grads_size();
+  }
+  weight_grads_.assign(team_.size(), std::vector<float>(size));
 }
 
 void Program::run(int num_samples, const Call& call) {
-  if (!tiles_allowed()) throw std::runtime_error("AMX: the kernel does not allow its tiles to be used");
-  if (!allocated_) allocate();
+  allocate(false);
   std::atomic<int> next{0};
   team_.run(std::min(team_.size(), num_samples), [&](int member) {
     Tiles tiles;
-    auto* arena = static_cast<uint8_t*>(arenas_[member].get());
+    auto* arena = static_cast<uint8_t*>(forward_.memory[member].get());
     for (int index; (index = next.fetch_add(1)) < num_samples;) {
-      const Sample sample{values_, call, arena, arena + values_bytes_, index};
+      const Sample sample{values_, forward_.layout, call, arena, index};
       for (const auto& op : ops_) op->run(sample);
     }
   });
+}
+
+// Which thread takes which sample is fixed, so that sums have the same bits every time.
+void Program::backward(int num_samples, const Call& call) {
+  allocate(true);
+  team_.run(team_.size(), [&](int member) {
+    Tiles tiles;
+    auto* arena = static_cast<uint8_t*>(backward_.memory[member].get());
+    std::vector<float>& grads = weight_grads_[member];
+    std::fill(grads.begin(), grads.end(), 0.0f);
+    std::vector<char> has_grad(values_.size());
+    for (int index = member; index < num_samples; index += team_.size()) {
+      std::fill(has_grad.begin(), has_grad.end(), 0);
+      const Sample sample{values_, backward_.layout, call, arena, index, &has_grad};
+      for (const auto& op : ops_) op->run(sample);
+      for (int i = 0; i < num_outputs(); ++i) take_output_grad(sample, i);
+      for (int i = num_ops() - 1; i >= 0; --i) {
+        const int written = written_[i];
+        if (written < 0 || has_grad[written]) ops_[i]->backward(sample, grads.data() + weight_grads_at_[i]);
+      }
+    }
+  });
+  for (int i = 1; i < team_.size(); ++i) {
+    for (size_t k = 0; k < weight_grads_[0].size(); ++k) weight_grads_[0][k] += weight_grads_[i][k];
+  }
+}
+
+void Program::take_output_grad(const Sample& sample, int output) const {
+  const int value = output_values_[output];
+  const Value& v = values_[value];
+  const size_t pixels = v.pixels();
+  const float* planes = sample.call.output_grads[output] + sample.index * v.channels * pixels;
+  alignas(kCacheLine) float row[kBlock];
+  const bool adds = sample.adds(value);
+  bf16* to = sample.grad(value);
+  for (size_t i = 0; i < pixels; ++i) {
+    for (int block = 0; block < v.blocks(); ++block, to += kBlock) {
+      for (int c = 0; c < kBlock; ++c) {
+        const int channel = block * kBlock + c;
+        row[c] = (channel < v.channels ? planes[channel * pixels + i] : 0.0f) + (adds ? widen(to[c]) : 0.0f);
+      }
+      store_block(to, {_mm512_load_ps(row), _mm512_load_ps(row + kLanes)});
+    }
+  }
+}
+
+void Program::read_grads(int op, float* weight, float* bias, float* norm_weight, float* norm_bias) const {
+  if (weight_grads_.empty()) throw std::logic_error("program: has not run backward yet");
+  const float* grads = weight_grads_[0].data() + weight_grads_at_.at(op);
+  if (weight != nullptr) ops_[op]->read_weight_grads(grads, weight, bias);
+  if (norm_weight != nullptr) ops_[op]->read_norm_grads(grads, norm_weight, norm_bias);
 }
 
 }  // namespace cpu

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdlib>
 #include <memory>
 #include <vector>
 
@@ -19,8 +20,8 @@ constexpr int kCacheLine = 64;
 struct Value {
   int h = 0, w = 0, channels = 0;
   bool measured = false;          // whether its writer leaves statistics
+  bool input = false;             // whether it is the caller's, and has no gradient
   int first_op = 0, last_op = 0;  // writer and last reader
-  size_t at = 0, stats_at = 0;    // places in the arena
 
   int blocks() const { return (channels + kBlock - 1) / kBlock; }
   int padded() const { return blocks() * kBlock; }
@@ -42,23 +43,42 @@ struct Call {
   std::vector<float*> outputs;
   const float* modulation = nullptr;  // a row a sample
   size_t modulation_stride = 0;
+  // for a backward pass only
+  std::vector<const float*> output_grads;
+  float* modulation_grads = nullptr;
+};
+
+// Where everything lies in an arena.
+struct Layout {
+  std::vector<size_t> data, stats, grads;  // of every value; grads of the backward pass only
+  size_t scratch = 0, size = 0;
 };
 
 // A thread's arena, while it works on one sample.
 struct Sample {
   const std::vector<Value>& values;
+  const Layout& layout;
   const Call& call;
   uint8_t* arena;
-  uint8_t* scratch;
   int index;
+  std::vector<char>* has_grad = nullptr;  // of every value: whether its gradient holds something already
 
-  bf16* data(int value) const { return reinterpret_cast<bf16*>(arena + values[value].at); }
+  uint8_t* scratch() const { return arena + layout.scratch; }
+  bf16* data(int value) const { return reinterpret_cast<bf16*>(arena + layout.data[value]); }
   Stats stats(int value) const {
-    auto* first = reinterpret_cast<float*>(arena + values[value].stats_at);
+    auto* first = reinterpret_cast<float*>(arena + layout.stats[value]);
     const int n = values[value].padded();
     return {first, first + n, first + 2 * n};
   }
   const float* modulation() const { return call.modulation + index * call.modulation_stride; }
+  float* modulation_grads() const { return call.modulation_grads + index * call.modulation_stride; }
+  bf16* grad(int value) const { return reinterpret_cast<bf16*>(arena + layout.grads[value]); }
+  // Whether a gradient has to be added to what others have written; from now on it has.
+  bool adds(int value) const {
+    const bool before = (*has_grad)[value];
+    (*has_grad)[value] = 1;
+    return before;
+  }
 };
 
 // Group normalisation with a gain and an offset a channel, and SiLU where asked, of one value or of two concatenated.
@@ -75,6 +95,13 @@ class Op {
   virtual ~Op() = default;
   virtual void run(const Sample& sample) const = 0;
   virtual size_t scratch_bytes() const { return 0; }
+  // Adds to the gradients of what it read, given that of what it wrote, and to those of its weights.
+  virtual void backward(const Sample& sample, float* weight_grads) const = 0;
+  virtual size_t backward_scratch_bytes() const { return 0; }
+  virtual size_t weight_grads_size() const { return 0; }  // numbers at weight_grads
+  // Sums of all threads' weight_grads, in the weights' own order.
+  virtual void read_weight_grads(const float* /*weight_grads*/, float* /*weight*/, float* /*bias*/) const {}
+  virtual void read_norm_grads(const float* /*weight_grads*/, float* /*weight*/, float* /*bias*/) const {}
   virtual Norm* norm() { return nullptr; }
   virtual int weight_size() const { return 0; }  // how many numbers its weight and bias hold
   virtual int bias_size() const { return 0; }
@@ -107,9 +134,12 @@ class Program {
   void output(int value);  // hands a value to the caller; nothing may read it afterwards
 
   int num_ops() const { return static_cast<int>(ops_.size()); }
-  Op& op(int i) { return *ops_.at(i); }
+  Op& op(int i) const { return *ops_.at(i); }
 
   void run(int num_samples, const Call& call);
+  // Runs forward again, keeping everything, and back: gradients of modulation and weights, from those of the outputs.
+  void backward(int num_samples, const Call& call);
+  void read_grads(int op, float* weight, float* bias, float* norm_weight, float* norm_bias) const;
 
   int num_outputs() const { return static_cast<int>(outputs_.size()); }
   const Value& shape_of_output(int i) const { return outputs_[i]; }
@@ -117,29 +147,48 @@ class Program {
   int input_size(int i) const { return input_planes_[i]; }
   int modulation_size() const { return modulation_size_; }
   const Value& value(int i) const { return values_.at(i); }
-  size_t arena_bytes() const { return arena_bytes_; }
+  size_t arena_bytes() const { return forward_.layout.size; }
 
  private:
   int add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Value& writes);
   Norm completed(Norm norm, const std::vector<int>& inputs);
-  void allocate();
+  Layout plan(bool for_backward) const;
+  void take_output_grad(const Sample& sample, int output) const;
+  void allocate(bool for_backward);
 
   Team team_;
   std::vector<Value> values_;
   std::vector<Value> outputs_;
+  std::vector<int> output_values_;
+  std::vector<int> written_;  // the value every op writes, or -1
   std::vector<std::unique_ptr<Op>> ops_;
   std::vector<int> input_planes_;  // numbers a sample of every input piece
   int modulation_size_ = 0;
-  size_t values_bytes_ = 0, arena_bytes_ = 0;
-  bool allocated_ = false;
   struct Free {
     void operator()(void* p) const { std::free(p); }
   };
-  std::vector<std::unique_ptr<void, Free>> arenas_;
+  struct Arenas {
+    Layout layout;
+    std::vector<std::unique_ptr<void, Free>> memory;  // one a thread
+  };
+  Arenas forward_, backward_;
+  std::vector<std::vector<float>> weight_grads_;  // of every thread; the first one's become the sums
+  std::vector<size_t> weight_grads_at_;           // of every op
 };
 
-// Gain and offset a channel (of all inputs, each padded to whole blocks) that normalise with these statistics.
-void gain_and_offset(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, float* gain, float* offset);
+// What normalises a channel, for all channels of all inputs, each padded to whole blocks; 0 where there is no channel.
+struct Normaliser {
+  std::vector<float> gain, offset;  // normalised and scaled = x * gain + offset
+  std::vector<float> mean, rstd;    // of the channel's group
+  Normaliser(const Norm& norm, const Sample& sample, const std::vector<int>& inputs);
+};
+
+// Back through a norm, and SiLU where it has it.
+// grads: of its result, [pixels, blocks of all inputs]; overwritten. weight_grads: [2, C], where the norm is learned.
+void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, bf16* grads,
+                   float* weight_grads);
+// Adds what lies in rows of row_blocks blocks, from block first_block on, to a value's gradient.
+void add_grad(const Sample& sample, int value, const bf16* grads, int row_blocks, int first_block);
 
 std::unique_ptr<Op> make_conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value);
 std::unique_ptr<Op> make_attention(const std::vector<Value>& values, int qkv, int heads, int out_value);

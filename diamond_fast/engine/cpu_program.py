@@ -66,7 +66,7 @@ class CpuProgram:
         self._program = _cpu.Program(num_threads or torch.get_num_threads())
         self._convs: list[tuple[int, nn.Conv2d]] = []
         self._learned_norms: list[tuple[int, nn.GroupNorm]] = []
-        self._modulations: list[nn.Linear] = []
+        self.modulations: list[nn.Linear] = []  # of the adaptive norms, in the order of the program
         self._modulation_size = 0
         channels, scales = zip(*pieces, strict=True)
         last = walk(self, self._program.input(list(channels), list(scales), height, width))
@@ -110,7 +110,7 @@ class CpuProgram:
     def _norm(self, norm: Norm, silu: bool):
         if isinstance(norm, AdaGroupNorm):
             at = self._modulation_size
-            self._modulations.append(norm.linear)
+            self.modulations.append(norm.linear)
             self._modulation_size += norm.linear.out_features
             return self._cpu.Norm(norm.num_groups, NORM_EPS, silu, modulation=at)
         return self._cpu.Norm(norm.norm.num_groups, norm.norm.eps, silu)
@@ -128,14 +128,14 @@ class CpuProgram:
             self._program.set_conv(op, array(layer.weight), array(layer.bias))
         for op, norm in self._learned_norms:
             self._program.set_norm(op, array(norm.weight), array(norm.bias))
-        if self._modulations:
-            self._modulation_weight = torch.cat([m.weight for m in self._modulations]).float()
-            self._modulation_bias = torch.cat([m.bias for m in self._modulations]).float()
+        if self.modulations:
+            self._modulation_weight = torch.cat([m.weight for m in self.modulations]).float()
+            self._modulation_bias = torch.cat([m.bias for m in self.modulations]).float()
 
     @torch.no_grad()
     def modulation(self, cond: Tensor) -> Tensor | None:
         """All scales and shifts from the conditioning: [N,E] -> [N,sum of 2C], float32."""
-        if not self._modulations:
+        if not self.modulations:
             return None
         return nn.functional.linear(cond.float(), self._modulation_weight, self._modulation_bias)
 
@@ -146,6 +146,29 @@ class CpuProgram:
         rows = np.empty((n, 0), np.float32) if modulation is None else array(modulation)
         self._program.run(n, [array(x) for x in inputs], rows, [output.numpy()])
         return output
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Weights and biases of convolutions, then of learned norms: those that ``backward`` gives gradients of."""
+        layers = [layer for _, layer in (*self._convs, *self._learned_norms)]
+        return [p for layer in layers for p in (layer.weight, layer.bias)]
+
+    def backward(
+        self, inputs: Sequence[Tensor], modulation: Tensor | None, output_grad: Tensor
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradients of the modulation and of ``parameters``, given the output's; arguments as for the call.
+
+        The same bits for the same number of threads.
+        """
+        n = len(inputs[0])
+        rows = np.empty((n, 0), np.float32) if modulation is None else array(modulation)
+        rows_grad = self._program.backward(n, [array(x) for x in inputs], rows, [array(output_grad)])
+        grads = []
+        for op, layer in self._convs:
+            grads += self._program.conv_grads(op, list(layer.weight.shape))
+        for op, _ in self._learned_norms:
+            grads += self._program.norm_grads(op)
+        return None if modulation is None else torch.from_numpy(rows_grad), [torch.from_numpy(g) for g in grads]
 
 
 def array(x: Tensor) -> np.ndarray:

@@ -1,0 +1,108 @@
+"""Training on a CPU with AMX: convolutional networks forward and back as compiled programs, in bfloat16.
+
+Sums, statistics and the weights that are trained stay float32. Nothing but the inputs is kept between the two passes:
+the way back runs forward again, one sample at a time, so that memory does not grow with the batch.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diamond_fast.engine.cpu_program import CpuProgram
+from diamond_fast.engine.networks import actor_critic_encoder, inner_model, reward_end_encoder
+from diamond_fast.models.actor_critic import ActorCritic
+from diamond_fast.models.denoiser import Denoiser
+from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.models.unet import InnerModel
+
+Model = TypeVar("Model", Denoiser, RewardEndModel, ActorCritic)
+
+
+class TrainableProgram:
+    """A network's program that gives gradients. Weights are taken anew at every call with gradients.
+
+    Args:
+        network: whose operations ``walk`` hands on.
+        walk: walk(backend, network, input), from ``engine/networks.py``.
+    """
+
+    def __init__(self, network: nn.Module, walk: Callable):
+        self.network = network
+        self.walk = walk
+        self._programs: dict[tuple[int, ...], CpuProgram] = {}
+
+    def __call__(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """x [N,C,H,W] float32, without gradient; cond [N,E]. -> [N,C',H',W'] float32."""
+        program = self._program(x)
+        program.refresh()
+        modulation = None
+        if cond is not None:
+            weight = torch.cat([m.weight for m in program.modulations])
+            modulation = F.linear(cond, weight, torch.cat([m.bias for m in program.modulations]))
+        return _Run.apply(program, x, modulation, *program.parameters)
+
+    def _program(self, x: Tensor) -> CpuProgram:
+        key = tuple(x.shape[1:])
+        if key not in self._programs:
+            walk, network = self.walk, self.network
+            self._programs[key] = CpuProgram(lambda b, v: walk(b, network, v), [(key[0], 1.0)], *key[1:])
+        return self._programs[key]
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, program: CpuProgram, x: Tensor, modulation: Tensor | None, *parameters: Tensor) -> Tensor:
+        ctx.program = program
+        ctx.save_for_backward(x, modulation)
+        return program([x], modulation)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, modulation = ctx.saved_tensors
+        modulation_grad, grads = ctx.program.backward([x], modulation, grad)
+        return None, None, modulation_grad, *grads
+
+
+class AmxInnerModel(nn.Module):
+    """``InnerModel``, its U-Net on AMX."""
+
+    def __init__(self, network: InnerModel):
+        super().__init__()
+        self.noise_emb, self.act_emb, self.cond_proj = network.noise_emb, network.act_emb, network.cond_proj
+        self._run = TrainableProgram(network, inner_model)
+
+    def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
+        """Shapes as in ``InnerModel.forward``."""
+        with torch.autocast("cpu", enabled=False):
+            cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+            return self._run(torch.cat((obs, noisy_next_obs), dim=1).float(), cond)
+
+
+class AmxEncoder(nn.Module):
+    """An encoder on AMX: called as the readable one is."""
+
+    def __init__(self, network: nn.Module, walk: Callable):
+        super().__init__()
+        self._run = TrainableProgram(network, walk)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return self._run(x.float(), None if cond is None else cond.float())
+
+
+def on_amx(model: Model) -> Model:
+    """The same model, weights shared, with its convolutional network on AMX."""
+    if isinstance(model, Denoiser):
+        return _with_modules(model, inner_model=AmxInnerModel(model.inner_model))
+    walk = reward_end_encoder if isinstance(model, RewardEndModel) else actor_critic_encoder
+    return _with_modules(model, encoder=AmxEncoder(model.encoder, walk))
+
+
+def _with_modules(model: Model, **modules: nn.Module) -> Model:
+    twin = copy.copy(model)
+    twin._modules = {**model._modules, **modules}
+    return twin
