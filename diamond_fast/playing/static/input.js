@@ -111,9 +111,9 @@ function showKeys(hello, others) {
   const keys = [];
   const directions = hello.buttons.filter((name) => name in ARROWS);
   if (directions.length) keys.push(["arrows or WASD", "move"]);
-  keys.push(["space", hello.buttons.includes("fire") ? "fire" : "pause"]);
+  if (hello.buttons.includes("fire")) keys.push(["space", "fire"]);
   others.slice(0, 10).forEach((name, i) => keys.push([String((i + 1) % 10), /^\d+$/.test(name) ? `action ${name}` : name]));
-  keys.push(["P", "pause"], ["N", "single step"], ["R", "restart"], ["E", "next episode"], ["C", "you or agent"], ["M", "model or real game"], ["H", "dream on from here"], ["V", "record"]);
+  keys.push(["P", "pause"], ["N", "single step"], ["R", "restart"], ["E", "next episode"], ["C", "you or agent"], ["M", "model or real game"], ["H", "dream on"], ["V", "record"]);
   document.getElementById("keys").replaceChildren(...keys.flatMap(([key, meaning]) => {
     const cap = document.createElement("kbd");
     cap.textContent = key;

@@ -171,7 +171,9 @@ function showControls(view, hello) {
       button.disabled = id === "controller" && view.world === "replay";
     }
   }
-  get("pause").children[1].textContent = view.paused ? "▶ Play" : "❚❚ Pause";
+  const [icon, word] = get("pause").children;
+  icon.textContent = view.paused ? "▶" : "❚❚";
+  word.textContent = view.paused ? "Play" : "Pause";
   get("record").setAttribute("aria-pressed", view.recording);
   get("record").disabled = view.world === "replay";
   get("dream-from-here").hidden = view.world === "model";
