@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+import zstandard
 
 from diamond_fast import _replay
 from diamond_fast.replay import commits
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from diamond_fast.replay.mirror import DeviceMirror
 
 _log = logging.getLogger(__name__)
+_MALFORMED = (IndexError, KeyError, MemoryError, OverflowError, TypeError, ValueError, zstandard.ZstdError)
+"""What a forged journal with good checksums raises."""
 
 
 class Episode(NamedTuple):
@@ -306,9 +309,12 @@ class Replay:
         with contextlib.closing(Journal(path, writable=False)) as journal:
             if journal.problem:
                 _log.warning("%s: reading %d whole commits (%s)", path, journal.num_records, journal.problem)
-            num_envs = journal.meta["num_envs"]
-            num_steps = sum(commits.num_vector_steps(record) for record in journal.records())
-            replay = cls(journal.meta["frame_shape"], num_envs, max(1, num_steps * num_envs))
+            try:
+                num_envs = journal.meta["num_envs"]
+                num_steps = sum(commits.num_vector_steps(record) for record in journal.records())
+                replay = cls(journal.meta["frame_shape"], num_envs, max(1, num_steps * num_envs))
+            except _MALFORMED as error:
+                raise JournalError(f"{path}: no program of this kind wrote it ({error})") from error
             replay._restore(journal)
         return replay
 
@@ -338,7 +344,7 @@ class Replay:
         for record in journal.records():
             try:
                 commits.unpack(self._store, record)
-            except (IndexError, ValueError) as error:
+            except _MALFORMED as error:
                 raise JournalError(f"{journal.path}: does not fit into the given capacity ({error})") from error
         self._mark_committed()
 

@@ -18,6 +18,7 @@ import numpy as np
 from diamond_fast import _replay
 
 _LENGTH = struct.Struct("<I")
+_LONGEST_HEAD = 1 << 20
 
 
 def pack(store: _replay.Store, committed: list[int], num_steps: int, closed: bool) -> Iterator[bytes | memoryview]:
@@ -62,8 +63,18 @@ def _slot_memory(store: _replay.Store, lane: int, first: int, count: int) -> lis
 
 
 def _read_head(record: BinaryIO) -> dict:
-    (length,) = _LENGTH.unpack(record.read(_LENGTH.size))
-    return json.loads(record.read(length))
+    """Checks it, too: a forged record may have a good checksum."""
+    prefix = record.read(_LENGTH.size)
+    (length,) = _LENGTH.unpack(prefix) if len(prefix) == _LENGTH.size else (0,)
+    try:
+        head = json.loads(record.read(min(length, _LONGEST_HEAD)))
+    except RecursionError:
+        head = None
+    match head:
+        case {"steps": int(steps), "slots": [*slots], "closed": bool()}:
+            if steps >= 0 and all(isinstance(count, int) and count >= 0 for count in slots):
+                return head
+    raise ValueError("a commit's head is malformed")
 
 
 def _read_into(record: BinaryIO, memory: memoryview) -> None:

@@ -165,7 +165,13 @@ class Journal:
             raise JournalError(f"{self.path}: damaged header")
         if version != _VERSION:
             raise JournalError(f"{self.path}: written in format {version}, this program reads {_VERSION}")
-        return json.loads(text), [_HEADER.size + text_length + 16], [digest]
+        try:
+            meta = json.loads(text)
+        except (ValueError, RecursionError):
+            meta = None
+        if not isinstance(meta, dict):
+            raise JournalError(f"{self.path}: damaged header")
+        return meta, [_HEADER.size + text_length + 16], [digest]
 
     def _scan(self) -> str | None:
         """Finds the whole records; returns what is wrong with the bytes after them, if any."""

@@ -76,16 +76,18 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``, up to the first that a crash cut short."""
+    """The lines of a ``metrics.jsonl``, up to the first that a crash cut short or that is damaged beyond reading."""
     lines = []
     for raw in path.read_bytes().splitlines():
         try:
             line = json.loads(raw)
-        except ValueError:
+        except (ValueError, RecursionError):
             break
-        if not isinstance(line, dict) or not {"epoch", "env_steps", "seconds"} <= line.keys():
-            break
-        lines.append(line)
+        match line:
+            case {"epoch": int(), "env_steps": int(), "seconds": int() | float()}:
+                lines.append(line)
+            case _:
+                break
     return lines
 
 
