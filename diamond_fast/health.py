@@ -118,8 +118,8 @@ def fast_paths() -> Iterator[Finding]:
     yield _cpu_engine()
     why_not = _why_no_cuda(torch)
     for name, use in (
-        ("CUDA graphs", "training updates and FastDenoiser, one launch each"),
-        ("Triton kernels", "FastDenoiser"),
+        ("CUDA graphs", "an update, or a call of FastDenoiser, is one launch"),
+        ("Triton kernels", "fused norms and sampling steps"),
     ):
         if why_not:
             yield Finding(name, "off", why_not)
@@ -168,7 +168,7 @@ def _cpu_engine() -> Finding:
         return Finding(name, "off", "not built")
     why_not = why_unavailable()
     if why_not is None:
-        return Finding(name, "on", "FastDenoiser on AMX tiles")
+        return Finding(name, "on", "networks in bfloat16 on AMX tiles")
     rebuild = "in the project's folder, with a C++17 compiler that knows AMX: pip install -e ."
     return Finding(name, "off", why_not, rebuild if "not built" in why_not else None)
 
