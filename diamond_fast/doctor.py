@@ -76,7 +76,7 @@ def expect(device_name: str) -> list[Finding]:
     from diamond_fast.presets import PRESETS
 
     device, paper = resolve_device(device_name), PRESETS["atari100k"]
-    print(f"\nThe paper's run (--preset atari100k) on {device}, with its networks as they stand in models/")
+    print(f"\nThe paper's run (--preset atari100k) on {device}")
     for line in describe(paper, ATARI_ACTIONS, device).splitlines():
         print(f"  {line}")
     findings = show("Its frames, imagined", [health.fast_denoiser(device, paper)])
