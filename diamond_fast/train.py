@@ -1,10 +1,12 @@
 """``python -m diamond_fast.train``: reads what to train, says what it will do, and does it."""
 
+import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -21,6 +23,7 @@ from diamond_fast.settings import differences, flag, leaves
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     import torch
 
+    from diamond_fast.training.crew import Crew
     from diamond_fast.training.trainer import Trainer
 
 PROGRAM = "python -m diamond_fast.train"
@@ -67,13 +70,41 @@ class TrainArgs:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    if int(os.environ.get("RANK", 0)) > 0:
+        return follow(argv)
     with stop_signals() as stop, ExitStack() as held:
         with user_errors():
-            args = read_command_line(sys.argv[1:] if argv is None else argv)
+            args = read_command_line(argv)
             if args.dry_run:
                 return dry_run(args)
             trainer = set_up(args, held, stop)
         train(trainer, stop)
+
+
+def follow(argv: Sequence[str]) -> None:
+    """One of torchrun's further processes: says nothing but what ends itself alone, and leaves signals to the first."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), user_errors():
+        args = read_command_line(argv)
+        if args.dry_run:
+            return
+        crew = _join_crew(args)
+        device = _device(args)
+
+    from diamond_fast.training.crew import CrewLostError, leave_crew
+    from diamond_fast.training.finite import NonFiniteError
+    from diamond_fast.training.follower import follow as follow_leader
+
+    try:
+        follow_leader(crew, args.config, device)
+        leave_crew()
+    except (CrewLostError, NonFiniteError):  # the first process says what there is to say
+        os._exit(EXIT_FAILED)
+    except Exception as error:
+        print(f"process {crew.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        os._exit(EXIT_FAILED)
 
 
 def read_command_line(argv: Sequence[str]) -> TrainArgs:
@@ -126,9 +157,13 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     from diamond_fast.models.official import load_official
     from diamond_fast.runs.folder import RunFolder
     from diamond_fast.runs.metrics import require_installed
+    from diamond_fast.training.crew import leave_crew
     from diamond_fast.training.trainer import Trainer
 
+    crew = _join_crew(args)
     device = _device(args)
+    if crew is not None:
+        held.callback(leave_crew)
     require_installed(args.logger)
     agent = None if args.init_from is None else load_official(args.init_from, args.config)
     if args.resume is None:
@@ -138,17 +173,37 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     else:
         folder = RunFolder.open(args.resume)
     held.enter_context(folder.lock())
-    stop.how_to_go_on = f"{PROGRAM} --resume {shlex.quote(str(folder.path))}"
-    trainer = Trainer(args.config, folder, device, agent=agent, logger=args.logger, cuda_graphs=args.cuda_graphs)
+    program = PROGRAM if crew is None else f"torchrun --nproc-per-node {crew.size} {PROGRAM.removeprefix('python ')}"
+    stop.how_to_go_on = f"{program} --resume {shlex.quote(str(folder.path))}"
+    trainer = Trainer(args.config, folder, device, agent, args.logger, args.cuda_graphs, crew)
     held.callback(trainer.close)
-    print(f"{_title(args.config)} on {device}, seed {args.config.seed}: {folder.path}", flush=True)
+    along = f" and {crew.size - 1} more" if crew is not None else ""
+    print(f"{_title(args.config)} on {device}{along}, seed {args.config.seed}: {folder.path}", flush=True)
     return trainer
+
+
+def _join_crew(args: TrainArgs) -> "Crew | None":
+    """The processes torchrun started this one with; None for a process on its own."""
+    if _crew_size() == 1:
+        return None
+    from diamond_fast.training.crew import check_crew, join_crew
+
+    check_crew(args.config, _crew_size())
+    return join_crew(_device(args))
+
+
+def _crew_size() -> int:
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def train(trainer: "Trainer", stop: StopSignals) -> None:
     """Run to the end; say where the results are, and how to go on."""
+    from diamond_fast.training.crew import CrewLostError
+
     try:
         result = trainer.run(stop)
+    except CrewLostError as error:
+        _fail_later(str(error), stop)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -225,7 +280,11 @@ def _num_actions(config: RunConfig) -> int:
 def _device(args: TrainArgs) -> "torch.device":
     from diamond_fast.devices import resolve_device  # imports torch: after all that can be answered without
 
-    return resolve_device(args.device)
+    if _crew_size() == 1:
+        return resolve_device(args.device)
+    from diamond_fast.training.crew import local_device
+
+    return resolve_device(local_device(args.device))
 
 
 def _title(config: RunConfig) -> str:

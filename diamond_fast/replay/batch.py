@@ -29,12 +29,14 @@ class Batch:
         layout: _replay.BatchLayout,
         frame_shape: tuple[int, int, int],
         mirror: DeviceMirror | None = None,
+        part: slice = slice(None),
     ) -> None:
-        """Wraps a filled block, uint8 [layout.num_bytes]."""
+        """Wraps a filled block, uint8 [layout.num_bytes], of which ``part`` says which segments count."""
         self._block = block
         self._layout = layout
         self._frame_shape = frame_shape
         self._mirror = mirror
+        self._part = part
         self._rows = (layout.batch_size,)
         self._steps = (layout.batch_size, layout.seq_length)
 
@@ -98,7 +100,9 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Returns the batch on a device; from pinned memory the copy does not wait."""
-        return Batch(self._block.to(device, non_blocking=True), self._layout, self._frame_shape, self._mirror)
+        return Batch(
+            self._block.to(device, non_blocking=True), self._layout, self._frame_shape, self._mirror, self._part
+        )
 
     def obs(self) -> Tensor:
         """Returns float32 [B, L, C, H, W] in [-1, 1]; padding is exactly 0.0."""
@@ -107,4 +111,4 @@ class Batch:
         return to_float(self.frames, self.pixel_mask)
 
     def _view(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-        return self._block[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
+        return self._block[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)[self._part]

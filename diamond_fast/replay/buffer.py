@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -68,6 +69,7 @@ class Replay:
         self.num_envs = int(num_envs)
         self._store = _replay.Store(math.prod(self.frame_shape), self.num_envs, int(capacity))
         self._journal: Journal | None = None
+        self._num_followed = 0  # records taken by catch_up
         self._mark_committed()
 
     # --- writing ---
@@ -317,6 +319,20 @@ class Replay:
                 raise JournalError(f"{path}: no program of this kind wrote it ({error})") from error
             replay._restore(journal)
         return replay
+
+    def catch_up(self, path: Path | str, length: int) -> None:
+        """Takes what another process has committed to a journal since the last call, up to its ``length``.
+
+        Raises:
+            JournalError: as for `open`.
+            OSError: it cannot be read.
+        """
+        with contextlib.closing(Journal(path, writable=False)) as journal:
+            journal.rewind(length)
+            for record in itertools.islice(journal.records(), self._num_followed, None):
+                commits.unpack(self._store, record)
+            self._num_followed = journal.num_records
+        self._mark_committed()
 
     def commit(self) -> int:
         """Makes all steps visible to readers and, where there is a journal, safe on the disk.

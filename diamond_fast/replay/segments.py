@@ -41,6 +41,8 @@ class Segments(Iterator[Batch]):
         self._options = options
         self._num_threads = num_threads
         self._mirror = mirror
+        self.part = slice(None)
+        """Which segments of each batch are given: several processes that share its work draw the same batches."""
         self._pinned = torch.cuda.is_available()
         self._pool = _replay.BlockPool(layout.num_bytes)
         self._restart(seed, stream, next_batch=0)
@@ -65,7 +67,7 @@ class Segments(Iterator[Batch]):
             self._restart(**self._state)
             raise
         self._state["next_batch"] += 1
-        batch = Batch(block, self._layout, self._frame_shape, self._mirror)
+        batch = Batch(block, self._layout, self._frame_shape, self._mirror, self.part)
         if self._mirror is not None:
             self._mirror.update()
             self._mirror.to_rows(batch.slot)

@@ -32,9 +32,14 @@ class StopSignals:
         self._deferred = False
         self._deadline: threading.Timer | None = None
 
+    @property
+    def has_come(self) -> bool:
+        """Whether a signal has come."""
+        return self._signal is not None
+
     def check(self) -> None:
         """Raises Stopped if a signal has come."""
-        if self._signal is not None:
+        if self.has_come:
             raise Stopped
 
     @contextmanager

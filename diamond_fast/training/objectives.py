@@ -135,4 +135,6 @@ class ActorCriticObjective:
         device = self.policy.device
         self.env.load_state_dict(state["env"])
         saved = state["rollout"]
+        if saved is not None and len(saved["obs"]) != self.env.num_envs:
+            saved = None  # another number of processes shares the episodes from now on: they begin anew
         self.state = None if saved is None else RolloutState(**{k: v.to(device) for k, v in saved.items()})

@@ -4,6 +4,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
 from diamond_fast.training.collect import Collected, Collector
+from diamond_fast.training.crew import Crew, CrewLostError
 from diamond_fast.training.evaluate import MAX_STEPS_PER_GAME, Evaluation, evaluate
 from diamond_fast.training.held_out import held_out_figures, imagine_held_out
 from diamond_fast.training.make_updates import make_updates
@@ -46,6 +48,7 @@ class Trainer:
         agent: networks to start from; new ones where None.
         logger: dashboard besides ``metrics.jsonl``.
         cuda_graphs: on a GPU, captures each update as one graph.
+        crew: processes that train along; this one leads them.
 
     A folder that holds a checkpoint is continued from it, exactly: weights, optimisers, replay, environments and
     random numbers.
@@ -62,7 +65,9 @@ class Trainer:
         agent: Agent | None = None,
         logger: Logger = "none",
         cuda_graphs: bool = True,
+        crew: Crew | None = None,
     ):
+        self.crew = crew
         self.cfg, self.folder, self.device = cfg, folder, device
         set_matmul_precision(cfg.precision)
         torch.manual_seed(cfg.seed)
@@ -83,7 +88,10 @@ class Trainer:
         saved, self.replay = self._load()
         self.collector = Collector(self.train_env, self._seed("collect"))
         real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free")) if cfg.model_free else None
-        self.updates = make_updates(cfg, self.agent, self.replay, device, self._seed("segments"), real_env, cuda_graphs)
+        segments_seed = self._seed("segments")
+        self.updates = make_updates(
+            cfg, self.agent, self.replay, device, segments_seed, real_env, cuda_graphs, self.crew
+        )
 
         self.epoch = 0
         """Epochs finished."""
@@ -98,6 +106,11 @@ class Trainer:
         self._stop = StopSignals()
         if saved:
             self._restore(saved)
+        if crew is not None:
+            states = {name: update.state_dict() for name, update in self.updates.items()}
+            journal, done = str(folder.replay / "journal"), sum(u.num_updates for u in self.updates.values())
+            crew.say(num_actions, self.agent.state_dict(), states, segments_seed, journal, done)
+            self._share_experience()
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
 
     # --- the loop ---
@@ -162,6 +175,9 @@ class Trainer:
         self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
 
     def close(self) -> None:
+        if self.crew is not None and self.at_work is None:  # in the middle of an update the others notice by themselves
+            with suppress(CrewLostError):
+                self.crew.say("end")
         try:
             self._saving.close()
         except OSError as error:  # only where something else ended the run before this could
@@ -224,6 +240,7 @@ class Trainer:
             collected = self.collector.collect(
                 self.agent.actor_critic, self.replay, num_steps, c.epsilon, c.policy_temperature, phase.advance
             )
+        self._share_experience()
         collected.seconds = phase.seconds
         self.env_steps = self.replay.num_steps
         return collected
@@ -242,6 +259,10 @@ class Trainer:
             figures["collect/length_mean"] = np.mean(collected.lengths)
         return figures
 
+    def _share_experience(self) -> None:
+        if self.crew is not None and self.cfg.static_dataset is None:
+            self.crew.say("collected", self.replay.commit())
+
     # --- train ---
 
     def _num_updates(self, cfg: UpdateConfig, epoch: int) -> int:
@@ -256,9 +277,15 @@ class Trainer:
 
         def advance() -> None:
             phase.advance()
-            self._stop.check()
+            stops = self._stop.has_come
+            if self.crew is not None:
+                self.crew.goes_on(not stops)
+            if stops:
+                self._stop.check()
 
         self.at_work = update
+        if self.crew is not None:
+            self.crew.say("train", name, num_updates)
         with self.progress.phase(name, num_updates - update.done) as phase:
             figures = update.train(num_updates, advance)
         self.at_work = None

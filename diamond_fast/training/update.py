@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from diamond_fast.config import UpdateConfig
 from diamond_fast.training.capture import Captured, CudaGraphs
+from diamond_fast.training.crew import Crew
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.optim import load_optimizer, make_optimizer, set_learning_rate, warmed_up
 
@@ -47,6 +48,7 @@ class Update:
         autocast: makes the context losses are computed in.
         on_nonfinite: "skip" leaves out an update that is not finite and goes on; "stop" raises.
         graphs: captures losses, gradients and the optimiser's step; None: they are launched one by one.
+        crew: processes whose gradients are averaged, each from its share of the batches.
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class Update:
         autocast: Callable[[], AbstractContextManager],
         on_nonfinite: Literal["stop", "skip"] = "stop",
         graphs: CudaGraphs | None = None,
+        crew: Crew | None = None,
     ):
         self.name = name
         self.objective = objective
         self.cfg = cfg
         self.autocast = autocast
+        self.crew = crew
         self.skips = on_nonfinite == "skip"
         self.parameters = list(model.parameters())
         self.optimizer = make_optimizer(model, cfg.lr, cfg.weight_decay, cfg.eps)
@@ -99,6 +103,9 @@ class Update:
             self.done += 1
             advance()
         self.guard.check()
+        if self.crew is not None:
+            for value in self._totals.values():
+                self.crew.add_up(value) if value.ndim else self.crew.average([value])
         num_applied = num_updates - self.num_skipped
         figures = {name: v.tolist() if v.ndim else v.item() / num_applied for name, v in self._totals.items()}
         figures["skipped_updates"] = self.num_skipped
@@ -144,6 +151,8 @@ class Update:
                 loss, figures = self.objective.loss(*inputs)
             loss.backward()
             total = total + loss.detach()
+        if self.crew is not None:
+            self.crew.average([total, *(p.grad for p in self.parameters if p.grad is not None)])
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.cfg.max_grad_norm)
         self.optimizer.found_inf = self.guard.watch(total, grad_norm)
         self.optimizer.step()
