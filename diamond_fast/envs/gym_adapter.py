@@ -1,6 +1,7 @@
 """Any Gymnasium environment with image observations and discrete actions as one slot of a real environment."""
 
 import difflib
+import math
 
 import gymnasium
 import numpy as np
@@ -57,6 +58,8 @@ class GymSlot:
 
     def recv(self) -> SlotStep:
         obs, reward, terminated, truncated, info = self._env.step(self._first_action + self._action)
+        if not math.isfinite(reward):
+            raise FloatingPointError(f"{self._env.spec.id}: the environment gave a reward of {reward}")
         lives = int(info.get("lives", 0))
         return SlotStep(self._frame(obs), float(reward), bool(terminated), bool(truncated), lives, None)
 

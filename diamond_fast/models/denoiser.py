@@ -20,8 +20,11 @@ class Conditioners(NamedTuple):
 
 
 def quantise(x: Tensor) -> Tensor:
-    """Rounds values in [-1, 1] down to the 256 levels a stored frame can take. Values outside are clamped first."""
-    return x.clamp(-1, 1).add(1).div(2).mul(255).byte().div(255).mul(2).sub(1)
+    """Rounds values in [-1, 1] down to the 256 levels a stored frame can take. Values outside are clamped first.
+
+    NaN stays NaN, so that it shows in the losses; as a byte it would be a black pixel.
+    """
+    return x.clamp(-1, 1).add(1).div(2).mul(255).floor().float().div(255).mul(2).sub(1)
 
 
 class Denoiser(nn.Module):
