@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
@@ -65,6 +66,8 @@ class TrainArgs:
     """Dashboard to feed besides metrics.jsonl."""
     cuda_graphs: bool = True
     """With CUDA: launch each update as one graph. Where that fails, training says so and goes on without."""
+    profile: FlagCreatePairsOff[bool] = False
+    """Measure each phase of such a run on a few updates, print a table and write a trace, then stop."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Print the settings and what the run would cost, then stop."""
 
@@ -78,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             args = read_command_line(argv)
             if args.dry_run:
                 return dry_run(args)
+            if args.profile:
+                return profile(args, held, stop)
             trainer = set_up(args, held, stop)
         train(trainer, stop)
 
@@ -237,6 +242,23 @@ def _what_to_lower(trainer: "Trainer") -> str:
         f"start a new run with {flag(name + '.batch_size')} below {update.cfg.batch_size} and, for the same gradients, "
         f"{flag(name + '.grad_acc_steps')} above {update.cfg.grad_acc_steps}, or use --precision bf16"
     )
+
+
+def profile(args: TrainArgs, held: ExitStack, stop: StopSignals) -> None:
+    """Say where the time of such a run goes, from a few turns of each phase of one that is thrown away."""
+    from diamond_fast.training.profiling import as_table, profile_run
+
+    if args.resume is not None or _crew_size() > 1:
+        raise ValueError("--profile: measures a new run in one process; leave out --resume and torchrun")
+    out = args.out or _default_folder(args.config).with_name(f"{_default_folder(args.config).name}-profile")
+    if out.exists():
+        raise ValueError(f"--out {out}: exists already")
+    thrown_away = Path(held.enter_context(tempfile.TemporaryDirectory())) / "run"
+    trainer = set_up(replace(args, out=thrown_away, logger="none"), held, stop)
+    stop.how_to_go_on = None
+    table = as_table(profile_run(trainer, out / "trace.json.gz"))
+    (out / "phases.txt").write_text(f"{table}\n")
+    print(f"{table}\nTrace: {out / 'trace.json.gz'} (open it in chrome://tracing or https://ui.perfetto.dev)")
 
 
 def dry_run(args: TrainArgs) -> None:
