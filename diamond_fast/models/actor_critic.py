@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
+from diamond_fast.models.arguments import check_tensor
 from diamond_fast.models.blocks import SmallResBlock, conv3x3, init_lstm
 
 
@@ -36,6 +37,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.lstm_dim = cfg.lstm_dim
+        self.frame_size = frame_size
         self.encoder = ActorCriticEncoder(cfg)
         size = frame_size
         for down in cfg.down:
@@ -66,7 +68,13 @@ class ActorCritic(nn.Module):
 
         Returns:
             action logits [N,A], values [N], the LSTM's new state.
+
+        Raises:
+            TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
+        check_tensor("obs", obs, (None, self.cfg.img_channels, self.frame_size, self.frame_size), self.device)
+        for state in hx_cx:
+            check_tensor("hx_cx", state, (obs.size(0), self.lstm_dim), self.device)
         hx, cx = self.lstm(self.encoder(obs).flatten(1), hx_cx)
         logits, val = self.actor_linear(hx), self.critic_linear(hx).squeeze(1)
         return at_least_float32(logits), at_least_float32(val), (hx, cx)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diamond_fast.config import DenoiserConfig, SigmaDistributionConfig
+from diamond_fast.models.arguments import check_actions, check_mask, check_tensor
 from diamond_fast.models.unet import InnerModel
 
 
@@ -33,6 +34,7 @@ class Denoiser(nn.Module):
     def __init__(self, cfg: DenoiserConfig, num_actions: int):
         super().__init__()
         self.cfg = cfg
+        self.num_actions = num_actions
         self.inner_model = InnerModel(cfg.inner_model, num_actions)
 
     @property
@@ -65,7 +67,18 @@ class Denoiser(nn.Module):
 
         Returns:
             [N,C,H,W] in [-1, 1].
+
+        Raises:
+            TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
+        cfg = self.cfg.inner_model
+        c, t = cfg.img_channels, cfg.num_steps_conditioning
+        check_tensor("noisy_next_obs", noisy_next_obs, (None, c, None, None), self.device)
+        n, _, h, w = noisy_next_obs.shape
+        if not isinstance(sigma, Tensor) or sigma.numel() != 1:
+            check_tensor("sigma", sigma, (n,), self.device)
+        check_tensor("obs", obs, (n, t * c, h, w), self.device)
+        check_actions("act", act, (n, t), self.device, self.num_actions)
         cs = self.conditioners(sigma)
         output = self.network_output(noisy_next_obs, obs, act, cs)
         return quantise(cs.c_skip * noisy_next_obs + cs.c_out * output)
@@ -92,9 +105,17 @@ class Denoiser(nn.Module):
 
         Returns:
             scalar.
+
+        Raises:
+            TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
         t = self.cfg.inner_model.num_steps_conditioning
+        check_tensor("obs", obs, (None, None, self.cfg.inner_model.img_channels, None, None), self.device)
         n, length, c, h, w = obs.shape
+        if length <= t:
+            raise ValueError(f"obs: expected more than {t} frames, got {length}")
+        check_actions("act", act, (n, length), self.device, self.num_actions)
+        check_mask("mask", mask, (n, length), self.device)
         device = obs.device
         frames = list(obs.unbind(1))
         losses = []

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.config import RewardEndConfig
+from diamond_fast.models.arguments import check_actions, check_mask, check_tensor
 from diamond_fast.models.blocks import Downsample, ResBlocks, conv3x3, init_lstm
 from diamond_fast.models.denoiser import masked_mean
 
@@ -61,6 +62,7 @@ class RewardEndModel(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.lstm_dim = cfg.lstm_dim
+        self.frame_size = frame_size
         self.encoder = RewardEndEncoder(cfg)
         self.act_emb = nn.Embedding(num_actions, cfg.cond_channels)
         size = frame_size
@@ -89,8 +91,17 @@ class RewardEndModel(nn.Module):
 
         Returns:
             reward logits [N,T,3], end logits [N,T,2], the LSTM's new state.
+
+        Raises:
+            TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
+        size, device = self.frame_size, self.device
+        check_tensor("obs", obs, (None, None, self.cfg.img_channels, size, size), device)
+        check_tensor("next_obs", next_obs, tuple(obs.shape), device)
+        check_actions("act", act, tuple(obs.shape[:2]), device, self.act_emb.num_embeddings)
         n, t = act.shape
+        for state in hx_cx or ():
+            check_tensor("hx_cx", state, (1, n, self.lstm_dim), device)
         x = torch.cat((obs, next_obs), dim=2).flatten(0, 1)
         x = self.encoder(x, self.act_emb(act.flatten()))
         x, hx_cx = self.lstm(x.reshape(n, t, -1), hx_cx)
@@ -104,7 +115,17 @@ class RewardEndModel(nn.Module):
             obs: [N,L,C,H,W]; behind an episode's last step stands its final observation, then padding.
             act: [N,L] int64. rew: [N,L] float, only the sign counts. end: [N,L] bool.
             mask: [N,L] bool, False where a step is padding. The last step has no next frame and is not used.
+
+        Raises:
+            TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
+        check_tensor("obs", obs, (None, None, self.cfg.img_channels, self.frame_size, self.frame_size), self.device)
+        if obs.size(1) < 2:
+            raise ValueError(f"obs: expected at least 2 frames, got {obs.size(1)}")
+        check_actions("act", act, tuple(obs.shape[:2]), self.device, self.act_emb.num_embeddings)
+        check_tensor("rew", rew, tuple(act.shape), self.device)
+        check_mask("end", end, tuple(act.shape), self.device)
+        check_mask("mask", mask, tuple(act.shape), self.device)
         logits_rew, logits_end, _ = self.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
         target_rew = rew[:, :-1].sign().long() + 1
         target_end = end[:, :-1].long()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.config import SamplerConfig
+from diamond_fast.models.arguments import check_actions, check_tensor
 from diamond_fast.models.denoiser import Denoiser
 
 
@@ -42,7 +43,15 @@ class DiffusionSampler:
 
         Returns:
             the next frame [N,C,H,W] in [-1, 1], and the trajectory towards it: num_steps + 1 frames, start first.
+
+        Raises:
+            TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
+        inner = self.denoiser.cfg.inner_model
+        shape = (None, inner.num_steps_conditioning, inner.img_channels, None, None)
+        check_tensor("prev_obs", prev_obs, shape, self.denoiser.device)
+        num_actions = self.denoiser.num_actions
+        check_actions("prev_act", prev_act, tuple(prev_obs.shape[:2]), self.denoiser.device, num_actions)
         n, t, c, h, w = prev_obs.shape
         device = prev_obs.device
         context = prev_obs.reshape(n, t * c, h, w)

@@ -1,0 +1,50 @@
+"""What the models' public methods ask of their arguments, said before torch would say it in its own way.
+
+Shapes and dtypes cost nothing to check and are known while a graph is captured. Values are looked at on a CPU only: on
+a GPU that would wait for the device.
+"""
+
+import torch
+from torch import Tensor
+
+
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
+    """A floating-point tensor of that shape (None: any size) on that device.
+
+    Raises:
+        TypeError: it is no tensor, or of another kind of numbers.
+        ValueError: its shape or device is another.
+    """
+    _check(name, tensor, shape, device)
+    if not tensor.is_floating_point():
+        raise TypeError(f"{name}: expected floating-point numbers, got {tensor.dtype}")
+
+
+def check_mask(name: str, mask: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
+    """A bool tensor of that shape on that device. Raises as :func:`check_tensor`."""
+    _check(name, mask, shape, device)
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{name}: expected bool, got {mask.dtype}")
+
+
+def check_actions(
+    name: str, act: Tensor, shape: tuple[int | None, ...], device: torch.device, num_actions: int
+) -> None:
+    """An int64 tensor of that shape on that device, values below ``num_actions``. Raises as :func:`check_tensor`."""
+    _check(name, act, shape, device)
+    if act.dtype != torch.int64:
+        raise TypeError(f"{name}: expected int64, got {act.dtype}")
+    if act.device.type != "cpu" or torch.compiler.is_compiling() or type(act) is not Tensor or not act.numel():
+        return
+    if act.min() < 0 or act.max() >= num_actions:
+        raise ValueError(f"{name}: expected 0 to {num_actions - 1}, got {act.min().item()} to {act.max().item()}")
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    if tensor.dim() != len(shape) or any(n not in (None, m) for n, m in zip(shape, tensor.shape, strict=True)):
+        wanted = ", ".join("any" if n is None else str(n) for n in shape)
+        raise ValueError(f"{name}: expected shape [{wanted}], got {list(tensor.shape)}")
+    if tensor.device.type != device.type:
+        raise ValueError(f"{name}: is on {tensor.device}, the model on {device}")
