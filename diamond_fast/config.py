@@ -14,14 +14,19 @@ from diamond_fast.settings import Limits
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
-PositiveInt = Annotated[int, Limits(minimum=1)]
-CountInt = Annotated[int, Limits(minimum=0)]
+MOST = 2**31 - 1  # what every library below takes
+PositiveInt = Annotated[int, Limits(minimum=1, maximum=MOST)]
+CountInt = Annotated[int, Limits(minimum=0, maximum=MOST)]
+BatchSize = Annotated[int, Limits(minimum=1, maximum=2**20)]
+Width = Annotated[int, Limits(minimum=1, maximum=2**16)]
+Depth = Annotated[int, Limits(minimum=1, maximum=64)]
+Length = Annotated[int, Limits(minimum=1, maximum=2**12)]
 Switch = Annotated[int, Limits(minimum=0, maximum=1)]
 PositiveFloat = Annotated[float, Limits(above=0)]
 NonNegativeFloat = Annotated[float, Limits(minimum=0)]
 FiniteFloat = Annotated[float, Limits()]
 Fraction = Annotated[float, Limits(minimum=0, maximum=1)]
-Seed = Annotated[int, Limits(minimum=0, maximum=2**31 - 1)]
+Seed = Annotated[int, Limits(minimum=0, maximum=MOST)]
 RgbChannels = Annotated[int, Limits(minimum=3, maximum=3)]
 
 
@@ -34,13 +39,13 @@ class InnerModelConfig:
 
     img_channels: RgbChannels = 3
     """Colour channels of a frame."""
-    num_steps_conditioning: PositiveInt = 4
+    num_steps_conditioning: Length = 4
     """Past frames and actions the next frame is conditioned on."""
-    cond_channels: PositiveInt = 256
+    cond_channels: Width = 256
     """Width of the conditioning vector (noise level and actions)."""
-    depths: tuple[PositiveInt, ...] = (2, 2, 2, 2)
+    depths: tuple[Depth, ...] = (2, 2, 2, 2)
     """Residual blocks per level."""
-    channels: tuple[PositiveInt, ...] = (64, 64, 64, 64)
+    channels: tuple[Width, ...] = (64, 64, 64, 64)
     """Channels per level."""
     attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
     """1 where a level's blocks have self-attention."""
@@ -63,13 +68,13 @@ class RewardEndConfig:
 
     img_channels: RgbChannels = 3
     """Colour channels of a frame."""
-    lstm_dim: PositiveInt = 512
+    lstm_dim: Width = 512
     """Width of the memory."""
-    cond_channels: PositiveInt = 128
+    cond_channels: Width = 128
     """Width of the action embedding."""
-    depths: tuple[PositiveInt, ...] = (2, 2, 2, 2)
+    depths: tuple[Depth, ...] = (2, 2, 2, 2)
     """Residual blocks per level."""
-    channels: tuple[PositiveInt, ...] = (32, 32, 32, 32)
+    channels: tuple[Width, ...] = (32, 32, 32, 32)
     """Channels per level."""
     attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
     """1 where a level's blocks have self-attention."""
@@ -81,9 +86,9 @@ class ActorCriticConfig:
 
     img_channels: RgbChannels = 3
     """Colour channels of a frame."""
-    lstm_dim: PositiveInt = 512
+    lstm_dim: Width = 512
     """Width of the memory."""
-    channels: tuple[PositiveInt, ...] = (32, 32, 64, 64)
+    channels: tuple[Width, ...] = (32, 32, 64, 64)
     """Channels per level."""
     down: tuple[Switch, ...] = (1, 1, 1, 1)
     """1 where a level ends with 2x2 max-pooling."""
@@ -96,7 +101,7 @@ class ActorCriticConfig:
 class SamplerConfig:
     """How a next frame is drawn from the denoiser (EDM, algorithm 2)."""
 
-    num_steps: PositiveInt = 3
+    num_steps: Length = 3
     """Denoising steps per frame."""
     sigma_min: PositiveFloat = 2e-3
     """Noise level of the last step."""
@@ -135,9 +140,9 @@ class WorldModelConfig:
     """The imagined environment."""
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    horizon: PositiveInt = 15
+    horizon: Length = 15
     """Imagined steps before an episode is truncated."""
-    num_batches_to_preload: PositiveInt = 256
+    num_batches_to_preload: Width = 256
     """Batches of initial states drawn from the replay at once."""
 
 
@@ -154,7 +159,7 @@ class UpdateConfig:
     """Updates in each later epoch."""
     start_after_epochs: CountInt = 0
     """Train only after this many epochs."""
-    batch_size: PositiveInt = 32
+    batch_size: BatchSize = 32
     """Sequences (of the policy: imagined episodes) per batch."""
     grad_acc_steps: PositiveInt = 1
     """Batches whose gradients are added up per update."""
@@ -174,7 +179,7 @@ class UpdateConfig:
 class ActorCriticLossConfig:
     """REINFORCE with a value baseline on lambda-returns (paper, appendix D)."""
 
-    backup_every: PositiveInt = 15
+    backup_every: Length = 15
     """Length of a rollout, in steps."""
     gamma: Fraction = 0.985
     """Discount per step."""
@@ -190,7 +195,7 @@ class ActorCriticLossConfig:
 class CollectionConfig:
     """How real experience is gathered."""
 
-    num_envs: PositiveInt = 1
+    num_envs: Length = 1
     """Training environments stepped together."""
     num_steps_total: PositiveInt = 100_000
     """Real steps in the whole run."""
@@ -220,7 +225,7 @@ class EvaluationConfig:
     """Episodes per evaluation."""
     num_final_episodes: PositiveInt = 100
     """Episodes at the end of the run."""
-    num_envs: PositiveInt = 8
+    num_envs: Length = 8
     """Environments stepped together, at most. Episodes are dealt out beforehand, so short ones are not favoured."""
 
 
@@ -234,9 +239,9 @@ class RunConfig:
     """Any Gymnasium environment with image observations and discrete actions."""
     seed: Seed = 0
     """Fixes every random number of the run."""
-    frame_size: PositiveInt = 64
+    frame_size: Length = 64
     """Height and width of the frames the models see, in pixels."""
-    num_autoregressive_steps: CountInt = 1
+    num_autoregressive_steps: Annotated[int, Limits(minimum=0, maximum=2**12)] = 1
     """Denoiser training: further frames predicted from the model's own output."""
     num_final_epochs: CountInt = 50
     """Epochs of training after the last collection."""
@@ -244,8 +249,9 @@ class RunConfig:
     """Train the policy in the real environment instead; no world model."""
     static_dataset: Annotated[str | None, arg(metavar="PATH")] = None
     """Train from this recording instead of collecting: a journal, a .npz file or a published dataset/train folder."""
-    precision: Precision = "tf32"
-    """Arithmetic of the networks. tf32: as published; on a CPU the same as fp32. bf16: the fastest."""
+    precision: Precision = "bf16"
+    """Arithmetic of the networks. bf16: convolutions in bfloat16 where the machine is made for it (tensor cores, AMX),
+    else float32; weights, sums and losses stay float32. tf32: as published; on a CPU the same as fp32."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is NaN or infinite, which never reaches the weights. stop: the run ends and says where.
     skip: that update is left out and counted in the metrics; looking at each one slows a GPU down."""

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from diamond_fast.config import RunConfig, UpdateConfig
+from diamond_fast.config import RunConfig, SamplerConfig, UpdateConfig
+from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.models.agent import Agent
 from diamond_fast.runs.progress import duration
+from diamond_fast.training.paths import imagination_dtype, trained
 from diamond_fast.training.precision import autocast
 
 BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, in float32
@@ -93,24 +95,28 @@ def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> 
     """Time the denoiser, the largest network, forward and in training: two or three seconds."""
     model = Agent(config, num_actions).denoiser.to(device)
     batch_size = config.denoiser_update.batch_size if device.type == "cuda" else 2
-    cast = partial(autocast, device, config.precision)
+    frames = torch.zeros(batch_size, config.denoiser.inner_model.num_steps_conditioning, 3, *2 * [config.frame_size])
+    act = torch.zeros(frames.shape[:2], dtype=torch.int64)
+    fast = FastDenoiser(model, SamplerConfig(num_steps=1), dtype=imagination_dtype(config.precision, device))
+    fast_model = trained(model, config.precision, device)
 
     def forward() -> None:
-        with torch.no_grad(), cast():
-            _denoiser_forward(config, model, batch_size)
+        fast.sample(frames.to(device), act.to(device))
 
     def train() -> None:
-        with cast():
-            loss = _denoiser_loss(config, model, batch_size)
+        with autocast(device, config.precision):
+            loss = _denoiser_loss(config, fast_model, batch_size)
         loss.backward()
 
-    return Speed(*(_flop_rate(call, device) for call in (forward, train)))
+    with torch.no_grad():
+        forward_flops = _flops(lambda: _denoiser_forward(config, model, batch_size))
+    training_flops = _flops(lambda: _denoiser_loss(config, model, batch_size).backward())
+    return Speed(_flop_rate(forward, forward_flops, device), _flop_rate(train, training_flops, device))
 
 
-def _flop_rate(call: Callable[[], None], device: torch.device) -> float:
-    with FlopCounterMode(display=False) as counter:
-        call()  # warms up, too
-    flops, repeats, started = counter.get_total_flops(), 0, time.perf_counter()
+def _flop_rate(call: Callable[[], None], flops: float, device: torch.device) -> float:
+    call()  # warms up
+    repeats, started = 0, time.perf_counter()
     while repeats == 0 or time.perf_counter() - started < 0.3:
         call()
         repeats += 1
@@ -231,6 +237,7 @@ def _cost(
 
 
 def _flops(call: Callable[[], object]) -> int:
+    """Counted on readable networks: the counter does not see into compiled programs."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

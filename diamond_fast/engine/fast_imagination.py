@@ -133,7 +133,7 @@ class FastImaginedEnv:
         self.starts.reserve(self.num_envs)
         everyone = torch.ones(self.num_envs, dtype=torch.bool, device=self.reward_end.device)
         self._set(self.starts.take(everyone))
-        return self.state.obs[:, -1]
+        return self.state.obs[:, -1].clone()
 
     def begin_rollout(self) -> None:
         """Makes sure there are starts for every end a rollout can have."""
@@ -170,7 +170,7 @@ class FastImaginedEnv:
             ep_len=ep_len,
         )
         self._set(_where(dead, fresh, alive))
-        obs = self.state.obs
+        obs = self.state.obs.clone()  # the next step overwrites the state's own
         return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
 
     def _set(self, new: ImaginationState) -> None:

@@ -5,14 +5,13 @@ from functools import partial
 import torch
 
 from diamond_fast.config import RunConfig, UpdateConfig
-from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
-from diamond_fast.engine.recompute import usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay, Segments
 from diamond_fast.training.capture import CudaGraphs
 from diamond_fast.training.crew import Crew
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
+from diamond_fast.training.paths import make_imagination, play_in, trained
 from diamond_fast.training.precision import autocast
 from diamond_fast.training.update import Update
 
@@ -36,11 +35,13 @@ def make_updates(
         crew: shares every batch with other processes; their exchange of gradients is in no graph.
     """
     captures = cuda_graphs and device.type == "cuda" and crew is None
+    graphs = CudaGraphs(device) if captures else None
+    train = partial(trained, precision=cfg.precision, device=device)
     make_update = partial(
         Update,
         autocast=partial(autocast, device, cfg.precision),
         on_nonfinite=cfg.on_nonfinite,
-        graphs=CudaGraphs(device) if captures else None,
+        graphs=graphs,
         crew=crew,
     )
 
@@ -56,21 +57,19 @@ def make_updates(
     rl_env = real_env
     if real_env is None:
         denoiser = DenoiserObjective(
-            agent.denoiser, segments(0, cfg.denoiser_update, cfg.denoiser_seq_length), cfg.sigma_distribution
+            train(agent.denoiser), segments(0, cfg.denoiser_update, cfg.denoiser_seq_length), cfg.sigma_distribution
         )
         reward_end = RewardEndObjective(
-            agent.rew_end_model, segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True)
+            train(agent.rew_end_model), segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True)
         )
         updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
         updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
-        starts = InitialStates(contexts, agent.rew_end_model, cfg.world_model.num_batches_to_preload)
         num_envs = cfg.actor_critic_update.batch_size // (1 if crew is None else crew.size)
-        rl_env = ImaginedEnv(agent.denoiser, agent.rew_end_model, cfg.world_model, starts, num_envs)
-    burnin_capacity = None
-    if device.type == "cuda":
-        steps, horizon = cfg.actor_critic_loss.backup_every, cfg.world_model.horizon
-        burnin_capacity = usual_capacity(rl_env.num_envs, steps, horizon)
-    objective = ActorCriticObjective(agent.actor_critic, rl_env, cfg.actor_critic_loss, burnin_capacity)
+        rl_env, play = make_imagination(cfg, agent, contexts, num_envs, device, graphs)
+    else:
+        play = play_in(real_env, agent, cfg, device)
+    policy = train(agent.actor_critic) if play is not None else agent.actor_critic
+    objective = ActorCriticObjective(policy, rl_env, cfg.actor_critic_loss, play)
     updates["actor_critic"] = make_update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update)
     return updates

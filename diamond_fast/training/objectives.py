@@ -1,17 +1,20 @@
 """What each of the three models is trained on, batch by batch."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
-from diamond_fast.engine.recompute import Played, play, recompute
+from diamond_fast.engine.recompute import Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
 from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
 from diamond_fast.models.denoiser import Denoiser
 from diamond_fast.models.reward_end import RewardEndModel
 from diamond_fast.replay import Segments
 from diamond_fast.training.update import Figures, Inputs
+
+Play = Callable[[RolloutState], tuple[Played, RolloutState]]
 
 
 class ReplayObjective:
@@ -78,15 +81,13 @@ class ActorCriticObjective:
     The first one starts from fresh episodes and an empty memory.
 
     Args:
-        burnin_capacity: play first and compute the policy anew, with gradients through at most so many burn-ins; for
-            a GPU (engine/recompute.py). None: keep the gradients while playing; for a CPU.
+        play: plays a rollout without gradients; the policy is then computed anew, with them (engine/recompute.py).
+            None: they are kept while playing, as published.
     """
 
-    def __init__(
-        self, policy: ActorCritic, env: BatchedEnv, cfg: ActorCriticLossConfig, burnin_capacity: int | None = None
-    ):
+    def __init__(self, policy: ActorCritic, env: BatchedEnv, cfg: ActorCriticLossConfig, play: Play | None = None):
         self.policy = policy
-        self.burnin_capacity = burnin_capacity
+        self.play = play
         self.env = env
         self.cfg = cfg
         self.state: RolloutState | None = None
@@ -100,21 +101,20 @@ class ActorCriticObjective:
     def draw(self) -> Inputs:
         if self.state is None:
             self.state = initial_state(self.env, self.policy)
-        policy, steps = self.policy, self.cfg.backup_every
-        if self.burnin_capacity is None:
-            played, self.state = rollout(self.env, policy, self.state, steps)
+        if self.play is None:
+            played, self.state = rollout(self.env, self.policy, self.state, self.cfg.backup_every)
         else:
-            played, self.state = play(self.env, policy, self.state, steps, self.burnin_capacity)
+            played, self.state = self.play(self.state)
         return played
 
     def loss(self, *played: Tensor) -> tuple[Tensor, Figures]:
         figures = {}
-        if self.burnin_capacity is None:
+        if self.play is None:
             r = Rollout(*played)
         else:
             p = Played(*played)
             r = recompute(self.policy, p)
-            figures["burnins_without_gradient"] = (p.num_burnins - self.burnin_capacity).clamp(min=0).float()
+            figures["burnins_without_gradient"] = (p.num_burnins - len(p.burnin_obs)).clamp(min=0).float()
         loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, self.cfg)
         return loss.total, {
             "loss": loss.total.detach(),

@@ -15,5 +15,8 @@ def set_matmul_precision(precision: Precision) -> None:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """Networks inside run in bfloat16 where ``bf16`` is asked for; weights and losses stay in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    """On a GPU networks inside run in bfloat16 where ``bf16`` is asked for; weights and losses stay in float32.
+
+    On a CPU the networks see to it themselves (training/paths.py).
+    """
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and device.type == "cuda")

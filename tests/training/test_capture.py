@@ -5,6 +5,7 @@ depends on data, a wait for the device, or state that moved to another address s
 """
 
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -19,12 +20,13 @@ from diamond_fast.config import (
     SigmaDistributionConfig,
     UpdateConfig,
 )
+from diamond_fast.engine.recompute import play
 from diamond_fast.engine.rollout import EnvStep
 from diamond_fast.models.actor_critic import ActorCritic
 from diamond_fast.models.denoiser import Denoiser
 from diamond_fast.models.reward_end import RewardEndModel
-from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.capture import WARM_UP_CALLS, Captured, CudaGraphs
+from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.update import Update
 
@@ -78,7 +80,8 @@ def make_objective(name, device="cpu"):
         return model, Classifying(model, None)
     model = ActorCritic(ActorCriticConfig(lstm_dim=6, channels=(8,), down=(1,)), ACTIONS, SIZE).to(device)
     env = Env(device)
-    return model, ActorCriticObjective(model, env, ActorCriticLossConfig(backup_every=5), burnin_capacity=2 * N)
+    way = partial(play, env, model, num_steps=5, capacity=2 * N)
+    return model, ActorCriticObjective(model, env, ActorCriticLossConfig(backup_every=5), way)
 
 
 NAMES = ["denoiser", "reward_end", "actor_critic"]

@@ -1,0 +1,68 @@
+"""The paths a run takes: readable networks, or the fast ones where machine and precision allow them."""
+
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from diamond_fast.config import Precision, RunConfig
+from diamond_fast.engine.amx_training import on_amx
+from diamond_fast.engine.denoiser_networks import AmxUNet, FusedUNet
+from diamond_fast.engine.edm_sampler import EDMSampler
+from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
+from diamond_fast.engine.fast_imagination import FastImaginedEnv
+from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
+from diamond_fast.engine.paths import fast_dtype, runs_on_amx
+from diamond_fast.engine.recompute import play, usual_capacity
+from diamond_fast.engine.rollout import BatchedEnv
+from diamond_fast.models.agent import Agent
+from diamond_fast.replay import Segments
+from diamond_fast.training.capture import CudaGraphs
+from diamond_fast.training.imagined_rollouts import ImaginedRollouts
+from diamond_fast.training.objectives import Play
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def imagination_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """What networks that are only evaluated compute in: bfloat16 where asked for, if the machine is made for it."""
+    return fast_dtype(device) if precision == "bf16" else torch.float32
+
+
+def trained(model: Model, precision: Precision, device: torch.device) -> Model:
+    """The model as its loss is computed: on AMX in bfloat16, where asked for and if the processor has it."""
+    return on_amx(model) if runs_on_amx(device, imagination_dtype(precision, device)) else model
+
+
+def make_imagination(
+    cfg: RunConfig, agent: Agent, contexts: Segments, num_envs: int, device: torch.device, graphs: CudaGraphs | None
+) -> tuple[BatchedEnv, Play | None]:
+    """The world model as an environment, and how rollouts in it are played; None: with gradients, step by step.
+
+    The readable path is taken on a CPU in float32, where the fast one gains nothing.
+    """
+    dtype = imagination_dtype(cfg.precision, device)
+    world, num_batches = cfg.world_model, cfg.world_model.num_batches_to_preload
+    if device.type != "cuda" and dtype == torch.float32:
+        starts = InitialStates(contexts, agent.rew_end_model, num_batches)
+        return ImaginedEnv(agent.denoiser, agent.rew_end_model, world, starts, num_envs), None
+    scales = cfg.denoiser.sigma_data, cfg.denoiser.sigma_offset_noise
+    network = agent.denoiser.inner_model
+    unet = AmxUNet(network, *scales) if device.type == "cpu" else FusedUNet(network, *scales, dtype, Techniques())
+    reward_end, policy = FastRewardEnd(agent.rew_end_model, dtype), FastPolicy(agent.actor_critic, dtype)
+    steps = cfg.actor_critic_loss.backup_every
+    starts = InitialStates(contexts, reward_end, num_batches)
+    env = FastImaginedEnv(EDMSampler(unet, world.sampler, *scales, device), reward_end, world, starts, num_envs, steps)
+    capacity = usual_capacity(num_envs, steps, world.horizon)
+    return env, ImaginedRollouts(env, policy, steps, capacity, graphs)
+
+
+def play_in(env: BatchedEnv, agent: Agent, cfg: RunConfig, device: torch.device) -> Play | None:
+    """How rollouts in a real environment are played: on a GPU without gradients, which are computed afterwards."""
+    if device.type != "cuda":
+        return None
+    steps = cfg.actor_critic_loss.backup_every
+    capacity = usual_capacity(env.num_envs, steps, cfg.world_model.horizon)
+    return partial(play, env, agent.actor_critic, num_steps=steps, capacity=capacity)
