@@ -1,13 +1,12 @@
 """Times a kernel's call on a GPU beside its torch twin, the twin compiled, and a copy of the bytes it moves."""
 
-import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from kernel_cases import Case
 
-CALLS, ROUNDS = 20, 30
+CALLS = 20
 
 needs_gpu = [
     pytest.mark.gpu,
@@ -15,56 +14,48 @@ needs_gpu = [
 ]
 
 
-def captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of CALLS calls, so that what is timed is the device's work, not Python's."""
+def captured(calls: Sequence[Callable[[], object]]) -> torch.cuda.CUDAGraph:
+    """A CUDA graph of CALLS calls in rotation, so that what is timed is the device's work, not Python's."""
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
-            call()
+            for call in calls:
+                call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(CALLS):
-            call()
+        for i in range(CALLS):
+            calls[i % len(calls)]()
     return graph
 
 
-def microseconds(candidates: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Median device time of a call of each candidate; they take turns, so that clocks and heat hit all alike."""
-    graphs = {name: captured(call) for name, call in candidates.items()}
-    times: dict[str, list[float]] = {name: [] for name in graphs}
-    for _ in range(ROUNDS):
-        for name, graph in graphs.items():
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            graph.replay()
-            end.record()
-            end.synchronize()
-            times[name].append(start.elapsed_time(end) * 1000 / CALLS)
-    return {name: statistics.median(t) for name, t in times.items()}
+def copies_beyond_the_cache(case: Case) -> int:
+    """How many sets of inputs a rotation needs for each to be out of the GPU's cache when its turn comes."""
+    cache = torch.cuda.get_device_properties(0).L2_cache_size
+    return min(CALLS, 1 + 2 * cache // case.bytes_moved)
 
 
-def compare(benchmark, case: Case) -> None:
-    """Puts microseconds a call of each implementation, and their ratios, into the benchmark's ``extra_info``.
+def compare(measure, machine, case: Case, **others: Callable[[], object]) -> None:
+    """Bytes a second of each implementation, each over inputs that are not in the cache.
 
-    Small tensors stay in the cache between calls, for the copy as much as for the kernels.
+    Args:
+        others: further candidates, by name.
     """
-    call = case.make(torch.device("cuda"))
-    compiled = torch.compile(lambda: call("torch"), mode="max-autotune-no-cudagraphs")
-    source = torch.empty(case.bytes_moved // 2, dtype=torch.uint8, device="cuda")
-    target = torch.empty_like(source)
+    device = torch.device("cuda")
+    calls = [case.make(device) for _ in range(copies_beyond_the_cache(case))]
+    compiled = [torch.compile(lambda c=c: c("torch"), mode="max-autotune-no-cudagraphs") for c in calls]
+    pairs = [torch.empty(2, case.bytes_moved // 2, dtype=torch.uint8, device=device) for _ in calls]
     candidates = {
-        "triton": lambda: call("triton"),
-        "torch": lambda: call("torch"),
-        "max_autotune": compiled,
-        "copy": lambda: target.copy_(source),
+        "Triton": [lambda c=c: c("triton") for c in calls],
+        "torch": [lambda c=c: c("torch") for c in calls],
+        "torch.compile": compiled,
+        "copy": [lambda p=p: p[0].copy_(p[1]) for p in pairs],
+        **{name: [call] for name, call in others.items()},
     }
-    times = microseconds(candidates)
-    benchmark.extra_info |= {f"{name}_us": round(t, 2) for name, t in times.items()}
-    benchmark.extra_info |= {
-        "device": torch.cuda.get_device_name(),
-        "share_of_copy_bandwidth": round(times["copy"] / times["triton"], 3),
-        "times_torch": round(times["torch"] / times["triton"], 2),
-        "times_max_autotune": round(times["max_autotune"] / times["triton"], 2),
-    }
-    benchmark.pedantic(candidates["triton"], rounds=ROUNDS, iterations=1)
+    graphs = {name: captured(rotation) for name, rotation in candidates.items()}
+    turns = measure.take_turns({name: graph.replay for name, graph in graphs.items()}, optional=("torch.compile",))
+    seconds, what = machine.memory(case.bytes_moved)
+    measure.row(
+        case.op, {"call": case.shape}, turns, "Triton",
+        work=CALLS * case.bytes_moved / 1e9, unit="GB/s", floor=(CALLS * seconds, f"{CALLS} times {what}"),
+    )  # fmt: skip

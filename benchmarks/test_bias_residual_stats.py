@@ -1,6 +1,6 @@
 """Time of `bias_residual_stats` at the paper's shapes: kernel, torch eager and compiled, a copy of the bytes.
 
-pytest benchmarks/test_bias_residual_stats.py -m gpu --benchmark-json=bias_residual_stats.json
+pytest benchmarks/test_bias_residual_stats.py -m gpu
 """
 
 import pytest
@@ -11,5 +11,5 @@ pytestmark = needs_gpu
 
 
 @pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "bias_residual_stats"], ids=lambda c: c.shape)
-def test_bias_residual_stats(benchmark, case):
-    compare(benchmark, case)
+def test_bias_residual_stats(measure, machine, case):
+    compare(measure, machine, case)

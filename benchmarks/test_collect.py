@@ -1,18 +1,14 @@
 """Collection steps a second beside bare emulator stepping, and Python preprocessing in Gymnasium's AsyncVectorEnv.
 
-    pytest benchmarks/test_collect.py --benchmark-json=collect.json     (needs opencv-python-headless)
+    pytest benchmarks/test_collect.py --benchmark-only          (the latter needs opencv-python-headless)
 
-The candidates take short turns in one process; `extra_info` holds the best turn of each (what else the machine does can
-only slow one down), the median turn, and ratios of the best. Run it on a quiet machine: `load` says how quiet it was.
-
-All candidates draw random actions, so that what is measured is collection without the policy; only `collect` stores
-what it plays, in the replay buffer. `collect_with_policy` plays a policy whose network costs nothing: what is left is
-frames to floats and sampling.
+All candidates draw random actions, so that what is measured is collection without the policy; only ours store what
+they play, in the replay buffer. The second of ours plays a policy whose network costs nothing: what is left is frames
+to floats and sampling.
 """
 
 import itertools
-import os
-import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -25,8 +21,8 @@ from diamond_fast.replay import Replay
 from diamond_fast.training.collect import Collector
 
 GAME = "Boxing"
-STEPS_PER_TURN = 200
-ROUNDS = 60
+STEPS_PER_CALL = 200
+CALLS_PER_REPLAY = 50
 
 
 class UniformPolicy:
@@ -63,14 +59,18 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("num_envs", [1, 4, 8])
-def test_collection(benchmark, num_envs):
-    pytest.importorskip("cv2")
+def published_env(num_envs: int) -> AsyncVectorEnv:
     from published_atari import PublishedAtari
 
-    # First the processes, while there are no threads to fork.
-    published = AsyncVectorEnv([lambda: PublishedAtari(GAME)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-    bare = AtariVectorEnv(
+    return AsyncVectorEnv([lambda: PublishedAtari(GAME)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+@pytest.mark.parametrize("num_envs", [1, 4, 8])
+def test_collection(measure, num_envs):
+    others = {}
+    if find_spec("cv2") is not None:  # first the processes, while there are no threads to fork
+        others["AsyncVectorEnv"] = published_env(num_envs)
+    others["bare emulator"] = AtariVectorEnv(
         GAME.lower(),
         num_envs,
         img_height=64,
@@ -82,40 +82,47 @@ def test_collection(benchmark, num_envs):
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     env = make_real_env(GAME, None, num_envs, 64, done_on_life_loss=True)
-    replay = Replay(num_envs=num_envs, capacity=STEPS_PER_TURN * (2 * ROUNDS + 10))
     policy, collector = UniformPolicy(num_envs, env.num_actions), Collector(env, seed=0)
     with_policy, without_policy = collector._player, RandomPlayer(num_envs, env.num_actions)
     rng = np.random.default_rng(0)
 
-    def step_at_random(vector_env) -> None:
-        for actions in rng.integers(0, env.num_actions, (STEPS_PER_TURN // num_envs, num_envs)):
-            vector_env.step(actions)
+    def stepping(vector_env):
+        def step_at_random() -> None:
+            for actions in rng.integers(0, env.num_actions, (STEPS_PER_CALL // num_envs, num_envs)):
+                vector_env.step(actions)
 
-    def collect(player) -> None:
-        collector._player = player
-        collector.collect(policy, replay, STEPS_PER_TURN, epsilon=0.01)
+        vector_env.reset(seed=0)
+        return step_at_random
 
+    def collecting(player):
+        calls, replay = 0, None
+
+        def collect() -> None:
+            nonlocal calls, replay
+            if calls % CALLS_PER_REPLAY == 0:
+                replay = Replay(num_envs=num_envs, capacity=STEPS_PER_CALL * CALLS_PER_REPLAY)
+            calls += 1
+            collector._player = player
+            collector.collect(policy, replay, STEPS_PER_CALL, epsilon=0.01)
+
+        return collect
+
+    collector.collect(policy, Replay(num_envs=num_envs, capacity=num_envs), num_envs)
     candidates = {
-        "collect": lambda: collect(without_policy),
-        "collect_with_policy": lambda: collect(with_policy),
-        "bare_ale": lambda: step_at_random(bare),
-        "async_vector_env": lambda: step_at_random(published),
+        "collection": collecting(without_policy),
+        "collection with a policy": collecting(with_policy),
+        **{name: stepping(vector_env) for name, vector_env in others.items()},
     }
-    published.reset(seed=0)
-    bare.reset(seed=0)
-    collector.collect(policy, replay, num_envs)
-    rates: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(ROUNDS):
-        for name, call in candidates.items():
-            start = time.perf_counter()
-            call()
-            rates[name].append(STEPS_PER_TURN / (time.perf_counter() - start))
-    best = {name: max(rate) for name, rate in rates.items()}
-    for name, rate in rates.items():
-        benchmark.extra_info[f"{name}_steps_per_s"] = {"best": round(best[name]), "median": round(np.median(rate))}
-    for other in ("bare_ale", "async_vector_env"):
-        benchmark.extra_info[f"collect_over_{other}"] = round(best["collect"] / best[other], 3)
-    benchmark.extra_info["load"] = round(os.getloadavg()[0], 2)
-    benchmark.pedantic(candidates["collect"], rounds=1)
-    published.close()
-    env.close()
+    turns = measure.take_turns(candidates)
+    left_out = {} if "AsyncVectorEnv" in others else {"AsyncVectorEnv": "needs opencv-python-headless"}
+    measure.row(
+        "collection",
+        {"environments": num_envs},
+        turns,
+        "collection",
+        work=STEPS_PER_CALL,
+        unit="steps/s",
+        left_out=left_out,
+    )
+    for vector_env in (*others.values(), env):
+        vector_env.close()

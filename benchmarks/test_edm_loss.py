@@ -1,6 +1,6 @@
 """Time of `edm_loss` at the paper's shapes: kernel, torch eager and compiled, a copy of the bytes.
 
-pytest benchmarks/test_edm_loss.py -m gpu --benchmark-json=edm_loss.json
+pytest benchmarks/test_edm_loss.py -m gpu
 """
 
 import pytest
@@ -11,5 +11,5 @@ pytestmark = needs_gpu
 
 
 @pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "edm_loss"], ids=lambda c: c.shape)
-def test_edm_loss(benchmark, case):
-    compare(benchmark, case)
+def test_edm_loss(measure, machine, case):
+    compare(measure, machine, case)

@@ -1,6 +1,6 @@
 """Time of `group_norm_silu` at the paper's shapes: kernel, torch eager and compiled, a copy of the bytes.
 
-pytest benchmarks/test_group_norm_silu.py -m gpu --benchmark-json=group_norm_silu.json
+pytest benchmarks/test_group_norm_silu.py -m gpu
 """
 
 import pytest
@@ -11,5 +11,5 @@ pytestmark = needs_gpu
 
 
 @pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "group_norm_silu"], ids=lambda c: c.shape)
-def test_group_norm_silu(benchmark, case):
-    compare(benchmark, case)
+def test_group_norm_silu(measure, machine, case):
+    compare(measure, machine, case)

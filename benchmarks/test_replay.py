@@ -1,17 +1,12 @@
 """Batches a second beside a plain NumPy gather and the machine's memcpy limit; size and opening time on disk.
 
-    pytest benchmarks/test_replay.py --benchmark-json=replay.json
-
-The candidates of a comparison take turns in one process; `extra_info` holds the best turn of each (whatever else the
-machine does can only slow one down), the median turn, batches per second of processor time (which other programs'
-share of the cores leaves alone), and the ratios of each. Run it on a quiet machine: `load` says how quiet it was.
+pytest benchmarks/test_replay.py --benchmark-only
 """
 
 import ctypes
 import itertools
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +22,6 @@ FRAME_SHAPE = (64, 64, 3)
 FRAME_BYTES = 64 * 64 * 3
 BATCH_SIZE = 32
 QUARTERS = (0.1, 0.1, 0.1, 0.7)
-ROUNDS = 30
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,49 +32,36 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def noise_replay() -> Replay:
-    """100k steps of noise: what is in the frames does not matter to a copy."""
-    replay, rng = Replay(FRAME_SHAPE, capacity=NUM_STEPS), np.random.default_rng(0)
+def noise_replay(num_steps: int) -> Replay:
+    """What is in the frames does not matter to a copy."""
+    replay, rng = Replay(FRAME_SHAPE, capacity=num_steps), np.random.default_rng(0)
     frames = rng.integers(0, 256, (64, 1, *FRAME_SHAPE), np.uint8)
     flags, zero = np.array([[False], [True]]), np.zeros(1, np.float32)
-    for t in range(NUM_STEPS):
+    for t in range(num_steps):
         end = flags[int((t + 1) % EPISODE_STEPS == 0)]
         replay.append(frames[t % 64], np.array([t]), zero, end, flags[0], frames[0])
     return replay
 
 
-def take_turns(candidates: dict[str, Callable[[], object]], calls: int) -> dict[str, dict[str, float]]:
-    """Returns calls a second of each: the best and the median turn, and calls a second of processor time.
-
-    Many calls a turn: a thread that works ahead has two batches ready when its turn begins.
-    """
-    wall, cpu = ({name: np.empty(ROUNDS) for name in candidates} for _ in range(2))
-    for i in range(ROUNDS):
-        for name, call in candidates.items():
-            start, cpu_start = time.perf_counter(), time.process_time()
-            for _ in range(calls):
-                call()
-            wall[name][i] = calls / (time.perf_counter() - start)
-            cpu[name][i] = calls / (time.process_time() - cpu_start)
-    return {
-        "best": {name: float(rates.max()) for name, rates in wall.items()},
-        "median": {name: float(np.median(rates)) for name, rates in wall.items()},
-        "cpu": {name: float(np.median(rates)) for name, rates in cpu.items()},
-    }
+@pytest.fixture(scope="module")
+def full_replay(effort) -> Replay:
+    return noise_replay(2_000 if effort == "tiny" else NUM_STEPS)
 
 
 @pytest.mark.parametrize("seq_length", [19, 6])
-def test_batches(benchmark, noise_replay, seq_length):
-    """memcpy and numpy_frames gather the frames alone, numpy a batch without masks and padding, ours whole batches."""
-    episode = noise_replay.episode(0)
+def test_batches(measure, full_replay, seq_length):
+    """memcpy and the first gather move frames alone, the second a batch without masks and padding, ours whole batches.
+
+    Two of ours: drawn when asked for, and by a thread that works ahead.
+    """
+    num_steps, episode = full_replay.num_steps, full_replay.episode(0)
     columns = [  # the whole buffer: episodes lie one after another
-        np.lib.stride_tricks.as_strided(array, (NUM_STEPS, *array.shape[1:]), writeable=False)
+        np.lib.stride_tricks.as_strided(array, (num_steps, *array.shape[1:]), writeable=False)
         for array in (episode.obs, episode.act, episode.rew)
     ]
-    slots, ends = columns[0], np.zeros(NUM_STEPS, bool)
+    slots, ends = columns[0], np.zeros(num_steps, bool)
     rng = np.random.default_rng(0)
-    starts = itertools.cycle(rng.integers(0, NUM_STEPS - seq_length, (1000, BATCH_SIZE)))
+    starts = itertools.cycle(rng.integers(0, num_steps - seq_length, (1000, BATCH_SIZE)))
     target = np.empty(BATCH_SIZE * seq_length * FRAME_BYTES, np.uint8)
     row_bytes = seq_length * FRAME_BYTES
     rows = [target.ctypes.data + row * row_bytes for row in range(BATCH_SIZE)]
@@ -97,26 +78,30 @@ def test_batches(benchmark, noise_replay, seq_length):
         rows = next(starts)[:, None] + np.arange(seq_length)
         return [torch.from_numpy(array[rows]) for array in (*columns, ends, ends)]
 
-    in_turn, ahead = (noise_replay.segments(BATCH_SIZE, seq_length, QUARTERS, num_threads=n) for n in (0, 1))
+    in_turn, ahead = (full_replay.segments(BATCH_SIZE, seq_length, QUARTERS, num_threads=n) for n in (0, 1))
     candidates = {
-        "memcpy": memcpy,
-        "numpy_frames": numpy_frames,
-        "numpy": numpy_batch,
-        "no_thread": lambda: next(in_turn),
-        "one_thread": lambda: next(ahead),
+        "a thread ahead": lambda: next(ahead),
+        "when asked": lambda: next(in_turn),
+        "memcpy of frames": memcpy,
+        "NumPy gather of frames": numpy_frames,
+        "NumPy gather": numpy_batch,
     }
-    rates = take_turns(candidates, calls=100 if seq_length > 10 else 300)
-    for statistic, rate in rates.items():
-        benchmark.extra_info |= {f"{name}_{statistic}_batches_per_s": round(value) for name, value in rate.items()}
-        for name, other in itertools.product(("no_thread", "one_thread"), ("memcpy", "numpy", "numpy_frames")):
-            benchmark.extra_info[f"{name}_over_{other}_{statistic}"] = round(rate[name] / rate[other], 3)
-    benchmark.extra_info["load"] = round(os.getloadavg()[0], 2)
-    benchmark(next, ahead)
+    turns = measure.take_turns(candidates)
+    case = {"batch": BATCH_SIZE, "frames": seq_length}
+    measure.row("replay batches", case, turns, "a thread ahead", work=1, unit="batches/s")
 
 
-def test_append(benchmark):
+@pytest.mark.parametrize("num_steps", [1_000, 10_000, 100_000])
+def test_over_buffer_size(measure, effort, num_steps):
+    """Beyond the cache a batch costs the same however much there is to choose from."""
+    segments = noise_replay(num_steps).segments(BATCH_SIZE, 6, QUARTERS, num_threads=0)
+    turns = measure.take_turns({"when asked": lambda: next(segments)})
+    measure.row("replay over buffer size", {"steps": num_steps}, turns, "when asked", work=1, unit="batches/s")
+
+
+def test_append(benchmark, effort):
     """A vector step of 8 environments, as the collector hands it over."""
-    n, calls = 8, 5_000
+    n, calls = 8, 20 if effort == "tiny" else 5_000
     replay = Replay(FRAME_SHAPE, n, capacity=n * calls)
     obs = np.random.default_rng(0).integers(0, 256, (n, *FRAME_SHAPE), np.uint8)
     step = (obs, np.arange(n), np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, bool), obs)
@@ -146,17 +131,29 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_boxing_on_disk(benchmark, tmp_path):
-    """100k steps of real Boxing: at most 100 MB on disk, 1.5 GB in memory, 5 s to open."""
+def test_boxing_on_disk(measure, effort, tmp_path):
+    """Real Boxing: a tenth of what 100 000 steps may take is 10 MB on disk, 150 MB in memory, half a second to open."""
+    num_steps = 200 if effort == "tiny" else 10_000
     path = tmp_path / "journal"
-    commit_seconds = boxing_journal(path, NUM_STEPS)
-    before = resident_bytes()
-    replay = benchmark.pedantic(Replay.open, (path, FRAME_SHAPE, 2, NUM_STEPS), rounds=1)
-    raw = replay.num_steps * FRAME_BYTES
-    benchmark.extra_info |= {
-        "disk_mb": round(path.stat().st_size / 1e6, 1),
-        "memory_mb": round((resident_bytes() - before) / 1e6),
-        "compression": round(raw / path.stat().st_size, 1),
-        "commit_ms_per_100_steps": round(commit_seconds / (NUM_STEPS / 100) * 1e3, 2),
-        "load": round(os.getloadavg()[0], 2),
-    }
+    commit_seconds = boxing_journal(path, num_steps)
+    before, opened = resident_bytes(), []
+
+    def reopen() -> None:
+        for replay in opened:
+            replay.close()
+        opened[:] = [Replay.open(path, FRAME_SHAPE, 2, num_steps)]
+
+    turns = measure.take_turns({"open": reopen})
+    measure.row(
+        "replay on disk",
+        {
+            "steps": num_steps,
+            "MB on disk": round(path.stat().st_size / 1e6, 1),
+            "MB in memory": round((resident_bytes() - before) / 1e6),
+            "compression": round(num_steps * FRAME_BYTES / path.stat().st_size, 1),
+            "ms a commit of 100 steps": round(commit_seconds / (num_steps / 100) * 1e3, 2),
+        },
+        turns,
+        "open",
+    )
+    opened[0].close()

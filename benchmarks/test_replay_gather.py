@@ -1,13 +1,13 @@
 """Time of `replay_gather` at the paper's shapes: kernel, torch eager and compiled, a copy of the bytes; and of batches
 that come from the host's pinned memory instead.
 
-pytest benchmarks/test_replay_gather.py -m gpu --benchmark-json=replay_gather.json
+pytest benchmarks/test_replay_gather.py -m gpu
 """
 
 import pytest
 import torch
 from kernel_cases import Case, paper_cases
-from kernel_timing import compare, microseconds, needs_gpu
+from kernel_timing import compare, needs_gpu
 
 from diamond_fast.frames import to_float
 
@@ -21,6 +21,5 @@ def from_pinned_memory(case: Case):
 
 
 @pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "replay_gather"], ids=lambda c: c.shape)
-def test_replay_gather(benchmark, case):
-    benchmark.extra_info["from_pinned_us"] = round(microseconds({"host": from_pinned_memory(case)})["host"], 2)
-    compare(benchmark, case)
+def test_replay_gather(measure, machine, case):
+    compare(measure, machine, case, **{"from pinned memory": from_pinned_memory(case)})

@@ -1,0 +1,187 @@
+"""Measuring candidates against each other: they take turns in one process, so that what disturbs one disturbs all.
+
+Every benchmark makes one row: a figure for each candidate, ours against each of the others, the share of what the
+machine allows, and on a GPU energy, memory and clocks. ``diamond_fast.benchmarking`` makes tables of rows.
+"""
+
+import math
+import os
+import time
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from gpu_meter import GpuMeter
+
+from diamond_fast.benchmarking.figures import figure, ratio, to_json
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long is measured."""
+
+    warm_up: float
+    """Seconds that each candidate runs before it counts; one call at least."""
+    seconds: float
+    """That all turns together should take, as far as the least number of rounds allows."""
+    turn: float
+    """Seconds of a turn; shorter calls are repeated."""
+    min_rounds: int
+    max_rounds: int
+
+
+EFFORTS = {
+    "full": Effort(warm_up=0.7, seconds=6.0, turn=0.05, min_rounds=3, max_rounds=40),
+    "quick": Effort(warm_up=0.2, seconds=1.5, turn=0.02, min_rounds=2, max_rounds=10),
+    "tiny": Effort(warm_up=0.0, seconds=0.0, turn=0.0, min_rounds=2, max_rounds=2),
+}
+SLOW_ROUND = 10.0  # seconds; from there on two rounds have to do
+
+
+class Turns(NamedTuple):
+    """What was measured."""
+
+    seconds: dict[str, list[float]]
+    """Of one call of each candidate, turn by turn."""
+    peak_bytes: dict[str, int]
+    """Of GPU memory allocated during a call; empty on a CPU."""
+    left_out: dict[str, str]
+    """Candidates without a figure, and why."""
+
+
+class Measurement:
+    """Measures one benchmark's candidates and writes its row.
+
+    Args:
+        benchmark: of pytest-benchmark; its own statistics are those of whole rounds.
+        device: that the candidates run on.
+        effort: how long.
+    """
+
+    def __init__(self, benchmark, device: torch.device, effort: Effort):
+        self.benchmark, self.device, self.effort = benchmark, device, effort
+        self.meter = GpuMeter(device)
+
+    def take_turns(self, candidates: Mapping[str, Call], optional: Collection[str] = ()) -> Turns:
+        """Times a call of each candidate, in turns.
+
+        Args:
+            candidates: by name.
+            optional: those that may fail, which is then noted: what others' compilers can do is not for us to promise.
+        """
+        clock_before = self.meter.clock()
+        running, calls, peaks, left_out, round_seconds = {}, {}, {}, {}, 0.0
+        for name, call in candidates.items():
+            try:
+                took = self._warm_up(call)
+            except Exception as error:
+                if name not in optional:
+                    raise
+                left_out[name] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+                continue
+            running[name], calls[name] = call, max(1, math.ceil(self.effort.turn / took))
+            round_seconds += took * calls[name]
+            if self.device.type == "cuda":
+                peaks[name] = self._peak_bytes(call)
+        seconds: dict[str, list[float]] = {name: [] for name in running}
+
+        def one_round() -> None:
+            for name, call in running.items():
+                seconds[name].append(self._timed(call, calls[name]))
+
+        self.benchmark.pedantic(one_round, rounds=self._num_rounds(round_seconds))
+        self.meter.note_clocks(clock_before)
+        return Turns(seconds, peaks, left_out)
+
+    def row(
+        self,
+        stem: str,
+        case: Mapping[str, Any],
+        turns: Turns,
+        ours: str,
+        *,
+        work: float | None = None,
+        unit: str = "ms",
+        floor: tuple[float, str] | None = None,
+        energy_of: Call | None = None,
+        left_out: Mapping[str, str] | None = None,
+        **notes: Any,
+    ) -> None:
+        """Writes the row into ``extra_info``.
+
+        Args:
+            stem: of the table it belongs to.
+            case: what tells it from the other rows of that table.
+            turns: from ``take_turns``.
+            ours: the candidate that the others are compared with.
+            work: done by a call; figures are then work per second, else milliseconds.
+            unit: of the figures.
+            floor: seconds that this machine would need at least for a call of ours, and for what.
+            energy_of: ours, to be run alone once more while the GPU's energy is read.
+            left_out: candidates that were not tried, and why.
+            notes: anything else, by name.
+        """
+        rates = work is not None
+
+        def values(seconds: list[float]) -> list[float]:
+            return [work / s for s in seconds] if rates else [s * 1e3 for s in seconds]
+
+        row: dict[str, Any] = {
+            "stem": stem,
+            "case": dict(case),
+            "unit": unit,
+            "higher_is_better": rates,
+            "ours": ours,
+            "figures": {name: to_json(figure(values(s), rates)) for name, s in turns.seconds.items()},
+            "ratios": {
+                name: to_json(ratio(turns.seconds[ours], s)) for name, s in turns.seconds.items() if name != ours
+            },
+            "left_out": {**turns.left_out, **(left_out or {})},
+            "load": round(os.getloadavg()[0], 2),
+            "threads": torch.get_num_threads(),
+            **notes,
+        }
+        if floor is not None:
+            best = min(turns.seconds[ours])
+            row["floor"] = {"ms": float(f"{floor[0] * 1e3:.4g}"), "what": floor[1], "share": round(floor[0] / best, 3)}
+        if self.device.type == "cuda":
+            row["gpu"] = self.meter.notes | {"peak_mb": {name: b // 10**6 for name, b in turns.peak_bytes.items()}}
+            if energy_of is not None:
+                row["gpu"] |= self.meter.energy(energy_of, work or 1.0, unit if rates else "call", self.effort.seconds)
+        self.benchmark.extra_info["row"] = row
+
+    def _warm_up(self, call: Call) -> float:
+        """Returns the seconds that the last call took."""
+        deadline = time.perf_counter() + self.effort.warm_up
+        while True:
+            took = self._timed(call, 1)
+            if time.perf_counter() >= deadline:
+                return max(took, 1e-9)
+
+    def _num_rounds(self, round_seconds: float) -> int:
+        least = 2 if round_seconds > SLOW_ROUND else self.effort.min_rounds
+        return min(self.effort.max_rounds, max(least, int(self.effort.seconds / round_seconds)))
+
+    def _timed(self, call: Call, calls: int) -> float:
+        """Seconds a call; on a GPU by its own clock, from the first launch to the end of the last kernel."""
+        if self.device.type != "cuda":
+            started = time.perf_counter()
+            for _ in range(calls):
+                call()
+            return (time.perf_counter() - started) / calls
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(calls):
+            call()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / calls
+
+    def _peak_bytes(self, call: Call) -> int:
+        torch.cuda.reset_peak_memory_stats(self.device)
+        call()
+        torch.cuda.synchronize(self.device)
+        return torch.cuda.max_memory_allocated(self.device)

@@ -1,0 +1,91 @@
+"""An imagined step, and a rollout of imagined steps with the policy: the fast path beside the readable twin.
+
+    pytest benchmarks/test_imagination.py --benchmark-only
+
+A step is of all its episodes: a new frame in three denoising steps, reward and end, draws, fresh starts for episodes
+that ended. On a GPU the twin also runs compiled as the published trainer compiles it.
+"""
+
+import pytest
+import torch
+from workloads import NUM_ACTIONS, PAPER, TINY, fast_imagination, make_agent, noise_replay, published_env
+
+from diamond_fast.engine.rollout import initial_state, rollout
+
+ON_GPU = torch.cuda.is_available()
+TWIN, OURS, COMPILED = "as published", "fast path", "as published, compiled"
+STEPS = PAPER.actor_critic_loss.backup_every
+
+
+@pytest.fixture(scope="module")
+def cfg(effort):
+    return TINY if effort == "tiny" else PAPER
+
+
+@pytest.fixture(scope="module")
+def agent(cfg, device):
+    return make_agent(cfg, device)
+
+
+@pytest.fixture(scope="module")
+def replay(cfg):
+    return noise_replay(cfg, 500)
+
+
+def published_envs(cfg, agent, replay, num_envs, effort):
+    envs = {TWIN: published_env(cfg, agent, replay, num_envs)}
+    if ON_GPU and effort == "full":
+        envs[COMPILED] = published_env(cfg, agent, replay, num_envs, compiled=True)
+    return envs
+
+
+@pytest.mark.parametrize("num_envs", [8, 32])
+def test_step(measure, effort, device, cfg, agent, replay, num_envs):
+    """On a GPU ours is launched kernel by kernel here; the rollout is one graph."""
+    act = torch.randint(NUM_ACTIONS, (num_envs,), device=device)
+    ours, _ = fast_imagination(cfg, agent, replay, num_envs, device)
+
+    def stepping(env):
+        env.reset()
+        done = 0
+
+        def step():
+            nonlocal done
+            if done % STEPS == 0 and hasattr(env, "begin_rollout"):
+                env.begin_rollout()
+            env.step(act)
+            done += 1
+
+        return step
+
+    envs = {OURS: ours, **published_envs(cfg, agent, replay, num_envs, effort)}
+    candidates = {name: stepping(env) for name, env in envs.items()}
+    turns = measure.take_turns(candidates, optional=(COMPILED,))
+    measure.row("imagined step", {"episodes": num_envs}, turns, OURS, energy_of=candidates[OURS])
+
+
+@pytest.mark.parametrize("num_envs", [1, 32])
+def test_rollout(measure, effort, device, cfg, agent, replay, num_envs):
+    """The twin keeps gradients while it plays, as published; ours are computed anew afterwards (see the updates)."""
+    if num_envs > 1 and not ON_GPU:
+        pytest.skip("1440 evaluations a call: too long for a CPU; see the policy's update")
+
+    def playing(env, play=None):
+        state = initial_state(env, agent.actor_critic)
+
+        def go_on():
+            nonlocal state
+            if play is not None:
+                state = play(state)[1]
+            else:
+                state = rollout(env, agent.actor_critic, state, STEPS)[1]
+
+        return go_on
+
+    candidates = {OURS: playing(*fast_imagination(cfg, agent, replay, num_envs, device))}
+    for name, env in published_envs(cfg, agent, replay, num_envs, effort).items():
+        candidates[name] = playing(env)
+    turns = measure.take_turns(candidates, optional=(COMPILED,))
+    case = {"episodes": num_envs, "steps": STEPS}
+    work = num_envs * STEPS
+    measure.row("imagined rollout", case, turns, OURS, work=work, unit="frames/s", energy_of=candidates[OURS])

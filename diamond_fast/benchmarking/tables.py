@@ -1,0 +1,155 @@
+"""Rows as Markdown tables. What is not beyond noise is called undecided."""
+
+from collections.abc import Sequence
+
+from diamond_fast.benchmarking.document import Document, Row
+
+PUBLISHED = "as published"
+
+
+def number(x: float) -> str:
+    """Three digits, more where the integer part has more."""
+    if abs(x) >= 100:
+        return f"{x:,.0f}"
+    return f"{x:.3g}"
+
+
+def figure_cell(row: Row, name: str) -> str:
+    """Median and spread of a candidate, or why there is none."""
+    figure = row["figures"].get(name)
+    if figure is None:
+        return "-"
+    return f"{number(figure['median'])} ({number(figure['low'])} to {number(figure['high'])})"
+
+
+def ratio_cell(row: Row, name: str) -> str:
+    """How many times faster ours is than a candidate."""
+    ratio = row["ratios"].get(name)
+    if ratio is None:
+        return "-"
+    spread = f"{number(ratio['low'])} to {number(ratio['high'])}"
+    return f"{number(ratio['ratio'])}x ({spread})" if ratio["decided"] else f"undecided ({spread})"
+
+
+def markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    cells = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+
+
+def case_text(row: Row) -> str:
+    return ", ".join(f"{name} {value}" for name, value in row["case"].items())
+
+
+# --- one table for each stem ----------------------------------------------------------------------------------------
+
+
+def stem_tables(document: Document) -> list[tuple[str, str]]:
+    """Title and table of every stem, in the order of the rows."""
+    stems: dict[str, list[Row]] = {}
+    for row in document["rows"]:
+        stems.setdefault(row["stem"], []).append(row)
+    return [(stem, "\n\n".join(_stem_parts(rows))) for stem, rows in stems.items()]
+
+
+def _stem_parts(rows: list[Row]) -> list[str]:
+    if rows[0].get("ladder"):
+        return [ladder_table(row) for row in rows]
+    parts = [_figures_table(rows)]
+    floors = list(dict.fromkeys(f"{case_text(r)}: {r['floor']['what']}" for r in rows if "floor" in r))
+    if floors:
+        parts.append("Floor: " + "; ".join(floors) + ".")
+    left_out = [f"{name} at {case_text(row)}: {why}" for row in rows for name, why in row["left_out"].items()]
+    if left_out:
+        parts.append("Left out: " + "; ".join(left_out) + ".")
+    if any("gpu" in row for row in rows):
+        parts.append(_gpu_table(rows))
+    return parts
+
+
+def _figures_table(rows: list[Row]) -> str:
+    cases = list(dict.fromkeys(name for row in rows for name in row["case"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
+    compared = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
+    ours = rows[0]["ours"]
+    floors = any("floor" in row for row in rows)
+    header = [
+        *cases,
+        *(f"{name}, {rows[0]['unit']}" for name in names),
+        *(f"{ours} against {name}" for name in compared),
+        *(["share of the floor"] if floors else []),
+    ]
+    lines = []
+    for row in rows:
+        line = [str(row["case"].get(name, "")) for name in cases]
+        line += [figure_cell(row, name) for name in names]
+        line += [ratio_cell(row, name) for name in compared]
+        line += [f"{row['floor']['share']:.0%}" if "floor" in row else "-"] if floors else []
+        lines.append(line)
+    return markdown(header, lines)
+
+
+def _gpu_table(rows: list[Row]) -> str:
+    lines = []
+    for row in rows:
+        gpu = row.get("gpu", {})
+        per_joule = next((f"{number(v)} {k}" for k, v in gpu.items() if k.endswith("per joule")), "not measured")
+        peaks = ", ".join(f"{name} {mb:,}" for name, mb in gpu.get("peak_mb", {}).items())
+        clocks = f"{gpu.get('clock_mhz_before', '?')} to {gpu.get('clock_mhz_after', '?')}"
+        slowed = ", ".join(gpu.get("slowed_by", ["not known"])) or "nothing"
+        lines.append([case_text(row), per_joule, str(gpu.get("watts", "-")), peaks, clocks, slowed])
+    header = ["case", "energy", "watts", "peak memory, MB", "clock before and after, MHz", "slowed by"]
+    return markdown(header, lines)
+
+
+def ladder_table(row: Row) -> str:
+    """One line a technique, each on top of those before it."""
+    lines, before, first = [], None, None
+    for name, figure in row["figures"].items():
+        median = figure["median"]
+        first = first or median
+        gain = "" if before is None else f"{number(median / before['median'])}x"
+        if before is not None and not (figure["low"] > before["high"] or figure["high"] < before["low"]):
+            gain = "undecided"
+        lines.append([name, figure_cell(row, name), gain, f"{number(median / first)}x"])
+        before = figure
+    table = markdown(["technique", row["unit"], "by itself", "together"], lines)
+    return f"{table}\n\n{case_text(row).capitalize()}."
+
+
+# --- the README's table ---------------------------------------------------------------------------------------------
+
+HEADLINES: list[tuple[str, dict[str, object], str]] = [
+    ("denoiser", {"batch": 1, "steps": 3}, "frames drawn one at a time"),
+    ("denoiser", {"batch": 32, "steps": 3}, "frames drawn 32 at a time"),
+    ("denoiser", {"batch": 256, "steps": 3}, "frames drawn 256 at a time"),
+    ("denoiser, wide network", {}, "frames of 30x56 from a network of 330 million parameters"),
+    ("imagined step", {"episodes": 32}, "an imagined step of 32 episodes"),
+    ("update", {"model": "denoiser", "batch": 32}, "an update of the denoiser, batch 32"),
+    ("update", {"model": "reward_end", "batch": 32}, "an update of the reward/end model, batch 32"),
+    ("update", {"model": "actor_critic", "batch": 32}, "an update of the policy, batch 32"),
+    ("epoch", {}, "an epoch of the quick preset, games included"),
+]
+
+
+def headline_table(document: Document) -> str | None:
+    """Ours beside the published way and the strongest rival; None where nothing of it was measured."""
+    lines = []
+    for stem, case, title in HEADLINES:
+        for row in document["rows"]:
+            if row["stem"] != stem or not case.items() <= row["case"].items():
+                continue
+            if "imagined steps" in row["case"] and row["case"]["imagined steps"] < 15:
+                title += f" ({row['case']['imagined steps']} of 15 imagined steps)"
+            others = [name for name in row["ratios"] if name != PUBLISHED]
+            against = "; ".join(f"{name}: {ratio_cell(row, name)}" for name in others) or "-"
+            share = f"{row['floor']['share']:.0%}" if "floor" in row else "-"
+            cells = [figure_cell(row, name) for name in (row["ours"], PUBLISHED)]
+            lines.append([f"{title}, {row['unit']}", *cells, ratio_cell(row, PUBLISHED), against, share])
+            break
+    header = ["", "diamond_fast", PUBLISHED, "times faster", "against others", "share of the floor"]
+    return markdown(header, lines) if lines else None
+
+
+def not_run_table(document: Document) -> str:
+    lines = [[e["benchmark"], str(e["cases"]), e["reason"]] for e in document["not_run"]]
+    return markdown(["not run", "cases", "reason"], lines) if lines else "Everything was run."

@@ -1,0 +1,59 @@
+"""The command line, and every benchmark once at its smallest: it fails on a broken benchmark, never on a time."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from diamond_fast import bench
+
+
+def refused(capsys, *args: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        bench.main(args)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+def test_bad_input_is_one_line(capsys, tmp_path):
+    assert "--only denoise: no such benchmark; one of" in refused(capsys, "--only", "denoise")
+    assert "--quick and --render-only: take one of the two" in refused(capsys, "--quick", "--render-only")
+    missing = str(tmp_path / "a.json")
+    assert f"--compare {missing}: no such file" in refused(capsys, "--compare", missing, missing)
+    (tmp_path / "a.json").write_text("{}")
+    assert "not a result of" in refused(capsys, "--compare", missing, missing)
+    assert f"--out {missing}: is a file" in refused(capsys, "--out", missing)
+
+
+def test_a_missing_package_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(bench, "find_spec", lambda name: None if name == "pytest_benchmark" else object())
+    assert "pytest-benchmark is not installed; pip install -e '.[dev]'" in refused(capsys, "--quick")
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys; from diamond_fast import bench\n"
+        "try: bench.main(['--help'])\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False"
+
+
+def test_every_benchmark_works(tmp_path):
+    assert bench.measure(tmp_path, "tiny") == 0
+    (path,) = tmp_path.glob("*.json")
+    document = json.loads(path.read_text())
+    assert document["failed"] == []
+    stems = {row["stem"] for row in document["rows"]}
+    assert stems >= {"denoiser", "imagined step", "imagined rollout", "update", "epoch", "replay batches", "start-up"}
+    for row in document["rows"]:
+        assert row["ours"] in row["figures"]
+        assert all(figure["median"] > 0 for figure in row["figures"].values())
+    assert (tmp_path / "benchmarks.md").stat().st_size > 1000
+    # the same machine and commit: a part joins what is there
+    assert bench.measure(tmp_path, "tiny", only=["startup"]) == 0
+    assert {row["stem"] for row in json.loads(path.read_text())["rows"]} == stems
