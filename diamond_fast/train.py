@@ -1,5 +1,6 @@
 """``python -m diamond_fast.train``: reads what to train, says what it will do, and does it."""
 
+import io
 import os
 import shlex
 import signal
@@ -91,12 +92,19 @@ def follow(argv: Sequence[str]) -> None:
     """One of torchrun's further processes: says nothing but what ends itself alone, and leaves signals to the first."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere), user_errors():
-        args = read_command_line(argv)
-        if args.dry_run:
-            return
-        crew = _join_crew(args)
-        device = _device(args)
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said), redirect_stderr(said), user_errors():
+            args = read_command_line(argv)
+            if args.dry_run:
+                return
+            crew = _join_crew(args)
+            device = _device(args)
+    except SystemExit as stop:
+        if stop.code:
+            _let_the_first_speak()
+            print(said.getvalue(), end="", file=sys.stderr)
+        raise
 
     from diamond_fast.training.crew import CrewLostError, leave_crew
     from diamond_fast.training.finite import NonFiniteError
@@ -105,11 +113,21 @@ def follow(argv: Sequence[str]) -> None:
     try:
         follow_leader(crew, args.config, device)
         leave_crew()
-    except (CrewLostError, NonFiniteError):  # the first process says what there is to say
+    except (CrewLostError, NonFiniteError):
+        _let_the_first_speak()
         os._exit(EXIT_FAILED)
     except Exception as error:
         print(f"process {crew.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_FAILED)
+
+
+def _let_the_first_speak() -> None:
+    """What ends this process ends the first one too, which says so; then torchrun ends this one.
+
+    Were this one the first to leave, torchrun would end the other before it has said anything.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(60)
 
 
 def read_command_line(argv: Sequence[str]) -> TrainArgs:
