@@ -19,11 +19,13 @@ def to_float(frames: Tensor, mask: Tensor | None = None) -> Tensor:
         float32 [..., C, H, W]; in memory the channels stay last.
 
     Raises:
-        TypeError: frames is not uint8.
+        TypeError: frames is not uint8, or the mask not bool.
         ValueError: the mask's shape is not that of the frames without H, W, C.
     """
     if frames.dtype != torch.uint8:
         raise TypeError(f"frames: expected uint8, got {frames.dtype}")
+    if mask is not None and mask.dtype != torch.bool:
+        raise TypeError(f"mask: expected bool, got {mask.dtype}")
     if mask is not None and mask.shape != frames.shape[:-3]:
         raise ValueError(f"mask: expected shape {tuple(frames.shape[:-3])}, got {tuple(mask.shape)}")
     obs = frames.movedim(-1, -3).to(torch.float32).div_(255).mul_(2).sub_(1)

@@ -96,8 +96,9 @@ def from_json(cls: type, data: Any, prefix: str = "") -> Any:
     for key in data:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
+            shown = key if key.isidentifier() else repr(key)
             raise ValueError(
-                f"{prefix}{key}: unknown setting" + (f"; did you mean {prefix}{close[0]}?" if close else "")
+                f"{prefix}{shown}: unknown setting" + (f"; did you mean {prefix}{close[0]}?" if close else "")
             )
     for key in hints:
         if key not in data:

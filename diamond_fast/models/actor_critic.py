@@ -72,9 +72,11 @@ class ActorCritic(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        check_tensor("obs", obs, (None, self.cfg.img_channels, self.frame_size, self.frame_size), self.device)
+        check_tensor(
+            "obs", obs, (None, self.cfg.img_channels, self.frame_size, self.frame_size), self.actor_linear.weight
+        )
         for state in hx_cx:
-            check_tensor("hx_cx", state, (obs.size(0), self.lstm_dim), self.device)
+            check_tensor("hx_cx", state, (obs.size(0), self.lstm_dim), self.actor_linear.weight)
         hx, cx = self.lstm(self.encoder(obs).flatten(1), hx_cx)
         logits, val = self.actor_linear(hx), self.critic_linear(hx).squeeze(1)
         return at_least_float32(logits), at_least_float32(val), (hx, cx)

@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 
-def check_tensor(name: str, tensor: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:
-    """A floating-point tensor of that shape (None: any size) on that device.
+def check_tensor(name: str, tensor: Tensor, shape: tuple[int | None, ...], weight: Tensor) -> None:
+    """A tensor of that shape (None: any size), on the weights' device and of their dtype or, in autocast, any float.
 
     Raises:
         TypeError: it is no tensor, or of another kind of numbers.
         ValueError: its shape or device is another.
     """
-    _check(name, tensor, shape, device)
-    if not tensor.is_floating_point():
-        raise TypeError(f"{name}: expected floating-point numbers, got {tensor.dtype}")
+    _check(name, tensor, shape, weight.device)
+    if tensor.dtype == weight.dtype:
+        return
+    kind = weight.device.type
+    if not (tensor.is_floating_point() and kind != "meta" and torch.is_autocast_enabled(kind)):
+        raise TypeError(f"{name}: expected {weight.dtype}, got {tensor.dtype}")
 
 
 def check_mask(name: str, mask: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:

@@ -73,11 +73,11 @@ class Denoiser(nn.Module):
         """
         cfg = self.cfg.inner_model
         c, t = cfg.img_channels, cfg.num_steps_conditioning
-        check_tensor("noisy_next_obs", noisy_next_obs, (None, c, None, None), self.device)
+        check_tensor("noisy_next_obs", noisy_next_obs, (None, c, None, None), self.inner_model.noise_emb.weight)
         n, _, h, w = noisy_next_obs.shape
         if not isinstance(sigma, Tensor) or sigma.numel() != 1:
-            check_tensor("sigma", sigma, (n,), self.device)
-        check_tensor("obs", obs, (n, t * c, h, w), self.device)
+            check_tensor("sigma", sigma, (n,), self.inner_model.noise_emb.weight)
+        check_tensor("obs", obs, (n, t * c, h, w), self.inner_model.noise_emb.weight)
         check_actions("act", act, (n, t), self.device, self.num_actions)
         cs = self.conditioners(sigma)
         output = self.network_output(noisy_next_obs, obs, act, cs)
@@ -110,7 +110,9 @@ class Denoiser(nn.Module):
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
         t = self.cfg.inner_model.num_steps_conditioning
-        check_tensor("obs", obs, (None, None, self.cfg.inner_model.img_channels, None, None), self.device)
+        check_tensor(
+            "obs", obs, (None, None, self.cfg.inner_model.img_channels, None, None), self.inner_model.noise_emb.weight
+        )
         n, length, c, h, w = obs.shape
         if length <= t:
             raise ValueError(f"obs: expected more than {t} frames, got {length}")

@@ -95,13 +95,13 @@ class RewardEndModel(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        size, device = self.frame_size, self.device
-        check_tensor("obs", obs, (None, None, self.cfg.img_channels, size, size), device)
-        check_tensor("next_obs", next_obs, tuple(obs.shape), device)
+        size, device, weight = self.frame_size, self.device, self.act_emb.weight
+        check_tensor("obs", obs, (None, None, self.cfg.img_channels, size, size), weight)
+        check_tensor("next_obs", next_obs, tuple(obs.shape), weight)
         check_actions("act", act, tuple(obs.shape[:2]), device, self.act_emb.num_embeddings)
         n, t = act.shape
         for state in hx_cx or ():
-            check_tensor("hx_cx", state, (1, n, self.lstm_dim), device)
+            check_tensor("hx_cx", state, (1, n, self.lstm_dim), weight)
         x = torch.cat((obs, next_obs), dim=2).flatten(0, 1)
         x = self.encoder(x, self.act_emb(act.flatten()))
         x, hx_cx = self.lstm(x.reshape(n, t, -1), hx_cx)
@@ -119,11 +119,13 @@ class RewardEndModel(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        check_tensor("obs", obs, (None, None, self.cfg.img_channels, self.frame_size, self.frame_size), self.device)
+        check_tensor(
+            "obs", obs, (None, None, self.cfg.img_channels, self.frame_size, self.frame_size), self.act_emb.weight
+        )
         if obs.size(1) < 2:
             raise ValueError(f"obs: expected at least 2 frames, got {obs.size(1)}")
         check_actions("act", act, tuple(obs.shape[:2]), self.device, self.act_emb.num_embeddings)
-        check_tensor("rew", rew, tuple(act.shape), self.device)
+        check_tensor("rew", rew, tuple(act.shape), self.act_emb.weight)
         check_mask("end", end, tuple(act.shape), self.device)
         check_mask("mask", mask, tuple(act.shape), self.device)
         logits_rew, logits_end, _ = self.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])

@@ -49,7 +49,7 @@ class DiffusionSampler:
         """
         inner = self.denoiser.cfg.inner_model
         shape = (None, inner.num_steps_conditioning, inner.img_channels, None, None)
-        check_tensor("prev_obs", prev_obs, shape, self.denoiser.device)
+        check_tensor("prev_obs", prev_obs, shape, self.denoiser.inner_model.noise_emb.weight)
         num_actions = self.denoiser.num_actions
         check_actions("prev_act", prev_act, tuple(prev_obs.shape[:2]), self.denoiser.device, num_actions)
         n, t, c, h, w = prev_obs.shape
