@@ -133,8 +133,9 @@ class ActorCriticObjective:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = self.policy.device
-        self.env.load_state_dict(state["env"])
-        saved = state["rollout"]
+        env, saved = state["env"], state["rollout"]
         if saved is not None and len(saved["obs"]) != self.env.num_envs:
-            saved = None  # another number of processes shares the episodes from now on: they begin anew
+            # Another number of processes shares the episodes from now on: they begin anew.
+            env, saved = {**env, "state": None}, None
+        self.env.load_state_dict(env)
         self.state = None if saved is None else RolloutState(**{k: v.to(device) for k, v in saved.items()})

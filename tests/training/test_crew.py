@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from test_capture import NAMES, make_objective
-from test_trainer import TINY
+from test_trainer import TINY, train
 
 from diamond_fast.config import UpdateConfig
 from diamond_fast.config_checks import checked
@@ -154,6 +154,15 @@ def test_all_processes_of_a_run_end_with_the_leaders_weights(tmp_path):
     assert torch.equal(
         saved.tensors["denoiser"]["inner_model.conv_in.weight"], leader["denoiser.inner_model.conv_in.weight"]
     )
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_what_one_began(tmp_path):
+    train(TINY, tmp_path / "run", stop_after=1)
+    in_crew(2, train_run, tmp_path / "run")
+    leader, follower = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(value, follower[key]) for key, value in leader.items())
+    assert checkpoint.load_latest(tmp_path / "run" / "checkpoints").state["epoch"] == 4
 
 
 def test_a_process_that_is_gone_is_noticed(updated):
