@@ -6,6 +6,7 @@ pytest benchmarks --effort tiny                     whether every benchmark work
 
 import re
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +20,18 @@ from gpu_meter import describe_gpu
 from machine import measure_machine, versions
 from measuring import EFFORTS, Measurement
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+CPU_MINUTES = 9.0
+MOST_WANTED = ["fast_denoiser", "updates", "imagination", "replay", "collect", "startup", "checkpoint"]
+"""Files in the order in which their figures are wanted, should time run out; the others follow."""
 
 
 def pytest_addoption(parser):
     parser.addoption("--effort", choices=list(EFFORTS), help="how long to measure; tiny: small networks too")
+    parser.addoption(
+        "--minutes", type=float, default=None if ON_GPU else CPU_MINUTES, help="begin no benchmark after so many"
+    )
 
 
 def effort_name(config) -> str:
@@ -31,7 +39,9 @@ def effort_name(config) -> str:
 
 
 def pytest_collection_modifyitems(config, items):
-    """To see whether a benchmark works one size of it will do."""
+    """The most wanted first. To see whether a benchmark works, one size of it will do."""
+    names = [f"test_{name}.py" for name in MOST_WANTED]
+    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
     if effort_name(config) == "tiny":
         kinds = {re.sub(r"\d+", "", item.nodeid): item for item in reversed(items)}
         config.hook.pytest_deselected(items=[item for item in items if item not in kinds.values()])
@@ -88,6 +98,18 @@ def machine(effort):
 @pytest.fixture
 def measure(benchmark, effort):
     return Measurement(benchmark, DEVICE, EFFORTS[effort])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def deadline(pytestconfig):
+    minutes = pytestconfig.getoption("--minutes")
+    return None if minutes is None else (minutes, time.monotonic() + 60 * minutes)
+
+
+@pytest.fixture(autouse=True)
+def in_time(deadline):
+    if deadline is not None and time.monotonic() > deadline[1]:
+        pytest.skip(f"not begun within {deadline[0]:g} minutes")
 
 
 @pytest.fixture(autouse=True)

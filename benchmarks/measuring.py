@@ -34,11 +34,12 @@ class Effort:
 
 
 EFFORTS = {
-    "full": Effort(warm_up=0.7, seconds=6.0, turn=0.05, min_rounds=3, max_rounds=40),
+    "full": Effort(warm_up=0.5, seconds=3.0, turn=0.05, min_rounds=3, max_rounds=40),
     "quick": Effort(warm_up=0.2, seconds=1.5, turn=0.02, min_rounds=2, max_rounds=10),
     "tiny": Effort(warm_up=0.0, seconds=0.0, turn=0.0, min_rounds=2, max_rounds=2),
 }
-SLOW_ROUND = 10.0  # seconds; from there on two rounds have to do
+SLOW_ROUND = 10.0  # seconds; from there on two rounds have to do, of which the warm-up is one
+ENERGY_SECONDS = 2.0
 
 
 class Turns(NamedTuple):
@@ -73,26 +74,31 @@ class Measurement:
             optional: those that may fail, which is then noted: what others' compilers can do is not for us to promise.
         """
         clock_before = self.meter.clock()
-        running, calls, peaks, left_out, round_seconds = {}, {}, {}, {}, 0.0
+        running, calls, warm_ups, peaks, left_out = {}, {}, {}, {}, {}
         for name, call in candidates.items():
             try:
+                if name in optional:  # the first call compiles
+                    call()
                 took = self._warm_up(call)
             except Exception as error:
                 if name not in optional:
                     raise
                 left_out[name] = f"failed: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
                 continue
-            running[name], calls[name] = call, max(1, math.ceil(self.effort.turn / took))
-            round_seconds += took * calls[name]
+            running[name], warm_ups[name] = call, took
+            calls[name] = max(1, math.ceil(self.effort.turn / took))
             if self.device.type == "cuda":
                 peaks[name] = self._peak_bytes(call)
-        seconds: dict[str, list[float]] = {name: [] for name in running}
+        round_seconds = sum(warm_ups[name] * calls[name] for name in running)
+        slow = round_seconds > SLOW_ROUND
+        seconds: dict[str, list[float]] = {name: [warm_ups[name]] if slow else [] for name in running}
 
         def one_round() -> None:
             for name, call in running.items():
                 seconds[name].append(self._timed(call, calls[name]))
 
-        self.benchmark.pedantic(one_round, rounds=self._num_rounds(round_seconds))
+        rounds = max(self.effort.min_rounds, int(self.effort.seconds / round_seconds))
+        self.benchmark.pedantic(one_round, rounds=1 if slow else min(rounds, self.effort.max_rounds))
         self.meter.note_clocks(clock_before)
         return Turns(seconds, peaks, left_out)
 
@@ -150,7 +156,7 @@ class Measurement:
         if self.device.type == "cuda":
             row["gpu"] = self.meter.notes | {"peak_mb": {name: b // 10**6 for name, b in turns.peak_bytes.items()}}
             if energy_of is not None:
-                row["gpu"] |= self.meter.energy(energy_of, work or 1.0, unit if rates else "call", self.effort.seconds)
+                row["gpu"] |= self.meter.energy(energy_of, work or 1.0, unit if rates else "call", ENERGY_SECONDS)
         self.benchmark.extra_info["row"] = row
 
     def _warm_up(self, call: Call) -> float:
@@ -160,10 +166,6 @@ class Measurement:
             took = self._timed(call, 1)
             if time.perf_counter() >= deadline:
                 return max(took, 1e-9)
-
-    def _num_rounds(self, round_seconds: float) -> int:
-        least = 2 if round_seconds > SLOW_ROUND else self.effort.min_rounds
-        return min(self.effort.max_rounds, max(least, int(self.effort.seconds / round_seconds)))
 
     def _timed(self, call: Call, calls: int) -> float:
         """Seconds a call; on a GPU by its own clock, from the first launch to the end of the last kernel."""

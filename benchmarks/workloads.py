@@ -91,7 +91,7 @@ class InBfloat16(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = copy.deepcopy(network).to(torch.bfloat16, memory_format=torch.channels_last)
-        self.noise_emb = self.network.noise_emb  # which tells the denoiser its device
+        self.noise_emb = network.noise_emb  # tells the denoiser what tensors it takes: float32, on this device
 
     def forward(self, x: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         x, obs = (y.to(torch.bfloat16, memory_format=torch.channels_last) for y in (x, obs))

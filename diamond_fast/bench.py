@@ -42,6 +42,10 @@ class BenchArgs:
     """A small grid, measured briefly, without compilers: about two minutes."""
     only: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
     """These files of benchmarks/ alone, as in: --only fast_denoiser updates. Joins what DIR has of the same commit."""
+    minutes: Annotated[
+        float | None, arg(metavar="N", help_behavior_hint="(default: 9 without a GPU, none with one)")
+    ] = None
+    """Begin no benchmark after so many minutes; the most wanted come first, the rest is listed as not run."""
     render_only: FlagCreatePairsOff[bool] = False
     """Measure nothing: make the README's tables and docs/benchmarks.md anew from benchmarks/results."""
     compare: Annotated[tuple[Path, Path] | None, arg(metavar="A.json B.json")] = None
@@ -62,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             render()
             return 0
         args.out.mkdir(parents=True, exist_ok=True)
-        return measure(args.out, "quick" if args.quick else "full", args.only)
+        return measure(args.out, "quick" if args.quick else "full", args.only, args.minutes)
 
 
 def check(args: BenchArgs) -> None:
@@ -79,6 +83,8 @@ def check(args: BenchArgs) -> None:
             raise ValueError(f"--compare {path}: no such file")
     if args.compare is not None:
         return
+    if args.minutes is not None and not 0 < args.minutes < float("inf"):
+        raise ValueError(f"--minutes {args.minutes}: expected a number above 0")
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"--out {args.out}: is a file; name a folder")
     if not (CHECKOUT / "benchmarks").is_dir():
@@ -100,7 +106,7 @@ def benchmark_file(name: str) -> Path:
     return CHECKOUT / "benchmarks" / f"test_{name}.py"
 
 
-def measure(out: Path, effort: Effort, only: Sequence[str] = ()) -> int:
+def measure(out: Path, effort: Effort, only: Sequence[str] = (), minutes: float | None = None) -> int:
     """Runs the suite, or part of it, and writes what it found into ``out``. Returns the exit code.
 
     Raises:
@@ -109,7 +115,7 @@ def measure(out: Path, effort: Effort, only: Sequence[str] = ()) -> int:
     from diamond_fast.benchmarking.document import file_stem, from_pytest, merged, read
     from diamond_fast.benchmarking.pages import write_page
 
-    report = run_suite(effort, only)
+    report = run_suite(effort, only, minutes)
     document = from_pytest(report)
     path = out / f"{file_stem(document)}.json"
     if only and path.is_file():
@@ -125,18 +131,21 @@ def measure(out: Path, effort: Effort, only: Sequence[str] = ()) -> int:
     return 1 if document["failed"] else 0
 
 
-def run_suite(effort: Effort, only: Sequence[str] = ()) -> dict:
+def run_suite(effort: Effort, only: Sequence[str], minutes: float | None) -> dict:
     """pytest-benchmark's report. Every benchmark is named as it is done.
 
     Raises:
         ValueError: there is none, because pytest ended before it was written.
     """
     files = [str(benchmark_file(name)) for name in only] or [str(CHECKOUT / "benchmarks")]
+    limit = [] if minutes is None else [f"--minutes={minutes}"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
         options = ["-m", "not slow", "--benchmark-only", "--benchmark-quiet", "-v", "--effort", effort]
         options += ["-p", "no:cacheprovider", "-o", f"timeout={LONGEST_BENCHMARK}", f"--benchmark-json={path}"]
-        code = subprocess.run([sys.executable, "-m", "pytest", *files, *options], cwd=CHECKOUT, check=False).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", "pytest", *files, *options, *limit], cwd=CHECKOUT, check=False
+        ).returncode
         if not path.is_file():
             raise ValueError(f"the benchmarks did not come to an end (pytest's exit code {code}); its output says why")
         return json.loads(path.read_text())

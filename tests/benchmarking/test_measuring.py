@@ -1,0 +1,116 @@
+"""Turns, with a clock that only the candidates move: every figure is known beforehand."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import measuring
+from machine import Machine
+from measuring import Effort, Measurement
+
+
+class Benchmark:
+    """What is used of pytest-benchmark's fixture."""
+
+    def __init__(self):
+        self.extra_info = {}
+
+    def pedantic(self, call, rounds):
+        for _ in range(rounds):
+            call()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """``clock.takes(seconds)`` makes a candidate that takes so long, and notes each call under its name."""
+    clock = SimpleNamespace(now=0.0, calls=[])
+
+    def takes(name, *seconds):
+        times = iter([*seconds, *[seconds[-1]] * 1000])
+
+        def call():
+            clock.now += next(times)
+            clock.calls.append(name)
+
+        return call
+
+    clock.takes = takes
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    return clock
+
+
+def measurement(**effort) -> Measurement:
+    defaults = {"warm_up": 0.0, "seconds": 0.0, "turn": 0.0, "min_rounds": 3, "max_rounds": 5}
+    return Measurement(Benchmark(), torch.device("cpu"), Effort(**(defaults | effort)))
+
+
+def test_candidates_take_turns_after_a_warm_up_each(clock):
+    turns = measurement().take_turns({"a": clock.takes("a", 9, 1, 2, 3), "b": clock.takes("b", 0.5)})
+    assert clock.calls == ["a", "b"] + ["a", "b"] * 3
+    assert turns.seconds == {"a": [1, 2, 3], "b": [0.5, 0.5, 0.5]}
+
+
+def test_the_warm_up_lasts_its_time(clock):
+    measurement(warm_up=1.0, min_rounds=1).take_turns({"a": clock.takes("a", 0.4)})
+    assert len(clock.calls) == 3 + 1
+
+
+def test_short_calls_are_repeated_and_rounds_fill_the_time(clock):
+    turns = measurement(turn=1.0, seconds=4.5).take_turns({"a": clock.takes("a", 0.25)})
+    assert len(clock.calls) == 1 + 4 * 4  # a turn of 4 calls takes a second
+    assert turns.seconds["a"] == pytest.approx([0.25] * 4)
+    turns = measurement(turn=1.0, seconds=100).take_turns({"a": clock.takes("a", 0.25)})
+    assert len(turns.seconds["a"]) == 5  # the most rounds
+
+
+def test_of_slow_rounds_the_warm_up_is_the_first(clock):
+    turns = measurement().take_turns({"a": clock.takes("a", 8, 7), "b": clock.takes("b", 4, 5)})
+    assert turns.seconds == {"a": [8, 7], "b": [4, 5]}
+
+
+def test_what_a_compiler_takes_is_no_turn(clock):
+    turns = measurement().take_turns({"a": clock.takes("a", 8, 7), "b": clock.takes("b", 100, 4)}, optional=("b",))
+    assert turns.seconds == {"a": [8, 7], "b": [4, 4]}
+
+
+def test_others_may_fail_and_ours_may_not(clock):
+    def fails():
+        raise RuntimeError("no\nkernel")
+
+    turns = measurement().take_turns({"a": clock.takes("a", 1), "b": fails}, optional=("b",))
+    assert turns.left_out == {"b": "failed: RuntimeError: no kernel"}
+    assert list(turns.seconds) == ["a"]
+    with pytest.raises(RuntimeError):
+        measurement().take_turns({"a": fails}, optional=("b",))
+
+
+def test_a_row_of_rates(clock):
+    m = measurement()
+    turns = m.take_turns({"ours": clock.takes("ours", 1, 1, 2, 4), "theirs": clock.takes("theirs", 8)})
+    machine = Machine({"float32": 1e12}, 1e9)
+    floor = machine.arithmetic(5e11, torch.float32)
+    m.row("s", {"n": 2}, turns, "ours", work=8, unit="NFE/s", floor=floor, left_out={"x": "y"}, path="amx")
+    row = m.benchmark.extra_info["row"]
+    assert row["figures"]["ours"] == {"median": 4.0, "best": 8.0, "low": 2.0, "high": 8.0, "turns": 3}
+    assert row["ratios"] == {"theirs": {"ratio": 4.0, "low": 2.0, "high": 8.0, "decided": True}}
+    assert row["floor"] == {
+        "ms": 500.0,
+        "what": "500 GFLOP at 1 TFLOP/s, a float32 matrix product's rate",
+        "share": 0.5,
+    }
+    assert (row["unit"], row["higher_is_better"], row["left_out"], row["path"]) == ("NFE/s", True, {"x": "y"}, "amx")
+
+
+def test_a_row_of_times(clock):
+    m = measurement()
+    turns = m.take_turns({"ours": clock.takes("ours", 2)})
+    m.row("s", {}, turns, "ours", floor=Machine({}, 1e9).memory(1e9))
+    row = m.benchmark.extra_info["row"]
+    assert (row["unit"], row["higher_is_better"], row["ratios"]) == ("ms", False, {})
+    assert row["figures"]["ours"]["median"] == 2000.0
+    assert row["floor"]["share"] == 0.5
