@@ -77,6 +77,7 @@ void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const Ba
   for (const int64_t flags : {layout.end, layout.trunc, layout.mask_padding, layout.pixel_mask}) {
     std::memset(block + flags, 0, layout.batch_size * length);
   }
+  if (cuts.empty()) return;
   Span next = span_of(view, cuts[0], length);
   for (int64_t row = 0; row < layout.batch_size; ++row) {
     const Span span = next;

@@ -191,6 +191,12 @@ def test_bad_arguments_are_named():
         replay.segment(0, 5, 5)
 
 
+def test_no_segments_are_no_batch():
+    replay = Replay((1, 1, 1), capacity=4)
+    with pytest.raises(ValueError, match="starts: expected at least one"):
+        replay.cut([], 4)
+
+
 def test_views_are_read_only_and_outlive_the_buffer():
     replay = Replay(SHAPE)
     (step,) = append_steps(replay, np.random.default_rng(0), [[True]], [[False]])

@@ -195,8 +195,10 @@ class Replay:
 
         Raises:
             IndexError: there is no such episode.
-            ValueError: seq_length is not positive.
+            ValueError: there are no starts, or seq_length is not positive.
         """
+        if not starts:
+            raise ValueError("starts: expected at least one (episode, step)")
         if seq_length < 1:
             raise ValueError(f"seq_length: expected at least 1, got {seq_length}")
         layout = _replay.BatchLayout(len(starts), seq_length, math.prod(self.frame_shape))
