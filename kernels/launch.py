@@ -12,9 +12,9 @@ import torch
 THREAD_ELEMENTS = 32
 TILE_ELEMENTS = 8192  # what one program holds in registers at a time
 WHOLE_GROUP_ELEMENTS = 16384  # groups up to this size are normalised by one program that reads them once
-WIDE_BLOCK = (
-    1024  # channels from which gains, shifts and sums take so many registers that a thread gets half a tile's share
-)
+# Channels from which gains, shifts and sums take so many registers that a thread gets half a tile's share, and a quarter
+# in float32.
+WIDE_BLOCK = 1024
 MIN_TILE_ELEMENTS = 2048  # smaller tiles would spend their time on the launch
 ROW_BYTES = 128  # channels a program reads of each pixel: a full cache line where the groups allow it
 MAX_SPLITS = 64  # partial results a program has to merge
@@ -98,7 +98,7 @@ def split_launch(
     count = _groups_per_block(group_channels, groups, itemsize, ROW_BYTES)
     block_d = next_power_of_2(group_channels)
     block_c = count * block_d
-    tile = TILE_ELEMENTS if block_c < WIDE_BLOCK else TILE_ELEMENTS // 2
+    tile = TILE_ELEMENTS if block_c < WIDE_BLOCK else TILE_ELEMENTS // itemsize
     block_p = min(max(1, tile // block_c), next_power_of_2(pixels))
     columns = n * groups // count  # programs per tile of pixels
     while (

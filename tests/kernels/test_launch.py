@@ -44,7 +44,7 @@ def check_block(config, group_channels, groups):
         assert size & (size - 1) == 0
     elements_a_thread = config.block_c * config.block_p / (32 * config.num_warps)
     assert elements_a_thread <= 32
-    assert config.num_warps == 1 or elements_a_thread >= (32 if config.block_c < 1024 else 16)
+    assert config.num_warps == 1 or elements_a_thread >= (32 if config.block_c < 1024 else 8)
 
 
 def test_one_sample_still_fills_the_chip():
