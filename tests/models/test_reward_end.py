@@ -63,3 +63,16 @@ def test_odd_frame_sizes(frame_size):
     assert rew.shape == (2, 3, 3)
     assert end.shape == (2, 3, 2)
     assert hx.shape == (1, 2, 8)
+
+
+def test_a_loss_encodes_every_pair_of_frames_once_and_unrolls_the_memory_in_one_call():
+    model = reward_end_model()
+    n, length = 2, 6
+    calls = {"encoder": [], "lstm": []}
+    for name, seen in calls.items():
+        model.get_submodule(name).register_forward_hook(lambda m, args, out, seen=seen: seen.append(args[0].shape[:-1]))
+    size = META["rew_end_small"]["img_size"]
+    obs, mask = torch.rand(n, length, 3, size, size), torch.ones(n, length, dtype=torch.bool)
+    model.loss(obs, torch.zeros(n, length, dtype=torch.int64), torch.zeros(n, length), ~mask, mask)
+    assert calls["encoder"] == [(n * (length - 1), 6, size)]
+    assert calls["lstm"] == [(n, length - 1)]
