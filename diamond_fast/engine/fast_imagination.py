@@ -45,7 +45,7 @@ class StartPool:
         if self._stale and self.initial_states.can_draw_again:
             self.initial_states.draw_again()
             self._keep()
-        elif self._stale or self._used() + n > len(self._pool[0]):
+        if self._stale or self._used() + n > len(self._pool[0]):
             self.initial_states.refill(self.at_least)
             self._keep()
 
@@ -181,15 +181,20 @@ class FastImaginedEnv:
 
     def begin_epoch(self) -> None:
         """Takes the models' weights as they are now, and starts drawn and burned in anew."""
+        self._refresh()
+        self.starts.clear()
+
+    def _refresh(self) -> None:
         self.sampler.network.refresh()
         self.reward_end.refresh()
-        self.starts.clear()
 
     def state_dict(self) -> dict[str, Any]:
         state = None if self.state is None else {name: x.clone() for name, x in vars(self.state).items()}
         return {"state": state, "initial_states": self.starts.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from there with the models' weights as they are now: in mid-epoch, where ``begin_epoch`` is past."""
+        self._refresh()
         saved = state["state"]
         if saved is None:
             self.state = None
