@@ -1,0 +1,168 @@
+"""The engine on a GPU, in graphs, against the readable networks; each case also runs on a CPU, where it holds too.
+
+pytest -m gpu tests/engine/test_on_gpu.py
+"""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from golden_vectors import actor_critic, denoiser, reward_end_model
+
+from diamond_fast.config import SamplerConfig, WorldModelConfig
+from diamond_fast.engine.denoiser_networks import FusedUNet
+from diamond_fast.engine.edm_sampler import EDMSampler
+from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
+from diamond_fast.engine.fast_imagination import FastImaginedEnv
+from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.imagination import InitialStates
+from diamond_fast.engine.rollout import initial_state
+from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.replay import Replay
+from diamond_fast.training.capture import WARM_UP_CALLS, CudaGraphs
+from diamond_fast.training.imagined_rollouts import ImaginedRollouts
+
+LEVEL = 2 / 255
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+STEPS, ENVS = 4, 3
+
+
+@pytest.fixture(autouse=True)
+def exact_float32():
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    yield
+    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def inputs(seed, n=2, num_actions=6):
+    g = torch.Generator().manual_seed(seed)
+    obs = torch.randint(0, 256, (n, 4, 3, 64, 64), generator=g) / 255 * 2 - 1
+    return obs, torch.randint(0, num_actions, (n, 4), generator=g)
+
+
+def noise_from(seed):
+    g = torch.Generator().manual_seed(seed)
+    return lambda *shape, device: torch.randn(*shape, generator=g).to(device)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(
+    "cfg", [SamplerConfig(), SamplerConfig(order=2, num_steps=2), SamplerConfig(s_churn=2.0, num_steps=4)]
+)
+def test_samples_replayed_with_other_inputs(device, cfg):
+    """Each call against the twin in float32, so that nothing is left over from the call that was recorded."""
+    twin = denoiser("small")
+    fast = FastDenoiser(copy.deepcopy(twin), cfg, dtype=torch.float32).to(device)
+    for seed in (0, 1):
+        obs, act = inputs(seed)
+        truth, _ = DiffusionSampler(twin, cfg).sample(obs, act, noise_from(seed))
+        y, trajectory = fast.sample(obs.to(device), act.to(device), noise_from(seed))
+        assert len(trajectory) == cfg.num_steps + 1
+        off = (y.cpu() - truth).abs() / LEVEL
+        assert (off > 0.01).float().mean() < (0.02 if cfg.order == 1 else 0.2)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("technique", ["none", *Techniques.__dataclass_fields__])
+def test_bfloat16_before_quantisation(device, technique):
+    twin = denoiser("paper")
+    off = Techniques() if technique == "none" else replace(Techniques(), **{technique: False})
+    obs, act = inputs(0)
+    noisy, sigma = obs[:, -1], torch.tensor([0.5, 2.0])
+    cs = twin.conditioners(sigma)
+    with torch.no_grad():
+        truth = twin.network_output(noisy, obs.flatten(1, 2), act, cs)
+        network = FusedUNet(copy.deepcopy(twin.inner_model).to(device), 0.5, 0.3, torch.bfloat16, off)
+        conditioning = network.conditioning(cs.c_noise[None].to(device), act.to(device))[0]
+        network_input = network.prepare(noisy.to(device), obs.flatten(1, 2).to(device), sigma.to(device))
+        y = network.evaluate(network_input, conditioning).float().cpu()
+    assert ((y - truth).norm() / truth.norm()).item() < 1.5e-2
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_graphs_see_refreshed_weights(device):
+    twin = denoiser("small").to(device)
+    fast = FastDenoiser(twin, dtype=torch.float32)
+    obs, act = (x.to(device) for x in inputs(0))
+    before, _ = fast.sample(obs, act, noise_from(0))
+    with torch.no_grad():
+        for p in twin.parameters():
+            p.mul_(1.2)
+    assert torch.equal(fast.sample(obs, act, noise_from(0))[0], before)
+    fast.refresh()
+    truth, _ = DiffusionSampler(twin, SamplerConfig()).sample(obs, act, noise_from(0))
+    assert ((fast.sample(obs, act, noise_from(0))[0] - truth).abs() / LEVEL > 0.01).float().mean() < 0.02
+
+
+def make_rollouts(device, graphs):
+    models = denoiser("small"), reward_end_model(), actor_critic()
+    world, rewards, policy = (m.to(device) for m in models)
+    size, actions = 32, policy.num_actions
+    replay = Replay((size, size, 3), capacity=60)
+    g = torch.Generator().manual_seed(1)
+    for t in range(40):
+        frame, last = torch.randint(256, (2, 1, size, size, 3), generator=g, dtype=torch.uint8).numpy()
+        end, act = torch.tensor([t % 13 == 12]).numpy(), torch.randint(actions, (1,), generator=g).numpy()
+        replay.append(frame, act, torch.zeros(1).numpy(), end, ~end & False, last)
+    replay.commit()
+    reward_end = FastRewardEnd(rewards, torch.float32)
+    network = FusedUNet(world.inner_model, 0.5, 0.3, torch.float32, Techniques())
+    env = FastImaginedEnv(
+        EDMSampler(network, SamplerConfig(), 0.5, 0.3, torch.device(device)),
+        reward_end,
+        WorldModelConfig(horizon=3),
+        InitialStates(replay.segments(ENVS, 4, seed=0), reward_end, num_batches=20),
+        ENVS,
+        STEPS,
+    )
+    return env, ImaginedRollouts(env, FastPolicy(policy, torch.float32), STEPS, 2 * ENVS, graphs), policy
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rollouts_in_a_graph_equal_those_without(device):
+    """Frames acted on follow from frames and actions alike: each rollout continues the one before, whoever plays it."""
+    graphs = CudaGraphs(torch.device(device)) if device == "cuda" else None
+    env, rollouts, policy = make_rollouts(device, graphs)
+    state = initial_state(env, policy)
+    for _ in range(WARM_UP_CALLS + 3):
+        first = state.obs.clone()
+        played, state = rollouts(state)
+        assert torch.equal(played.obs[:, 0], first)
+        ended = played.end | played.trunc
+        assert ended.any()
+        # memory behind each step, recomputed without the graph from the frames it played
+        hx, cx = played.hx, played.cx
+        for t in range(STEPS):
+            with torch.no_grad():
+                _, _, (hx, cx) = policy.predict_act_value(played.obs[:, t], (hx, cx))
+            alive = ~ended[:, t]
+            torch.testing.assert_close(played.hx_next[alive, t], hx[alive], rtol=1e-3, atol=1e-4)
+            hx, cx = played.hx_next[:, t], played.cx_next[:, t]
+        for x in played:
+            assert x.dtype != torch.float32 or torch.isfinite(x).all()
+    other, _ = rollouts(state)
+    assert not torch.equal(other.obs, played.obs)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_reward_end_and_policy_in_float32(device):
+    model, policy = reward_end_model(), actor_critic()
+    fast, fast_policy = (
+        FastRewardEnd(copy.deepcopy(model).to(device), torch.float32),
+        FastPolicy(copy.deepcopy(policy).to(device), torch.float32),
+    )
+    obs, act = inputs(0, num_actions=4)
+    obs = obs[..., :32, :32]
+    with torch.no_grad():
+        truth = model.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
+        y = fast.predict(obs[:, :-1].to(device), act[:, :-1].to(device), obs[:, 1:].to(device))
+        for a, b in zip(y[:2], truth[:2], strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-4)
+        memory = torch.zeros(2, policy.lstm_dim), torch.zeros(2, policy.lstm_dim)
+        truth = policy.predict_act_value(obs[:, 0], memory)
+        y = fast_policy.predict_act_value(obs[:, 0].to(device), tuple(m.to(device) for m in memory))
+        for a, b in zip(y[:2], truth[:2], strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-3, atol=1e-4)
