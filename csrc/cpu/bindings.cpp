@@ -112,7 +112,11 @@ PYBIND11_MODULE(_cpu, m) {
            }),
            py::arg("groups"), py::arg("eps"), py::arg("silu"), py::arg("modulation") = -1);
   py::class_<cpu::Program>(m, "Program")
-      .def(py::init<int>(), py::arg("num_threads"))
+      .def(py::init([](int num_threads) {
+             if (num_threads < 1) throw std::invalid_argument("num_threads: expected at least 1");
+             return std::make_unique<cpu::Program>(num_threads);
+           }),
+           py::arg("num_threads"))
       .def("input", &cpu::Program::input, py::arg("channels"), py::arg("scales"), py::arg("height"), py::arg("width"))
       .def(
           "conv",

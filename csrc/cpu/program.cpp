@@ -382,28 +382,35 @@ Layout Program::plan(bool for_backward) const {
   return layout;
 }
 
-void Program::allocate(bool for_backward) {
+void Program::allocate(bool for_backward, int members) {
   if (!tiles_allowed()) throw std::runtime_error("AMX: the kernel does not allow its tiles to be used");
   Arenas& arenas = for_backward ? backward_ : forward_;
-  if (!arenas.memory.empty()) return;
-  arenas.layout = plan(for_backward);
-  for (int i = 0; i < team_.size(); ++i) {
+  if (arenas.memory.empty()) {
+    arenas.layout = plan(for_backward);
+    size_t size = 0;
+    for (size_t i = 0; for_backward && i < ops_.size(); ++i) {
+      weight_grads_at_.push_back(size);
+      size += ops_[i]->weight_grads_size();
+    }
+    weight_grads_size_ = size;
+  }
+  while (static_cast<int>(arenas.memory.size()) < members) {
     arenas.memory.emplace_back(std::aligned_alloc(4096, arenas.layout.size));
-    if (arenas.memory.back() == nullptr) throw std::bad_alloc();
+    if (arenas.memory.back() == nullptr) {
+      arenas.memory.pop_back();
+      throw std::bad_alloc();
+    }
+    if (for_backward) weight_grads_.emplace_back(weight_grads_size_);
   }
-  if (!for_backward) return;
-  size_t size = 0;
-  for (const auto& op : ops_) {
-    weight_grads_at_.push_back(size);
-    size += op->weight_grads_size();
-  }
-  weight_grads_.assign(team_.size(), std::vector<float>(size));
 }
 
 void Program::run(int num_samples, const Call& call) {
-  allocate(false);
+  if (num_samples == 0) return;
+  std::lock_guard<std::mutex> alone(running_);
+  const int members = std::min(num_threads_, num_samples);
+  allocate(false, members);
   std::atomic<int> next{0};
-  team_.run(std::min(team_.size(), num_samples), [&](int member) {
+  Team::of_size(num_threads_).run(members, [&](int member) {
     Tiles tiles;
     auto* arena = static_cast<uint8_t*>(forward_.memory[member].get());
     for (int index; (index = next.fetch_add(1)) < num_samples;) {
@@ -415,14 +422,16 @@ void Program::run(int num_samples, const Call& call) {
 
 // Which thread takes which sample is fixed, so that sums have the same bits every time.
 void Program::backward(int num_samples, const Call& call) {
-  allocate(true);
-  team_.run(team_.size(), [&](int member) {
+  std::lock_guard<std::mutex> alone(running_);
+  const int members = std::max(1, std::min(num_threads_, num_samples));
+  allocate(true, members);
+  Team::of_size(num_threads_).run(members, [&](int member) {
     Tiles tiles;
     auto* arena = static_cast<uint8_t*>(backward_.memory[member].get());
     std::vector<float>& grads = weight_grads_[member];
     std::fill(grads.begin(), grads.end(), 0.0f);
     std::vector<char> has_grad(values_.size());
-    for (int index = member; index < num_samples; index += team_.size()) {
+    for (int index = member; index < num_samples; index += members) {
       std::fill(has_grad.begin(), has_grad.end(), 0);
       const Sample sample{values_, backward_.layout, call, arena, index, &has_grad};
       for (const auto& op : ops_) op->run(sample);
@@ -433,7 +442,7 @@ void Program::backward(int num_samples, const Call& call) {
       }
     }
   });
-  for (int i = 1; i < team_.size(); ++i) {
+  for (int i = 1; i < members; ++i) {
     for (size_t k = 0; k < weight_grads_[0].size(); ++k) weight_grads_[0][k] += weight_grads_[i][k];
   }
 }

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "simd.hpp"
@@ -122,7 +123,7 @@ struct ConvSpec {
 
 class Program {
  public:
-  explicit Program(int num_threads) : team_(num_threads) {}
+  explicit Program(int num_threads) : num_threads_(num_threads) {}
 
   int input(const std::vector<int>& piece_channels, const std::vector<float>& scales, int h, int w);
   int conv(ConvSpec spec);
@@ -154,9 +155,10 @@ class Program {
   Norm completed(Norm norm, const std::vector<int>& inputs);
   Layout plan(bool for_backward) const;
   void take_output_grad(const Sample& sample, int output) const;
-  void allocate(bool for_backward);
+  void allocate(bool for_backward, int members);
 
-  Team team_;
+  const int num_threads_;
+  std::mutex running_;  // arenas are for one call at a time
   std::vector<Value> values_;
   std::vector<Value> outputs_;
   std::vector<int> output_values_;
@@ -169,11 +171,12 @@ class Program {
   };
   struct Arenas {
     Layout layout;
-    std::vector<std::unique_ptr<void, Free>> memory;  // one a thread
+    std::vector<std::unique_ptr<void, Free>> memory;  // of as many threads as have been needed
   };
   Arenas forward_, backward_;
   std::vector<std::vector<float>> weight_grads_;  // of every thread; the first one's become the sums
   std::vector<size_t> weight_grads_at_;           // of every op
+  size_t weight_grads_size_ = 0;
 };
 
 // What normalises a channel, for all channels of all inputs, each padded to whole blocks; 0 where there is no channel.

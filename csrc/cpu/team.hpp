@@ -1,34 +1,36 @@
-// A few threads that wait for work, so that a call costs a wake-up and not a start.
+// A few threads that wait for work, so that a call costs a wake-up and not a start. All programs share them.
 #pragma once
+
+#include <unistd.h>
 
 #include <condition_variable>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace cpu {
 
 class Team {
  public:
-  explicit Team(int size) {
-    for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { serve(i); });
-  }
-  ~Team() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stop_ = true;
-    }
-    wake_.notify_all();
-    for (auto& thread : threads_) thread.join();
+  // The team of that size. It lives as long as the process; a forked child, which inherits no threads, gets its own.
+  static Team& of_size(int size) {
+    static std::mutex mutex;
+    static std::map<std::pair<pid_t, int>, Team*> teams;
+    std::lock_guard<std::mutex> lock(mutex);
+    Team*& team = teams[{getpid(), size}];
+    if (team == nullptr) team = new Team(size);
+    return *team;
   }
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
 
-  int size() const { return static_cast<int>(threads_.size()) + 1; }
-
   // Calls work(0) here and work(1) ... work(members - 1) on the threads; returns when all have. work must not throw.
+  // One caller at a time; others wait.
   void run(int members, const std::function<void(int)>& work) {
+    std::lock_guard<std::mutex> alone(callers_);
     if (members > 1) {
       std::lock_guard<std::mutex> lock(mutex_);
       work_ = &work;
@@ -45,13 +47,16 @@ class Team {
   }
 
  private:
+  explicit Team(int size) {
+    for (int i = 1; i < size; ++i) threads_.emplace_back([this, i] { serve(i); });
+  }
+
   void serve(int index) {
     for (uint64_t seen = 0;;) {
       const std::function<void(int)>* work;
       {
         std::unique_lock<std::mutex> lock(mutex_);
-        wake_.wait(lock, [&] { return stop_ || round_ != seen; });
-        if (stop_) return;
+        wake_.wait(lock, [&] { return round_ != seen; });
         seen = round_;
         if (index >= members_) continue;
         work = work_;
@@ -63,12 +68,11 @@ class Team {
   }
 
   std::vector<std::thread> threads_;
-  std::mutex mutex_;
+  std::mutex callers_, mutex_;
   std::condition_variable wake_, done_;
   const std::function<void(int)>* work_ = nullptr;
   int members_ = 0, running_ = 0;
   uint64_t round_ = 0;
-  bool stop_ = false;
 };
 
 }  // namespace cpu

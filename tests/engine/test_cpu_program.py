@@ -4,6 +4,11 @@ Where nothing but rounding of the inputs to bfloat16 is expected, the truth roun
 float32's; where activations are rounded on the way it is a fraction of bfloat16's spacing of 2^-8.
 """
 
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -231,3 +236,29 @@ def test_wrong_arrays_are_refused():
         program([frames(1, 3, 6, 6)])
     with pytest.raises(ValueError, match="norm: of a value without statistics"):
         CpuProgram(lambda b, v: b.conv(conv, [v], norm), [(3, 1.0)], 6, 6)
+
+
+def test_a_forked_child_and_several_threads_can_run_it():
+    """A child has none of its parent's threads; callers that come at the same time wait for each other."""
+    conv = randomised(nn.Conv2d(3, 4, 3, padding=1))
+    program = CpuProgram(lambda b, v: b.conv(conv, [v]), [(3, 1.0)], 16, 16, num_threads=2)
+    inputs = [frames(6, 3, 16, 16, seed=i) for i in range(4)]
+    truth = [program([x]) for x in inputs]
+
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if torch.equal(program([inputs[0]]), truth[0]) else 1)
+    for _ in range(1000):
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        time.sleep(0.01)
+    else:
+        os.kill(pid, signal.SIGKILL)
+        pytest.fail("the child hangs")
+    assert status == 0
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            for y, expected in zip(pool.map(lambda x: program([x]), inputs), truth, strict=True):
+                assert torch.equal(y, expected)
