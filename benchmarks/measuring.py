@@ -48,7 +48,7 @@ class Turns(NamedTuple):
     seconds: dict[str, list[float]]
     """Of one call of each candidate, turn by turn."""
     peak_bytes: dict[str, int]
-    """Of GPU memory allocated during a call; empty on a CPU."""
+    """Of GPU memory beyond what was there before the first call: of weights and inputs; empty on a CPU."""
     left_out: dict[str, str]
     """Candidates without a figure, and why."""
 
@@ -76,6 +76,7 @@ class Measurement:
         clock_before = self.meter.clock()
         running, calls, warm_ups, peaks, left_out = {}, {}, {}, {}, {}
         for name, call in candidates.items():
+            memory_before = self._memory()
             try:
                 if name in optional:  # the first call compiles
                     call()
@@ -88,7 +89,7 @@ class Measurement:
             running[name], warm_ups[name] = call, took
             calls[name] = max(1, math.ceil(self.effort.turn / took))
             if self.device.type == "cuda":
-                peaks[name] = self._peak_bytes(call)
+                peaks[name] = torch.cuda.max_memory_allocated(self.device) - memory_before
         round_seconds = sum(warm_ups[name] * calls[name] for name in running)
         slow = round_seconds > SLOW_ROUND
         seconds: dict[str, list[float]] = {name: [warm_ups[name]] if slow else [] for name in running}
@@ -114,7 +115,8 @@ class Measurement:
         floor: tuple[float, str] | None = None,
         energy_of: Call | None = None,
         left_out: Mapping[str, str] | None = None,
-        **notes: Any,
+        also: Mapping[str, Any] | None = None,
+        ladder: bool = False,
     ) -> None:
         """Writes the row into ``extra_info``.
 
@@ -128,7 +130,8 @@ class Measurement:
             floor: seconds that this machine would need at least for a call of ours, and for what.
             energy_of: ours, to be run alone once more while the GPU's energy is read.
             left_out: candidates that were not tried, and why.
-            notes: anything else, by name.
+            also: further figures for the table, by name.
+            ladder: whether each candidate builds on the one before.
         """
         rates = work is not None
 
@@ -148,7 +151,8 @@ class Measurement:
             "left_out": {**turns.left_out, **(left_out or {})},
             "load": round(os.getloadavg()[0], 2),
             "threads": torch.get_num_threads(),
-            **notes,
+            "also": dict(also or {}),
+            "ladder": ladder,
         }
         if floor is not None:
             best = min(turns.seconds[ours])
@@ -182,8 +186,10 @@ class Measurement:
         end.synchronize()
         return start.elapsed_time(end) / 1e3 / calls
 
-    def _peak_bytes(self, call: Call) -> int:
-        torch.cuda.reset_peak_memory_stats(self.device)
-        call()
+    def _memory(self) -> int:
+        """Bytes allocated on the GPU, from where peaks are counted now; 0 on a CPU."""
+        if self.device.type != "cuda":
+            return 0
         torch.cuda.synchronize(self.device)
-        return torch.cuda.max_memory_allocated(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        return torch.cuda.memory_allocated(self.device)

@@ -97,7 +97,7 @@ def test_sampling(measure, machine, effort, device, batch, steps):
     if ON_GPU or batch * steps <= MOST_BY_TWIN * (3 if steps == 3 else 1):
         candidates[TWIN] = sampling(twin, frames, steps)
     else:
-        left_out[TWIN] = f"{batch * steps} evaluations a call: too long for a CPU"
+        left_out[TWIN] = "too long for a CPU"
     if reason := why_not_compiled(effort, batch):
         left_out[RIVAL] = reason
     elif not ON_GPU and steps != 3:
@@ -112,10 +112,10 @@ def test_sampling(measure, machine, effort, device, batch, steps):
         OURS,
         work=batch * steps,
         unit="NFE/s",
-        floor=machine.arithmetic(batch * steps * denoiser_flops(cfg, size, size), fast._resolved_dtype()),
+        floor=machine.arithmetic(batch * steps * denoiser_flops(cfg, size, size), fast_dtype(device)),
         energy_of=candidates[OURS],
         left_out=left_out,
-        path=fast.path,
+        also={"path": fast.path},
     )
 
 
@@ -137,9 +137,9 @@ def test_wide(measure, machine, effort, device, batch):
         OURS,
         work=batch * steps,
         unit="NFE/s",
-        floor=machine.arithmetic(batch * steps * denoiser_flops(cfg, height, width), fast._resolved_dtype()),
+        floor=machine.arithmetic(batch * steps * denoiser_flops(cfg, height, width), fast_dtype(device)),
         energy_of=candidates[OURS],
-        path=fast.path,
+        also={"path": fast.path},
     )
 
 

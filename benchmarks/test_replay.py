@@ -146,14 +146,14 @@ def test_boxing_on_disk(measure, effort, tmp_path):
     turns = measure.take_turns({"open": reopen})
     measure.row(
         "replay on disk",
-        {
-            "steps": num_steps,
+        {"steps": num_steps},
+        turns,
+        "open",
+        also={
             "MB on disk": round(path.stat().st_size / 1e6, 1),
             "MB in memory": round((resident_bytes() - before) / 1e6),
             "compression": round(num_steps * FRAME_BYTES / path.stat().st_size, 1),
             "ms a commit of 100 steps": round(commit_seconds / (num_steps / 100) * 1e3, 2),
         },
-        turns,
-        "open",
     )
     opened[0].close()

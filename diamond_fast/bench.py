@@ -43,7 +43,7 @@ class BenchArgs:
     only: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
     """These files of benchmarks/ alone, as in: --only fast_denoiser updates. Joins what DIR has of the same commit."""
     minutes: Annotated[
-        float | None, arg(metavar="N", help_behavior_hint="(default: 9 without a GPU, none with one)")
+        float | None, arg(metavar="N", help_behavior_hint="(default: 9.5 without a GPU, none with one)")
     ] = None
     """Begin no benchmark after so many minutes; the most wanted come first, the rest is listed as not run."""
     render_only: FlagCreatePairsOff[bool] = False
@@ -141,7 +141,7 @@ def run_suite(effort: Effort, only: Sequence[str], minutes: float | None) -> dic
     limit = [] if minutes is None else [f"--minutes={minutes}"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "report.json"
-        options = ["-m", "not slow", "--benchmark-only", "--benchmark-quiet", "-v", "--effort", effort]
+        options = ["-m", "not slow", "--benchmark-only", "--benchmark-quiet", "-vv", "--effort", effort]
         options += ["-p", "no:cacheprovider", "-o", f"timeout={LONGEST_BENCHMARK}", f"--benchmark-json={path}"]
         code = subprocess.run(
             [sys.executable, "-m", "pytest", *files, *options, *limit], cwd=CHECKOUT, check=False

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from diamond_fast.benchmarking.document import Document
-from diamond_fast.benchmarking.plots import save_plot
+from diamond_fast.benchmarking.plots import measured_panels, save_plot
 from diamond_fast.benchmarking.tables import headline_table, ladder_table, not_run_table, number, stem_tables
 
 BEGIN = "<!-- speed: written by python -m diamond_fast.bench, from the files in benchmarks/results -->"
@@ -11,8 +11,8 @@ END = "<!-- end of speed -->"
 HOW_TO_READ = (
     "Medians over turns that the candidates take in one process, with the spread of all but the most extreme tenth at "
     "either end; ratios are of the same round, and undecided where their spread reaches both sides of 1. The floor is "
-    "what the arithmetic, or the bytes, would take at this machine's own rate. NFE/s: evaluations of the denoiser, "
-    "one sample each, per second."
+    "what the arithmetic, or the bytes, would take at this machine's own rate; the best turn has the share given. "
+    "NFE/s: evaluations of the denoiser, one sample each, per second."
 )
 
 
@@ -29,7 +29,8 @@ def write_page(documents: dict[str, Document], folder: Path) -> Path:
     parts = ["# Benchmarks", "Written by `python -m diamond_fast.bench`.", HOW_TO_READ]
     for stem, document in documents.items():
         parts += [f"## {document['machine']}", describe(document)]
-        if save_plot(document, folder / plot_name(stem)):
+        if measured_panels(document):
+            save_plot(document, folder / plot_name(stem))
             parts.append(f"![How cost grows]({plot_name(stem)})")
         for title, table in stem_tables(document):
             parts += [f"### {title[0].upper()}{title[1:]}", table]
@@ -73,7 +74,8 @@ def readme_section(documents: dict[str, Document], pictures: str) -> str:
             for row in document["rows"]
             if row.get("ladder")
         ]
-        parts.append(f"![How cost grows]({pictures}/{plot_name(stem)})")
+        if measured_panels(document):
+            parts.append(f"![How cost grows]({pictures}/{plot_name(stem)})")
     if not parts:
         return "Nothing has been measured yet."
     return "\n\n".join([*parts, HOW_TO_READ])

@@ -26,13 +26,17 @@ PANELS = [
 ]
 
 
-def save_plot(document: Document, path: Path) -> bool:
-    """Draws what there is; nothing, and returns False, where no quantity was measured over two sizes or more."""
-    panels = [(panel, points) for panel in PANELS if (points := _points(document, panel))]
-    if not panels:
-        return False
-    from matplotlib.figure import Figure
+def measured_panels(document: Document) -> list[Panel]:
+    """Those that were measured at two sizes or more."""
+    return [panel for panel in PANELS if _points(document, panel)]
 
+
+def save_plot(document: Document, path: Path) -> None:
+    """Draws all measured panels, of which there has to be one."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+
+    panels = [(panel, _points(document, panel)) for panel in measured_panels(document)]
     figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")
     for axes, (panel, points) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for name, line in points.items():
@@ -41,11 +45,13 @@ def save_plot(document: Document, path: Path) -> bool:
             axes.fill_between(xs, lows, highs, alpha=0.2)
         unit = "MB" if panel.memory else _unit(document, panel)
         axes.set(xscale="log", yscale="log", title=panel.title, xlabel=panel.over, ylabel=unit)
+        sizes = sorted({point[0] for line in points.values() for point in line})
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3)
         if len(points) > 1:
             axes.legend(fontsize=7)
     figure.savefig(path, dpi=110, metadata={"Software": None})
-    return True
 
 
 def _rows(document: Document, panel: Panel) -> list[Row]:

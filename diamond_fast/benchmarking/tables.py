@@ -55,12 +55,15 @@ def _stem_parts(rows: list[Row]) -> list[str]:
     if rows[0].get("ladder"):
         return [ladder_table(row) for row in rows]
     parts = [_figures_table(rows)]
-    floors = list(dict.fromkeys(f"{case_text(r)}: {r['floor']['what']}" for r in rows if "floor" in r))
-    if floors:
-        parts.append("Floor: " + "; ".join(floors) + ".")
-    left_out = [f"{name} at {case_text(row)}: {why}" for row in rows for name, why in row["left_out"].items()]
+    if "floor" in rows[0]:
+        parts.append(f"Floor of the first row: {rows[0]['floor']['what']}.")
+    left_out: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for left in row["left_out"].items():
+            left_out.setdefault(left, []).append(case_text(row))
     if left_out:
-        parts.append("Left out: " + "; ".join(left_out) + ".")
+        reasons = [f"{name} ({why}) at {'; '.join(cases)}" for (name, why), cases in left_out.items()]
+        parts.append("Left out: " + ". ".join(reasons) + ".")
     if any("gpu" in row for row in rows):
         parts.append(_gpu_table(rows))
     return parts
@@ -71,19 +74,23 @@ def _figures_table(rows: list[Row]) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row["figures"]))
     compared = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
     ours = rows[0]["ours"]
+    also = list(dict.fromkeys(name for row in rows for name in row.get("also", {})))
     floors = any("floor" in row for row in rows)
     header = [
         *cases,
         *(f"{name}, {rows[0]['unit']}" for name in names),
         *(f"{ours} against {name}" for name in compared),
-        *(["share of the floor"] if floors else []),
+        *also,
+        *(["floor, ms", "share of the floor"] if floors else []),
     ]
     lines = []
     for row in rows:
         line = [str(row["case"].get(name, "")) for name in cases]
         line += [figure_cell(row, name) for name in names]
         line += [ratio_cell(row, name) for name in compared]
-        line += [f"{row['floor']['share']:.0%}" if "floor" in row else "-"] if floors else []
+        line += [str(row.get("also", {}).get(name, "")) for name in also]
+        if floors:
+            line += [number(row["floor"]["ms"]), f"{row['floor']['share']:.0%}"] if "floor" in row else ["-", "-"]
         lines.append(line)
     return markdown(header, lines)
 
@@ -97,7 +104,14 @@ def _gpu_table(rows: list[Row]) -> str:
         clocks = f"{gpu.get('clock_mhz_before', '?')} to {gpu.get('clock_mhz_after', '?')}"
         slowed = ", ".join(gpu.get("slowed_by", ["not known"])) or "nothing"
         lines.append([case_text(row), per_joule, str(gpu.get("watts", "-")), peaks, clocks, slowed])
-    header = ["case", "energy", "watts", "peak memory, MB", "clock before and after, MHz", "slowed by"]
+    header = [
+        "case",
+        "energy",
+        "watts",
+        "peak memory beyond weights and inputs, MB",
+        "clock before and after, MHz",
+        "slowed by",
+    ]
     return markdown(header, lines)
 
 

@@ -15,6 +15,7 @@ ROW = {
     },
     "ratios": {"as published": {"ratio": 24.3, "low": 22.3, "high": 25.8, "decided": True}},
     "left_out": {"torch.compile bf16": "no C++ compiler here"},
+    "also": {"path": "amx bfloat16"},
     "floor": {"ms": 234.0, "what": "585 GFLOP at 2.5 TFLOP/s, a bfloat16 matrix product's rate", "share": 0.75},
     "load": 0.1,
     "threads": 2,

@@ -94,7 +94,7 @@ def test_a_row_of_rates(clock):
     turns = m.take_turns({"ours": clock.takes("ours", 1, 1, 2, 4), "theirs": clock.takes("theirs", 8)})
     machine = Machine({"float32": 1e12}, 1e9)
     floor = machine.arithmetic(5e11, torch.float32)
-    m.row("s", {"n": 2}, turns, "ours", work=8, unit="NFE/s", floor=floor, left_out={"x": "y"}, path="amx")
+    m.row("s", {"n": 2}, turns, "ours", work=8, unit="NFE/s", floor=floor, left_out={"x": "y"}, also={"path": "amx"})
     row = m.benchmark.extra_info["row"]
     assert row["figures"]["ours"] == {"median": 4.0, "best": 8.0, "low": 2.0, "high": 8.0, "turns": 3}
     assert row["ratios"] == {"theirs": {"ratio": 4.0, "low": 2.0, "high": 8.0, "decided": True}}
@@ -103,7 +103,12 @@ def test_a_row_of_rates(clock):
         "what": "500 GFLOP at 1 TFLOP/s, a float32 matrix product's rate",
         "share": 0.5,
     }
-    assert (row["unit"], row["higher_is_better"], row["left_out"], row["path"]) == ("NFE/s", True, {"x": "y"}, "amx")
+    assert (row["unit"], row["higher_is_better"], row["left_out"], row["also"]) == (
+        "NFE/s",
+        True,
+        {"x": "y"},
+        {"path": "amx"},
+    )
 
 
 def test_a_row_of_times(clock):
