@@ -19,6 +19,7 @@ from workloads import (
     with_batches,
 )
 
+from diamond_fast.engine.paths import fast_dtype
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.estimate import estimate
 from diamond_fast.presets import PRESETS
@@ -59,15 +60,17 @@ def stepping(updates, model):
     return update.step
 
 
-def least_time(machine, cfg, model):
-    """Forward and backward pass at the rate of a bfloat16 matrix product."""
+def least_time(machine, cfg, model, dtype):
+    """Of forward and backward passes, at the rate of a matrix product."""
     cost = estimate(cfg, 18).costs[model]
-    return machine.arithmetic(cost.forward_flops + cost.training_flops, torch.bfloat16)
+    return machine.arithmetic(cost.forward_flops + cost.training_flops, dtype)
 
 
 @pytest.mark.parametrize("batch", [8, 32])
 @pytest.mark.parametrize("model", MODELS)
 def test_update(measure, machine, effort, device, base, replay, model, batch):
+    if batch > 8 and effort == "quick" and not ON_GPU:
+        pytest.skip("half a minute on a CPU")
     cfg = with_batches(base, 2 if effort == "tiny" else batch, ROLLOUT)
     candidates = {
         OURS: stepping(our_updates(cfg, replay, device), model),
@@ -79,7 +82,14 @@ def test_update(measure, machine, effort, device, base, replay, model, batch):
     case = {"model": model, "batch": batch}
     if model == "actor_critic":
         case["imagined steps"] = cfg.actor_critic_loss.backup_every
-    measure.row("update", case, turns, OURS, floor=least_time(machine, cfg, model), energy_of=candidates[OURS])
+    measure.row(
+        "update",
+        case,
+        turns,
+        OURS,
+        floor=least_time(machine, cfg, model, fast_dtype(device)),
+        energy_of=candidates[OURS],
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32, 64, 128])

@@ -39,7 +39,7 @@ class BenchArgs:
     """Where to write one JSON for this machine, benchmarks.md and a plot. benchmarks/results: the README's tables and
     docs/benchmarks.md are then made anew, too."""
     quick: FlagCreatePairsOff[bool] = False
-    """A small grid, measured briefly, without compilers: about two minutes."""
+    """A small grid, measured briefly, without compilers: about four minutes on a CPU."""
     only: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
     """These files of benchmarks/ alone, as in: --only fast_denoiser updates. Joins what DIR has of the same commit."""
     minutes: Annotated[
@@ -66,7 +66,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             render()
             return 0
         args.out.mkdir(parents=True, exist_ok=True)
-        return measure(args.out, "quick" if args.quick else "full", args.only, args.minutes)
+        try:
+            return measure(args.out, "quick" if args.quick else "full", args.only, args.minutes)
+        except KeyboardInterrupt:
+            print("Stopped; nothing was written", file=sys.stderr)
+            return 130
 
 
 def check(args: BenchArgs) -> None:
