@@ -391,6 +391,13 @@ def test_environments(agent, effort):
     real.close()
 
 
+def test_a_batch_of_nothing_is_refused(agent):
+    obs, act = torch.zeros(0, T, C, H, H), torch.zeros(0, T, dtype=torch.int64)
+    mask = torch.zeros(0, T, dtype=torch.bool)
+    with pytest.raises(ValueError, match="obs: expected at least one sequence"):
+        agent.rew_end_model.loss(obs, act, torch.zeros(0, T), mask, mask)
+
+
 def test_estimates_of_strange_settings_come_back():
     """What --dry-run does with the smallest networks and with nothing to train."""
     config = replace(SMALL, denoiser_update=replace(SMALL.denoiser_update, steps_first_epoch=0, steps_per_epoch=0))

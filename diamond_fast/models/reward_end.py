@@ -100,6 +100,8 @@ class RewardEndModel(nn.Module):
         check_tensor("next_obs", next_obs, tuple(obs.shape), weight)
         check_actions("act", act, tuple(obs.shape[:2]), device, self.act_emb.num_embeddings)
         n, t = act.shape
+        if n * t == 0:
+            raise ValueError(f"obs: expected at least one sequence of at least one frame, got {list(obs.shape[:2])}")
         for state in hx_cx or ():
             check_tensor("hx_cx", state, (1, n, self.lstm_dim), weight)
         x = torch.cat((obs, next_obs), dim=2).flatten(0, 1)
