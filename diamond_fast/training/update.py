@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from diamond_fast.config import UpdateConfig
@@ -93,7 +94,7 @@ class Update:
 
         Raises:
             NonFiniteError: the loss or a gradient is not finite; neither that update nor a later one was applied.
-                Where such updates are skipped: an epoch's first 20 all were.
+                Where such updates are skipped: an epoch's first 20 all were. Or: a weight is not finite at the end.
         """
         if self.done == 0:
             with self.autocast():
@@ -103,6 +104,7 @@ class Update:
             self.done += 1
             advance()
         self.guard.check()
+        self._check_weights()
         if self.crew is not None:
             for value in self._totals.values():
                 self.crew.add_up(value) if value.ndim else self.crew.average([value])
@@ -111,6 +113,11 @@ class Update:
         figures["skipped_updates"] = self.num_skipped
         self._begin()
         return figures
+
+    def _check_weights(self) -> None:
+        """A finite gradient can still push a weight out of range; named is where it happened, not where it shows."""
+        if not torch.stack([p.isfinite().all() for p in self.parameters]).all():
+            raise NonFiniteError(f"{self.name}: update {self.num_updates} left weights that are not finite")
 
     def _step_or_skip(self) -> None:
         try:

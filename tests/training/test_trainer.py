@@ -1,6 +1,7 @@
 """The whole loop on the small catching game, with networks and schedules cut down to seconds."""
 
 import hashlib
+import itertools
 import json
 from dataclasses import replace
 
@@ -230,13 +231,16 @@ def test_a_recording_of_another_game_is_refused(tmp_path):
 
 
 class Restless(Catch):
-    """A game that does not repeat itself: the seed does not decide where the balls fall."""
+    """A game that does not repeat itself: how many games there were before decides where the balls fall."""
+
+    games = itertools.count()
 
     def reset(self, *, seed=None, options=None):
-        return super().reset(seed=None, options=options)
+        return super().reset(seed=next(self.games), options=options)
 
 
 def test_a_game_that_does_not_repeat_itself_starts_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Restless, "games", itertools.count())
     monkeypatch.setitem(gymnasium.registry, "Restless-v0", gymnasium.envs.registration.EnvSpec("Restless-v0", Restless))
     cfg = replace(TINY, env_id="Restless-v0")
     train(cfg, tmp_path / "run", stop_after=1)
