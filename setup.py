@@ -7,7 +7,6 @@ from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 from setuptools.errors import CompileError
 
-
 # The CPU engine is asked whether the processor can run it before it is imported (engine/cpu_program.py).
 AMX = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma", "-mamx-tile", "-mamx-bf16"]
 

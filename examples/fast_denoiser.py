@@ -1,7 +1,7 @@
-"""Imagine with FastDenoiser: once with the denoiser of this project or of the published one, once around another network.
+"""Imagine with FastDenoiser: with the denoiser of this project or of the published one, and around another network.
 
-    python examples/fast_denoiser.py                 # random weights
-    python examples/fast_denoiser.py Boxing.pt       # a published agent
+python examples/fast_denoiser.py                 # random weights
+python examples/fast_denoiser.py Boxing.pt       # a published agent
 """
 
 import sys

@@ -12,8 +12,8 @@ import torch
 THREAD_ELEMENTS = 32
 TILE_ELEMENTS = 8192  # what one program holds in registers at a time
 WHOLE_GROUP_ELEMENTS = 16384  # groups up to this size are normalised by one program that reads them once
-# Channels from which gains, shifts and sums take so many registers that a thread gets half a tile's share, and a quarter
-# in float32.
+# Channels from which gains, shifts and sums take so many registers that a thread gets half a tile's share, and a
+# quarter in float32.
 WIDE_BLOCK = 1024
 MIN_TILE_ELEMENTS = 2048  # smaller tiles would spend their time on the launch
 ROW_BYTES = 128  # channels a program reads of each pixel: a full cache line where the groups allow it
