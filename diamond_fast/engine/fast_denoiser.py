@@ -201,18 +201,18 @@ class FastDenoiser(nn.Module):
         return trajectory[-1], trajectory
 
     def _check(self, frames: Tensor, context: Tensor, act: Tensor, channels: int) -> None:
-        name = "prev_obs" if frames.dim() == 5 else "obs"
+        name, actions = ("prev_obs", "prev_act") if frames.dim() == 5 else ("obs", "act")
         if not isinstance(act, Tensor) or act.dtype != torch.int64:
             kind = act.dtype if isinstance(act, Tensor) else type(act).__name__
-            raise TypeError(f"act: expected an int64 tensor, got {kind}")
+            raise TypeError(f"{actions}: expected an int64 tensor, got {kind}")
         if act.dim() != 2 or len(act) != len(frames):
-            raise ValueError(f"act: expected shape [{len(frames)}, T], got {list(act.shape)}")
+            raise ValueError(f"{actions}: expected shape [{len(frames)}, T], got {list(act.shape)}")
         if len(context) != len(frames) or context.shape[-2:] != frames.shape[-2:]:
             raise ValueError(
                 f"obs: expected frames like noisy_next_obs {list(frames.shape)}, got {list(context.shape)}"
             )
         device = self.device or frames.device
-        for what, tensor in ((name, context), ("act", act)):
+        for what, tensor in ((name, context), (actions, act)):
             if tensor.device != device:
                 raise ValueError(f"{what}: is on {tensor.device}, but the denoiser is on {device}")
         if self._wrapped is None:
@@ -223,11 +223,13 @@ class FastDenoiser(nn.Module):
                 )
             steps = expected // channels - 1
             if act.size(1) != steps:
-                raise ValueError(f"act: expected the {steps} actions taken at the context frames, got {act.size(1)}")
+                raise ValueError(
+                    f"{actions}: expected the {steps} actions taken at the context frames, got {act.size(1)}"
+                )
             num_actions = self.inner_model.act_emb[0].num_embeddings
             # a GPU is not asked: that would stall it at every call
             if act.device.type == "cpu" and not bool(((act >= 0) & (act < num_actions)).all()):
-                raise ValueError(f"act: expected actions from 0 to {num_actions - 1}, got {act.min()} to {act.max()}")
+                raise ValueError(f"{actions}: expected 0 to {num_actions - 1}, got {act.min()} to {act.max()}")
 
     def _resolved_dtype(self) -> torch.dtype:
         return self.dtype or fast_dtype(self.device)

@@ -203,11 +203,11 @@ def test_wrap_gives_any_network_the_same_sampler():
         ({"prev_obs": torch.zeros(2, 3, 3, 64, 64)}, "prev_obs: context and frame have 12 channels together"),
         ({"prev_obs": torch.zeros(2, 4, 3, 64, 64, dtype=torch.float64)}, "prev_obs: expected a float32 tensor"),
         ({"prev_obs": torch.zeros(0, 4, 3, 64, 64)}, "prev_obs: expected shape"),
-        ({"prev_act": torch.zeros(2, 4)}, "act: expected an int64 tensor, got torch.float32"),
-        ({"prev_act": torch.zeros(3, 4, dtype=torch.int64)}, r"act: expected shape \[2, T\]"),
-        ({"prev_act": torch.zeros(2, 3, dtype=torch.int64)}, "act: expected the 4 actions"),
-        ({"prev_act": torch.full((2, 4), 6)}, "act: expected actions from 0 to 5, got 6 to 6"),
-        ({"prev_act": torch.full((2, 4), -1)}, "act: expected actions from 0 to 5, got -1 to -1"),
+        ({"prev_act": torch.zeros(2, 4)}, "prev_act: expected an int64 tensor, got torch.float32"),
+        ({"prev_act": torch.zeros(3, 4, dtype=torch.int64)}, r"prev_act: expected shape \[2, T\]"),
+        ({"prev_act": torch.zeros(2, 3, dtype=torch.int64)}, "prev_act: expected the 4 actions"),
+        ({"prev_act": torch.full((2, 4), 6)}, "prev_act: expected 0 to 5, got 6 to 6"),
+        ({"prev_act": torch.full((2, 4), -1)}, "prev_act: expected 0 to 5, got -1 to -1"),
     ],
 )
 def test_bad_arguments_are_named(change, message):
