@@ -68,10 +68,15 @@ def run_of(file: Path) -> RunFolder | None:
     return RunFolder.open(file.resolve().parent.parent)
 
 
+def num_actions_of(saved: checkpoint.Checkpoint) -> int:
+    """How many actions a run's networks know. Their weights say it, so no environment is needed to find out."""
+    group, _, name = NUM_ACTIONS_KEY.partition(".")
+    return saved.tensors[group][name].size(0)
+
+
 def _of_checkpoint(folder: RunFolder, saved: checkpoint.Checkpoint) -> TrainedAgent:
     config = folder.read_config()
-    group, _, name = NUM_ACTIONS_KEY.partition(".")
-    agent = Agent(config, num_actions=saved.tensors[group][name].size(0))
+    agent = Agent(config, num_actions_of(saved))
     for name, model in agent.named_children():
         model.load_state_dict(saved.tensors[name])
     return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch)

@@ -36,6 +36,7 @@ def test_of_a_run_the_newest_checkpoint_is_taken(tmp_path):
     assert not same_weights(old, loaded.agent)
     assert (loaded.config, loaded.epoch) == (CATCH, 12)
     assert loaded.source == f"{folder.path}, epoch 12"
+    assert agents.num_actions_of(checkpoint.load_latest(folder.checkpoints)) == 3
 
 
 @pytest.fixture(scope="module")
