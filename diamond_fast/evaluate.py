@@ -1,14 +1,16 @@
 """``python -m diamond_fast.evaluate``: what an agent scores, and how well its world model predicts."""
 
+import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from tyro.conf import arg
 
-from diamond_fast.cli import parse, user_errors
+from diamond_fast.cli import is_out_of_memory, parse, user_errors
 from diamond_fast.config import CountInt, PositiveInt, Seed
 from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
@@ -25,6 +27,7 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.training.perceptual import Perceptual
 
 PROGRAM = "python -m diamond_fast.evaluate"
+EXIT_FAILED = 1
 NUM_STORED = 8
 """Games the world model is judged on, at most: frames of 100 games would fill the memory."""
 
@@ -85,13 +88,44 @@ def main(argv: Sequence[str] | None = None) -> None:
         with user_errors():
             check_limits(args)
             setup = set_up(args)
-        results, compounding = measure(setup)
+        try:
+            results, compounding = measure(setup)
+            tell(setup.out, results, compounding)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            _fail(f"out of memory on {setup.device}: take a lower --batch-size or fewer --episodes")
+        except OSError as error:
+            if error.errno is None:  # not the system's: a bug, which deserves its traceback
+                raise
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        finally:
+            with suppress(OSError):
+                setup.out.rmdir()  # where nothing was written
 
-        from diamond_fast.runs.evaluation import summary, write
 
-        print(summary(results), flush=True)  # before anything is written: a full disk should not cost the figures
-        for file in write(setup.out, results, compounding):
-            print(f"Written: {file}")
+def tell(out: Path, results: "dict[str, Any]", compounding: "Compounding | None") -> None:
+    """Print the results, write them down, draw them: in this order, since the next may fail.
+
+    Raises:
+        OSError: the disk refused the figures.
+        SystemExit: a picture could not be drawn; one line says which and why.
+    """
+    from diamond_fast.runs.evaluation import draw, summary, write
+
+    print(summary(results), flush=True)
+    print(f"Written: {write(out, results)}", flush=True)
+    files, problems = ([], []) if compounding is None else draw(out, results, compounding)
+    for file in files:
+        print(f"Written: {file}", flush=True)
+    if problems:
+        _fail("\n".join(problems))
+
+
+def _fail(line: str) -> NoReturn:
+    """End with what happened after the work had begun."""
+    print(line, file=sys.stderr)
+    raise SystemExit(EXIT_FAILED)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """``python -m diamond_fast.evaluate``: what it writes are the figures of the functions behind it."""
 
 import json
+import resource
 import signal
 import subprocess
 import sys
@@ -174,3 +175,58 @@ def test_one_line_says_what_is_wrong(capsys, tmp_path, args, line):
     write_npz(make_replay([30]), tmp_path / "other.npz")
     assert line in refusal(capsys, args)
     assert not list(tmp_path.rglob("evaluation.json"))
+
+
+@pytest.fixture
+def largest_file():
+    """Lets no file grow beyond so many bytes, as a full disk would: the system itself refuses."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(num_bytes):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before[0] if num_bytes is None else num_bytes, before[1]))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def fails(capsys, args):
+    with pytest.raises(SystemExit) as stop:
+        run_main(args)
+    assert stop.value.code == 1
+    return capsys.readouterr()
+
+
+def test_a_full_disk_costs_no_figure_and_leaves_nothing(capsys, tmp_path, largest_file):
+    make_run(tmp_path / "run")
+    largest_file(100)
+    said = fails(capsys, "--run run --episodes 1 --segments 2 --out x")
+    largest_file(None)
+    assert said.err == "x/evaluation.json: File too large\n"
+    assert "return: " in said.out
+    assert "pixel error after 1, 5 imagined steps" in said.out
+    assert not (tmp_path / "x").exists()
+
+
+def test_pictures_that_cannot_be_drawn_cost_no_figure(capsys, tmp_path, largest_file):
+    make_run(tmp_path / "run")
+    largest_file(12_000)
+    said = fails(capsys, "--run run --episodes 1 --segments 2 --out x")
+    largest_file(None)
+    assert json.loads((tmp_path / "x" / "evaluation.json").read_text())["epoch"] == 7
+    written = {path.name for path in (tmp_path / "x").iterdir()}
+    missing = {line.partition(": not drawn: ")[0] for line in said.err.splitlines()}
+    assert missing == {f"x/{name}" for name in ("compounding_error.png", "strips.png", "imagined.gif")} - {
+        f"x/{name}" for name in written
+    }
+    assert missing
+
+
+def test_out_of_memory_names_the_flags(capsys, monkeypatch, tmp_path):
+    def no_memory(setup):
+        raise MemoryError
+
+    make_run(tmp_path / "run")
+    monkeypatch.setattr(evaluate, "measure", no_memory)
+    said = fails(capsys, "--run run --episodes 1 --out x")
+    assert said.err == "out of memory on cpu: take a lower --batch-size or fewer --episodes\n"
+    assert not (tmp_path / "x").exists()

@@ -33,8 +33,7 @@ def measured_panels(document: Document) -> list[Panel]:
 
 def save_plot(document: Document, path: Path) -> None:
     """Draws all measured panels, of which there has to be one."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter
+    from diamond_fast.drawing import Figure, NullFormatter
 
     panels = [(panel, _points(document, panel)) for panel in measured_panels(document)]
     figure = Figure(figsize=(3.6 * len(panels), 3.2), layout="constrained")

@@ -1,15 +1,11 @@
-"""The report's pictures. The only module that needs matplotlib."""
+"""The report's pictures. The only module of the report that needs matplotlib."""
 
 import io
 from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from diamond_fast.drawing import Axes, Figure, Line2D, MaxNLocator, rc_context
 from diamond_fast.games import ATARI_100K
 from diamond_fast.reporting.comparison import OURS, THRESHOLDS, Comparison, Standing
 from diamond_fast.reporting.own_runs import OwnRun, by_game
@@ -44,7 +40,7 @@ PANELS = (("mean", "Mean"), ("median", "Median"), ("iqm", "Interquartile mean"),
 
 def draw_all(comparison: Comparison) -> dict[str, Figure]:
     """The pictures by name, in the order in which they are shown."""
-    with matplotlib.rc_context(STYLE):
+    with rc_context(STYLE):
         figures = {
             "aggregates": aggregates(comparison),
             "profiles": profiles(comparison),
@@ -290,6 +286,6 @@ def _over(comparison: Comparison) -> str:
 
 def _saved(figure: Figure, **options: object) -> bytes:
     file = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with rc_context(STYLE):
         figure.savefig(file, facecolor="white", **options)
     return file.getvalue()

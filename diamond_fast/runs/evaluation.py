@@ -1,5 +1,7 @@
 """An evaluation's results: written down, drawn, and told in a few lines."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -7,30 +9,60 @@ import numpy as np
 
 from diamond_fast.runs.durable import strict_json, write_durably
 from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
-from diamond_fast.runs.plots import YARDSTICK, Band, save_error_curves
 from diamond_fast.training.compounding import Compounding
 
 NUM_PICTURED = 3
 
 
-def write(folder: Path, results: dict[str, Any], compounding: Compounding | None) -> list[Path]:
-    """evaluation.json, and pictures of what was imagined; returns the files."""
-    files = [folder / "evaluation.json"]
-    write_durably(files[0], (strict_json(results, indent=2) + "\n").encode())
-    if compounding is None:
-        return files
-    curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {YARDSTICK: compounding.unchanged}
-    bands = {label: Band(curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
+def write(folder: Path, results: dict[str, Any]) -> Path:
+    """Write evaluation.json, in full or not at all, and return its path.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    path = folder / "evaluation.json"
+    write_durably(path, (strict_json(results, indent=2) + "\n").encode())
+    return path
+
+
+def draw(folder: Path, results: dict[str, Any], compounding: Compounding) -> tuple[list[Path], list[str]]:
+    """Pictures of what was imagined.
+
+    Returns:
+        The files, and a line for each picture that could not be drawn, whatever the reason: none is worth the figures.
+    """
+    drawn, problems = [], []
+    for name, save in _pictures(results, compounding).items():
+        path = folder / name
+        try:
+            save(path)
+            drawn.append(path)
+        except Exception as error:
+            with suppress(OSError):
+                path.unlink()
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            problems.append(f"{path}: not drawn: {' '.join(reason.split())}")
+    return drawn, problems
+
+
+def _pictures(results: dict[str, Any], compounding: Compounding) -> dict[str, Callable[[Path], object]]:
+    """What writes each picture to a path, by the file's name."""
     strips = next(iter(compounding.strips.values()))
     shown = np.linspace(0, len(strips.real) - 1, min(NUM_PICTURED, len(strips.real))).astype(int)
     segments = [(strips.real[s], strips.imagined[s]) for s in shown]
-    title = f"{results['game']}: {results['agent']}"
-    return [
-        *files,
-        save_error_curves(folder / "compounding_error.png", bands, title),
-        save_strips(folder / "strips.png", segments, strip_times(strips.real.shape[1])),
-        save_gif(folder / "imagined.gif", segments),
-    ]
+    return {
+        "compounding_error.png": lambda path: _draw_error_curves(path, results, compounding),
+        "strips.png": lambda path: save_strips(path, segments, strip_times(strips.real.shape[1])),
+        "imagined.gif": lambda path: save_gif(path, segments),
+    }
+
+
+def _draw_error_curves(path: Path, results: dict[str, Any], compounding: Compounding) -> None:
+    from diamond_fast.runs.plots import YARDSTICK, Band, save_error_curves  # matplotlib: only once the figures are safe
+
+    curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {YARDSTICK: compounding.unchanged}
+    bands = {label: Band(curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
+    save_error_curves(path, bands, f"{results['game']}: {results['agent']}")
 
 
 def summary(results: dict[str, Any]) -> str:

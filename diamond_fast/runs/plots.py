@@ -5,10 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot, which would look for a display and keep every figure
-from matplotlib.ticker import MaxNLocator
+
+from diamond_fast.drawing import Axes, Figure, MaxNLocator, rc_context
 
 STYLE = {
     "axes.spines.top": False,

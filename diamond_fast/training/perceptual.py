@@ -94,6 +94,8 @@ def _built(build: Any, flag: str, weights: Path) -> Any:
     try:
         # The libraries unpickle whatever the file holds: only a file of plain tensors may come that far.
         torch.load(weights, map_location="cpu", weights_only=True)
+        import diamond_fast.drawing  # noqa: F401 (torchmetrics imports matplotlib; with this it always can)
+
         return build(weights)
     except (ImportError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,9 @@
 """Plots hold the numbers they should, each at its step and at its time."""
 
 import math
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -86,3 +89,19 @@ def test_error_curves_have_their_intervals(tmp_path, drawn):
     assert {(1, 0.5), (1, 1.5), (2, 1.5), (2, 2.5), (3, 3.0), (3, 5.0)} <= corners
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["3 denoising steps", "last real frame"]
     assert [line.get_linestyle() for line in ax.lines] == ["-", "--"]
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "svg"])
+def test_a_notebooks_backend_need_not_be_installed(backend):
+    """As set in a shell that a notebook has opened: importing matplotlib itself fails on it."""
+    program = (
+        "import os, sys\n"
+        "from diamond_fast.drawing import Figure\n"
+        "Figure().subplots().figure.savefig(os.devnull, format='png')\n"
+        "import matplotlib\n"
+        "print(matplotlib.rcParams._get('backend') == 'svg', os.environ['MPLBACKEND'])\n"
+    )
+    environment = {**os.environ, "MPLBACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(backend == "svg"), backend]  # one that is there stays chosen
