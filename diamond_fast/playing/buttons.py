@@ -42,16 +42,15 @@ class Buttons:
 
 
 def action_names(game: str | None, env_id: str | None, num_actions: int) -> tuple[str, ...]:
-    """What the actions of an Atari game or a Gymnasium environment are called; numbers where nobody says."""
-    if game is not None:
-        from ale_py import ALEInterface, LoggerMode, roms  # the emulator is loaded only where it is played
+    """What the actions of an Atari game or a Gymnasium environment are called; numbers where nobody says.
 
-        ALEInterface.setLoggerMode(LoggerMode.Error)
-        ale = ALEInterface()
-        ale.loadROM(roms.get_rom_path(rom_id(resolve_game(game))))
-        names = [action.name for action in ale.getMinimalActionSet()]
-    else:
-        names = _gymnasium_names(env_id)
+    The world model can be played without the game it was learned from: where that is not installed, or does not start,
+    nobody says.
+    """
+    try:
+        names = _atari_names(game) if game is not None else _gymnasium_names(env_id)
+    except Exception:
+        names = []
     return tuple(names) if len(names) == num_actions else tuple(map(str, range(num_actions)))
 
 
@@ -59,6 +58,15 @@ def action_label(name: str) -> str:
     """An action's name to read: ``UPRIGHTFIRE`` becomes ``up + right + fire``, ``NOOP`` ``nothing``."""
     needed = _buttons_of(name)
     return " + ".join(sorted(needed, key=lambda word: name.lower().find(word))) or "nothing"
+
+
+def _atari_names(game: str) -> list[str]:
+    from ale_py import ALEInterface, LoggerMode, roms  # the emulator is loaded only where it is played
+
+    ALEInterface.setLoggerMode(LoggerMode.Error)
+    ale = ALEInterface()
+    ale.loadROM(roms.get_rom_path(rom_id(resolve_game(game))))
+    return [action.name for action in ale.getMinimalActionSet()]
 
 
 def _gymnasium_names(env_id: str) -> list[str]:

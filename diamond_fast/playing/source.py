@@ -79,10 +79,12 @@ def load_source(
 ) -> Source:
     """What one of a run, a checkpoint and a published agent has to offer; the first four are those of ``load_agent``.
 
-    A run may still be training. Where an agent comes without its experience, some is collected with random actions.
+    A run may still be training. Where an agent comes without its experience, some is collected with random actions:
+    only then must the real game be installed.
 
     Raises:
-        ValueError, OSError: as ``load_agent``, or the run has no world model.
+        ValueError, OSError: as ``load_agent``, or the run has no world model, or there is neither experience to start
+            from nor the real game.
     """
     trained = load_agent(run, file, pretrained, game)
     cfg, agent = trained.config, trained.agent
@@ -104,7 +106,10 @@ def load_source(
 def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
     channels = cfg.denoiser.inner_model.img_channels
     replay = Replay((cfg.frame_size, cfg.frame_size, channels), capacity=NUM_RANDOM_STEPS)
-    env = _make_env(cfg, done_on_life_loss=True)
+    try:
+        env = _make_env(cfg, done_on_life_loss=True)
+    except ValueError as error:
+        raise ValueError(f"imagined episodes start from real frames, of which none are here: {error}") from None
     try:
         if env.num_actions != agent.actor_critic.num_actions:
             raise ValueError(

@@ -42,6 +42,12 @@ def test_names_come_from_the_game():
     assert action_names(None, "CartPole-v1", 2) == ("0", "1")
 
 
+def test_a_game_that_is_not_installed_has_numbered_actions():
+    assert action_names(None, "NotInstalled-v3", 3) == ("0", "1", "2")
+    assert action_names(None, "not_installed:Env-v0", 2) == ("0", "1")
+    assert action_names("NoSuchGame", None, 2) == ("0", "1")
+
+
 def test_labels():
     assert action_label("UPRIGHTFIRE") == "up + right + fire"
     assert action_label("NOOP") == "nothing"

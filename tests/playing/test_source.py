@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from diamond_fast.models.agent import Agent
 from diamond_fast.playing import source as sources
 from diamond_fast.playing.frame_rate import measure_frame_rate
+from diamond_fast.playing.recorder import Recorder
+from diamond_fast.playing.session import Session
 from diamond_fast.replay import Replay
 from diamond_fast.runs import agents, checkpoint
 from diamond_fast.runs.folder import RunFolder
@@ -47,6 +50,28 @@ def test_a_run_brings_its_newest_agent_and_its_experience(run, source):
 def test_a_checkpoint_of_a_run(run):
     got = load(file=run.checkpoints / "epoch_000001.json")
     assert got.agent.actor_critic.critic_linear.bias.item() == 1
+
+
+def test_the_real_game_need_not_be_installed(run, source, tmp_path):
+    """The world model knows its number of actions, and the run holds frames to start from."""
+    elsewhere = RunFolder.create(tmp_path / "elsewhere", replace(source.cfg, env_id="NotInstalled-v3"))
+    for folder in ("checkpoints", "replay"):
+        shutil.copytree(run.path / folder, elsewhere.path / folder, dirs_exist_ok=True)
+    got = load(run=elsewhere.path)
+    assert (got.title, got.action_names) == ("NotInstalled-v3", ("0", "1", "2"))
+    session = Session(got, Recorder(tmp_path / "recordings", (24, 24, 3)))
+    session.step()
+    assert session.view().step == 1
+    with pytest.raises(ValueError, match="NotInstalled"):
+        session.switch_world("real")
+    session.step()
+    assert session.view().world == "model"
+    session.close()
+
+    (elsewhere.replay / "journal").unlink()
+    Replay.open(elsewhere.replay / "journal", (24, 24, 3)).close()
+    with pytest.raises(ValueError, match=r"start from real frames, of which none are here: .*NotInstalled"):
+        load(run=elsewhere.path)
 
 
 def test_a_run_without_experience_gets_random_steps(run):
