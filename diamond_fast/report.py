@@ -34,7 +34,7 @@ class ReportArgs:
     """
 
     runs: Positional[tuple[Path, ...]] = ()
-    """Folders of runs."""
+    """Folders of runs. What is no run, or is damaged, is skipped with a line."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: report)")] = None
     """Folder for index.html, the pictures as PNG, and table.tex; what is there of an earlier report is replaced."""
     json: FlagCreatePairsOff[bool] = False
@@ -52,9 +52,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise ValueError(f"--out {out}: is a file; name a folder")
         from diamond_fast.reporting.own_runs import read_runs
 
-        runs = read_runs(args.runs)
+        skipped: list[str] = []
+        runs = read_runs(args.runs, skipped.append)
+        if args.runs and not runs:
+            raise ValueError(f"{skipped[0]}{f' (and {len(skipped) - 1} more like it)' if skipped[1:] else ''}")
         if draws:
             out.mkdir(parents=True, exist_ok=True)
+    for line in skipped:
+        print(f"Skipped: {line}", file=sys.stderr)
     from diamond_fast.reporting.comparison import compare, to_json
     from diamond_fast.runs.durable import strict_json
 

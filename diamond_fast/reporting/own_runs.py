@@ -1,7 +1,7 @@
 """Our own runs as a report needs them: who played what, how it went over time, and how it ended."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -66,35 +66,54 @@ def read_run(path: Path) -> OwnRun:
     folder = RunFolder.open(path)
     settings = _read_settings(folder.config_file)
     lines = read_metrics(folder.metrics_file) if folder.metrics_file.is_file() else []
+    try:
+        course = _course(lines)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{folder.metrics_file}: damaged: {what}") from None
+    return OwnRun(path, settings.get("game") or settings["env_id"], settings["seed"], settings, **course)
+
+
+def _course(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How a run went, from the lines of its metrics."""
     last = lines[-1] if lines else {"epoch": 0, "env_steps": 0, "seconds": 0.0}
     final = next((line for line in lines if "final_test/returns" in line), None)
     evaluated = [line for line in lines if line.get("test/return_mean") is not None]
     returns = [float(line["test/return_mean"]) for line in evaluated]
     if final is not None:
         evaluated.append(final)
-        returns.append(_mean_of_final(final["final_test/returns"], folder.metrics_file))
-    return OwnRun(
-        path=path,
-        game=settings.get("game") or settings["env_id"],
-        seed=settings["seed"],
-        settings=settings,
-        epochs=last["epoch"],
-        env_steps=last["env_steps"],
-        seconds=last["seconds"],
-        steps=np.array([line["env_steps"] for line in evaluated], np.int64),
-        hours=np.array([line["seconds"] / 3600 for line in evaluated], np.float64),
-        returns=np.array(returns, np.float64),
-        num_final_episodes=len(final["final_test/returns"]) if final else 0,
-    )
+        returns.append(_mean_of_final(final["final_test/returns"]))
+    if not np.isfinite(returns).all():
+        raise ValueError("a return is not a finite number")
+    return {
+        "epochs": int(last["epoch"]),
+        "env_steps": int(last["env_steps"]),
+        "seconds": float(last["seconds"]),
+        "steps": np.array([int(line["env_steps"]) for line in evaluated], np.int64),
+        "hours": np.array([float(line["seconds"]) / 3600 for line in evaluated], np.float64),
+        "returns": np.array(returns, np.float64),
+        "num_final_episodes": len(final["final_test/returns"]) if final else 0,
+    }
 
 
-def read_runs(paths: Sequence[Path]) -> list[OwnRun]:
+def read_runs(paths: Sequence[Path], skip: Callable[[str], object] | None = None) -> list[OwnRun]:
     """Runs in the order of games and seeds; a folder that is named twice counts once.
 
+    Args:
+        paths: of folders.
+        skip: told in one line about each folder that holds no run, or a damaged one.
+
     Raises:
-        ValueError: as :func:`read_run`.
+        ValueError, OSError: as :func:`read_run`, if there is no ``skip``.
     """
-    runs = [read_run(path) for path in {path.resolve(): path for path in paths}.values()]
+    runs = []
+    for path in {path.resolve(): path for path in paths}.values():
+        try:
+            runs.append(read_run(path))
+        except (ValueError, OSError) as error:
+            if skip is None:
+                raise
+            skip(str(error) if isinstance(error, ValueError) else f"{error.filename or path}: {error.strerror}")
     return sorted(runs, key=lambda run: (run.game, run.seed, str(run.path)))
 
 
@@ -166,7 +185,7 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _mean_of_final(returns: Any, file: Path) -> float:
+def _mean_of_final(returns: Any) -> float:
     if not isinstance(returns, list) or not returns or not all(isinstance(r, int | float) for r in returns):
-        raise ValueError(f"{file}: final_test/returns is not a list of numbers")
+        raise ValueError("final_test/returns is not a list of numbers")
     return fmean(returns)

@@ -71,8 +71,31 @@ def test_damaged_final_returns_are_named(write_run, returns):
     with open(path / "metrics.jsonl", "a") as file:
         line = {"epoch": 9, "env_steps": 9, "seconds": 9.0, "final_test/returns": returns}
         file.write(json.dumps(line) + "\n")
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: final_test/returns is not a list of numbers"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: damaged: final_test/returns is not a list of numbers"):
         read_run(path)
+
+
+@pytest.mark.parametrize("mean", ["high", [1], 1e999])
+def test_damaged_metrics_are_named(write_run, mean):
+    path = write_run()
+    with open(path / "metrics.jsonl", "a") as file:
+        line = {"epoch": 9, "env_steps": 9, "seconds": 9.0, "test/return_mean": mean}
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: "):
+        read_run(path)
+
+
+def test_a_bad_run_among_many_is_skipped_and_named(write_run, tmp_path):
+    good, damaged, no_run = write_run("Pong", 1), write_run("Pong", 2), tmp_path / "Pong-profile"
+    (damaged / "config.json").write_text("{")
+    no_run.mkdir()
+    told = []
+    assert [run.seed for run in read_runs([damaged, good, no_run, tmp_path / "nowhere"], told.append)] == [1]
+    assert [line.split(":")[0] for line in told] == [
+        str(damaged / "config.json"),
+        str(no_run),
+        str(tmp_path / "nowhere"),
+    ]
 
 
 def test_runs_are_ordered_and_counted_once(write_run):

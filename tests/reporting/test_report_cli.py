@@ -82,6 +82,14 @@ def test_json_beside_a_page(capsys, monkeypatch, tmp_path, write_run):
     assert (tmp_path / "page" / "index.html").read_text() == "drawn"
 
 
+def test_what_is_no_run_is_skipped_with_a_line(capsys, few_samples, tmp_path, write_run):
+    (tmp_path / "Pong-profile").mkdir()
+    report.main([str(write_run("Hero")), "Pong-profile", "--json"])
+    printed = capsys.readouterr()
+    assert [run["game"] for run in json.loads(printed.out)["runs"]] == ["Hero"]
+    assert printed.err == "Skipped: Pong-profile: not the folder of a run (it has no config.json)\n"
+
+
 def test_a_reader_that_leaves_is_no_error():
     program = (
         "from diamond_fast.reporting import statistics\n"
@@ -105,6 +113,7 @@ def test_bad_input_is_one_line(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert refusal(capsys, "nowhere") == "nowhere: no such folder"
     assert refusal(capsys, "empty") == "empty: not the folder of a run (it has no config.json)"
+    assert refusal(capsys, "nowhere", "empty") == "nowhere: no such folder (and 1 more like it)"
     assert refusal(capsys, "--out", "file") == "--out file: is a file; name a folder"
     assert refusal(capsys, "--jsn") == "--jsn: unknown flag; did you mean --json?"
     assert not (tmp_path / "report").exists()
