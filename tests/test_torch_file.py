@@ -256,3 +256,69 @@ def test_archives_that_would_unfold_are_refused(tmp_path):
         with pytest.raises(ValueError, match=f"{name}.pt: damaged"):
             load_torch_file(tmp_path / f"{name}.pt")
     assert peak_memory() - before < 100e6
+
+
+TENSOR = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+TENSOR += b"X\x03\x00\x00\x00cpuK\x04tQK\x00K\x04\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR"
+NAME = b"X\x01\x00\x00\x00w"
+NESTED = b")" + b"q\x00h\x00\x86" * 100  # pairs of pairs of pairs: hashing or writing them out never ends
+METADATA = b"X\x09\x00\x00\x00_metadata"
+
+
+def loads(path, program):
+    archive(path, b"\x80\x02" + program + b".", **{"data/0": bytes(16)})
+    return load_torch_file(path)
+
+
+def test_programs_as_torch_writes_them(tmp_path):
+    assert same(loads(tmp_path / "x.pt", b"}" + NAME + TENSOR + b"s"), {"w": torch.zeros(4)})
+    first, second = loads(tmp_path / "x.pt", b"(" + TENSOR + TENSOR + b"t")
+    assert first.data_ptr() == second.data_ptr()  # two views of the same numbers share them
+    program = b"ccollections\nOrderedDict\n)R" + NAME + b"K\x01s}" + METADATA + b"}sb"
+    assert loads(tmp_path / "x.pt", program) == OrderedDict(w=1)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        TENSOR + b"}" + METADATA + b"}sb",  # the state of a tensor: torch's own would be called
+        TENSOR + b"(K\x00" + b"\x8a\x06" + (10**13).to_bytes(6, "little") + b"\x85K\x01\x85\x89tb",
+        b"ctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__)s\x86b",  # of our own function
+        b"ccollections\nOrderedDict\n}" + METADATA + b"}sb",  # of the class itself
+        b"}}" + METADATA + b"}sb",  # of another dictionary
+        b"ccollections\nOrderedDict\n)R}" + NAME + b"}sb",
+        b"ccollections\nOrderedDict\n(]tR",
+        b"ctorch\nFloatStorage\n)R",
+        b"}" + NESTED + b"K\x01s",
+        TENSOR.replace(b"X\x01\x00\x00\x000", NESTED),  # as the name of a storage
+        TENSOR.replace(b"K\x04\x85K\x01\x85", b"(" + NAME + b"\x8a\x05" + b"\x00" * 4 + b"\x01" + b"tK\x01\x85"),
+        TENSOR.replace(b"K\x04\x85K\x01\x85", b"()K\x01\x85\x8a\x05\x00\x00\x00\x00\x01tK\x01\x85"),
+        TENSOR.replace(b"K\x04\x85K\x01\x85", b"(" + (b"\x8a\xff" + b"\x7f" * 255) * 5000 + b"tK\x01\x85"),
+        b"(" + TENSOR + TENSOR.replace(b"FloatStorage", b"IntStorage") + b"t",  # the same numbers of two kinds
+        b"K\x01a",
+        b"K\x01K\x01s",
+        b"]a",
+        b"K\x01K\x02",
+        b"t",
+        b"R",
+        b"\x86",
+        b"h\x07",
+    ],
+)
+def test_programs_that_torch_does_not_write_are_refused(tmp_path, program):
+    before = peak_memory()
+    with pytest.raises(ValueError, match=r"x\.pt: damaged, or not a file of tensors") as caught:
+        loads(tmp_path / "x.pt", program)
+    assert "\n" not in str(caught.value)
+    assert peak_memory() - before < 100e6
+
+
+def test_a_storage_that_is_asked_for_often_takes_its_memory_once(tmp_path):
+    before = peak_memory()
+    ask = TENSOR[TENSOR.index(b"((") + 1 : TENSOR.index(b"QK") + 1].replace(b"K\x04", b"J\x00\x00\x04\x00")
+    program = b"\x80\x02(" + ask + (ask[:-1] + b"q\x01Q" + b"h\x01Q" * 2000) + b"t."
+    archive(tmp_path / "x.pt", program, **{"data/0": bytes(1 << 20)})
+    storages = load_torch_file(tmp_path / "x.pt")
+    assert len(storages) == 2002
+    assert len({storage.data_ptr() for storage in storages}) == 1
+    assert peak_memory() - before < 100e6
