@@ -68,7 +68,8 @@ class TrainArgs:
     cuda_graphs: bool = True
     """With CUDA: launch each update as one graph. Where that fails, training says so and goes on without."""
     profile: FlagCreatePairsOff[bool] = False
-    """Measure each phase of such a run on a few updates, print a table and write a trace, then stop."""
+    """Measure each phase of such a run on a few updates, print a table and write it with a trace to profiles/ or
+    --out, then stop."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Print the settings and what the run would cost, then stop."""
 
@@ -240,7 +241,7 @@ def train(trainer: "Trainer", stop: StopSignals) -> None:
         _fail_later(f"{where}{error.strerror}", stop)
     for picture in trainer.folder.newest_pictures():
         print(f"Picture: {picture}")
-    print(f"Return: {result.mean:.1f} +- {result.ci95:.1f} (95 % interval, {len(result.returns)} episodes)")
+    print(f"Return: {result}")
     print(f"Resume: {stop.how_to_go_on}")
 
 
@@ -254,7 +255,7 @@ def _what_to_lower(trainer: "Trainer") -> str:
     """The flags that decide the memory of what the trainer was doing."""
     update = trainer.at_work
     if update is None:
-        return "start a new run with a lower --evaluation.num-envs"
+        return "start a new run with a lower --evaluation.num-episodes, whose frames are kept, or --evaluation.num-envs"
     name = f"{update.name}_update"
     return (
         f"start a new run with {flag(name + '.batch_size')} below {update.cfg.batch_size} and, for the same gradients, "
@@ -264,15 +265,16 @@ def _what_to_lower(trainer: "Trainer") -> str:
 
 def profile(args: TrainArgs, held: ExitStack, stop: StopSignals) -> None:
     """Say where the time of such a run goes, from a few turns of each phase of one that is thrown away."""
-    from diamond_fast.training.profiling import as_table, profile_run
+    from diamond_fast.training.profiling import as_table, profile_run, with_room
 
     if args.resume is not None or _crew_size() > 1:
         raise ValueError("--profile: measures a new run in one process; leave out --resume and torchrun")
-    out = args.out or _default_folder(args.config).with_name(f"{_default_folder(args.config).name}-profile")
+    out = args.out or Path("profiles") / _default_folder(args.config).name  # not among the runs: it is none
     if out.exists():
         raise ValueError(f"--out {out}: exists already")
     thrown_away = Path(held.enter_context(tempfile.TemporaryDirectory())) / "run"
-    trainer = set_up(replace(args, out=thrown_away, logger="none"), held, stop)
+    args = replace(args, config=with_room(args.config), out=thrown_away, logger="none")
+    trainer = set_up(args, held, stop)
     stop.how_to_go_on = None
     table = as_table(profile_run(trainer, out / "trace.json.gz"))
     (out / "phases.txt").write_text(f"{table}\n")

@@ -38,6 +38,12 @@ class Evaluation:
         """The 95 % interval of the mean is mean +- this (Student's t); nan for a single game."""
         return float(ci95(self.returns))
 
+    def __str__(self) -> str:
+        """The mean and, of several games, its 95 % interval."""
+        if len(self.returns) == 1:
+            return f"{self.mean:.1f} (1 episode)"
+        return f"{self.mean:.1f} +- {self.ci95:.1f} (95 % interval, {len(self.returns)} episodes)"
+
 
 def evaluate(
     policy: Policy,

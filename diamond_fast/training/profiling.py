@@ -1,25 +1,27 @@
 """Where a run's time goes: each phase measured on its own, then recorded for a trace viewer."""
 
+import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from diamond_fast.config import RunConfig
+from diamond_fast.training.acting import Player
 from diamond_fast.training.capture import WARM_UP_CALLS
-from diamond_fast.training.evaluate import evaluate
 from diamond_fast.training.trainer import Trainer
 from diamond_fast.training.update import Update
 
 STEPS_FIRST = 500  # of real experience, to train on
 STEPS_PER_TURN = 50
 MOST_TURNS = 20
-ENOUGH_SECONDS = 10.0  # per phase
-TRACED_TURNS = 2
+ENOUGH_SECONDS = 5.0  # per phase: what a turn takes is known by then, and one that takes longer is not repeated
+TRACED_TURNS = 2  # of turns that do not take long
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,16 @@ class Phase:
     """Units in an epoch after the first."""
     peak_bytes: int | None
     """Of GPU memory, all phases before included; None on a CPU."""
+    cut_short: bool = False
+    """Whether ``unit`` is only the beginning of what an epoch has so often."""
+
+
+def with_room(cfg: RunConfig) -> RunConfig:
+    """The same settings with a replay buffer that takes all that is collected to measure, however short the run."""
+    c = cfg.collection
+    needed = STEPS_FIRST + (MOST_TURNS + 1) * STEPS_PER_TURN
+    room = needed + (MOST_TURNS + 2) * c.num_envs  # each stretch is rounded up to whole vector steps
+    return replace(cfg, collection=replace(c, num_steps_total=max(c.num_steps_total, room)))
 
 
 def profile_run(trainer: Trainer, trace: Path, say: Callable[[str], None] = print) -> list[Phase]:
@@ -44,7 +56,7 @@ def profile_run(trainer: Trainer, trace: Path, say: Callable[[str], None] = prin
     A game is as many calls of the policy as collecting, thousands of times, and would be most of the trace.
 
     Args:
-        trainer: of a run that may be thrown away; nothing of it was run yet.
+        trainer: of a run that may be thrown away, its settings :func:`with_room`; nothing of it was run yet.
         trace: file for the Chrome trace, ``.json.gz``.
         say: told what is being done.
 
@@ -64,29 +76,25 @@ def profile_run(trainer: Trainer, trace: Path, say: Callable[[str], None] = prin
             update.objective.begin_epoch()
         drawing[name] = _Stopwatch(update, trainer.device)
         turns[name] = ("update", update.cfg.steps_per_epoch, update.step)
-    turns["evaluate"] = ("game", cfg.evaluation.num_episodes / cfg.evaluation.every, partial(_play, trainer))
     turns["save"] = ("checkpoint", 1 / cfg.checkpoint_every, partial(_save, trainer))
 
-    phases = []
+    phases, traced = [], {}
     for name, (unit, per_epoch, turn) in turns.items():
         say(f"measuring {name}")
-        warm_up = WARM_UP_CALLS + 2 if trainer.device.type == "cuda" else 1
-        for _ in range(warm_up if name in drawing else 0):
-            turn()
         watch = drawing.get(name)
-        if watch is not None:
-            watch.seconds = 0.0
-        num_turns, total = _measure(turn, trainer.device)
-        share = None if watch is None else watch.seconds / total
-        peak = torch.cuda.max_memory_allocated(trainer.device) if trainer.device.type == "cuda" else None
-        phases.append(Phase(name, unit, total / num_turns, share, per_epoch, peak))
+        warm_up = 0 if watch is None else WARM_UP_CALLS + 2 if trainer.device.type == "cuda" else 1
+        num_turns, total, prepared = _measure(turn, warm_up, trainer.device, watch)
+        share = None if watch is None else prepared / total
+        phases.append(Phase(name, unit, total / num_turns, share, per_epoch, _peak_bytes(trainer.device)))
+        quick = watch is not None and total / num_turns * TRACED_TURNS < ENOUGH_SECONDS
+        traced[name] = TRACED_TURNS if quick else 1
+    say("measuring evaluate")
+    phases.insert(-1, _measure_game(trainer))
 
     say("recording the trace")
     with _profiler(trainer.device) as recorded:
         for name, (*_, turn) in turns.items():
-            if name == "evaluate":
-                continue
-            for _ in range(TRACED_TURNS if name in drawing else 1):
+            for _ in range(traced[name]):
                 with record_function(f"diamond: {name}"):
                     turn()
     trace.parent.mkdir(parents=True, exist_ok=True)
@@ -107,6 +115,11 @@ def as_table(phases: list[Phase]) -> str:
         f"An epoch after the first: {_time(epoch)}. "
         "Preparing: drawing the batch; for the policy, playing in imagination."
     )
+    lines += [
+        f"{p.name.capitalize()} takes longer: a game was left after {p.unit}, before its end."
+        for p in phases
+        if p.cut_short
+    ]
     return "\n".join(lines)
 
 
@@ -129,15 +142,49 @@ class _Stopwatch:
         return inputs
 
 
-def _measure(turn: Callable[[], object], device: torch.device) -> tuple[int, float]:
-    """(turns, seconds in all)."""
+def _measure(
+    turn: Callable[[], object], warm_up: int, device: torch.device, watch: _Stopwatch | None
+) -> tuple[int, float, float]:
+    """(turns, seconds in all, seconds of them spent preparing).
+
+    The turns that warm up do not count, unless a single one takes so long that its warming up is lost in it.
+    """
+    seconds: list[float] = []
+    prepared: list[float] = []
     _wait(device)
-    started, num_turns = time.perf_counter(), 0
-    while num_turns < MOST_TURNS and (num_turns == 0 or time.perf_counter() - started < ENOUGH_SECONDS):
+    while len(seconds) <= warm_up or (len(seconds) < warm_up + MOST_TURNS and sum(seconds[warm_up:]) < ENOUGH_SECONDS):
+        started, before = time.perf_counter(), watch.seconds if watch else 0.0
         turn()
         _wait(device)
-        num_turns += 1
-    return num_turns, time.perf_counter() - started
+        seconds.append(time.perf_counter() - started)
+        prepared.append((watch.seconds if watch else 0.0) - before)
+        if seconds[-1] > ENOUGH_SECONDS and device.type != "cuda":  # there the first ones compile and capture
+            return 1, seconds[-1], prepared[-1]
+    return len(seconds) - warm_up, sum(seconds[warm_up:]), sum(prepared[warm_up:])
+
+
+def _measure_game(trainer: Trainer) -> Phase:
+    """A test game, left after a while: some take half an hour."""
+    cfg = trainer.cfg.evaluation
+    env = trainer.make_test_env(num_envs=1)
+    player = Player(1, trainer.cfg.seed)
+    started = time.perf_counter()
+    try:
+        obs, _ = env.reset(seed=trainer.cfg.seed)
+        over, num_steps = False, 0
+        while not over and time.perf_counter() - started < ENOUGH_SECONDS:
+            obs, _, end, trunc, _ = env.step(player.act(trainer.agent.actor_critic, obs))
+            over, num_steps = bool(end[0] or trunc[0]), num_steps + 1
+    finally:
+        seconds = time.perf_counter() - started
+        env.close()
+    per_epoch = cfg.num_episodes / cfg.every
+    unit = "game" if over else f"{num_steps} steps"
+    return Phase("evaluate", unit, seconds, None, per_epoch, _peak_bytes(trainer.device), not over)
+
+
+def _peak_bytes(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
 
 
 def _wait(device: torch.device) -> None:
@@ -151,20 +198,13 @@ def _collect(trainer: Trainer, num_steps: int) -> None:
     trainer.collector.collect(policy, trainer.replay, num_steps, c.epsilon, c.policy_temperature)
 
 
-def _play(trainer: Trainer) -> None:
-    env = trainer.make_test_env(num_envs=1)
-    try:
-        evaluate(trainer.agent.actor_critic, env, num_episodes=1, seed=trainer.cfg.seed)
-    finally:
-        env.close()
-
-
 def _save(trainer: Trainer) -> None:
     trainer._save()  # in a thread of its own, which is waited for here
     trainer._finish_saving()
 
 
 def _profiler(device: torch.device) -> AbstractContextManager[profile]:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at the first start: the profiler's log is nobody's concern
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     return profile(activities=activities)
 

@@ -192,5 +192,7 @@ def test_a_single_game_has_no_deviation():
     assert result.mean == 4
     assert math.isnan(result.std)
     assert math.isnan(result.ci95)
+    assert str(result) == "4.0 (1 episode)"
+    assert str(Evaluation(np.array([1.0, 2.0]), np.ones(2))) == "1.5 +- 6.4 (95 % interval, 2 episodes)"
     with pytest.raises(ValueError, match=r"^degrees_of_freedom: "):
         t_quantile_975(0)
