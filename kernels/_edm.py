@@ -1,7 +1,7 @@
 """What the EDM operations share: preconditioners and quantisation, in torch and inside kernels, and flat layouts.
 
-Kernels divide and take roots with IEEE rounding and without fused multiply-adds: they give the bits that the same
-formulas give in torch, one operation after the other.
+Kernels divide and take roots with IEEE rounding and without fused multiply-adds, so their results do not depend on the
+chip. Torch's own results for the same formulas differ in the last bit from one processor to the next.
 """
 
 import torch

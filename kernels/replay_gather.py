@@ -4,7 +4,7 @@
     out[n, p] = 0                                 where rows[n] < 0, the padding
 
 slab: uint8 [S,H,W,C], every stored frame; rows: int64, any shape; p runs over the H*W*C bytes of a frame as they lie in
-memory. One pass: a byte is read once and written once as float32, bit for bit what `frames.to_float` gives on a CPU.
+memory. One pass: a byte is read once and written once as float32, as `frames.to_float` gives it.
 Nothing here has a gradient.
 """
 

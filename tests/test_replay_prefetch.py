@@ -5,7 +5,6 @@ import multiprocessing
 import subprocess
 import sys
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -65,7 +64,6 @@ def test_state_in_the_middle_loses_and_repeats_nothing(num_threads):
 def test_errors_surface_in_the_consumer_and_pass():
     replay = Replay(SHAPE, num_envs=2)
     segments = replay.segments(16, 25, num_threads=2)
-    start = time.monotonic()
     for _ in range(3):
         with pytest.raises(RuntimeError, match="nothing stored yet"):
             next(segments)
@@ -74,7 +72,6 @@ def test_errors_surface_in_the_consumer_and_pass():
     replay.commit()
     with pytest.raises(RuntimeError, match="seq_length: 25 is longer than all 20 visible steps together"):
         next(segments)
-    assert time.monotonic() - start < 1
     random_steps(replay, rng, 10)
     replay.commit()
     assert_equal(next(segments), next(replay.segments(16, 25, num_threads=0)))

@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def refusal(capsys, args):
 # --- help -----------------------------------------------------------------------------------------------------------
 
 
-def test_help_is_instant_and_imports_no_torch():
+def test_help_imports_nothing_slow():
     program = (
         "import sys\n"
         "from diamond_fast.train import main\n"
@@ -53,13 +52,8 @@ def test_help_is_instant_and_imports_no_torch():
         "heavy = {'torch', 'numpy', 'gymnasium', 'ale_py'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    seconds = []
-    for _ in range(3):
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-        seconds.append(time.perf_counter() - started)
-        assert done.returncode == 0, done.stderr
-    assert min(seconds) < 1.5  # 0.2 s on an idle machine
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
     assert "python -m diamond_fast.train --game Boxing" in done.stdout
 
 

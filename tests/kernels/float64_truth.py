@@ -34,3 +34,20 @@ def assert_matches_float64(
     for (name, leaf), grad, true_grad in zip(leaves.items(), grads, true_grads, strict=True):
         assert grad.dtype == leaf.dtype, f"gradient of {name}: dtype {grad.dtype}"
         assert_near(grad, true_grad, leaf.dtype, f"gradient of {name}")
+
+
+def assert_rounded_from(actual: Tensor, truth: Tensor) -> None:
+    """Float32 results of a few operations, within a few roundings of the float64 formula.
+
+    Bits are not compared: libraries round the same formula differently from one instruction set to the next.
+    """
+    torch.testing.assert_close(actual.double(), truth, rtol=5e-7, atol=5e-7)
+
+
+def assert_quantised(actual: Tensor, unquantised: Tensor) -> None:
+    """Frames of 256 levels in [-1, 1], truncated; either level will do where the true value lies on the edge of two."""
+    level = (actual.double() + 1) * 127.5
+    assert (level - level.round()).abs().max() < 1e-4
+    true_level = (unquantised.double().clamp(-1, 1) + 1) * 127.5
+    assert ((true_level - 1e-4).floor() <= level.round()).all()
+    assert (level.round() <= (true_level + 1e-4).floor()).all()

@@ -66,7 +66,7 @@ def test_either_addend_may_be_missing(device, missing):
     args = inputs(device, 2, 64, 6, 5) | {missing: None}
     y, stats = bias_residual_stats(**args, groups=2, impl="triton")
     true_y, true_stats = bias_residual_stats_reference(**args, groups=2)
-    torch.testing.assert_close(y, true_y, rtol=0, atol=0)
+    torch.testing.assert_close(y, true_y, rtol=1e-6, atol=1e-6)
     for found, true in zip(merged(stats), merged(true_stats), strict=True):
         torch.testing.assert_close(found, true, rtol=1e-6, atol=0)
 
@@ -97,7 +97,8 @@ def test_any_strides(device, layout):
     else:
         x = x.transpose(2, 3).contiguous().transpose(2, 3)
     y, _ = bias_residual_stats(x, args["bias"], args["residual"], 1, impl="triton")
-    torch.testing.assert_close(y, bias_residual_stats_reference(**args, groups=1)[0], rtol=0, atol=0)
+    true_y, _ = bias_residual_stats_reference(**args, groups=1)
+    torch.testing.assert_close(y, true_y, rtol=1e-6, atol=1e-6)
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 

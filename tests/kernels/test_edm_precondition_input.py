@@ -1,6 +1,6 @@
 import pytest
 import torch
-from float64_truth import assert_matches_float64
+from float64_truth import assert_matches_float64, assert_rounded_from
 
 from diamond_fast.frames import to_float
 from diamond_fast.kernels.edm_precondition_input import edm_precondition_input, edm_precondition_input_reference
@@ -15,26 +15,31 @@ def inputs(device, n=2, t=4, c=3, h=9, w=7, dtype=torch.float32):
     return noisy.to(device, dtype), frames.to(device), sigma.to(device), mask.to(device)
 
 
-def twin(noisy, obs, sigma):
-    """What the readable denoiser hands to its first convolution, on a CPU. obs [N,T*C,H,W]."""
-    noisy, obs, sigma = noisy.cpu(), obs.cpu(), sigma.cpu()
+def truth(noisy, obs, sigma):
+    """What the denoiser hands to its first convolution, in float64. obs [N,T*C,H,W] or [N,T,C,H,W]."""
+    noisy, sigma = noisy.double(), sigma.double()
+    obs = obs.double() if obs.dim() == 4 else obs.double().flatten(1, 2)
     sigma = (sigma**2 + 0.3**2).sqrt()
     c_in = (1 / (sigma**2 + 0.5**2).sqrt()).view(-1, 1, 1, 1)
     return torch.cat((obs / 0.5, noisy * c_in), dim=1)
 
 
+def exact_frames(frames, mask=None):
+    """Bytes [N,T,H,W,C] as numbers in [-1, 1], 0 where masked, [N,T,C,H,W] float64."""
+    numbers = frames.double().movedim(-1, -3) / 255 * 2 - 1
+    return numbers if mask is None else numbers * mask[:, :, None, None, None]
+
+
 @pytest.mark.parametrize("impl", ["triton", "torch"])
-def test_gives_the_networks_bits(device, impl):
+def test_values_of_frames_bytes_and_masks(device, impl):
     noisy, frames, sigma, mask = inputs(device)
-    obs, unmasked = to_float(frames.cpu(), mask.cpu()), to_float(frames.cpu()).to(device)
-    truth = twin(noisy, obs.flatten(1, 2), sigma)
-    obs = obs.to(device)
-    tolerance = 0 if impl == "triton" or device.type == "cpu" else 1e-6
-    for given, given_mask in ((obs, None), (obs.flatten(1, 2), None), (frames, mask), (unmasked, mask)):
+    masked, unmasked = to_float(frames, mask), to_float(frames)
+    expected = truth(noisy, exact_frames(frames, mask), sigma)
+    for given, given_mask in ((masked, None), (masked.flatten(1, 2), None), (frames, mask), (unmasked, mask)):
         out = edm_precondition_input(noisy, given, sigma, mask=given_mask, dtype=torch.float32, impl=impl)
         assert out.shape == (2, 16, 9, 7)
         assert out.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(out[:, :15].cpu(), truth, rtol=tolerance, atol=tolerance)
+        assert_rounded_from(out[:, :15], expected)
         assert (out[:, 15] == 0).all()
 
 
@@ -43,7 +48,7 @@ def test_one_noise_level_for_all(device):
     levels = torch.full((2,), 0.7, device=device)
     for sigma in (0.7, levels, levels[:1]):
         out = edm_precondition_input(noisy, frames, sigma, dtype=torch.float32, impl="triton")
-        assert torch.equal(out[:, :15].cpu(), twin(noisy, to_float(frames.cpu()).flatten(1, 2), levels))
+        assert_rounded_from(out[:, :15], truth(noisy, exact_frames(frames), levels))
 
 
 @pytest.mark.parametrize(("t", "c", "pad_to", "channels"), [(1, 1, 1, 2), (2, 3, 1, 9), (5, 3, 8, 24), (7, 5, 16, 48)])
@@ -51,7 +56,7 @@ def test_channels_and_padding(device, t, c, pad_to, channels):
     noisy, frames, sigma, _ = inputs(device, n=1, t=t, c=c, h=5, w=3)
     out = edm_precondition_input(noisy, frames, sigma, pad_to=pad_to, dtype=torch.float32, impl="triton")
     assert out.shape == (1, channels, 5, 3)
-    assert torch.equal(out[:, : (t + 1) * c].cpu(), twin(noisy, to_float(frames.cpu()).flatten(1, 2), sigma))
+    assert_rounded_from(out[:, : (t + 1) * c], truth(noisy, exact_frames(frames), sigma))
     assert (out[:, (t + 1) * c :] == 0).all()
 
 
@@ -73,13 +78,13 @@ def test_values_and_gradients(device, dtype, input_dtype):
 def test_any_strides(device, layout):
     noisy, frames, sigma, _ = inputs(device)
     obs = to_float(frames).flatten(1, 2)
-    truth = edm_precondition_input(noisy, obs.contiguous(), sigma, impl="triton")
+    expected = edm_precondition_input(noisy, obs.contiguous(), sigma, impl="triton")
     restride = {
         "channels_last": lambda x: x.to(memory_format=torch.channels_last),
         "strided": lambda x: x.repeat_interleave(2, 3)[..., ::2],
         "transposed": lambda x: x.transpose(2, 3).contiguous().transpose(2, 3),
     }[layout]
-    assert torch.equal(edm_precondition_input(restride(noisy), restride(obs), sigma, impl="triton"), truth)
+    assert torch.equal(edm_precondition_input(restride(noisy), restride(obs), sigma, impl="triton"), expected)
 
 
 def test_operator_contract(device):

@@ -1,3 +1,4 @@
+import threading
 import time
 
 import pytest
@@ -22,22 +23,23 @@ def play(make_session):
         game.stop()
 
 
-def until(condition, seconds=10.0):
+def until(condition, seconds=60.0):
     ends = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < ends, "it never came"
         time.sleep(0.005)
 
 
-def test_it_keeps_time(play):
+def test_it_goes_no_faster_than_its_speed(play):
+    """How much slower it goes on a busy machine is not tested."""
     game, _ = play(world="real", speed=20)
     game.watch(1)
     game.submit(Command("pause", False))
     until(lambda: game.view.step >= 1)
     first, started = game.view.step, time.monotonic()
     until(lambda: game.view.step >= first + 20)
-    assert time.monotonic() - started == pytest.approx(1.0, abs=0.3)
-    assert game.frames_per_second == pytest.approx(20, rel=0.3)
+    assert time.monotonic() - started > 0.9
+    assert 0 < game.frames_per_second < 30
 
 
 def test_it_stands_still_while_paused_or_unwatched(play):
@@ -95,18 +97,20 @@ def test_too_many_commands_at_once_are_refused(make_session):
 def test_a_slow_model_does_not_hold_up_the_loop(play, monkeypatch):
     """While a step takes long, commands are accepted at once; no steps are owed afterwards."""
     game, session = play(world="real", speed=60)
-    plain = session._world.step
+    plain, begun, go_on = session._world.step, threading.Event(), threading.Event()
 
     def slow(action):
-        time.sleep(0.3)
+        begun.set()
+        assert go_on.wait(60)
         return plain(action)
 
     monkeypatch.setattr(session._world, "step", slow)
     game.watch(1)
     game.submit(Command("pause", False))
-    until(lambda: game.view.step == 1)
-    started = time.monotonic()
-    game.submit(Command("pause", True))
-    assert time.monotonic() - started < 0.05
-    until(lambda: game.view.paused)
-    assert game.view.step <= 3
+    assert begun.wait(60)
+    time.sleep(0.2)  # a dozen steps would be due by now
+    assert game.submit(Command("pause", True))  # returns although the step has not ended
+    assert game.view.step == 0
+    go_on.set()
+    until(lambda: game.view.step > 0 and game.view.paused)
+    assert game.view.step == 1
