@@ -54,6 +54,8 @@ class EvaluateArgs:
     """The published agent for this game, fetched from the Hub."""
     game: Annotated[str | None, arg(metavar="NAME")] = None
     """What --checkpoint plays, where the file's name does not say it."""
+    env_id: Annotated[str | None, arg(metavar="ID")] = None
+    """The run's own, where it begins with a module (module:Id): code is imported only if you name it here."""
     episodes: Annotated[CountInt | None, arg(help_behavior_hint="(default: as at the end of the run; 100)")] = None
     """Real games to play."""
     held_out: Annotated[Path | None, arg(metavar="PATH")] = None
@@ -161,7 +163,7 @@ def set_up(args: EvaluateArgs) -> Setup:
     from diamond_fast.training.precision import set_matmul_precision
 
     device = resolve_device(args.device)
-    trained = load_agent(args.run, args.checkpoint, args.pretrained, args.game)
+    trained = load_agent(args.run, args.checkpoint, args.pretrained, args.game, args.env_id)
     config = trained.config
     num_episodes = config.evaluation.num_final_episodes if args.episodes is None else args.episodes
     if num_episodes == 0 and (args.held_out is None or config.model_free):

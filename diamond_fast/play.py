@@ -45,6 +45,8 @@ class PlayArgs:
     """One checkpoint: a run's checkpoints/epoch_000012.json, or a .pt file in the published form."""
     game: Annotated[str | None, arg(metavar="NAME")] = None
     """Game of a .pt file that is not named after it."""
+    env_id: Annotated[str | None, arg(metavar="ID")] = None
+    """The run's own, where it begins with a module (module:Id): code is imported only if you name it here."""
     world: Literal["model", "real", "replay"] = "model"
     """Where to begin: in the world model, the real game, or the recorded experience."""
     player: Literal["human", "agent"] = "human"
@@ -130,7 +132,8 @@ def _set_up(args: PlayArgs) -> tuple["Session", float]:
 
     require_film_writers()
     device = resolve_device(args.device)
-    source = load_source(args.run, args.checkpoint, args.pretrained, args.game, device, fast=not args.exact)
+    named = (args.run, args.checkpoint, args.pretrained, args.game)
+    source = load_source(*named, device, not args.exact, args.env_id)
     folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(folder, source.replay.frame_shape, args.speed)
     session = Session(

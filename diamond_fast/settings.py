@@ -6,9 +6,12 @@ Works on any tree of frozen dataclasses such as :class:`diamond_fast.config.RunC
 import difflib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass, replace
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -84,46 +87,50 @@ def to_json(settings: Any) -> dict[str, Any]:
     return {field.name: encode(getattr(settings, field.name)) for field in fields(settings)}
 
 
-def from_json(cls: type, data: Any, prefix: str = "") -> Any:
-    """The dataclass that :func:`to_json` was given; ``from_json(type(s), to_json(s)) == s``.
+def from_json(default: T, data: Any, prefix: str = "") -> T:
+    """The settings that :func:`to_json` was given; ``from_json(anything_of_that_class, to_json(s)) == s``.
+
+    Args:
+        default: where a setting comes from that ``data`` lacks, such as one that did not exist yet when it was written.
+        data: what was read from JSON.
+        prefix: of the settings' dotted paths, for messages.
 
     Raises:
-        ValueError: names a setting that is unknown, missing or of the wrong type.
+        ValueError: names a setting that is unknown or of the wrong type.
     """
     if not isinstance(data, dict):
-        raise ValueError(f"{prefix.rstrip('.') or cls.__name__}: expected an object, got {data!r}")
-    hints = get_type_hints(cls)
+        raise ValueError(f"{prefix.rstrip('.') or type(default).__name__}: expected an object, got {data!r}")
+    hints = get_type_hints(type(default))
     for key in data:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)
             shown = key if key.isidentifier() else repr(key)
-            raise ValueError(
-                f"{prefix}{shown}: unknown setting" + (f"; did you mean {prefix}{close[0]}?" if close else "")
-            )
-    for key in hints:
-        if key not in data:
-            raise ValueError(f"{prefix}{key}: setting is missing")
-    return cls(**{key: _decode(hint, data[key], prefix + key) for key, hint in hints.items()})
+            meant = f" (did you mean {prefix}{close[0]}?)" if close else ""
+            raise ValueError(f"{prefix}{shown}: unknown setting; it is misspelt{meant} or of a newer version")
+    return replace(
+        default, **{key: _decode(hints[key], item, getattr(default, key), prefix + key) for key, item in data.items()}
+    )
 
 
-def _decode(hint: Any, value: Any, path: str) -> Any:
+def _decode(hint: Any, value: Any, default: Any, path: str) -> Any:
     if is_dataclass(hint):
-        return from_json(hint, value, f"{path}.")
+        return from_json(default, value, f"{path}.")
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Literal and any(value == choice and type(value) is type(choice) for choice in arguments):
         return value
     if origin in (Union, UnionType):
         for option in arguments:
             try:
-                return _decode(option, value, path)
+                return _decode(option, value, default, path)
             except ValueError:
                 continue
     if origin is tuple and isinstance(value, list):
-        return tuple(_decode(arguments[0], item, path) for item in value)
+        return tuple(_decode(arguments[0], item, None, path) for item in value)
     if hint is NoneType and value is None:
         return None
     if hint is float and (type(value) in (int, float) or value in ("inf", "-inf", "nan")):
-        return float(value)
+        with suppress(OverflowError):  # whole numbers in JSON may have hundreds of digits
+            return float(value)
     if hint in (int, bool, str) and type(value) is hint:
         return value
     expected = " or ".join(map(str, arguments)) if origin is Literal else getattr(hint, "__name__", str(hint))

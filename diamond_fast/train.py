@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -58,7 +59,7 @@ class TrainArgs:
     )
     """New folder for the run."""
     resume: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Continue the run in this folder, with the settings it has."""
+    """Continue the run in this folder, with the settings it has. An --env-id with a module is given again, too."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """Where the networks run."""
     init_from: Annotated[str | None, arg(metavar="PATH|GAME")] = None
@@ -151,7 +152,7 @@ def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:
     from diamond_fast.runs.folder import RunFolder
 
     try:
-        config = RunFolder.open(folder).read_config()
+        config = RunFolder.open(folder).read_config(_last_value(argv, "--env-id"))
     except ValueError as error:
         raise ValueError(f"--resume {error}") from None
     args = _parse(argv, config)
@@ -171,15 +172,18 @@ def _parse(argv: Sequence[str], defaults: RunConfig) -> TrainArgs:
 
 def _last_value(argv: Sequence[str], name: str) -> str | None:
     """The value of a flag that decides the defaults of the others, read before they are parsed."""
-    values = [argv[i + 1] for i, word in enumerate(argv[:-1]) if word == name]
-    values += [word.partition("=")[2] for word in argv if word.startswith(f"{name}=")]
+    values = [
+        word.partition("=")[2] if "=" in word else following
+        for word, following in zip_longest(argv, argv[1:])
+        if word.partition("=")[0].replace("_", "-") == name
+    ]
     return values[-1] if values else None
 
 
 def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     """The trainer of a new or a resumed run. ``held`` keeps its folder locked and closes it in the end."""
     from diamond_fast.models.official import load_official
-    from diamond_fast.runs.folder import RunFolder
+    from diamond_fast.runs.folder import RunFolder, names_module
     from diamond_fast.runs.metrics import require_installed
     from diamond_fast.training.crew import leave_crew
     from diamond_fast.training.trainer import Trainer
@@ -199,6 +203,8 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     held.enter_context(folder.lock())
     program = PROGRAM if crew is None else f"torchrun --nproc-per-node {crew.size} {PROGRAM.removeprefix('python ')}"
     stop.how_to_go_on = f"{program} --resume {shlex.quote(str(folder.path))}"
+    if names_module(args.config.env_id):
+        stop.how_to_go_on += f" --env-id {shlex.quote(args.config.env_id)}"
     trainer = Trainer(args.config, folder, device, agent, args.logger, args.cuda_graphs, crew)
     held.callback(trainer.close)
     along = f" and {crew.size - 1} more" if crew is not None else ""

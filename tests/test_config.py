@@ -62,7 +62,7 @@ def test_flags():
 def test_json_and_back_is_lossless():
     for config in PRESETS.values():
         text = json.dumps(to_json(config), allow_nan=False)
-        assert from_json(RunConfig, json.loads(text)) == config
+        assert from_json(RunConfig(), json.loads(text)) == config
 
 
 def test_differences_are_named():

@@ -51,6 +51,14 @@ def refusal(capsys, args):
     return err.strip()
 
 
+def test_a_module_that_only_the_run_names_is_not_imported(capsys, tmp_path, monkeypatch):
+    make_run(tmp_path / "run", replace(CFG, env_id="strangers_game:Game-v0"))
+    (tmp_path / "strangers_game.py").write_text("raise ValueError('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert refusal(capsys, "--run run").endswith("add --env-id strangers_game:Game-v0")
+    assert "it ran" in refusal(capsys, "--run run --env-id strangers_game:Game-v0")
+
+
 def test_help_imports_no_torch():
     program = (
         "import sys\n"

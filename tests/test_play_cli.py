@@ -71,6 +71,16 @@ def test_wrong_input_is_one_line(args, message, capsys):
     assert error.count("\n") == 1
 
 
+def test_a_module_that_only_the_run_names_is_not_imported(tmp_path, capsys):
+    from diamond_fast.runs.folder import RunFolder
+
+    RunFolder.create(tmp_path / "run", RunConfig(env_id="strangers_game:Game-v0"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["--run", str(tmp_path / "run")])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.endswith("add --env-id strangers_game:Game-v0\n")
+
+
 def test_a_missing_library_is_one_line(run, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "aiohttp", None)
     monkeypatch.delitem(sys.modules, "diamond_fast.playing.server", raising=False)

@@ -203,6 +203,27 @@ def test_a_resumed_run_refuses_other_settings(capsys, run, args, line):
     assert line in refusal(capsys, f"--resume a {args}")
 
 
+def test_a_module_in_a_runs_settings_is_imported_only_if_the_command_line_names_it(capsys, tmp_path, monkeypatch):
+    """A folder from somebody else, with their module in it, resumed from within."""
+    folder = RunFolder.create(tmp_path / "a", replace(PRESETS["catch"], env_id="strangers_game:Game-v0")).path
+    (folder / "strangers_game.py").write_text("raise SystemExit('ran')")
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend("")
+    for more in ("", " --dry-run", " --env-id=other:Game-v0"):
+        line = refusal(capsys, f"--resume .{more}")
+        assert line.endswith("if you trust it, add --env-id strangers_game:Game-v0")
+        assert "strangers_game" not in sys.modules
+    for more in ("--env-id strangers_game:Game-v0", "--env_id=strangers_game:Game-v0"):
+        assert read(f"--resume . {more}").config.env_id == "strangers_game:Game-v0"
+    with pytest.raises(SystemExit, match="ran"):
+        run_main("--resume . --env-id strangers_game:Game-v0")
+
+
+def test_how_to_go_on_names_the_module_too(trainers, capsys):
+    run_main("--preset catch --env-id torch:NoSuchGame-v0 --out a")
+    assert "Resume: python -m diamond_fast.train --resume a --env-id torch:NoSuchGame-v0" in capsys.readouterr().out
+
+
 def test_a_run_in_use_is_refused(capsys, run):
     with run.lock():
         assert "in use by process" in refusal(capsys, "--resume a")

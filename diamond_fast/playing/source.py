@@ -76,8 +76,9 @@ def load_source(
     game: str | None,
     device: torch.device,
     fast: bool = True,
+    env_id: str | None = None,
 ) -> Source:
-    """What one of a run, a checkpoint and a published agent has to offer; the first four are those of ``load_agent``.
+    """What one of a run, a checkpoint and a published agent has to offer; ``load_agent`` explains which is which.
 
     A run may still be training. Where an agent comes without its experience, some is collected with random actions:
     only then must the real game be installed.
@@ -86,7 +87,7 @@ def load_source(
         ValueError, OSError: as ``load_agent``, or the run has no world model, or there is neither experience to start
             from nor the real game.
     """
-    trained = load_agent(run, file, pretrained, game)
+    trained = load_agent(run, file, pretrained, game, env_id)
     cfg, agent = trained.config, trained.agent
     if cfg.model_free:
         raise ValueError(f"{trained.source}: a model-free run has no world model to play in")

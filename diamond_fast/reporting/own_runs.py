@@ -1,6 +1,5 @@
 """Our own runs as a report needs them: who played what, how it went over time, and how it ended."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from diamond_fast.games import ATARI_100K
-from diamond_fast.runs.folder import RunFolder
+from diamond_fast.runs.durable import parse_json
+from diamond_fast.runs.folder import RunFolder, without_format
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.settings import flag
 
@@ -170,9 +170,9 @@ def _listed(items: Sequence[str], separator: str = ", ", at_most: int = 6) -> st
 
 def _read_settings(file: Path) -> dict[str, Any]:
     try:
-        settings = _flat(json.loads(file.read_bytes()))
-    except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file}: damaged: {error}") from None
+        settings = _flat(without_format(parse_json(file.read_bytes())))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: {error}") from None
     if not isinstance(settings.get("seed"), int) or not (settings.get("game") or settings.get("env_id")):
         raise ValueError(f"{file}: names no game or no seed")
     return settings

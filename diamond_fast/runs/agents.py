@@ -24,7 +24,11 @@ class TrainedAgent:
 
 
 def load_agent(
-    run: Path | None = None, file: Path | None = None, pretrained: str | None = None, game: str | None = None
+    run: Path | None = None,
+    file: Path | None = None,
+    pretrained: str | None = None,
+    game: str | None = None,
+    env_id: str | None = None,
 ) -> TrainedAgent:
     """The agent that exactly one of ``run``, ``file`` and ``pretrained`` names.
 
@@ -33,6 +37,7 @@ def load_agent(
         file: a published agent's ``.pt``, or one checkpoint of a run, ``checkpoints/epoch_000012.json``.
         pretrained: a game, whose agent is fetched from the Hub.
         game: what a ``.pt`` plays; needed where its name, such as ``Boxing.pt``, does not say it.
+        env_id: the run's environment; needed where its id begins with a module (``RunFolder.read_config``).
 
     Raises:
         ValueError: not exactly one is given, or there is no agent in it.
@@ -44,12 +49,15 @@ def load_agent(
         raise ValueError("--game: only a --checkpoint needs it; the others know their game")
     if run is not None:
         folder = RunFolder.open(run)
-        return _of_checkpoint(folder, checkpoint.load_latest(folder.checkpoints))
+        config = _config_of(folder, env_id)
+        return _of_checkpoint(folder, config, checkpoint.load_latest(folder.checkpoints))
+    if env_id is not None and (file is None or file.suffix != ".json"):
+        raise ValueError("--env-id: only a run needs it; published agents play Atari games")
     if pretrained is not None:
         name = resolve_game(pretrained)
         return TrainedAgent(load_official(name), RunConfig(game=name), f"the published agent for {name}", None)
     if (folder := run_of(file)) is not None:
-        return _of_checkpoint(folder, checkpoint.load(file))
+        return _of_checkpoint(folder, _config_of(folder, env_id), checkpoint.load(file))
     config = RunConfig(game=_game_of(file, game))
     return TrainedAgent(load_official(file), config, str(file), None)
 
@@ -74,8 +82,14 @@ def num_actions_of(saved: checkpoint.Checkpoint) -> int:
     return saved.tensors[group][name].size(0)
 
 
-def _of_checkpoint(folder: RunFolder, saved: checkpoint.Checkpoint) -> TrainedAgent:
-    config = folder.read_config()
+def _config_of(folder: RunFolder, env_id: str | None) -> RunConfig:
+    config = folder.read_config(env_id)
+    if env_id not in (None, config.env_id):
+        raise ValueError(f"--env-id {env_id}: {folder.path} is a run of {config.env_id or config.game}")
+    return config
+
+
+def _of_checkpoint(folder: RunFolder, config: RunConfig, saved: checkpoint.Checkpoint) -> TrainedAgent:
     agent = Agent(config, num_actions_of(saved))
     for name, model in agent.named_children():
         model.load_state_dict(saved.tensors[name])

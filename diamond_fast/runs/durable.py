@@ -56,6 +56,18 @@ def strict_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)
 
 
+def parse_json(text: bytes) -> Any:
+    """What JSON says.
+
+    Raises:
+        ValueError: it is none, or none that a file of ours would be.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def sealed(name: str, content: Any) -> bytes:
     """A JSON file that shows damage: ``content`` under ``name``, and the SHA-256 of its exact characters before it."""
     body = strict_json(content)
@@ -73,4 +85,4 @@ def unsealed(name: str, path: Path) -> Any:
     match = re.fullmatch(rb'\{"sha256": "([0-9a-f]{64})",\n"(\w+)": (.*)\}\n', path.read_bytes(), re.DOTALL)
     if match is None or match[2] != name.encode() or hashlib.sha256(match[3]).hexdigest().encode() != match[1]:
         raise ValueError(f"{path.name} differs from its checksum")
-    return json.loads(match[3])
+    return parse_json(match[3])

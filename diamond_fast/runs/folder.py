@@ -12,16 +12,20 @@
 
 import fcntl
 import hashlib
-import json
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diamond_fast.config import RunConfig
-from diamond_fast.runs.durable import errors_of, fsync_folder, strict_json, write_durably
-from diamond_fast.settings import from_json, to_json
+from diamond_fast.runs.durable import errors_of, fsync_folder, parse_json, strict_json, write_durably
+from diamond_fast.settings import check_limits, from_json, to_json
+
+FORMAT = 1
+"""Of config.json, also of one that names none. A new setting with a default needs no new format."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class RunFolder:
                 raise ValueError(f"{path}: the folder is not empty; name a new one")
             for folder in (run.checkpoints, run.replay, run.pictures):
                 folder.mkdir(exist_ok=True)
-            content = (strict_json(to_json(config), indent=2) + "\n").encode()
+            content = (strict_json({"format": FORMAT, **to_json(config)}, indent=2) + "\n").encode()
             write_durably(run.config_checksum_file, _checksum_line(content))
             write_durably(run.config_file, content)  # from here on it is a run
             fsync_folder(path.parent)
@@ -69,21 +73,44 @@ class RunFolder:
             raise ValueError(f"{path}: not the folder of a run (it has no config.json)")
         return run
 
-    def read_config(self) -> RunConfig:
-        """The run's settings, exactly as they were.
+    def read_config(self, env_id: str | None = None) -> RunConfig:
+        """The run's settings. Those that did not exist yet when it was made have their defaults.
+
+        Args:
+            env_id: an environment that the user of this very program names. One whose id begins with a module, which
+                is imported to make it, is taken from the file only if it is this one: who reads a folder made by
+                somebody else should not run their code.
 
         Raises:
-            ValueError: the file is damaged, or names a setting this version does not know or misses one.
+            ValueError: the file is damaged, of a newer format, names a setting this version does not know or a value
+                out of its limits, or a module that ``env_id`` does not name.
         """
         try:
-            content = self.config_file.read_bytes()
-            if not self.config_checksum_file.exists() or self.config_checksum_file.read_bytes() != _checksum_line(
-                content
-            ):
-                raise ValueError(f"differs from its checksum in {self.config_checksum_file.name}")
-            return from_json(RunConfig, json.loads(content))
-        except ValueError as error:  # malformed JSON and UTF-8 included
+            config = from_json(RunConfig(), self.read_settings())
+            check_limits(config)
+        except ValueError as error:
             raise ValueError(f"{self.config_file}: {error}") from error
+        if names_module(config.env_id) and config.env_id != env_id:
+            raise ValueError(
+                f"{self.config_file}: its env_id, {config.env_id}, would import code, which is done only where the "
+                f"command line names it too; if you trust it, add --env-id {shlex.quote(config.env_id)}"
+            )
+        return config
+
+    def read_settings(self) -> dict[str, Any]:
+        """What config.json says, its format left out; no more is checked than that it is whole and of this format.
+
+        Raises:
+            ValueError: the file is damaged, or of a newer format. The message leaves out its name.
+        """
+        content = self.config_file.read_bytes()
+        has_checksum = self.config_checksum_file.exists()
+        if has_checksum and self.config_checksum_file.read_bytes() != _checksum_line(content):
+            raise ValueError(f"differs from its checksum in {self.config_checksum_file.name}")
+        settings = parse_json(content)
+        if isinstance(settings, dict) and "format" in settings and not has_checksum:  # the first runs had neither
+            raise ValueError(f"its checksum, {self.config_checksum_file.name}, is missing")
+        return without_format(settings)
 
     def _is_fresh(self) -> bool:
         """Nothing is there but what a creation left that was cut short."""
@@ -156,3 +183,22 @@ class RunFolder:
 def _checksum_line(content: bytes) -> bytes:
     """As ``sha256sum config.json`` prints it."""
     return f"{hashlib.sha256(content).hexdigest()}  config.json\n".encode()
+
+
+def without_format(settings: Any) -> dict[str, Any]:
+    """The settings that a config.json holds besides its format.
+
+    Raises:
+        ValueError: it is of a newer format, or holds no settings.
+    """
+    if not isinstance(settings, dict):
+        raise ValueError(f"expected an object, got {settings!r}")
+    written = settings.pop("format", FORMAT)
+    if written != FORMAT:
+        raise ValueError(f"has format {written!r}, this version reads {FORMAT}; a newer one may read it")
+    return settings
+
+
+def names_module(env_id: str | None) -> bool:
+    """Whether Gymnasium imports a module to make it: ``module:Id-v0``."""
+    return env_id is not None and ":" in env_id

@@ -13,6 +13,8 @@ import numpy as np
 from diamond_fast.runs.durable import errors_of, strict_json, write_durably
 
 Logger = Literal["none", "tensorboard", "wandb"]
+MOST = 2**53
+"""Of epochs, steps and seconds: a number beyond is damage, and would not fit where they are drawn."""
 
 
 class Dashboard(Protocol):
@@ -41,7 +43,10 @@ class Metrics:
         self, path: Path, keep_epochs: int = -1, logger: Logger = "none", settings: Mapping[str, Any] | None = None
     ):
         self._dashboard = open_dashboard(logger, path.parent, keep_epochs, dict(settings or {}))
-        kept = [line for line in read_metrics(path) if line["epoch"] <= keep_epochs] if path.exists() else []
+        lines = [_read_line(raw) for raw in path.read_bytes().splitlines()] if path.exists() else []
+        if damaged := [str(number) for number, line in enumerate(lines, start=1) if line is None]:
+            print(f"{path}: left out what is damaged, line {', '.join(damaged)}", flush=True)
+        kept = [line for line in lines if line is not None and line["epoch"] <= keep_epochs]
         write_durably(path, "".join(strict_json(line) + "\n" for line in kept).encode())
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 (open for as long as the run)
         self._started = time.monotonic() - (kept[-1]["seconds"] if kept else 0.0)
@@ -76,19 +81,19 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``, up to the first that a crash cut short or that is damaged beyond reading."""
-    lines = []
-    for raw in path.read_bytes().splitlines():
-        try:
-            line = json.loads(raw)
-        except (ValueError, RecursionError):
-            break
-        match line:
-            case {"epoch": int(), "env_steps": int(), "seconds": int() | float()}:
-                lines.append(line)
-            case _:
-                break
-    return lines
+    """The lines of a ``metrics.jsonl``, without those that a crash cut short or that are damaged beyond reading."""
+    return [line for line in map(_read_line, path.read_bytes().splitlines()) if line is not None]
+
+
+def _read_line(raw: bytes) -> dict[str, Any] | None:
+    try:
+        line = plain(json.loads(raw))  # Python reads NaN and 1e999, too
+    except (ValueError, RecursionError):
+        return None
+    match line:
+        case {"epoch": int(epoch), "env_steps": int(env_steps), "seconds": int() | float() as seconds}:
+            return line if all(0 <= number < MOST for number in (epoch, env_steps, seconds)) else None
+    return None
 
 
 def classification(confusion: np.ndarray, names: Sequence[str]) -> dict[str, float | None]:

@@ -39,6 +39,21 @@ def test_of_a_run_the_newest_checkpoint_is_taken(tmp_path):
     assert agents.num_actions_of(checkpoint.load_latest(folder.checkpoints)) == 3
 
 
+def test_a_module_in_a_runs_settings_must_be_named_by_the_caller(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", replace(CATCH, env_id="diamond_fast.envs.catch:diamond_fast/Catch-v0"))
+    save(folder, 4, Agent(CATCH, num_actions=3))
+    manifest = folder.checkpoints / "epoch_000004.json"
+    for source in ({"run": folder.path}, {"file": manifest}):
+        with pytest.raises(ValueError, match=r"would import code.* add --env-id diamond_fast.envs.catch:diamond_fast/"):
+            load_agent(**source)
+        assert load_agent(**source, env_id="diamond_fast.envs.catch:diamond_fast/Catch-v0").epoch == 4
+    other = RunFolder.create(tmp_path / "other", CATCH)
+    with pytest.raises(ValueError, match=r"^--env-id a:B-v0: .* is a run of diamond_fast/Catch-v0"):
+        load_agent(run=other.path, env_id="a:B-v0")
+    with pytest.raises(ValueError, match=r"^--env-id: only a run needs it"):
+        load_agent(pretrained="Pong", env_id="a:B-v0")
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     agent = Agent(RunConfig(), num_actions=6)

@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
+from pathlib import Path
 
 import pytest
 
@@ -82,13 +85,19 @@ def test_a_folder_that_is_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("seed"), "seed: setting is missing"),
-        (lambda d: d["collection"].pop("epsilon"), "collection.epsilon: setting is missing"),
         (
             lambda d: d["denoiser_update"].update(learning_rate=1),
-            "denoiser_update.learning_rate: unknown setting",
+            "denoiser_update.learning_rate: unknown setting; it is misspelt or of a newer version",
         ),
-        (lambda d: d.update(sead=1), "sead: unknown setting; did you mean seed?"),
+        (
+            lambda d: d.update(sead=1),
+            r"sead: unknown setting; it is misspelt \(did you mean seed\?\) or of a newer version",
+        ),
+        (lambda d: d.update(format=2), "has format 2, this version reads 1; a newer one may read it"),
+        (lambda d: d.update(format="1"), "has format '1', this version reads 1"),
+        (lambda d: d.update(seed=-1), "--seed: must be at least 0, got -1"),
+        (lambda d: d["denoiser_update"].update(lr=float("nan")), "--denoiser-update.lr: must be a finite number"),
+        (lambda d: d["denoiser_update"].update(lr=10**400), "denoiser_update.lr: expected float, got 1000"),
         (lambda d: d.update(seed="one"), "seed: expected int, got 'one'"),
         (lambda d: d.update(seed=True), "seed: expected int, got True"),
         (lambda d: d.update(precision="fp8"), "precision: expected fp32 or tf32 or bf16, got 'fp8'"),
@@ -105,7 +114,56 @@ def test_a_changed_config_is_named_by_its_setting(tmp_path, change, message):
         run.read_config()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+AS_1883D4C = json.loads((Path(__file__).parent / "fixtures" / "config_1883d4c.json").read_text())
+"""CONFIG as that commit wrote it."""
+
+
+def paths_of(data, prefix=()):
+    for key, value in data.items():
+        yield (*prefix, key)
+        if isinstance(value, dict):
+            yield from paths_of(value, (*prefix, key))
+
+
+def with_setting(config, path, value):
+    first, *rest = path
+    return replace(config, **{first: with_setting(getattr(config, first), rest, value) if rest else value})
+
+
+def test_a_setting_that_an_older_run_lacks_takes_its_default(tmp_path):
+    """Each in turn, and each group of them, at every level."""
+    run = RunFolder.create(tmp_path, CONFIG)
+    write_with_checksum(run, json.dumps(AS_1883D4C).encode())
+    assert run.read_config() == CONFIG
+    run.config_checksum_file.unlink()  # the first runs had none
+    paths = [path for path in paths_of(AS_1883D4C) if path != ("game",)]
+    assert len(paths) > 80
+    for path in paths:
+        data = json.loads(json.dumps(AS_1883D4C))
+        *parents, name = path
+        del reduce(getitem, parents, data)[name]
+        run.config_file.write_text(json.dumps(data))
+        assert run.read_config() == with_setting(CONFIG, path, reduce(getattr, path, RunConfig())), path
+
+
+def test_a_config_with_a_format_needs_its_checksum(tmp_path):
+    run = RunFolder.create(tmp_path, CONFIG)
+    assert json.loads(run.config_file.read_text())["format"] == 1
+    run.config_checksum_file.unlink()
+    with pytest.raises(ValueError, match=r"config\.json: its checksum, config\.json\.sha256, is missing"):
+        run.read_config()
+
+
+def test_a_module_is_imported_only_where_it_is_named_here(tmp_path):
+    env_id = "evil:Game-v0"
+    run = RunFolder.create(tmp_path, replace(CONFIG, game=None, env_id=env_id))
+    for named in (None, "good:Game-v0", "Game-v0"):
+        with pytest.raises(ValueError, match=r"config\.json: its env_id, evil:Game-v0, .*add --env-id evil:Game-v0$"):
+            run.read_config(named)
+    assert run.read_config(env_id).env_id == env_id
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b"[" * 900 + b"]" * 900])
 def test_a_damaged_config_is_one_clear_line(tmp_path, content):
     run = RunFolder.create(tmp_path, CONFIG)
     write_with_checksum(run, content)

@@ -53,6 +53,32 @@ def test_resuming_drops_later_epochs_and_a_line_cut_short(tmp_path):
     assert [(line["epoch"], line["try"]) for line in lines] == [(1, 1), (2, 1), (3, 2)]
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    ["{", '{"epoch": 2', "[]", "[" * 5000, '{"epoch": "2", "env_steps": 1, "seconds": 1}', "", "\x00" * 9]
+    + [f'{{"epoch": {n}, "env_steps": 1, "seconds": 1}}' for n in ("1e999", "NaN", "1" + "0" * 5000, "null", "-1")],
+)  # fmt: skip
+def test_a_damaged_line_costs_that_line_alone(tmp_path, capsys, damaged):
+    path = tmp_path / "metrics.jsonl"
+    good = [f'{{"epoch": {epoch}, "env_steps": 5, "seconds": {epoch}.5}}' for epoch in (1, 2, 3)]
+    path.write_text("\n".join([good[0], damaged, *good[1:]]) + "\n")
+    assert [line["epoch"] for line in read_metrics(path)] == [1, 2, 3]
+    with Metrics(path, keep_epochs=2) as metrics:
+        assert path.read_text().splitlines() == good[:2]
+        metrics.log({}, epoch=3, env_steps=6)
+    assert read_metrics(path)[2]["seconds"] >= 2.5
+    assert capsys.readouterr().out == f"{path}: left out what is damaged, line 2\n"
+
+
+def test_a_figure_that_json_does_not_know_is_none(tmp_path, capsys):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1, "env_steps": 5, "seconds": 1.0, "loss": NaN, "returns": [1e999, 2]}\n')
+    with Metrics(path, keep_epochs=1):
+        [line] = parse(path)
+    assert (line["loss"], line["returns"]) == (None, [None, 2])
+    assert capsys.readouterr().out == ""
+
+
 def test_seconds_go_on_where_the_run_stopped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1, "env_steps": 5, "seconds": 1000.0}\n')
