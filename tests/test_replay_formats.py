@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from replay_model import SHAPE, append_steps, assert_same, random_steps
+from replay_model import append_steps, assert_same, random_steps
 
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.replay.__main__ import main
 from diamond_fast.replay.formats import write_npz
+
+SHAPE = (2, 5, 3)
 
 
 @pytest.fixture
@@ -120,6 +122,8 @@ def test_published_folders_with_something_wrong(tmp_path):
         ("rew", good["rew"][:-1], r"episode 2: rew: expected \[\d+\], got \[\d+\]"),
         ("rew", good["rew"] * float("nan"), "episode 2: rew: expected finite rewards"),
         ("act", good["act"].float(), "episode 2: act: expected integers, got float32"),
+        ("act", good["act"] - 9, "episode 2: act: expected 0 or more, got -"),
+        ("act", good["act"][:, None].repeat(1, 2), r"2.pt: act: expected integers \[T\], or one-hot rows, got int64"),
         ("end", torch.ones_like(good["end"]), "episode 2: end: expected true at the last step only"),
         ("trunc", good["trunc"] + 2, "episode 2: trunc: expected 0 or 1"),
         ("info", {}, "episode 2: final_obs: expected one where the episode ended"),
@@ -135,15 +139,140 @@ def test_published_folders_with_something_wrong(tmp_path):
     expect("episode 2 is missing, but there is an episode")
 
 
+def test_names_of_d4rl(replay, tmp_path):
+    arrays = arrays_of(replay)
+    arrays["terminals"], arrays["timeouts"] = arrays.pop("terminations"), arrays.pop("truncations")
+    np.savez(tmp_path / "a.npz", **arrays)
+    assert_same(load_recording(tmp_path / "a.npz"), replay)
+
+
+def test_observations_with_the_last_one_of_each_episode(replay, tmp_path):
+    """As Minari stores them: one more than steps. Of episodes without an end the last one is not needed."""
+    arrays = arrays_of(replay)
+    episodes = [replay.episode(i) for i in range(replay.num_episodes)]
+    assert any(e.final_obs is None for e in episodes)
+    last = [np.full((1, *SHAPE), 9, np.uint8) if e.final_obs is None else e.final_obs[None] for e in episodes]
+    frames = np.concatenate([part for e, final in zip(episodes, last, strict=True) for part in (e.obs, final)])
+    finals = arrays.pop("final_observations")
+    np.savez(tmp_path / "a.npz", **arrays | {"observations": frames})
+    assert_same(load_recording(tmp_path / "a.npz"), replay)
+    np.savez(tmp_path / "a.npz", **arrays | {"observations": frames, "final_observations": finals})
+    with pytest.raises(ValueError, match=r"observations: expected 60 rows as in actions, got"):
+        load_recording(tmp_path / "a.npz")
+
+
+FORMS = {  # how frames are stored, and whether their first channel is all there is
+    "gray": (lambda x: x[..., 0], True),
+    "gray with a channel": (lambda x: x[..., :1], True),
+    "channels first": (lambda x: np.moveaxis(x, -1, -3), False),
+    "gray channels first": (lambda x: np.moveaxis(x[..., :1], -1, -3), True),
+    "floats": (lambda x: x.astype(np.float32) / 255, False),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_frames_of_another_form(replay, tmp_path, name):
+    store, gray = FORMS[name]
+    arrays = arrays_of(replay)
+    for key in ("observations", "final_observations"):
+        arrays[key] = store(arrays[key])
+    np.savez(tmp_path / "a.npz", **arrays)
+    loaded = load_recording(tmp_path / "a.npz")
+    assert loaded.frame_shape == SHAPE
+    for i in range(replay.num_episodes):
+        pairs = [(loaded.episode(i).obs, replay.episode(i).obs)]
+        if replay.episode(i).final_obs is not None:
+            pairs.append((loaded.episode(i).final_obs, replay.episode(i).final_obs))
+        for frames, truth in pairs:
+            np.testing.assert_array_equal(frames, truth[..., :1].repeat(3, axis=-1) if gray else truth)
+
+
+def test_numbers_with_a_dimension_too_many(replay, tmp_path):
+    arrays = arrays_of(replay)
+    columns = {name: arrays[name][:, None] for name in ("actions", "rewards", "terminations", "truncations")}
+    np.savez(tmp_path / "a.npz", **arrays | columns)
+    assert_same(load_recording(tmp_path / "a.npz"), replay)
+    np.savez(tmp_path / "a.npz", **arrays | {"actions": np.eye(6, dtype=np.float32)[arrays["actions"]]})
+    assert_same(load_recording(tmp_path / "a.npz"), replay)
+
+
+def test_published_halves_are_not_mixed(tmp_path, capsys):
+    """Train and test number their episodes from 0, both: one of them is named, by every command alike."""
+    replay = Replay(SHAPE)
+    random_steps(replay, np.random.default_rng(0), 40)
+    replay.close_episodes()
+    write_published(replay, tmp_path / "dataset" / "train")
+    assert_same(load_recording(tmp_path / "dataset"), replay)  # only one half: no doubt
+    write_published(replay, tmp_path / "dataset" / "test")
+    for command in ("info", "verify", "import", "export"):
+        out = [str(tmp_path / f"{command}.npz")] if command in ("import", "export") else []
+        code, said = run_command(capsys, command, str(tmp_path / "dataset"), *out)
+        assert code == (1 if command == "verify" else 2)
+        assert "holds two recordings; name one of them" in said
+        assert "dataset/train" in said
+        assert "dataset/test" in said
+    assert_same(load_recording(tmp_path / "dataset" / "test"), replay)
+    write_published(replay, tmp_path / "mixed" / "a")
+    write_published(replay, tmp_path / "mixed" / "b")
+    with pytest.raises(ValueError, match="mixed: episode 0 is there twice"):
+        load_recording(tmp_path / "mixed")
+
+
+def test_what_info_refuses_verify_does_not_call_whole(replay, tmp_path, capsys):
+    for name, value in (("actions", np.full(60, -1)), ("rewards", np.full(60, 1e39))):
+        np.savez(tmp_path / "a.npz", **arrays_of(replay) | {name: value})
+        assert [run_command(capsys, command, str(tmp_path / "a.npz"))[0] for command in ("info", "verify")] == [2, 1]
+
+
+def run_command(capsys, *argv) -> tuple[int, str]:
+    """The exit code, and all that was printed, which is one line."""
+    try:
+        code = main(list(argv))
+    except SystemExit as stop:
+        code = stop.code
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert said.count("\n") == 1
+    return code, said
+
+
+def test_import_makes_frames_of_another_size(tmp_path, capsys):
+    """Of a journal, too; gray ones become RGB. Truth: the mean over each new pixel's area."""
+    gray, no = Replay.open(tmp_path / "gray.journal", (6, 4, 1)), np.zeros((5, 1), bool)
+    append_steps(gray, np.random.default_rng(0), no, np.array([[False]] * 4 + [[True]]))
+    gray.commit()
+    gray.close()
+    assert main(["import", str(tmp_path / "gray.journal"), str(tmp_path / "out"), "--frame-size", "2"]) == 0
+    episode, truth = load_recording(tmp_path / "out").episode(0), gray.episode(0)
+    for frames, old in ((episode.obs, truth.obs), (episode.final_obs[None], truth.final_obs[None])):
+        mean = old.astype(float).reshape(len(old), 2, 3, 2, 2, 1).mean(axis=(2, 4))
+        assert frames.shape == (len(old), 2, 2, 3)
+        assert np.abs(frames - mean).max() <= 0.5001
+    capsys.readouterr()
+    code, said = run_command(capsys, "import", str(tmp_path / "out"), str(tmp_path / "more"), "--frame-size", "0")
+    assert (code, said) == (2, "--frame-size: must be at least 1, got 0\n")
+
+
 def test_npz_with_something_wrong(replay, tmp_path):
     path, good = tmp_path / "a.npz", arrays_of(replay)
     for name, value, message in [
         ("observations", good["observations"][:-1], "observations: expected 60 rows as in actions, got 59"),
+        ("observations", good["observations"] / 1.0, r"observations: expected uint8, or .*, got float64 from 0 to 255"),
+        ("observations", good["observations"][..., :2], r"observations: expected \[T, H, W, 3\] or gray"),
+        ("actions", good["actions"] - 7, "episode 0: act: expected 0 or more, got -"),
+        ("actions", np.ones((60, 2)), r"actions: expected integers \[T\], or one-hot rows, got float64 \[60, 2\]"),
+        ("rewards", np.zeros((60, 2)), r"rewards: expected one number a step, got \[60, 2\]"),
+        ("rewards", np.full(60, 1e39), "episode 0: rew: expected finite rewards that fit in float32"),
+        ("final_observations", None, "final_observations: expected .* frames, got 0 .*next_observations has them"),
         ("rewards", np.float32(1), "rewards: expected one row a step"),
         ("rewards", np.full(60, np.inf), "episode 0: rew: expected finite rewards"),
-        ("observations", good["observations"].astype(np.int16), "episode 0: obs: expected uint8, got int16"),
+        (
+            "observations",
+            good["observations"].astype(np.int16),
+            "observations: expected uint8, or floats from 0 to 1, got int16",
+        ),
         ("final_observations", good["final_observations"][1:], "final_observations: expected .* frames"),
-        ("final_observations", good["final_observations"][:, :1], "episode 0: final_obs: expected"),
+        ("final_observations", good["final_observations"][:, :1], r"final_observations: expected uint8 \[2, 5, 3\]"),
         ("episode_lengths", good["episode_lengths"][1:], "episode_lengths: expected positive integers that sum to 60"),
         ("actions", np.array([None] * 60), "actions: damaged"),
         ("terminations", None, "terminations: missing; there are observations"),
@@ -177,7 +306,7 @@ def test_commands(replay, tmp_path, capsys):
     assert main(["info", str(journal)]) == 0
     text = capsys.readouterr().out
     assert f"60 steps in {kept.num_episodes} episodes, 2 environments at a time" in text
-    assert "frames: 2x3x1" in text
+    assert "frames: 2x5x3" in text
     assert f"episode lengths: {kept.lengths.min()} to {kept.lengths.max()}" in text
 
     for path, told in [(journal, "whole, 1 commits"), (npz, f"whole, {kept.num_episodes} episodes")]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg, subcommand
 
 from diamond_fast.cli import parse, user_errors
+from diamond_fast.settings import Limits, check_limits
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.replay import Replay
@@ -42,11 +43,13 @@ class Export:
 
 @dataclass(frozen=True)
 class Import:
-    """Write a .npz recording or a published dataset/ folder as a journal."""
+    """Write a .npz recording, a published dataset/train folder or another journal as a journal."""
 
     path: Positional[Path]
     out: Positional[Path]
     """New file; a training run keeps its own in replay/journal."""
+    frame_size: Annotated[int | None, Limits(minimum=1, maximum=2**12), arg(metavar="N")] = None
+    """Make the frames of this height and width, in pixels, by area averaging."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return verify(path)
             case Export(path, out):
                 export(path, out)
-            case Import(path, out):
-                import_recording(path, out)
+            case Import(path, out, frame_size):
+                check_limits(command)
+                import_recording(path, out, frame_size)
     return 0
 
 
@@ -106,12 +110,12 @@ def summary(path: Path) -> str:
 
 
 def verify(path: Path) -> int:
-    from diamond_fast.replay.formats import read_episodes
+    from diamond_fast.replay.formats import load_recording
     from diamond_fast.replay.journal import Journal
 
     if path.is_dir() or path.suffix == ".npz":
         try:
-            count = sum(1 for _ in read_episodes(path))
+            count = load_recording(path).num_episodes
         except ValueError as error:
             print(f"damaged: {error}")
             return EXIT_DAMAGED
@@ -134,12 +138,12 @@ def export(path: Path, out: Path) -> None:
     report(replay, out)
 
 
-def import_recording(path: Path, out: Path) -> None:
+def import_recording(path: Path, out: Path, frame_size: int | None = None) -> None:
     from diamond_fast.replay import Replay
-    from diamond_fast.replay.formats import read_episodes
+    from diamond_fast.replay.formats import read_episodes, with_frame_size
 
     refuse_to_overwrite(out)
-    episodes = list(read_episodes(path))
+    episodes = [each if frame_size is None else with_frame_size(each, frame_size) for each in read_episodes(path)]
     replay = Replay.open(out, episodes[0].obs.shape[1:], capacity=sum(len(episode.act) for episode in episodes))
     for episode in episodes:
         replay.append_episode(episode)

@@ -1,15 +1,16 @@
 """Recordings of other programs, as episodes: the published `dataset/` folders and .npz files.
 
-A .npz recording holds T steps of one episode after another, under Gymnasium's names or ours:
+A .npz recording holds T steps of one episode after another, under Gymnasium's and Minari's names, ours, or D4RL's:
 
-    observations (obs)          uint8 [T, H, W, C]
-    actions (act)               integers [T]
-    rewards (rew)               numbers [T]
-    terminations (end)          bool [T]
-    truncations (trunc)         bool [T]
-    final_observations          uint8 [E, H, W, C], one for each ended episode, or
-    next_observations           uint8 [T, H, W, C], the true frame after each step
-    episode_lengths             integers, optional: where episodes stop that have no end
+    observations (obs)              uint8 [T, H, W, 3], or what `conversion` makes into it
+    actions (act)                   integers [T], or one-hot rows [T, A]
+    rewards (rew)                   numbers [T]
+    terminations (end, terminals)   bool [T]
+    truncations (trunc, timeouts)   bool [T]
+    final_observations              frames [E, ...], one for each ended episode, or
+    next_observations               frames [T, ...], the true frame after each step, or
+                                    observations with one frame more in each episode, its last: [T + episodes, ...]
+    episode_lengths                 integers, optional: where episodes stop that have no end
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from diamond_fast.area import AreaResize
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay.buffer import Episode, Replay
+from diamond_fast.replay.conversion import action_numbers, frame_conversion, one_a_step, repeat_gray
 from diamond_fast.torch_file import load_torch_file
 
 _SHORT_NAMES = {
@@ -34,6 +37,7 @@ _SHORT_NAMES = {
     "terminations": "end",
     "truncations": "trunc",
 }
+_D4RL_NAMES = {"terminations": "terminals", "truncations": "timeouts"}
 
 
 def load_recording(path: Path | str) -> Replay:
@@ -54,20 +58,30 @@ def load_recording(path: Path | str) -> Replay:
 
 
 def read_episodes(path: Path | str) -> Iterator[Episode]:
-    """Yields the episodes of a .npz recording or a published `dataset/` folder, checked.
+    """Yields the episodes of a journal, a .npz recording or a published `dataset/` folder, checked, with RGB frames.
 
     Raises:
         ValueError: the message names the first wrong array.
         OSError: it cannot be read.
     """
     path, frame_shape = Path(path), None
-    episodes = _read_published(path) if path.is_dir() else _read_npz(path)
+    if path.is_dir():
+        episodes = _read_published(path)
+    else:
+        episodes = _read_npz(path) if path.suffix == ".npz" else _read_journal(path)
     for i, episode in enumerate(episodes):
         _check(f"{path}: episode {i}", episode, frame_shape)
         frame_shape = episode.obs.shape[1:]
         yield episode
     if frame_shape is None:
         raise ValueError(f"{path}: no episodes")
+
+
+def with_frame_size(episode: Episode, size: int) -> Episode:
+    """The episode with frames of this height and width, by area averaging."""
+    resize = AreaResize(*episode.obs.shape[1:3], size)
+    obs = np.concatenate([resize(episode.obs[t : t + 64]) for t in range(0, len(episode.obs), 64)])
+    return episode._replace(obs=obs, final_obs=None if episode.final_obs is None else resize(episode.final_obs))
 
 
 def write_npz(replay: Replay, path: Path | str) -> None:
@@ -106,19 +120,50 @@ def _write_array(
 
 def _read_npz(path: Path) -> Iterator[Episode]:
     arrays = _load_arrays(path)
-    for name in ("rewards", "terminations", "truncations", "actions", "observations"):
-        if len(arrays[name]) != len(arrays["actions"]):
-            raise ValueError(
-                f"{path}: {name}: expected {len(arrays['actions'])} rows as in actions, got {len(arrays[name])}"
-            )
+    arrays["actions"] = action_numbers(f"{path}: actions", arrays["actions"])
+    for name in ("rewards", "terminations", "truncations"):
+        arrays[name] = one_a_step(arrays[name])
+        _check_rows(path, name, arrays)
+        if arrays[name].ndim != 1:
+            raise ValueError(f"{path}: {name}: expected one number a step, got {list(arrays[name].shape)}")
     done = arrays["terminations"].astype(bool) | arrays["truncations"].astype(bool)
     stops = _stops(path, done, arrays.get("episode_lengths"))
-    finals = _finals(path, done, arrays)
+    convert = frame_conversion(f"{path}: observations", arrays["observations"])
+    more = int(_holds_last_frames(path, arrays, len(stops)))  # observations in each episode
+    finals = {} if more else _finals(path, done, arrays)
     start = 0
-    for stop in stops:
-        columns = (arrays[name][start:stop] for name in _SHORT_NAMES)
-        yield Episode(*columns, final_obs=finals.get(stop - 1))
+    for number, stop in enumerate(stops):
+        first = start + more * number
+        obs, end = arrays["observations"][first : first + stop - start + more], stop - start
+        final = obs[end] if more and done[stop - 1] else finals.get(stop - 1)
+        columns = (arrays[name][start:stop] for name in _SHORT_NAMES if name != "observations")
+        yield Episode(convert(obs[:end]), *columns, final_obs=None if final is None else convert(final[None])[0])
         start = stop
+
+
+def _check_rows(path: Path, name: str, arrays: dict[str, np.ndarray], other: str = "") -> None:
+    if len(arrays[name]) != len(arrays["actions"]):
+        raise ValueError(
+            f"{path}: {name}: expected {len(arrays['actions'])} rows as in actions{other}, got {len(arrays[name])}"
+        )
+
+
+def _holds_last_frames(path: Path, arrays: dict[str, np.ndarray], num_episodes: int) -> bool:
+    """Whether the observations have one frame more than steps in each episode, as Minari's."""
+    apart = {"final_observations", "next_observations"} & set(arrays)
+    with_last = len(arrays["actions"]) + num_episodes
+    if len(arrays["observations"]) == with_last and not apart:
+        return True
+    _check_rows(path, "observations", arrays, "" if apart else f" (or {with_last}, with the last of each episode)")
+    return False
+
+
+def _read_journal(path: Path) -> Iterator[Episode]:
+    replay = Replay.load(path)
+    for i in range(replay.num_episodes):
+        episode = replay.episode(i)
+        final = episode.final_obs
+        yield episode._replace(obs=repeat_gray(episode.obs), final_obs=None if final is None else repeat_gray(final))
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -126,8 +171,9 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             for name, short in _SHORT_NAMES.items():
-                stored = name if name in file else short
-                if stored not in file:
+                names = (name, short, _D4RL_NAMES.get(name, name))
+                stored = next((each for each in names if each in file), None)
+                if stored is None:
                     raise ValueError(f"{path}: {name}: missing; there are {', '.join(file)}")
                 arrays[name] = _load_array(path, file, stored)
             for name in ("final_observations", "next_observations", "episode_lengths"):
@@ -167,13 +213,26 @@ def _finals(path: Path, done: np.ndarray, arrays: dict[str, np.ndarray]) -> dict
         name, rows, expected = "final_observations", range(len(ended)), len(ended)
     frames = arrays.get(name, np.empty((0,)))
     if len(frames) != expected:
-        raise ValueError(f"{path}: {name}: expected {expected} frames, got {len(frames)}")
+        hint = "" if name in arrays else " (of the frames after the last steps; next_observations has them, too)"
+        raise ValueError(f"{path}: {name}: expected {expected} frames, got {len(frames)}{hint}")
+    obs = arrays["observations"]
+    if len(frames) and (frames.dtype, frames.shape[1:]) != (obs.dtype, obs.shape[1:]):
+        raise ValueError(
+            f"{path}: {name}: expected {obs.dtype} {list(obs.shape[1:])} as observations, "
+            f"got {frames.dtype} {list(frames.shape[1:])}"
+        )
     return {step: frames[row] for step, row in zip(ended, rows, strict=True)}
 
 
 def _read_published(folder: Path) -> Iterator[Episode]:
     """Episodes of the published code, one .pt file each, numbered from 0 in nested folders."""
-    files = {int(file.stem): file for file in folder.rglob("*.pt") if file.stem.isdigit()}
+    halves = [folder / name for name in ("train", "test")]
+    if all(half.is_dir() for half in halves):
+        raise ValueError(f"{folder}: holds two recordings; name one of them, {halves[0]} or {halves[1]}")
+    files: dict[int, Path] = {}
+    for file in sorted(folder.rglob("*.pt")):
+        if file.stem.isdecimal() and (other := files.setdefault(int(file.stem), file)) != file:
+            raise ValueError(f"{folder}: episode {int(file.stem)} is there twice, {other} and {file}")
     for i in range(len(files)):
         if i not in files:
             raise ValueError(f"{folder}: episode {i} is missing, but there is an episode {max(files)}")
@@ -193,12 +252,12 @@ def _published_episode(file: Path) -> Episode:
     if final is not None:  # kept in the models' range, unlike the other frames
         final = to_uint8(final.reshape(final.shape[-3:])).numpy()
     return Episode(
-        obs=stored["obs"].permute(0, 2, 3, 1).numpy(),
-        act=stored["act"].numpy(),
-        rew=stored["rew"].numpy(),
-        end=stored["end"].numpy(),
-        trunc=stored["trunc"].numpy(),
-        final_obs=final,
+        obs=repeat_gray(stored["obs"].permute(0, 2, 3, 1).numpy()),
+        act=action_numbers(f"{file}: act", stored["act"].numpy()),
+        rew=one_a_step(stored["rew"].numpy()),
+        end=one_a_step(stored["end"].numpy()),
+        trunc=one_a_step(stored["trunc"].numpy()),
+        final_obs=None if final is None else repeat_gray(final),
     )
 
 
@@ -218,7 +277,10 @@ def _check(where: str, episode: Episode, frame_shape: tuple[int, ...] | None) ->
         array = getattr(episode, name)
         expect(array.shape == (length,), name, f"[{length}]", list(array.shape))
         expect(array.dtype.kind in kinds, name, {"iu": "integers", "fiu": "numbers", "biu": "bool"}[kinds], array.dtype)
-    expect(bool(np.isfinite(episode.rew).all()), "rew", "finite rewards", "nan or infinity")
+    expect(bool((episode.act >= 0).all()), "act", "0 or more", episode.act.min())
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(episode.rew.astype(np.float32)).all()
+    expect(bool(finite), "rew", "finite rewards that fit in float32", "nan, infinity or more")
     for name in ("end", "trunc"):
         array = getattr(episode, name)
         expect(bool(np.isin(array, (0, 1)).all()), name, "0 or 1", array.max())
