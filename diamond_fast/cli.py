@@ -11,6 +11,8 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from diamond_fast.envs.failure import EnvironmentFailedError
+
 T = TypeVar("T")
 
 BAD_INPUT = 2
@@ -73,6 +75,8 @@ def user_errors() -> Iterator[None]:
     """
     try:
         yield
+    except EnvironmentFailedError as error:
+        fail(str(error))
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

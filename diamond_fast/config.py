@@ -5,8 +5,10 @@ is its help on the command line, the type says what values it takes. Units: step
 (4 Atari frames each), updates are optimiser steps, epochs follow DIAMOND's trainer (collect, then train each model).
 """
 
+import json
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
@@ -28,6 +30,7 @@ FiniteFloat = Annotated[float, Limits()]
 Fraction = Annotated[float, Limits(minimum=0, maximum=1)]
 Seed = Annotated[int, Limits(minimum=0, maximum=MOST)]
 RgbChannels = Annotated[int, Limits(minimum=3, maximum=3)]
+NumActions = Annotated[int, Limits(minimum=1, maximum=2**12)]
 
 
 # --- networks -------------------------------------------------------------------------------------------------------
@@ -227,6 +230,8 @@ class EvaluationConfig:
     """Episodes at the end of the run."""
     num_envs: Length = 8
     """Environments stepped together, at most. Episodes are dealt out beforehand, so short ones are not favoured."""
+    max_steps: Annotated[int, Limits(minimum=1, maximum=10**6)] = 27_000
+    """A test episode that has not ended after this many steps is cut short. No Atari game is longer."""
 
 
 @dataclass(frozen=True)
@@ -234,9 +239,18 @@ class RunConfig:
     """Train DIAMOND: a policy learned inside a diffusion world model of a game."""
 
     game: Annotated[str | None, arg(metavar="NAME")] = None
-    """Atari game: Boxing, Pong, ... One of the two is needed, --game or --env-id."""
+    """Atari game: Boxing, Pong, ... One of the two is needed, --game or --env-id, or a --static-dataset."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
     """Any Gymnasium environment with image observations and discrete actions."""
+    env_kwargs: Annotated[str | None, arg(metavar="JSON")] = None
+    """Arguments for the environment of --env-id, such as '{"continuous": false}' for CarRacing-v3."""
+    env_runs_in: Literal["thread", "process", "main"] = "thread"
+    """Where the environment of --env-id runs. process: each in a process of its own, for one that needs the main
+    thread, signal handlers or an event loop, or that may crash. main: in the main thread, without time limits."""
+    env_timeout: PositiveFloat = 60.0
+    """Seconds to wait for a step of the environment before the run ends."""
+    env_start_timeout: PositiveFloat = 300.0
+    """Seconds to wait until an environment is made, and until its first episode begins."""
     seed: Seed = 0
     """Fixes every random number of the run."""
     frame_size: Length = 64
@@ -248,7 +262,10 @@ class RunConfig:
     model_free: bool = False
     """Train the policy in the real environment instead; no world model."""
     static_dataset: Annotated[str | None, arg(metavar="PATH")] = None
-    """Train from this recording instead of collecting: a journal, a .npz file or a published dataset/train folder."""
+    """Train from this recording instead of collecting: a journal, a .npz file or a published dataset/train folder.
+    It needs neither --game nor --env-id; without them no test games are played."""
+    num_actions: Annotated[NumActions | None, arg(metavar="N")] = None
+    """Actions of the game in --static-dataset, if neither --game nor --env-id says it and not all were recorded."""
     precision: Precision = "bf16"
     """Arithmetic of the networks. bf16: convolutions in bfloat16 where the machine is made for it (tensor cores, AMX),
     else float32; weights, sums and losses stay float32. tf32: as published; on a CPU the same as fp32."""
@@ -273,6 +290,42 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 
     @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """H, W, C of the frames the models see."""
+        return self.frame_size, self.frame_size, self.denoiser.inner_model.img_channels
+
+    @property
+    def has_env(self) -> bool:
+        """Whether there is a game to play, and not only a recording of one."""
+        return self.game is not None or self.env_id is not None
+
+    @property
+    def env_arguments(self) -> dict[str, Any]:
+        """``env_kwargs``, decoded.
+
+        Raises:
+            ValueError: it is no JSON object.
+        """
+        try:
+            arguments = json.loads(self.env_kwargs or "{}")
+        except (ValueError, RecursionError):
+            arguments = None
+        if not isinstance(arguments, dict):
+            example = """for instance '{"continuous": false}'"""
+            raise ValueError(f"--env-kwargs: must be a JSON object, {example}, got {self.env_kwargs!r}")
+        return arguments
+
+    @property
+    def name(self) -> str:
+        """The game, the environment's id or, without either, what the recording is called."""
+        return self.game or self.env_id or _recording_name(Path(self.static_dataset or ""))
+
+    @property
+    def title(self) -> str:
+        """The name without a namespace: for people, and for folders."""
+        return self.name.rpartition("/")[2]
+
+    @property
     def reward_end_seq_length(self) -> int:
         """Frames in a reward/end training sequence: a rollout after its burn-in."""
         return self.world_model.horizon + self.denoiser.inner_model.num_steps_conditioning
@@ -281,3 +334,9 @@ class RunConfig:
     def denoiser_seq_length(self) -> int:
         """Frames in a denoiser training sequence: context, the next frame, and the autoregressive ones."""
         return self.denoiser.inner_model.num_steps_conditioning + 1 + self.num_autoregressive_steps
+
+
+def _recording_name(path: Path) -> str:
+    """The last part of the path that says something: boxing of ``boxing/dataset/train``."""
+    generic = ("", "train", "test", "dataset", "replay", "journal")
+    return next((part.stem for part in (path, *path.parents) if part.stem not in generic), "recording")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from tyro.conf import arg
 
 from diamond_fast.cli import is_out_of_memory, parse, user_errors
-from diamond_fast.config import CountInt, PositiveInt, Seed
+from diamond_fast.config import CountInt, PositiveInt, RunConfig, Seed
+from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
 
@@ -93,6 +94,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             results, compounding = measure(setup)
             tell(setup.out, results, compounding)
+        except EnvironmentFailedError as error:
+            _fail(f"{error}. Without games: --episodes 0 --held-out PATH")
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -158,6 +161,7 @@ def set_up(args: EvaluateArgs) -> Setup:
     """
     from diamond_fast.devices import resolve_device
     from diamond_fast.replay import load_recording
+    from diamond_fast.replay.fitting import check_fits
     from diamond_fast.runs.agents import load_agent
     from diamond_fast.training.perceptual import Perceptual
     from diamond_fast.training.precision import set_matmul_precision
@@ -165,7 +169,7 @@ def set_up(args: EvaluateArgs) -> Setup:
     device = resolve_device(args.device)
     trained = load_agent(args.run, args.checkpoint, args.pretrained, args.game, args.env_id)
     config = trained.config
-    num_episodes = config.evaluation.num_final_episodes if args.episodes is None else args.episodes
+    num_episodes = _num_episodes(args, config)
     if num_episodes == 0 and (args.held_out is None or config.model_free):
         raise ValueError("--episodes 0: leaves nothing to measure; give a recording with --held-out")
     if config.model_free and args.held_out is not None:
@@ -173,7 +177,7 @@ def set_up(args: EvaluateArgs) -> Setup:
     held_out = None if args.held_out is None else load_recording(args.held_out)
     num_actions = trained.agent.actor_critic.num_actions
     if held_out is not None:
-        _check_fits(args.held_out, held_out, config.frame_size, num_actions)
+        check_fits("--held-out", args.held_out, held_out, config.frame_shape, num_actions)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     out = _new_folder(args, trained)
     env = None if num_episodes == 0 else _open_game(trained, num_episodes, num_actions)
@@ -185,13 +189,17 @@ def set_up(args: EvaluateArgs) -> Setup:
     return Setup(args, trained, device, env, num_episodes, held_out, perceptual, out)
 
 
-def _check_fits(path: Path, replay: "Replay", frame_size: int, num_actions: int) -> None:
-    height, width, _ = replay.frame_shape
-    if (height, width) != (frame_size, frame_size):
-        raise ValueError(f"--held-out {path}: its frames are {height}x{width}, the agent's {frame_size}x{frame_size}")
-    actions = max((int(replay.episode(i).act.max()) for i in range(replay.num_episodes)), default=-1)
-    if not 0 <= actions < num_actions:
-        raise ValueError(f"--held-out {path}: its actions go up to {actions}, the agent's to {num_actions - 1}")
+def _num_episodes(args: EvaluateArgs, config: RunConfig) -> int:
+    """Games to play: none where the agent was trained from a recording alone."""
+    if config.has_env:
+        return config.evaluation.num_final_episodes if args.episodes is None else args.episodes
+    if args.episodes or args.held_out is None:
+        what = "--held-out" if not args.episodes else f"--episodes {args.episodes}"
+        raise ValueError(
+            f"{what}: {config.name} was learned from a recording, without a game to play; "
+            "give a recording with --held-out, and no --episodes"
+        )
+    return 0
 
 
 def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:
@@ -202,8 +210,7 @@ def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:
     elif args.run is not None:
         path = args.run / "evaluations" / f"epoch_{trained.epoch:06d}-{name}"
     else:
-        game = trained.config.game or trained.config.env_id.rpartition("/")[2]
-        path = Path("evaluations") / f"{game}-{name}"
+        path = Path("evaluations") / f"{trained.config.title}-{name}"
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"--out {path}: exists already; name a new folder")
     path.mkdir(parents=True, exist_ok=True)
@@ -211,15 +218,14 @@ def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:
 
 
 def _open_game(trained: "TrainedAgent", num_episodes: int, num_actions: int) -> "RealEnv":
-    from diamond_fast.envs.real import make_real_env
+    from diamond_fast.envs.real import make_env
 
     config = trained.config
     num_envs = min(num_episodes, config.evaluation.num_envs)
-    env = make_real_env(config.game, config.env_id, num_envs, config.frame_size, done_on_life_loss=False)
+    env = make_env(config, num_envs, done_on_life_loss=False)
     if env.num_actions != num_actions:
         env.close()
-        name = config.game or config.env_id
-        raise ValueError(f"{trained.source}: it knows {num_actions} actions, {name} has {env.num_actions}")
+        raise ValueError(f"{trained.source}: it knows {num_actions} actions, {config.name} has {env.num_actions}")
     return env
 
 
@@ -237,7 +243,7 @@ def measure(setup: Setup) -> "tuple[dict[str, Any], Compounding | None]":
     plan = {"play": setup.num_episodes, "imagine": 0 if config.model_free else setup.num_imagined}
     results: dict[str, Any] = {
         "agent": setup.trained.source,
-        "game": config.game or config.env_id,
+        "game": config.name,
         "epoch": setup.trained.epoch,
         "seed": args.seed,
         "device": _name_of(setup.device),
@@ -259,13 +265,13 @@ def measure(setup: Setup) -> "tuple[dict[str, Any], Compounding | None]":
 def _play(setup: Setup, progress: "Progress") -> "tuple[Evaluation, Replay | None]":
     """Games and, where the world model is to be judged on them, their recording."""
     from diamond_fast.replay import Replay
-    from diamond_fast.training.evaluate import MAX_STEPS_PER_GAME, evaluate
+    from diamond_fast.training.evaluate import about_cut_games, evaluate
 
     config, policy = setup.trained.config, setup.trained.agent.actor_critic
     num_stored = 0 if config.model_free or setup.held_out is not None else min(setup.num_episodes, NUM_STORED)
     replay = None
     if num_stored:
-        replay = Replay((config.frame_size, config.frame_size, 3), capacity=num_stored * MAX_STEPS_PER_GAME)
+        replay = Replay(config.frame_shape, capacity=num_stored * config.evaluation.max_steps)
     with progress.phase("play", setup.num_episodes) as phase:
         try:
             games = evaluate(
@@ -273,6 +279,8 @@ def _play(setup: Setup, progress: "Progress") -> "tuple[Evaluation, Replay | Non
             )
         finally:
             setup.env.close()
+    if line := about_cut_games(games, config):
+        progress.say(line)
     return games, replay
 
 

@@ -5,6 +5,7 @@ Names are looked up without importing ale_py or gymnasium, so that a typo is ans
 
 import difflib
 import json
+import re
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,3 +77,12 @@ def resolve_game(name: str) -> str:
     near = [usual_names[match] for match in difflib.get_close_matches(key, usual_names, n=1)]
     hint = f"did you mean {near[0]}?" if near else f"the games of Atari 100k are {', '.join(ATARI_100K)}"
     raise ValueError(f'unknown game "{name}"; {hint}')
+
+
+def atari_game_of(env_id: str) -> str | None:
+    """The usual name of the Atari game behind a Gymnasium id such as ALE/Boxing-v5; None for other ids."""
+    match = re.fullmatch(r"ALE/(\w+?)(?:-ram)?-v\d+|(\w+?)(?:NoFrameskip|Deterministic)-v\d+", env_id)
+    try:
+        return resolve_game(match[1] or match[2]) if match else None
+    except ValueError:
+        return None

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.training.trainer import Trainer
 
 PROGRAM = "python -m diamond_fast.train"
+OF_THE_MACHINE = ("env_runs_in", "env_timeout", "env_start_timeout")  # settings that a resumed run may have otherwise
 EXIT_FAILED = 1  # numbers that are not finite, a full disk, too little memory
 
 
@@ -159,7 +160,7 @@ def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:
     for name in ("preset", "out", "init_from"):
         if getattr(args, name) != getattr(TrainArgs, name):
             raise ValueError(f"{flag(name)}: cannot be combined with --resume, which keeps the run's own settings")
-    if changed := differences(config, args.config):
+    if changed := [each for each in differences(config, args.config) if each[0] not in OF_THE_MACHINE]:
         listed = ", ".join(f"{flag(path)} is {was}, not {now}" for path, was, now in changed)
         raise ValueError(f"--resume {folder}: a run keeps its settings: {listed}; start another one with --out")
     return args
@@ -203,12 +204,14 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     held.enter_context(folder.lock())
     program = PROGRAM if crew is None else f"torchrun --nproc-per-node {crew.size} {PROGRAM.removeprefix('python ')}"
     stop.how_to_go_on = f"{program} --resume {shlex.quote(str(folder.path))}"
-    if names_module(args.config.env_id):
+    if names_module(args.config):
         stop.how_to_go_on += f" --env-id {shlex.quote(args.config.env_id)}"
+    for path, _, now in differences(folder.read_config(args.config.env_id), args.config):
+        stop.how_to_go_on += f" {flag(path)} {now}"
     trainer = Trainer(args.config, folder, device, agent, args.logger, args.cuda_graphs, crew)
     held.callback(trainer.close)
     along = f" and {crew.size - 1} more" if crew is not None else ""
-    print(f"{_title(args.config)} on {device}{along}, seed {args.config.seed}: {folder.path}", flush=True)
+    print(f"{args.config.title} on {device}{along}, seed {args.config.seed}: {folder.path}", flush=True)
     return trainer
 
 
@@ -228,11 +231,12 @@ def _crew_size() -> int:
 
 def train(trainer: "Trainer", stop: StopSignals) -> None:
     """Run to the end; say where the results are, and how to go on."""
+    from diamond_fast.envs.failure import EnvironmentFailedError
     from diamond_fast.training.crew import CrewLostError
 
     try:
         result = trainer.run(stop)
-    except CrewLostError as error:
+    except (CrewLostError, EnvironmentFailedError) as error:
         _fail_later(str(error), stop)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -247,7 +251,10 @@ def train(trainer: "Trainer", stop: StopSignals) -> None:
         _fail_later(f"{where}{error.strerror}", stop)
     for picture in trainer.folder.newest_pictures():
         print(f"Picture: {picture}")
-    print(f"Return: {result}")
+    if result is None:
+        print("Return: none, since there is no game to play; diamond_fast.evaluate --held-out judges the world model")
+    else:
+        print(f"Return: {result}")
     print(f"Resume: {stop.how_to_go_on}")
 
 
@@ -297,7 +304,7 @@ def dry_run(args: TrainArgs) -> None:
         print(f"{flag(path)} {shown}")
     if args.preset == "auto" and args.resume is None:
         print(f"\n{_why_this_preset(args, device)}")
-    print(f"\n{_title(args.config)} on {device}\n{describe(args.config, _num_actions(args.config), device)}")
+    print(f"\n{args.config.title} on {device}\n{describe(args.config, _num_actions(args.config), device)}")
 
 
 def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
@@ -316,9 +323,15 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
 
 
 def _num_actions(config: RunConfig) -> int:
-    from diamond_fast.envs.real import make_real_env
+    if not config.has_env:
+        from diamond_fast.replay import load_recording
+        from diamond_fast.replay.fitting import check_fits
 
-    env = make_real_env(config.game, config.env_id, num_envs=1, frame_size=config.frame_size, done_on_life_loss=False)
+        replay = load_recording(config.static_dataset)
+        return check_fits("--static-dataset", config.static_dataset, replay, config.frame_shape, config.num_actions)
+    from diamond_fast.envs.real import make_env
+
+    env = make_env(config, num_envs=1, done_on_life_loss=False)
     try:
         return env.num_actions
     finally:
@@ -335,12 +348,8 @@ def _device(args: TrainArgs) -> "torch.device":
     return resolve_device(local_device(args.device))
 
 
-def _title(config: RunConfig) -> str:
-    return config.game or config.env_id.rpartition("/")[2]
-
-
 def _default_folder(config: RunConfig) -> Path:
-    return Path("runs") / f"{_title(config)}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"
+    return Path("runs") / f"{config.title}-{time.strftime('%Y%m%d-%H%M%S')}-seed{config.seed}"
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def test_ctrl_c_is_no_traceback(capsys, monkeypatch, tmp_path):
         ("--run run --horizon 0", "--horizon: must be at least 1, got 0"),
         ("--run run --segments many", "--segments: expected a whole number, got 'many'"),
         ("--run run --held-out nowhere.npz", "nowhere.npz"),
-        ("--run run --held-out other.npz", "--held-out other.npz: its frames are 8x8, the agent's 24x24"),
+        ("--run run --held-out other.npz", "--held-out other.npz: its frames are 8x8x3, the networks' 24x24x3; "),
         ("--run run --out run", "--out run: exists already; name a new folder"),
         ("--run other", "it knows 4 actions, diamond_fast/Catch-v0 has 3"),
         ("--run run --lpips-weights nowhere.pth", "--lpips-weights"),

@@ -1,14 +1,25 @@
 """Any Gymnasium environment with image observations and discrete actions as one slot of a real environment."""
 
 import difflib
-import math
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 import diamond_fast.envs.catch  # noqa: F401 (registers diamond_fast/Catch-v0)
+from diamond_fast.area import AreaResize
+from diamond_fast.envs.failure import EnvironmentFailedError, blamed
 from diamond_fast.envs.slot import SlotStep
+from diamond_fast.games import resolve_game
+
+NUM_FIRST_FRAMES = 100
+"""Frames among which one must be brighter than 1 of 255, or a line says so."""
+_GREATEST_REWARD = float(np.finfo(np.float32).max)
 
 
 class GymSlot:
@@ -22,21 +33,28 @@ class GymSlot:
     Args:
         env_id: a registered id, e.g. CarRacing-v3, or module:id.
         frame_size: height and width of the frames in pixels.
+        env_kwargs: arguments of the environment.
 
     Raises:
         ValueError: the id is unknown, observations are not uint8 images [H,W], [H,W,1] or [H,W,3], or actions are
             not discrete.
+        EnvironmentFailedError: the environment raised something; so do ``reset`` and ``recv``, also where it gave a
+            frame or a reward that is none.
     """
 
     seed_lasts = 0
 
-    def __init__(self, env_id: str, frame_size: int):
-        self._env = _make(env_id)
+    def __init__(self, env_id: str, frame_size: int, env_kwargs: Mapping[str, Any] | None = None):
+        self.name = env_id
+        self._env = _make(env_id, env_kwargs or {})
         self.frame_shape = (frame_size, frame_size, 3)
         obs_space, action_space = self._env.observation_space, self._env.action_space
         try:
             if not isinstance(action_space, spaces.Discrete):
-                raise ValueError(f"{env_id}: expected discrete actions, got {action_space}")
+                raise ValueError(
+                    f"{env_id}: expected discrete actions, got {action_space}; where an environment has both, "
+                    """--env-kwargs says which, as '{"continuous": false}' for CarRacing-v3"""
+                )
             if not (isinstance(obs_space, spaces.Box) and obs_space.dtype == np.uint8 and _is_image(obs_space.shape)):
                 raise ValueError(
                     f"{env_id}: expected uint8 image observations [H,W], [H,W,1] or [H,W,3], got {obs_space}"
@@ -47,51 +65,120 @@ class GymSlot:
         self.num_actions = int(action_space.n)
         self._first_action = int(action_space.start)
         self._action = 0
-        self._area_rows, self._area_columns = (_area_weights(size, frame_size) for size in obs_space.shape[:2])
+        self._obs_shape = obs_space.shape
+        self._scale = np.uint8(255 if obs_space.high.max() == 1 else 1)  # 0 and 1 are then black and white
+        self._resize = AreaResize(*obs_space.shape[:2], frame_size)
+        self._first_frames = _FirstFrames(env_id)
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:
-        obs, info = self._env.reset(seed=seed)
-        return self._frame(obs), int(info.get("lives", 0))
+        with blamed(self.name, "reset"):
+            obs, info = self._env.reset(seed=seed)
+            return self._frame(obs), _lives(info)
 
     def send(self, action: int) -> None:
         self._action = action
 
     def recv(self) -> SlotStep:
-        obs, reward, terminated, truncated, info = self._env.step(self._first_action + self._action)
-        if not math.isfinite(reward):
-            raise FloatingPointError(f"{self._env.spec.id}: the environment gave a reward of {reward}")
-        lives = int(info.get("lives", 0))
-        return SlotStep(self._frame(obs), float(reward), bool(terminated), bool(truncated), lives, None)
+        with blamed(self.name, "step"):
+            obs, reward, terminated, truncated, info = self._env.step(self._first_action + self._action)
+            reward = self._reward(reward)
+            return SlotStep(self._frame(obs), reward, bool(terminated), bool(truncated), _lives(info), None)
 
     def close(self) -> None:
-        self._env.close()
+        with blamed(self.name, "close"):
+            self._env.close()
 
-    def _frame(self, obs: np.ndarray) -> np.ndarray:
-        image = np.broadcast_to(obs.reshape(*obs.shape[:2], -1), (*obs.shape[:2], 3))
-        if image.shape == self.frame_shape:
-            return image
-        frame = np.einsum("ih,hwc,jw->ijc", self._area_rows, image, self._area_columns, optimize=True)
-        return np.floor(frame + 0.5).astype(np.uint8)
+    def _frame(self, obs: Any) -> np.ndarray:
+        image = np.asarray(obs)
+        if image.shape != self._obs_shape:
+            raise EnvironmentFailedError(
+                f"the environment {self.name} gave a frame of shape {list(image.shape)}, "
+                f"its observation_space says {list(self._obs_shape)}"
+            )
+        if image.dtype != np.uint8:
+            image = self._whole_numbers(image)
+        if self._scale != 1:
+            image = image * self._scale
+        self._first_frames.look(image)
+        return self._resize(np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3)))
+
+    def _whole_numbers(self, image: np.ndarray) -> np.ndarray:
+        """Integers of another width as uint8; what their dtype leaves open is refused."""
+        least, most = image.min(), image.max()
+        if image.dtype.kind not in "iu" or least < 0 or most > 255:
+            remedy = "(255 * frame).astype(np.uint8)" if least >= 0 and most <= 1 else "uint8 values from 0 to 255"
+            raise EnvironmentFailedError(
+                f"the environment {self.name} gave a frame of {image.dtype} from {least:g} to {most:g}, "
+                f"its observation_space says uint8; it should return {remedy}"
+            )
+        return image.astype(np.uint8)
+
+    def _reward(self, reward: Any) -> float:
+        value = np.nan
+        with suppress(TypeError, ValueError):
+            value = float(np.asarray(reward).item())  # an array of one number is a number
+        if not abs(value) <= _GREATEST_REWARD:
+            shown = " ".join(str(reward).split())[:80]
+            raise EnvironmentFailedError(
+                f"the environment {self.name} gave a reward of {shown}; expected a finite number that fits in float32"
+            )
+        return value
+
+
+class _FirstFrames:
+    """Says once for each environment if the first frames are nearly black all over.
+
+    They are probably in 0..1, and would be trained on as they look: black. Not refused, since a game may well begin in
+    the dark.
+    """
+
+    _told: set[str] = set()  # noqa: RUF012 (of all of them: environments are made anew for each evaluation)
+
+    def __init__(self, name: str):
+        self._name = name
+        self._left = NUM_FIRST_FRAMES
+
+    def look(self, image: np.ndarray) -> None:
+        if self._left == 0:
+            return
+        self._left -= 1
+        if image.max() > 1:
+            self._left = 0
+        elif self._left == 0 and self._name not in self._told:
+            self._told.add(self._name)
+            print(
+                f"The environment {self._name} has shown {NUM_FIRST_FRAMES} frames with no value above 1 of 255, which "
+                "is black; if its frames are in 0..1, it should return (255 * frame).astype(np.uint8).",
+                file=sys.stderr,
+                flush=True,
+            )
+
+
+def _lives(info: Any) -> int:
+    return int(info.get("lives", 0)) if isinstance(info, Mapping) else 0
 
 
 def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
 
-def _area_weights(size: int, new_size: int) -> np.ndarray:
-    """float32 [new_size, size]: the share of each old pixel in the area of each new one; rows sum to 1."""
-    edges = np.arange(new_size + 1) * size / new_size
-    pixels = np.arange(size)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return (overlap.clip(min=0) * new_size / size).astype(np.float32)
-
-
-def _make(env_id: str) -> gymnasium.Env:
+def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
     try:
-        return gymnasium.make(env_id)
-    except gymnasium.error.UnregisteredEnv as error:
-        near = difflib.get_close_matches(env_id, gymnasium.registry, n=1)
-        hint = f"did you mean {near[0]}?" if near else str(error)
-        raise ValueError(f'unknown environment "{env_id}"; {hint}') from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        raise ValueError(f'environment "{env_id}" cannot be made: {error}') from error
+        with blamed(env_id, "being made"):
+            # Gymnasium's own checker says in many lines what is checked here in one.
+            return gymnasium.make(env_id, **{"disable_env_checker": True, **kwargs})
+    except EnvironmentFailedError as failure:
+        error = failure.__cause__
+        if isinstance(error, gymnasium.error.UnregisteredEnv):
+            raise ValueError(f'unknown environment "{env_id}"; {_hint(env_id) or error}') from error
+        if isinstance(error, gymnasium.error.Error | ModuleNotFoundError):
+            raise ValueError(f'environment "{env_id}" cannot be made: {" ".join(str(error).split())}') from error
+        raise
+
+
+def _hint(env_id: str) -> str | None:
+    """What was probably meant by an id that nobody registered."""
+    with suppress(ValueError, ModuleNotFoundError):
+        return f"Atari games have a flag of their own, --game {resolve_game(re.sub(r'-v[0-9]+$', '', env_id))}"
+    near = difflib.get_close_matches(env_id, gymnasium.registry, n=1)
+    return f"did you mean {near[0]}?" if near else None

@@ -1,19 +1,45 @@
 """Real environments: Atari games and Gymnasium environments behind one vectorised interface."""
 
 import sys
+import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from diamond_fast.config import RunConfig
 from diamond_fast.envs.action_history import ActionHistory
+from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.slot import Slot
-from diamond_fast.envs.timed_worker import TimedWorker
+from diamond_fast.envs.timed_worker import MainThreadWorker, TimedWorker
+
+
+def make_env(cfg: RunConfig, num_envs: int, done_on_life_loss: bool) -> "RealEnv":
+    """The game of a run, as its settings say. Without ``done_on_life_loss``, games have the length of test games.
+
+    Raises:
+        ValueError, EnvironmentFailedError: as :func:`make_real_env`, or the run has a recording and no game.
+    """
+    if not cfg.has_env:
+        raise ValueError(f"{cfg.name}: the run has a recording and no game to play")
+    return make_real_env(
+        cfg.game,
+        cfg.env_id,
+        num_envs,
+        cfg.frame_size,
+        done_on_life_loss,
+        cfg.env_timeout,
+        env_kwargs=cfg.env_arguments,
+        start_timeout=cfg.env_start_timeout,
+        runs_in=cfg.env_runs_in,
+        max_steps=None if done_on_life_loss else cfg.evaluation.max_steps,
+    )
 
 
 def make_real_env(
@@ -23,6 +49,11 @@ def make_real_env(
     frame_size: int,
     done_on_life_loss: bool,
     timeout: float = 60.0,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    start_timeout: float | None = None,
+    runs_in: Literal["thread", "process", "main"] = "thread",
+    max_steps: int | None = None,
 ) -> "RealEnv":
     """Make an Atari game or a Gymnasium environment; exactly one of ``game`` and ``env_id`` is given.
 
@@ -33,9 +64,15 @@ def make_real_env(
         frame_size: height and width of the frames in pixels.
         done_on_life_loss: a lost life ends the episode, and the same game goes on in the next one.
         timeout: seconds to wait for a step before giving up.
+        env_kwargs: arguments of the Gymnasium environment.
+        start_timeout: seconds to wait for an environment to be made, and to begin; as ``timeout`` where None.
+        runs_in: where a Gymnasium environment runs: in a thread for all of them, in a process for each, or in the main
+            thread, without time limits. Made in another thread, ``main`` becomes ``process``.
+        max_steps: a game is cut short after so many steps; never where None.
 
     Raises:
         ValueError: an argument is out of range, or there is no such environment, or it is not of this kind.
+        EnvironmentFailedError: the environment raised something, or took too long.
     """
     if (game is None) == (env_id is None):
         raise ValueError(f"game, env_id: expected exactly one of the two, got {game!r} and {env_id!r}")
@@ -45,10 +82,19 @@ def make_real_env(
     if game is not None:
         from diamond_fast.envs.atari import AtariSlot  # the emulator is loaded only where it is played
 
-        return RealEnv(lambda: AtariSlot(game, frame_size), num_envs, done_on_life_loss, timeout)
+        make_slot = partial(AtariSlot, game, frame_size)
+        return RealEnv(make_slot, num_envs, done_on_life_loss, timeout, start_timeout, game, max_steps=max_steps)
     from diamond_fast.envs.gym_adapter import GymSlot
 
-    return RealEnv(lambda: GymSlot(env_id, frame_size), num_envs, done_on_life_loss, timeout)
+    make_slot = partial(GymSlot, env_id, frame_size, env_kwargs)
+    in_main_thread = runs_in == "main" and threading.current_thread() is threading.main_thread()
+    if runs_in != "thread" and not in_main_thread:
+        from diamond_fast.envs.process_slot import ProcessSlot
+
+        make_slot = partial(ProcessSlot, make_slot, env_id)
+    return RealEnv(
+        make_slot, num_envs, done_on_life_loss, timeout, start_timeout, env_id, in_main_thread, max_steps=max_steps
+    )
 
 
 class RealEnv(VectorEnv):
@@ -68,20 +114,40 @@ class RealEnv(VectorEnv):
         make_slot: makes one game.
         num_envs: how many.
         done_on_life_loss: a lost life terminates the episode, and the same game goes on in the next one.
-        timeout: seconds to wait for a step; then ``TimeoutError`` is raised, and the environment is of no more use.
+        timeout: seconds to wait for a step; then the environment is of no more use.
+        start_timeout: seconds to wait for one game to be made, and for its first episode; as ``timeout`` where None.
+        name: of the game, for errors.
+        in_main_thread: results are made where they are asked for, in the main thread, however long that takes.
+        max_steps: a game is cut short after so many steps; never where None.
+
+    Raises:
+        EnvironmentFailedError: it took too long. Besides what ``make_slot`` raises.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
-    def __init__(self, make_slot: Callable[[], Slot], num_envs: int, done_on_life_loss: bool, timeout: float = 60.0):
+    def __init__(
+        self,
+        make_slot: Callable[[], Slot],
+        num_envs: int,
+        done_on_life_loss: bool,
+        timeout: float = 60.0,
+        start_timeout: float | None = None,
+        name: str = "",
+        in_main_thread: bool = False,
+        max_steps: int | None = None,
+    ):
         self.closed = True  # nothing to close until the slots are there
+        self.name = name
         self.num_envs = num_envs
         self.done_on_life_loss = done_on_life_loss
         self.active = np.ones(num_envs, bool)
         """Environments that are stepped. The others stand still: the last frame, no reward, no end."""
-        self._worker = TimedWorker(timeout)
+        self._max_steps = max_steps
+        self._start_timeout = num_envs * (timeout if start_timeout is None else start_timeout)
+        self._worker = MainThreadWorker() if in_main_thread else TimedWorker(timeout)
         try:
-            self._slots = self._worker.call(lambda: [make_slot() for _ in range(num_envs)])
+            self._slots = self._start(lambda: [make_slot() for _ in range(num_envs)])
         except BaseException:
             self._worker.close()
             raise
@@ -96,6 +162,7 @@ class RealEnv(VectorEnv):
         self._obs: np.ndarray | None = None
         self._lives = np.zeros(num_envs, np.int64)
         self._fewest_lives = np.zeros(num_envs, np.int64)
+        self._game_lengths = np.zeros(num_envs, np.int64)
 
     # --- Gymnasium's interface --------------------------------------------------------------------------------------
 
@@ -121,7 +188,7 @@ class RealEnv(VectorEnv):
             self._history.rebase(base_seeds)
             self._seeded = True
         seeds = [self._history.next_seed(i) for i in range(self.num_envs)]
-        self._worker.call(self._begin, seeds)
+        self._start(self._begin, seeds)
         return self._obs, {"lives": self._lives.copy()}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -137,15 +204,15 @@ class RealEnv(VectorEnv):
             ValueError: actions are not of shape [N], or one is out of range.
             RuntimeError: the environment was not reset, or ``recv`` was not called after the last ``send``.
         """
-        self._start(self._checked(actions), np.flatnonzero(self.active).tolist())
+        self._step(self._checked(actions), np.flatnonzero(self.active).tolist())
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Wait for the step that ``send`` started and return its results.
 
         Raises:
-            TimeoutError: an environment did not answer in time.
+            EnvironmentFailedError: an environment did not answer in time, or raised something.
         """
-        return self._worker.result()
+        return self._result("--env-timeout")
 
     def close_extras(self, **kwargs: Any) -> None:
         if sys.is_finalizing():  # threads no longer run, and a wait for one would never end
@@ -155,7 +222,9 @@ class RealEnv(VectorEnv):
                 self._worker.result()
         try:
             if not self._worker.lost:  # a game that is stuck cannot be closed: its thread keeps it
-                self._worker.call(lambda: [slot.close() for slot in self._slots])
+                self._start(lambda: [slot.close() for slot in self._slots])
+        except EnvironmentFailedError as error:  # nobody needs it any more, and what was done with it counts
+            print(f"{error} (while it was closed)", file=sys.stderr, flush=True)
         finally:
             self._worker.close()
 
@@ -185,11 +254,11 @@ class RealEnv(VectorEnv):
             if ((actions < 0) | (actions >= self.num_actions)).any():
                 raise ValueError(f"state: actions are not below {self.num_actions}; it belongs to another game")
         self._seeded = True
-        self._worker.call(self._begin, [self._history.restart(i) for i in range(self.num_envs)])
+        self._start(self._begin, [self._history.restart(i) for i in range(self.num_envs)])
         lengths = np.array([len(actions) for actions in histories])
         for t in range(lengths.max()):
             stepped = np.flatnonzero(t < lengths).tolist()
-            self._start({i: int(histories[i][t]) for i in stepped}, stepped)
+            self._step({i: int(histories[i][t]) for i in stepped}, stepped)
             self.recv()
         wrong = np.flatnonzero(self._checksums() != state["frame_crc32"])
         if wrong.size:
@@ -202,7 +271,18 @@ class RealEnv(VectorEnv):
     def _checksums(self) -> np.ndarray:
         return np.array([zlib.crc32(np.ascontiguousarray(frame)) for frame in self._obs], np.int64)
 
-    def _start(self, actions: Sequence[int] | dict[int, int], stepped: list[int]) -> None:
+    def _start(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call what may take as long as a start."""
+        self._worker.submit(function, *args)
+        return self._result("--env-start-timeout", self._start_timeout)
+
+    def _result(self, flag: str, timeout: float | None = None) -> Any:
+        try:
+            return self._worker.result(timeout)
+        except TimeoutError as error:
+            raise EnvironmentFailedError(f"{self.name}: {error}; a larger {flag} waits longer") from None
+
+    def _step(self, actions: Sequence[int] | dict[int, int], stepped: list[int]) -> None:
         for i in stepped:
             self._slots[i].send(actions[i])
             self._history.record(i, actions[i])
@@ -215,6 +295,7 @@ class RealEnv(VectorEnv):
         self._obs = np.stack([frame for frame, _ in begun])
         self._lives = np.array([lives for _, lives in begun], np.int64)
         self._fewest_lives = self._lives.copy()
+        self._game_lengths[:] = 0
 
     def _finish(self, stepped: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         next_obs = self._obs.copy()
@@ -223,7 +304,11 @@ class RealEnv(VectorEnv):
         first_frames: dict[int, np.ndarray] = {}
         for i in stepped:
             next_obs[i], rewards[i], terminations[i], truncations[i], lives, first_frame = self._slots[i].recv()
+            self._game_lengths[i] += 1
+            if self._max_steps is not None and self._game_lengths[i] >= self._max_steps and not terminations[i]:
+                truncations[i] = True
             if terminations[i] or truncations[i]:
+                self._game_lengths[i] = 0
                 if first_frame is None or self._history.length(i) >= self._slots[i].seed_lasts:
                     first_frame, lives = self._slots[i].reset(self._history.next_seed(i))
                 first_frames[i] = first_frame

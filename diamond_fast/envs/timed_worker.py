@@ -1,5 +1,6 @@
-"""Calls with a time limit, for libraries that can wait for ever."""
+"""Calls with a time limit, for libraries that can wait for ever; without one, for those that want the main thread."""
 
+import signal
 import threading
 import weakref
 from collections.abc import Callable
@@ -7,27 +8,14 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 
-class TimedWorker:
-    """Runs calls on one thread of its own, one after the other, and waits for each ``timeout`` seconds at most.
+class Worker:
+    """Runs calls one after the other: ``submit`` starts one, ``result`` has its value."""
 
-    A call that is stuck in C++ cannot be stopped. Its thread is given up: the thread is a daemon and keeps what it
-    uses alive, so that neither the program's work nor its end waits for it.
-
-    Hand-over costs about 20 microseconds a call.
-    """
-
-    def __init__(self, timeout: float):
-        if not timeout > 0:
-            raise ValueError(f"timeout: expected seconds above 0, got {timeout}")
-        self.timeout = timeout
+    def __init__(self) -> None:
         self.lost = False
         """True once a call has exceeded its time or ``close`` was called."""
         self.busy = False
         """True between ``submit`` and ``result``."""
-        self._tasks: SimpleQueue = SimpleQueue()
-        self._results: SimpleQueue = SimpleQueue()
-        threading.Thread(target=_serve, args=(self._tasks, self._results), daemon=True, name="environment").start()
-        weakref.finalize(self, self._tasks.put, None)  # the thread ends with the last reference, also without close()
 
     def check_free(self) -> None:
         """
@@ -41,28 +29,19 @@ class TimedWorker:
 
     def submit(self, function: Callable[..., Any], *args: Any) -> None:
         """Start a call. Raises what ``check_free`` raises."""
-        self.check_free()
-        self.busy = True
-        self._tasks.put((function, args))
+        raise NotImplementedError
 
-    def result(self) -> Any:
+    def result(self, timeout: float | None = None) -> Any:
         """Wait for the call started last: its value, or its exception.
 
+        Args:
+            timeout: seconds to wait; where None, as many as for every call.
+
         Raises:
-            TimeoutError: no answer within ``timeout`` seconds.
+            TimeoutError: no answer in that time.
             RuntimeError: no call was started.
         """
-        if not self.busy:
-            raise RuntimeError("the environment was given nothing to do")
-        try:
-            value, error = self._results.get(timeout=self.timeout)
-        except Empty:
-            self.lost = True
-            raise TimeoutError(f"the environment did not answer within {self.timeout:g} s") from None
-        self.busy = False
-        if error is not None:
-            raise error
-        return value
+        raise NotImplementedError
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """``submit`` and ``result``."""
@@ -70,9 +49,91 @@ class TimedWorker:
         return self.result()
 
     def close(self) -> None:
-        """Let the thread end after the call it is in, if any. Does not wait."""
+        """Take no further calls. Does not wait."""
         self.lost = True
+
+    def _check_busy(self) -> None:
+        if not self.busy:
+            raise RuntimeError("the environment was given nothing to do")
+
+
+class TimedWorker(Worker):
+    """Runs calls on one thread of its own and waits for each ``timeout`` seconds at most.
+
+    A call that is stuck in C++ cannot be stopped. Its thread is given up: the thread is a daemon and keeps what it
+    uses alive, so that neither the program's work nor its end waits for it.
+
+    Hand-over costs about 20 microseconds a call.
+    """
+
+    def __init__(self, timeout: float):
+        if not timeout > 0:
+            raise ValueError(f"timeout: expected seconds above 0, got {timeout}")
+        super().__init__()
+        self.timeout = timeout
+        self._tasks: SimpleQueue = SimpleQueue()
+        self._results: SimpleQueue = SimpleQueue()
+        threading.Thread(target=_serve, args=(self._tasks, self._results), daemon=True, name="environment").start()
+        weakref.finalize(self, self._tasks.put, None)  # the thread ends with the last reference, also without close()
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> None:
+        self.check_free()
+        self.busy = True
+        self._tasks.put((function, args))
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._check_busy()
+        timeout = self.timeout if timeout is None else timeout
+        try:
+            value, error = self._results.get(timeout=timeout)
+        except Empty:
+            self.lost = True
+            raise TimeoutError(f"the environment did not answer within {timeout:g} s") from None
+        self.busy = False
+        if error is not None:
+            raise error
+        return value
+
+    def close(self) -> None:
+        """Let the thread end after the call it is in, if any."""
+        super().close()
         self._tasks.put(None)
+
+
+class MainThreadWorker(Worker):
+    """Runs each call where its result is asked for: in the main thread, however long it takes.
+
+    Handlers that a call sets for SIGINT, SIGTERM or SIGHUP are undone after it: the program's own stay.
+
+    Raises:
+        RuntimeError: made in another thread.
+    """
+
+    def __init__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("expected to be made in the main thread")
+        super().__init__()
+        self._task: tuple[Callable[..., Any], tuple[Any, ...]] | None = None
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> None:
+        self.check_free()
+        self.busy, self._task = True, (function, args)
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._check_busy()
+        (function, args), self._task = self._task, None
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        try:
+            return function(*args)
+        finally:
+            self.busy = False
+            for number, handler in before.items():
+                # The program's own turns to the default when a signal comes, so that a second one kills.
+                if handler is not None and signal.getsignal(number) not in (handler, signal.SIG_DFL):
+                    signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _serve(tasks: SimpleQueue, results: SimpleQueue) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from diamond_fast.config import RunConfig
 from diamond_fast.games import resolve_game, rom_id
 
 _WORDS = ("up", "down", "left", "right", "fire")
@@ -41,14 +42,14 @@ class Buttons:
         return best
 
 
-def action_names(game: str | None, env_id: str | None, num_actions: int) -> tuple[str, ...]:
-    """What the actions of an Atari game or a Gymnasium environment are called; numbers where nobody says.
+def action_names(cfg: RunConfig, num_actions: int) -> tuple[str, ...]:
+    """What the actions of a run's Atari game or Gymnasium environment are called; numbers where nobody says.
 
     The world model can be played without the game it was learned from: where that is not installed, or does not start,
     nobody says.
     """
     try:
-        names = _atari_names(game) if game is not None else _gymnasium_names(env_id)
+        names = _atari_names(cfg.game) if cfg.game is not None else _gymnasium_names(cfg)
     except Exception:
         names = []
     return tuple(names) if len(names) == num_actions else tuple(map(str, range(num_actions)))
@@ -69,12 +70,12 @@ def _atari_names(game: str) -> list[str]:
     return [action.name for action in ale.getMinimalActionSet()]
 
 
-def _gymnasium_names(env_id: str) -> list[str]:
+def _gymnasium_names(cfg: RunConfig) -> list[str]:
     import gymnasium
 
     import diamond_fast.envs.catch  # noqa: F401 (registers diamond_fast/Catch-v0)
 
-    env = gymnasium.make(env_id)
+    env = gymnasium.make(cfg.env_id, **cfg.env_arguments)
     try:
         meanings = getattr(env.unwrapped, "get_action_meanings", list)
         return [str(name) for name in meanings()]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.envs.real import RealEnv, make_real_env
+from diamond_fast.envs.failure import EnvironmentFailedError
+from diamond_fast.envs.real import RealEnv, make_env
 from diamond_fast.models.agent import Agent
 from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.playing.buttons import action_names
@@ -99,9 +100,8 @@ def load_source(
         replay = load_recording(cfg.static_dataset or folder.replay / "journal")
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
-    title = cfg.game or cfg.env_id.rpartition("/")[2]
-    names = action_names(cfg.game, cfg.env_id, agent.actor_critic.num_actions)
-    return Source(title, agent, cfg, replay, replay_name, names, fast)
+    names = action_names(cfg, agent.actor_critic.num_actions)
+    return Source(cfg.title, agent, cfg, replay, replay_name, names, fast)
 
 
 def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
@@ -109,13 +109,12 @@ def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
     replay = Replay((cfg.frame_size, cfg.frame_size, channels), capacity=NUM_RANDOM_STEPS)
     try:
         env = _make_env(cfg, done_on_life_loss=True)
-    except ValueError as error:
+    except (ValueError, EnvironmentFailedError) as error:
         raise ValueError(f"imagined episodes start from real frames, of which none are here: {error}") from None
     try:
         if env.num_actions != agent.actor_critic.num_actions:
             raise ValueError(
-                f"the agent knows {agent.actor_critic.num_actions} actions, "
-                f"{cfg.game or cfg.env_id} has {env.num_actions}"
+                f"the agent knows {agent.actor_critic.num_actions} actions, {cfg.name} has {env.num_actions}"
             )
         Collector(env, cfg.seed).collect(agent.actor_critic, replay, NUM_RANDOM_STEPS, epsilon=1.0)
     finally:
@@ -124,4 +123,4 @@ def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
 
 
 def _make_env(cfg: RunConfig, done_on_life_loss: bool) -> RealEnv:
-    return make_real_env(cfg.game, cfg.env_id, 1, cfg.frame_size, done_on_life_loss)
+    return make_env(cfg, 1, done_on_life_loss)

@@ -88,11 +88,13 @@ class RunFolder:
         try:
             config = from_json(RunConfig(), self.read_settings())
             check_limits(config)
+            runs_code = names_module(config)
         except ValueError as error:
             raise ValueError(f"{self.config_file}: {error}") from error
-        if names_module(config.env_id) and config.env_id != env_id:
+        if runs_code and config.env_id != env_id:
+            given = config.env_id if config.env_kwargs is None else f"{config.env_id} with {config.env_kwargs}"
             raise ValueError(
-                f"{self.config_file}: its env_id, {config.env_id}, would import code, which is done only where the "
+                f"{self.config_file}: its env_id, {given}, would import code, which is done only where the "
                 f"command line names it too; if you trust it, add --env-id {shlex.quote(config.env_id)}"
             )
         return config
@@ -199,6 +201,18 @@ def without_format(settings: Any) -> dict[str, Any]:
     return settings
 
 
-def names_module(env_id: str | None) -> bool:
-    """Whether Gymnasium imports a module to make it: ``module:Id-v0``."""
-    return env_id is not None and ":" in env_id
+def names_module(config: RunConfig) -> bool:
+    """Whether a module may be imported to make the environment: ``module:Id-v0``, in its id or among its arguments.
+
+    Some registered environments take the id of another one as an argument.
+    """
+    return config.env_id is not None and (":" in config.env_id or _holds_colon(config.env_arguments))
+
+
+def _holds_colon(value: Any) -> bool:
+    """Whether a string within decoded JSON has one."""
+    if isinstance(value, dict):
+        return any(map(_holds_colon, [*value, *value.values()]))
+    if isinstance(value, list):
+        return any(map(_holds_colon, value))
+    return isinstance(value, str) and ":" in value

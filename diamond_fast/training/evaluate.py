@@ -6,12 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diamond_fast.config import RunConfig
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.replay import Replay
 from diamond_fast.training.acting import Player, Policy
-
-MAX_STEPS_PER_GAME = 27_000
-"""An Atari game's, at most; a buffer for games takes memory only for what is played."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +115,15 @@ def evaluate(
     if replay is not None:
         replay.commit()
     return Evaluation(returns, lengths)
+
+
+def about_cut_games(result: Evaluation, cfg: RunConfig) -> str | None:
+    """A line on games that were cut short, whose returns say less; None where all have ended."""
+    most = cfg.evaluation.max_steps
+    cut = int((result.lengths >= most).sum())
+    if not cut:
+        return None
+    return f"{cfg.name}: {cut} of {len(result.lengths)} games had not ended after {most} steps and were cut short."
 
 
 def ci95(values: np.ndarray) -> np.ndarray:

@@ -24,8 +24,9 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
     """What a run records of its world model at each evaluation.
 
     Returns:
-        ``denoiser/held_out_loss``; ``reward_end/held_out_loss`` and, as ``reward_end/held_out_reward/precision/+1``
-        and so on, precision, recall and F1 of each reward sign and of ends.
+        ``denoiser/held_out_loss``, None where there are fewer steps than a sequence has; ``reward_end/held_out_loss``
+        and, as ``reward_end/held_out_reward/precision/+1`` and so on, precision, recall and F1 of each reward sign and
+        of ends.
     """
     at_most = MAX_BATCHES * cfg.reward_end_update.batch_size
     quality = reward_end_quality(agent.rew_end_model, replay, cfg, at_most)
@@ -38,8 +39,13 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
 
 
 @torch.no_grad()
-def denoiser_loss(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> float:
-    """The denoiser's training loss, on a few batches drawn uniformly from held-out episodes."""
+def denoiser_loss(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> float | None:
+    """The denoiser's training loss, on a few batches drawn uniformly from held-out episodes.
+
+    None where all of them together are shorter than one of its training sequences.
+    """
+    if replay.num_steps < cfg.denoiser_seq_length:
+        return None
     device = agent.denoiser.device
     randn = _seeded_randn(device, seed)
     segments = replay.segments(cfg.denoiser_update.batch_size, cfg.denoiser_seq_length, seed=seed)

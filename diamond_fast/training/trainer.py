@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig, UpdateConfig
+from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.on_device import OnDeviceEnv
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.envs.real import RealEnv, make_env
 from diamond_fast.models.agent import Agent
 from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES
 from diamond_fast.replay import Replay, load_recording
+from diamond_fast.replay.fitting import check_fits
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.background import BackgroundWriter
 from diamond_fast.runs.folder import RunFolder
@@ -29,7 +31,7 @@ from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
 from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.crew import Crew, CrewLostError
-from diamond_fast.training.evaluate import MAX_STEPS_PER_GAME, Evaluation, evaluate
+from diamond_fast.training.evaluate import Evaluation, about_cut_games, evaluate
 from diamond_fast.training.held_out import held_out_figures, imagine_held_out
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.precision import set_matmul_precision
@@ -72,21 +74,13 @@ class Trainer:
         set_matmul_precision(cfg.precision)
         torch.manual_seed(cfg.seed)
 
-        make_env = partial(make_real_env, cfg.game, cfg.env_id, frame_size=cfg.frame_size)
-        self.make_test_env = partial(make_env, done_on_life_loss=False)
-        num_envs = cfg.actor_critic_update.batch_size if cfg.model_free else cfg.collection.num_envs
-        self.train_env = make_env(num_envs=num_envs, done_on_life_loss=True)
-
-        num_actions = self.train_env.num_actions
-        if agent is not None and agent.actor_critic.num_actions != num_actions:
-            raise ValueError(
-                f"agent: it knows {agent.actor_critic.num_actions} actions, {cfg.game or cfg.env_id} has {num_actions}"
-            )
+        self.make_test_env = partial(make_env, cfg, done_on_life_loss=False)
+        self.train_env = self._make_train_env()
+        saved, self.replay = self._load()
+        num_actions = self._num_actions(agent)
         self.agent = agent or Agent(cfg, num_actions)
         self.agent.to(device, memory_format=torch.channels_last)
-        self.frame_shape = (cfg.frame_size, cfg.frame_size, cfg.denoiser.inner_model.img_channels)
-        saved, self.replay = self._load()
-        self.collector = Collector(self.train_env, self._seed("collect"))
+        self.collector = None if self.train_env is None else Collector(self.train_env, self._seed("collect"))
         real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free")) if cfg.model_free else None
         segments_seed = self._seed("segments")
         self.updates = make_updates(
@@ -113,10 +107,30 @@ class Trainer:
             self._share_experience()
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
 
+    def _make_train_env(self) -> RealEnv | None:
+        """None where there is only a recording."""
+        cfg = self.cfg
+        if not cfg.has_env:
+            return None
+        num_envs = cfg.actor_critic_update.batch_size if cfg.model_free else cfg.collection.num_envs
+        return make_env(cfg, num_envs, done_on_life_loss=True)
+
+    def _num_actions(self, agent: Agent | None) -> int:
+        """Those of the game; of a recording without one, those given or recorded."""
+        cfg = self.cfg
+        num_actions = cfg.num_actions if self.train_env is None else self.train_env.num_actions
+        if cfg.static_dataset is not None:
+            least = max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
+            path = cfg.static_dataset
+            num_actions = check_fits("--static-dataset", path, self.replay, cfg.frame_shape, num_actions, least)
+        if agent is not None and agent.actor_critic.num_actions != num_actions:
+            raise ValueError(f"agent: it knows {agent.actor_critic.num_actions} actions, {cfg.name} has {num_actions}")
+        return num_actions
+
     # --- the loop ---
 
-    def run(self, stop: StopSignals | None = None) -> Evaluation:
-        """Trains to the end and returns the final evaluation.
+    def run(self, stop: StopSignals | None = None) -> Evaluation | None:
+        """Trains to the end and returns the final evaluation; None where there is no game to play.
 
         Args:
             stop: signals to obey. When one comes, what is done is saved, in mid-epoch too, before Stopped is raised.
@@ -125,6 +139,7 @@ class Trainer:
             NonFiniteError, FloatingPointError: a loss, gradient or weight became NaN or infinite; it was not saved.
             OSError: the disk refused to take something.
             OutOfMemoryError: of torch.
+            EnvironmentFailedError: an environment raised something, or does not answer.
         """
         self._stop = stop or self._stop
         try:
@@ -134,7 +149,7 @@ class Trainer:
             self._saving.wait()
             raise
 
-    def _run(self) -> Evaluation:
+    def _run(self) -> Evaluation | None:
         if self.num_epochs == 0:
             self._collect_initially()
         plan = self._plan()
@@ -182,7 +197,8 @@ class Trainer:
             self._saving.close()
         except OSError as error:  # only where something else ended the run before this could
             print(f"checkpoint not written: {error}", flush=True)
-        self.train_env.close()
+        if self.train_env is not None:
+            self.train_env.close()
         self.replay.close()
         self.metrics.close()
 
@@ -311,23 +327,38 @@ class Trainer:
     # --- evaluate ---
 
     def _evaluate(self, epoch: int, num_episodes: int) -> dict[str, Any]:
-        """Returns of test games, and the world model's losses and pictures on them."""
-        replay = None if self.cfg.model_free else Replay(self.frame_shape, capacity=num_episodes * MAX_STEPS_PER_GAME)
+        """Returns of test games, and the world model's losses and pictures on them.
+
+        Without a game there are only pictures, of the recording that is trained on.
+        """
+        cfg, seed = self.cfg, self._seed("held_out")
+        if self.train_env is None:
+            self._save_pictures(self.replay, seed, epoch)
+            return {}
+        replay = None if cfg.model_free else Replay(cfg.frame_shape, capacity=num_episodes * cfg.evaluation.max_steps)
         with self.progress.phase("evaluate", num_episodes) as phase:
             result = self._play(num_episodes, epoch, replay, phase.advance)
         figures = {"test/seconds": phase.seconds, **_figures(result)}
         if replay is not None:
-            seed = self._seed("held_out")
-            figures |= held_out_figures(self.agent, replay, self.cfg, seed)
+            figures |= held_out_figures(self.agent, replay, cfg, seed)
+            if figures["denoiser/held_out_loss"] is None:
+                self.progress.say(
+                    f"denoiser/held_out_loss is left out: the test games of {cfg.name} have {replay.num_steps} steps "
+                    f"together, a training sequence has {cfg.denoiser_seq_length}."
+                )
             self._save_pictures(replay, seed, epoch)
         return figures
 
     def _play(self, num_episodes: int, index: int, replay: Replay | None, advance: Callable[[int], None]) -> Evaluation:
         env = self.make_test_env(num_envs=min(num_episodes, self.cfg.evaluation.num_envs))
         try:
-            return evaluate(self.agent.actor_critic, env, num_episodes, self._seed("evaluate"), index, replay, advance)
+            seed = self._seed("evaluate")
+            result = evaluate(self.agent.actor_critic, env, num_episodes, seed, index, replay, advance)
         finally:
             env.close()
+        if line := about_cut_games(result, self.cfg):
+            self.progress.say(line)
+        return result
 
     def _save_pictures(self, replay: Replay, seed: int, epoch: int) -> None:
         strips = imagine_held_out(self.agent, replay, self.cfg, seed)
@@ -340,8 +371,11 @@ class Trainer:
     def _draw_learning_curves(self) -> None:
         save_learning_curves(self.folder.learning_curves, read_metrics(self.folder.metrics_file))
 
-    def _evaluate_finally(self) -> Evaluation:
+    def _evaluate_finally(self) -> Evaluation | None:
         """Plays the final games, unless a run that was finished before has its result on record."""
+        if self.train_env is None:
+            self._draw_learning_curves()
+            return None
         for line in read_metrics(self.folder.metrics_file):
             if "final_test/returns" in line:
                 return Evaluation(np.array(line["final_test/returns"]), np.array(line["final_test/lengths"]))
@@ -361,7 +395,7 @@ class Trainer:
         resumes = checkpoint.latest_epoch(folder) is not None
         if self.cfg.static_dataset is not None:
             saved = checkpoint.load_latest(folder) if resumes else None
-            return saved, self._load_static_dataset(Path(self.cfg.static_dataset))
+            return saved, load_recording(Path(self.cfg.static_dataset))
         if not resumes:
             return None, self._open_replay(None)
         return checkpoint.load_latest(folder, use=lambda saved: (saved, self._open_replay(saved)))
@@ -373,16 +407,7 @@ class Trainer:
             journal.unlink(missing_ok=True)
         c = self.cfg.collection
         length = saved.state["replay"] if saved else None
-        return Replay.open(journal, self.frame_shape, c.num_envs, c.num_steps_total, length)
-
-    def _load_static_dataset(self, path: Path) -> Replay:
-        replay = load_recording(path)
-        if replay.frame_shape != self.frame_shape:
-            raise ValueError(f"{path}: its frames are {replay.frame_shape}, the run's {self.frame_shape}")
-        actions = max((replay.episode(i).act.max() for i in range(replay.num_episodes)), default=-1)
-        if not 0 <= actions < self.train_env.num_actions:
-            raise ValueError(f"{path}: its actions go up to {actions}, the game's to {self.train_env.num_actions - 1}")
-        return replay
+        return Replay.open(journal, self.cfg.frame_shape, c.num_envs, c.num_steps_total, length)
 
     def _finish_saving(self) -> None:
         started = time.monotonic()
@@ -426,6 +451,8 @@ class Trainer:
     def _restore_collector(self, state: dict[str, Any]) -> None:
         try:
             self.collector.load_state_dict(state)
+        except EnvironmentFailedError:
+            raise
         except RuntimeError as error:  # a user's environment that does not repeat itself
             print(f"{error}. Starting new games: this run goes on, but not exactly as it would have.", flush=True)
             self.collector = Collector(self.train_env, self._seed(f"collect after {self.replay.num_steps} steps"))
@@ -440,9 +467,10 @@ class Trainer:
         left = range(self.epoch + 1, self.num_epochs + 1)
         plan = {name: sum(self._num_updates(u.cfg, e) for e in left) - u.done for name, u in self.updates.items()}
         plan["collect"] = sum(map(self._collects, left)) * self.cfg.collection.steps_per_epoch
-        evaluations = sum(e % self.cfg.evaluation.every == 0 for e in left)
-        plan["evaluate"] = evaluations * self.cfg.evaluation.num_episodes
-        plan["final evaluation"] = self.cfg.evaluation.num_final_episodes
+        if self.train_env is not None:
+            evaluations = sum(e % self.cfg.evaluation.every == 0 for e in left)
+            plan["evaluate"] = evaluations * self.cfg.evaluation.num_episodes
+            plan["final evaluation"] = self.cfg.evaluation.num_final_episodes
         return plan
 
 

@@ -10,6 +10,7 @@ from crashed_runs import final_state
 from tiny_run import TINY
 
 from diamond_fast.envs.catch import Catch
+from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
@@ -186,5 +187,5 @@ class Poor(Catch):
 
 def test_a_reward_that_is_not_finite_names_the_environment(tmp_path, monkeypatch):
     monkeypatch.setitem(gymnasium.registry, "Poor-v0", gymnasium.envs.registration.EnvSpec("Poor-v0", Poor))
-    with pytest.raises(FloatingPointError, match="Poor-v0: the environment gave a reward of nan"):
+    with pytest.raises(EnvironmentFailedError, match="the environment Poor-v0 gave a reward of nan"):
         train(tmp_path / "run", cfg=replace(SHORT, env_id="Poor-v0"))

@@ -1,5 +1,6 @@
 import pytest
 
+from diamond_fast.config import RunConfig
 from diamond_fast.playing.buttons import Buttons, action_label, action_names
 
 ATARI = ("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN", "UPRIGHT", "UPLEFT", "UPFIRE", "UPRIGHTFIRE")
@@ -36,16 +37,16 @@ def test_other_actions_have_a_button_each():
 
 
 def test_names_come_from_the_game():
-    assert action_names("Boxing", None, 18)[:6] == ("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN")
-    assert action_names("Breakout", None, 4) == ("NOOP", "FIRE", "RIGHT", "LEFT")
-    assert action_names(None, "diamond_fast/Catch-v0", 3) == ("LEFT", "NOOP", "RIGHT")
-    assert action_names(None, "CartPole-v1", 2) == ("0", "1")
+    assert action_names(RunConfig(game="Boxing"), 18)[:6] == ("NOOP", "FIRE", "UP", "RIGHT", "LEFT", "DOWN")
+    assert action_names(RunConfig(game="Breakout"), 4) == ("NOOP", "FIRE", "RIGHT", "LEFT")
+    assert action_names(RunConfig(env_id="diamond_fast/Catch-v0"), 3) == ("LEFT", "NOOP", "RIGHT")
+    assert action_names(RunConfig(env_id="CartPole-v1"), 2) == ("0", "1")
 
 
 def test_a_game_that_is_not_installed_has_numbered_actions():
-    assert action_names(None, "NotInstalled-v3", 3) == ("0", "1", "2")
-    assert action_names(None, "not_installed:Env-v0", 2) == ("0", "1")
-    assert action_names("NoSuchGame", None, 2) == ("0", "1")
+    assert action_names(RunConfig(env_id="NotInstalled-v3"), 3) == ("0", "1", "2")
+    assert action_names(RunConfig(env_id="not_installed:Env-v0"), 2) == ("0", "1")
+    assert action_names(RunConfig(game="NoSuchGame"), 2) == ("0", "1")
 
 
 def test_labels():

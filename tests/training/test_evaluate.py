@@ -50,9 +50,9 @@ class CoinSlot:
 class CountingEnv(RealEnv):
     """Counts the games' own steps."""
 
-    def _start(self, actions, stepped):
+    def _step(self, actions, stepped):
         self.num_steps = getattr(self, "num_steps", 0) + len(stepped)
-        super()._start(actions, stepped)
+        super()._step(actions, stepped)
 
 
 def test_short_games_are_not_favoured():

@@ -219,11 +219,16 @@ def test_static_dataset(whole, tmp_path):
 
 
 def test_a_recording_of_another_game_is_refused(tmp_path):
-    for shape, action, message in (((16, 16, 3), 0, "its frames are"), ((24, 24, 3), 5, "its actions go up to 5")):
+    for shape, action, message in (
+        ((16, 16, 3), 0, "its frames are 16x16x3, the networks' 24x24x3; .* --frame-size 24 makes them so"),
+        ((24, 24, 3), 5, "its actions go from 5 to 5, expected 0 to 2"),
+        ((24, 24, 3), -1, "its actions go from -1 to -1, expected 0 to 2"),
+    ):
         path = tmp_path / f"journal{action}"
-        replay = Replay.open(path, shape, capacity=1)
+        replay = Replay.open(path, shape, capacity=20)
         frame, yes = np.zeros((1, *shape), np.uint8), np.ones(1, bool)
-        replay.append(frame, np.array([action]), np.zeros(1, np.float32), yes, ~yes, frame)
+        for _ in range(20):
+            replay.append(frame, np.array([action]), np.zeros(1, np.float32), yes, ~yes, frame)
         replay.commit()
         replay.close()
         with pytest.raises(ValueError, match=message):
