@@ -6,8 +6,12 @@ from glob import glob
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
 from setuptools.errors import CompileError
+from setuptools.modified import newer_group
 
-# The CPU engine is asked whether the processor can run it before it is imported (engine/cpu_program.py).
+# What Python sees of the CPU engine is compiled for any processor, so that it can be imported on any. Its object goes
+# first: of an inline function that several objects bring along, the linker keeps the first one's.
+CPU_BINDINGS = "csrc/cpu/bindings.cpp"
+CPU_KERNELS = sorted(set(glob("csrc/cpu/*.cpp")) - {CPU_BINDINGS})
 AMX = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma", "-mamx-tile", "-mamx-bf16"]
 
 
@@ -23,6 +27,12 @@ class Build(build_ext):
                 "install a compiler (Debian and Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++)"
             ) from error
 
+    def build_extension(self, ext):
+        if ext is cpu and (self.force or newer_group([*ext.sources, *ext.depends], self.get_ext_fullpath(ext.name))):
+            flags = [*ext.extra_compile_args, *AMX]
+            ext.extra_objects = self.compiler.compile(CPU_KERNELS, output_dir=self.build_temp, extra_postargs=flags)
+        super().build_extension(ext)
+
 
 replay = Pybind11Extension(
     "diamond_fast._replay",
@@ -33,11 +43,11 @@ replay = Pybind11Extension(
 )
 cpu = Pybind11Extension(
     "diamond_fast._cpu",
-    sorted(glob("csrc/cpu/*.cpp")),
-    depends=sorted(glob("csrc/cpu/*.hpp")),
+    [CPU_BINDINGS],
+    depends=[*CPU_KERNELS, *sorted(glob("csrc/cpu/*.hpp")), *sorted(glob("csrc/*.hpp"))],
     cxx_std=17,
-    # GCC 12 warns of its own headers for these instructions
-    extra_compile_args=["-O3", *AMX, "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
+    # GCC 12 warns of its own headers for the kernels' instructions
+    extra_compile_args=["-O3", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
     optional=True,
 )
 

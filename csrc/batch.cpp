@@ -3,11 +3,29 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 
 namespace replay {
 
+namespace {
+
+// The size of everything, in which no step can have overflowed.
+bool fits(int64_t batch_size, int64_t seq_length, int64_t frame_bytes) {
+  constexpr int64_t kMost = int64_t{1} << 46, kBytesAStep = 32;  // rounded up: all arrays but the frames
+  if (batch_size < 1 || seq_length < 1 || frame_bytes < 0) return false;
+  if (batch_size > kMost / kBytesAStep || seq_length > kMost / kBytesAStep / batch_size) return false;
+  return frame_bytes <= kMost / (batch_size * seq_length) - kBytesAStep;
+}
+
+}  // namespace
+
 BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_bytes)
     : batch_size(batch_size), seq_length(seq_length), frame_bytes(frame_bytes), num_bytes(0) {
+  if (!fits(batch_size, seq_length, frame_bytes)) {
+    throw std::invalid_argument("batch_size, seq_length: " + std::to_string(batch_size) + " segments of " +
+                                std::to_string(seq_length) + " steps are not positive sizes within 64 TiB");
+  }
   const auto place = [this](int64_t bytes) {
     const int64_t offset = num_bytes;
     num_bytes += (bytes + 63) / 64 * 64;
@@ -62,22 +80,39 @@ struct Span {
 
 Span span_of(const View& view, const Cut& cut, int64_t length) {
   const Episode& episode = view.episodes[cut.episode];
-  const int64_t from = std::clamp<int64_t>(cut.start, 0, episode.num_frames());
-  const int64_t to = std::clamp<int64_t>(cut.start + length, from, episode.num_frames());
-  return {episode.first_slot + from, std::clamp<int64_t>(-cut.start, 0, length), to - from,
+  const int64_t start = std::clamp<int64_t>(cut.start, -length, episode.num_frames());  // beyond, all is padding
+  const int64_t from = std::max<int64_t>(start, 0), to = std::clamp(start + length, from, episode.num_frames());
+  return {episode.first_slot + from, std::max<int64_t>(-start, 0), to - from,
           std::clamp<int64_t>(episode.length - from, 0, to - from)};
+}
+
+void check_cuts(const Store& store, const View& view, const std::vector<Cut>& cuts, const BatchLayout& layout) {
+  if (static_cast<int64_t>(cuts.size()) != layout.batch_size) {
+    throw std::invalid_argument("layout: made for " + std::to_string(layout.batch_size) + " segments, not " +
+                                std::to_string(cuts.size()));
+  }
+  if (layout.frame_bytes != 0 && layout.frame_bytes != store.frame_bytes()) {
+    throw std::invalid_argument("layout: made for frames of " + std::to_string(layout.frame_bytes) + " bytes, not " +
+                                std::to_string(store.frame_bytes()));
+  }
+  for (const Cut& cut : cuts) {
+    if (cut.episode < 0 || cut.episode >= view.num_episodes()) {
+      throw std::out_of_range("episode: " + std::to_string(cut.episode) + " is not one of the " +
+                              std::to_string(view.num_episodes()) + " stored");
+    }
+  }
 }
 
 }  // namespace
 
 void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const BatchLayout& layout, uint8_t* block) {
+  check_cuts(store, view, cuts, layout);
   const int64_t length = layout.seq_length, frame_bytes = layout.frame_bytes;
   auto* episodes = reinterpret_cast<int64_t*>(block + layout.episode);
   auto* starts = reinterpret_cast<int64_t*>(block + layout.start);
   for (const int64_t flags : {layout.end, layout.trunc, layout.mask_padding, layout.pixel_mask}) {
     std::memset(block + flags, 0, layout.batch_size * length);
   }
-  if (cuts.empty()) return;
   Span next = span_of(view, cuts[0], length);
   for (int64_t row = 0; row < layout.batch_size; ++row) {
     const Span span = next;

@@ -48,8 +48,13 @@ class PyPrefetcher {
 
   void ask(uint64_t batch, Array<uint8_t> block) {
     data_of(block, num_bytes_, "block");
-    prefetcher_.ask(batch, block.mutable_data());
     blocks_.push_back(std::move(block));
+    try {
+      prefetcher_.ask(batch, blocks_.back().mutable_data());
+    } catch (...) {
+      blocks_.pop_back();
+      throw;
+    }
   }
 
   void take() {
@@ -77,6 +82,9 @@ py::tuple slots(py::object self, int64_t first, int64_t count) {
 }
 
 py::array_t<uint8_t> take_block(const std::shared_ptr<BlockPool>& pool, int64_t num_bytes) {
+  if (num_bytes < 0 || static_cast<uint64_t>(num_bytes) > pool->num_bytes()) {
+    throw std::invalid_argument("num_bytes: a block holds " + std::to_string(pool->num_bytes()));
+  }
   struct Loan {
     std::shared_ptr<BlockPool> pool;
     void* block;
@@ -88,16 +96,6 @@ py::array_t<uint8_t> take_block(const std::shared_ptr<BlockPool>& pool, int64_t 
     loan->pool->give_back(loan->block);
   });
   return py::array_t<uint8_t>(num_bytes, static_cast<uint8_t*>(block), owner);
-}
-
-void check_cuts(const View& view, const std::vector<Cut>& cuts, int64_t batch_size) {
-  if (static_cast<int64_t>(cuts.size()) != batch_size) throw std::invalid_argument("cuts: expected one per row");
-  for (const Cut& cut : cuts) {
-    if (cut.episode < 0 || cut.episode >= view.num_episodes()) {
-      throw std::out_of_range("episode: " + std::to_string(cut.episode) + " is not one of the " +
-                              std::to_string(view.num_episodes()) + " stored");
-    }
-  }
 }
 
 }  // namespace
@@ -168,7 +166,12 @@ PYBIND11_MODULE(_replay, m) {
       .def("view", &Store::view)
       .def_property_readonly("num_lanes", &Store::num_lanes)
       .def_property_readonly("num_slots", &Store::num_slots)
-      .def("lane_start", &Store::lane_start)
+      .def("lane_start",
+           [](const Store& store, int64_t lane) {
+             store.lane_used(lane);  // throws where there is no such lane
+             return store.lane_start(lane);
+           })
+      .def("check_flags", &Store::check_flags, py::arg("lane"), py::arg("num_steps"), py::arg("num_slots"))
       .def("lane_used", &Store::lane_used)
       .def("lane_running", &Store::lane_running)
       .def_property_readonly("num_vector_steps", &Store::num_vector_steps)
@@ -196,13 +199,12 @@ PYBIND11_MODULE(_replay, m) {
             for (const auto& [episode, start] : segments) cuts.push_back({episode, start});
             py::gil_scoped_release release;
             const auto view = store.view();
-            check_cuts(*view, cuts, layout.batch_size);
             fill(store, *view, cuts, layout, memory);
           },
           py::arg("segments"), py::arg("layout"), py::arg("block").noconvert());
 
   py::class_<PyPrefetcher>(m, "Prefetcher")
-      .def(py::init<std::shared_ptr<Store>, SamplerOptions, BatchLayout, int64_t>(), py::arg("store"),
+      .def(py::init<std::shared_ptr<Store>, SamplerOptions, BatchLayout, int64_t>(), py::arg("store").none(false),
            py::arg("options"), py::arg("layout"), py::arg("num_threads"))
       .def("ask", &PyPrefetcher::ask, py::arg("batch"), py::arg("block").noconvert())
       .def("take", &PyPrefetcher::take);

@@ -102,9 +102,10 @@ void Prefetcher::take() {
   if (forked()) throw std::runtime_error("segments: their threads are in the parent process; make new ones here");
   std::unique_lock<std::mutex> lock(shared_->mutex);
   auto& jobs = shared_->jobs;
-  if (jobs.empty()) throw std::runtime_error("segments: no batch was asked for");
   const uint64_t version = shared_->store->version();  // as of the call: a busy writer cannot hold it up for ever
   while (true) {
+    // asked in every turn: while this thread waited, another may have taken the batch
+    if (jobs.empty()) throw std::runtime_error("segments: no batch was asked for");
     bool stale = false;
     for (Shared::Job& job : jobs) {
       if (job.state == Shared::State::kFilled && job.version < version) {

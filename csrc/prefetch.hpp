@@ -14,7 +14,7 @@ namespace replay {
 
 // Threads that fill blocks in the order they were asked for. A batch is what draw() makes of the view at the time it
 // is taken, so the number of threads shows in nothing but time: what was filled before the view changed is filled
-// again. All member functions are for one consumer thread.
+// again. Batches are for one consumer; a second thread that takes some gets each of them once, or an error.
 class Prefetcher {
  public:
   Prefetcher(std::shared_ptr<Store> store, SamplerOptions options, BatchLayout layout, int64_t num_threads);

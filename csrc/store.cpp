@@ -2,6 +2,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <new>
@@ -40,6 +41,7 @@ int64_t vector_steps(int64_t frame_bytes, int64_t num_lanes, int64_t capacity) {
   check_at_least_one(frame_bytes, "frame_shape");
   check_at_least_one(num_lanes, "num_envs");
   check_at_least_one(capacity, "capacity");
+  if (num_lanes > kMaxLanes) throw std::invalid_argument("num_envs: expected at most " + std::to_string(kMaxLanes));
   const auto bytes = 2 * (static_cast<unsigned __int128>(capacity) + num_lanes) * frame_bytes;
   if (bytes >> 46) throw std::invalid_argument("capacity: " + std::to_string(capacity) + " steps exceed 64 TiB");
   return (capacity + num_lanes - 1) / num_lanes;
@@ -99,7 +101,7 @@ void Store::take_step(Lane& lane, int64_t slot) {
 }
 
 void Store::publish(Lane& lane, bool has_final) {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<ForkSafeMutex> lock(mutex_);
   if (lane.episode < 0) {
     lane.episode = static_cast<int64_t>(episodes_.size());
     episodes_.push_back({lane.first_slot, 0, false});
@@ -127,8 +129,8 @@ void Store::close_running() {
   for (Lane& lane : lanes_) lane.running = false;
 }
 
-void Store::check_flags(int64_t lane_index, int64_t num_steps, int64_t num_slots) {
-  const Lane& lane = lanes_[lane_index];
+void Store::check_flags(int64_t lane_index, int64_t num_steps, int64_t num_slots) const {
+  const Lane& lane = lanes_.at(lane_index);
   const auto fail = [&] {
     throw std::invalid_argument("slots of lane " + std::to_string(lane_index) + ": not " + std::to_string(num_steps) +
                                 " steps in " + std::to_string(num_slots) + " slots");
@@ -155,7 +157,13 @@ void Store::adopt(int64_t num_steps, const std::vector<int64_t>& lane_slots) {
     throw std::invalid_argument("capacity: no room for " + std::to_string(num_steps) + " more vector steps");
   }
   if (static_cast<int64_t>(lane_slots.size()) != num_lanes()) throw std::invalid_argument("lane_slots: one per lane");
-  for (int64_t i = 0; i < num_lanes(); ++i) check_flags(i, num_steps, lane_slots[i]);
+  for (int64_t i = 0; i < num_lanes(); ++i) {
+    check_flags(i, num_steps, lane_slots[i]);
+    const float* rewards = rew(lane_start(i) + lanes_[i].used);
+    if (!std::all_of(rewards, rewards + lane_slots[i], [](float reward) { return std::isfinite(reward); })) {
+      throw std::invalid_argument("rew: expected finite rewards");
+    }
+  }
   for (int64_t step = 0; step < num_steps; ++step) {
     for (int64_t i = 0; i < num_lanes(); ++i) {  // what close_running() made visible before this step
       Lane& lane = lanes_[i];
@@ -169,13 +177,13 @@ void Store::adopt(int64_t num_steps, const std::vector<int64_t>& lane_slots) {
 void Store::check_slots(int64_t first, int64_t count) const {
   const bool in_store = first >= 0 && count >= 0 && first < num_slots();
   if (!in_store || count > slots_per_lane_ - first % slots_per_lane_) {
-    throw std::out_of_range("slots: [" + std::to_string(first) + ", " + std::to_string(first + count) +
-                            ") do not lie in one lane");
+    throw std::out_of_range("slots: " + std::to_string(first) + " and those after it, " + std::to_string(count) +
+                            " in all, do not lie in one lane");
   }
 }
 
 std::shared_ptr<const View> Store::view() {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::lock_guard<ForkSafeMutex> lock(mutex_);
   const uint64_t version = version_.load(std::memory_order_relaxed);
   if (view_->version != version) {
     auto view = std::make_shared<View>();

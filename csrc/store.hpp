@@ -10,8 +10,9 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
+
+#include "fork_safe.hpp"
 
 namespace replay {
 
@@ -40,6 +41,9 @@ enum SlotFlag : uint8_t {
   kFirst = 8,  // the first step of an episode
 };
 
+// More environments than a commit's head could list.
+constexpr int64_t kMaxLanes = int64_t{1} << 16;
+
 struct Episode {
   int64_t first_slot;
   int64_t length;  // steps
@@ -62,7 +66,8 @@ struct View {
 
 class Store {
  public:
-  // capacity: steps in all, rounded up to whole vector steps. Throws std::invalid_argument.
+  // capacity: steps in all, rounded up to whole vector steps. Throws std::invalid_argument, and std::bad_alloc where
+  // there is no address space for as many.
   Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity);
 
   // --- the writer's side: one thread at a time ---
@@ -76,8 +81,12 @@ class Store {
   // Every running episode stays as it is, without an end, and the next step starts a new one.
   void close_running();
   // Takes num_steps vector steps whose slots were written from outside, as append() would have taken them.
-  // lane_slots: slots per lane. Throws std::invalid_argument, having changed nothing, where the flags do not fit.
+  // lane_slots: slots per lane. Throws std::invalid_argument, having changed nothing, where the flags do not fit or a
+  // reward is not finite.
   void adopt(int64_t num_steps, const std::vector<int64_t>& lane_slots);
+
+  // Throws std::invalid_argument unless the flags of a lane's next num_slots slots are those of num_steps steps.
+  void check_flags(int64_t lane, int64_t num_steps, int64_t num_slots) const;
 
   int64_t lane_start(int64_t lane) const { return lane * slots_per_lane_; }
   int64_t lane_used(int64_t lane) const { return lanes_.at(lane).used; }
@@ -98,6 +107,7 @@ class Store {
   int64_t* act(int64_t slot) { return act_.at(slot); }
   float* rew(int64_t slot) { return rew_.at(slot); }
   uint8_t* flags(int64_t slot) { return flags_.at(slot); }
+  const uint8_t* flags(int64_t slot) const { return flags_.at(slot); }
 
  private:
   struct Lane {
@@ -110,7 +120,6 @@ class Store {
 
   void take_step(Lane& lane, int64_t slot);
   void publish(Lane& lane, bool has_final);
-  void check_flags(int64_t lane, int64_t num_steps, int64_t num_slots);
 
   const int64_t frame_bytes_;
   const int64_t max_vector_steps_;
@@ -122,7 +131,7 @@ class Store {
   std::vector<Lane> lanes_;
   int64_t vector_steps_ = 0;
 
-  std::mutex mutex_;  // guards what is below
+  ForkSafeMutex mutex_;  // guards what is below
   std::vector<Episode> episodes_;
   std::array<int64_t, 3> reward_counts_{};
   std::array<int64_t, 2> end_counts_{};

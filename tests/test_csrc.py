@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parent.parent / "csrc"
-SOURCES = [CSRC / name for name in ("store.cpp", "sampler.cpp", "batch.cpp", "prefetch.cpp")]
+STORE = [CSRC / name for name in ("store.cpp", "sampler.cpp", "batch.cpp", "prefetch.cpp")]
+PROGRAMS = {"store_test": STORE, "planted_faults": STORE, "team_test": []}
+TESTS = ("store_test", "team_test")
 SANITIZERS = {
     "asan+ubsan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
     "tsan": ["-fsanitize=thread"],
@@ -19,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not 
 
 def build(program: str, folder: Path, *flags: str) -> Path:
     binary = folder / program
-    sources = [CSRC / "tests" / f"{program}.cpp", *SOURCES]
+    sources = [CSRC / "tests" / f"{program}.cpp", *PROGRAMS[program]]
     command = ["g++", "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", *flags, *sources]
     subprocess.run([*command, "-o", binary], check=True, timeout=200)
     return binary
@@ -35,14 +37,16 @@ def assert_passes(done: subprocess.CompletedProcess) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "all passed\n", "")
 
 
-def test_cpp(tmp_path):
-    assert_passes(run(build("store_test", tmp_path)))
+@pytest.mark.parametrize("program", TESTS)
+def test_cpp(program, tmp_path):
+    assert_passes(run(build(program, tmp_path)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", SANITIZERS)
-def test_cpp_under(sanitizer, tmp_path):
-    assert_passes(run(build("store_test", tmp_path, *SANITIZERS[sanitizer])))
+@pytest.mark.parametrize("program", TESTS)
+def test_cpp_under(program, sanitizer, tmp_path):
+    assert_passes(run(build(program, tmp_path, *SANITIZERS[sanitizer])))
 
 
 @pytest.mark.slow

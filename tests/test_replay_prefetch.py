@@ -5,6 +5,9 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -204,3 +207,44 @@ def test_a_forked_process_neither_hangs_nor_waits_for_threads_it_has_not():
 def test_bad_number_of_threads():
     with pytest.raises(ValueError, match=r"num_threads: expected 0 \.\. 64, got -1"):
         Replay(SHAPE).segments(4, 4, num_threads=-1)
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_threads_that_share_segments_get_every_batch_once(num_threads):
+    replay, _ = growing_replay()
+    segments = replay.segments(4, 6, seed=5, num_threads=num_threads)
+    with ThreadPoolExecutor(4) as pool:
+        batches = list(pool.map(lambda _: next(segments), range(400)))
+    plain = replay.segments(4, 6, seed=5, num_threads=0)
+    key = attrgetter("episode", "start")
+    taken = Counter(str(key(batch)) for batch in batches)
+    assert taken == Counter(str(key(next(plain))) for _ in range(400))
+    assert segments.state_dict()["next_batch"] == 400
+
+
+def test_a_fork_in_the_middle_of_another_threads_turn():
+    replay, _ = growing_replay()
+    segments = replay.segments(4, 6, num_threads=0)
+    inside, go_on = threading.Event(), threading.Event()
+    fill = segments._fill_now
+
+    def slow_fill():
+        inside.set()
+        go_on.wait(60)
+        return fill()
+
+    segments._fill_now = slow_fill
+    thread = threading.Thread(target=next, args=(segments,))
+    thread.start()
+    inside.wait(60)
+
+    def child() -> None:
+        segments._fill_now = fill
+        next(segments)
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(30)
+    go_on.set()
+    thread.join()
+    assert process.exitcode == 0

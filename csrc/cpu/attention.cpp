@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "program.hpp"
+#include "simd.hpp"
 
 namespace cpu {
 namespace {

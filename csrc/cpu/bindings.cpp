@@ -1,7 +1,13 @@
 // Python face: build a program, set its weights, run it on NumPy arrays.
+//
+// This file alone is compiled for any processor (setup.py), so that the module can be imported on any. Everything else
+// is reached through a Program, which is refused where the rest cannot run.
+#include <cpuid.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <string>
 
@@ -11,6 +17,23 @@ namespace py = pybind11;
 using Array = py::array_t<float, py::array::c_style>;
 
 namespace {
+
+// Asks the kernel once for the right to use tiles; they hold 8 KiB of state a thread.
+bool tiles_allowed() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return allowed;
+}
+
+// Whether what the kernels are compiled for is there, by the processor and by the system that saves its registers.
+bool supported() {
+  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kAmxBf16) && (d & kAmxTile);
+  return tiles && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("fma") && tiles_allowed();
+}
 
 void check_size(const std::string& name, const Array& array, size_t expected) {
   if (static_cast<size_t>(array.size()) != expected) {
@@ -79,6 +102,7 @@ Array backward(cpu::Program& program, int num_samples, const std::vector<Array>&
 py::tuple conv_grads(const cpu::Program& program, int op, std::vector<py::ssize_t> weight_shape) {
   Array weight(weight_shape), bias(std::vector<py::ssize_t>{weight_shape.at(0)});
   check_size("weight_shape", weight, program.op(op).weight_size());
+  check_size("weight_shape[0]", bias, program.op(op).bias_size());
   program.read_grads(op, weight.mutable_data(), bias.mutable_data(), nullptr, nullptr);
   return py::make_tuple(weight, bias);
 }
@@ -105,7 +129,7 @@ void set_norm(cpu::Program& program, int i, const Array& weight, const Array& bi
 
 PYBIND11_MODULE(_cpu, m) {
   m.doc() = "Convolutional networks in bfloat16 on AMX tiles, one sample a core at a time.";
-  m.def("tiles_allowed", &cpu::tiles_allowed);
+  m.def("tiles_allowed", &tiles_allowed);
   py::class_<cpu::Norm>(m, "Norm")
       .def(py::init([](int groups, float eps, bool silu, int modulation) {
              return cpu::Norm{groups, eps, silu, modulation, {}, {}};
@@ -113,6 +137,7 @@ PYBIND11_MODULE(_cpu, m) {
            py::arg("groups"), py::arg("eps"), py::arg("silu"), py::arg("modulation") = -1);
   py::class_<cpu::Program>(m, "Program")
       .def(py::init([](int num_threads) {
+             if (!supported()) throw std::runtime_error("Program: this processor or its system does not offer AMX");
              if (num_threads < 1) throw std::invalid_argument("num_threads: expected at least 1");
              return std::make_unique<cpu::Program>(num_threads);
            }),

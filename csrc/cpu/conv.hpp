@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "program.hpp"
+#include "simd.hpp"
 
 namespace cpu {
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "program.hpp"
+#include "simd.hpp"
 
 namespace cpu {
 

@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <mutex>
 #include <stdexcept>
 #include <string>
+
+#include "simd.hpp"
 
 namespace cpu {
 
@@ -178,7 +181,7 @@ class Output : public Op {
     const Value& v = sample.values[value_];
     if (sample.has_grad != nullptr) return;
     const size_t pixels = v.pixels();
-    float* planes = sample.call.outputs[output_] + sample.index * v.channels * pixels;
+    float* planes = sample.call.outputs[output_] + pixels * sample.index * v.channels;
     const bf16* x = sample.data(value_);
     for (size_t i = 0; i < pixels; ++i, x += v.padded()) {
       for (int c = 0; c < v.channels; ++c) planes[c * pixels + i] = widen(x[c]);
@@ -228,10 +231,16 @@ class Resize : public Op {
   const int input_, out_;
 };
 
+// The engine counts in int: what it multiplies stays well below 2^31.
+void check_size(const char* name, int64_t a, int64_t b, int64_t c) {
+  constexpr int64_t kMost = int64_t{1} << 28;
+  if (a > kMost || b > kMost / a || c > kMost / (a * b)) throw std::invalid_argument(std::string(name) + ": too large");
+}
+
 }  // namespace
 
 int Program::add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Value& writes) {
-  if (!forward_.memory.empty() || !backward_.memory.empty()) {
+  if (!forward_.memory.empty() || !weight_grads_.empty()) {
     throw std::logic_error("program: has run already and takes no more operations");
   }
   for (int v : reads) values_.at(v).last_op = num_ops();
@@ -252,6 +261,7 @@ Norm Program::completed(Norm norm, const std::vector<int>& inputs) {
     if (!values_[input].measured) throw std::invalid_argument("norm: of a value without statistics");
   }
   if (norm.groups < 0 || channels % norm.groups) throw std::invalid_argument("groups: must divide the channels");
+  if (norm.modulation >= 0) check_size("modulation", int64_t{norm.modulation} + 2 * channels, 1, 1);
   if (norm.modulation >= 0) modulation_size_ = std::max(modulation_size_, norm.modulation + 2 * channels);
   norm.weight.assign(channels, 1.0f);
   norm.bias.assign(channels, 0.0f);
@@ -261,9 +271,12 @@ Norm Program::completed(Norm norm, const std::vector<int>& inputs) {
 int Program::input(const std::vector<int>& piece_channels, const std::vector<float>& scales, int h, int w) {
   Value value;
   value.h = h, value.w = w;
-  for (int c : piece_channels) value.channels += c;
-  if (piece_channels.size() != scales.size() || value.channels < 1 || h < 1 || w < 1) {
-    throw std::invalid_argument("input: needs a scale a piece, and at least one channel and pixel");
+  bool sound = piece_channels.size() == scales.size() && !piece_channels.empty() && h >= 1 && w >= 1;
+  for (int c : piece_channels) sound = sound && c >= 1;
+  if (!sound) throw std::invalid_argument("input: needs a scale a piece, and at least one channel and pixel");
+  for (int c : piece_channels) {
+    check_size("input", static_cast<int64_t>(value.channels) + c + kBlock, h, w);
+    value.channels += c;
   }
   value.input = true;
   const int first = num_inputs();
@@ -283,12 +296,17 @@ int Program::conv(ConvSpec spec) {
     const Value& v = values_.at(input);
     if (v.h != x.h || v.w != x.w) throw std::invalid_argument("inputs: differ in height or width");
   }
+  int64_t in_channels = 0;
+  for (int input : spec.inputs) in_channels += values_[input].padded();
+  const int64_t taps = static_cast<int64_t>(spec.kernel) * spec.kernel;
+  check_size("out_channels", static_cast<int64_t>(spec.out_channels) + kBlock, in_channels, taps);
   spec.norm = completed(spec.norm, spec.inputs);
   Value out;
   const int up = spec.upsample ? 2 : 1;
   out.h = (x.h * up - 1) / spec.stride + 1, out.w = (x.w * up - 1) / spec.stride + 1;
   out.channels = spec.out_channels;
   out.measured = true;
+  check_size("out_channels", out.padded(), out.h + 2, out.w + 2);
   if (spec.residual >= 0) {
     const Value& r = values_.at(spec.residual);
     if (r.h != out.h || r.w != out.w || r.channels != out.channels) {
@@ -327,6 +345,7 @@ int Program::max_pool(int input) {
 int Program::resize(int input, int h, int w) {
   if (h < 1 || w < 1) throw std::invalid_argument("h, w: expected at least 1");
   Value out = values_.at(input);
+  check_size("h, w", out.padded(), h, w);
   out.h = h, out.w = w;
   out.measured = true;
   out.input = false;
@@ -383,16 +402,18 @@ Layout Program::plan(bool for_backward) const {
 }
 
 void Program::allocate(bool for_backward, int members) {
-  if (!tiles_allowed()) throw std::runtime_error("AMX: the kernel does not allow its tiles to be used");
   Arenas& arenas = for_backward ? backward_ : forward_;
-  if (arenas.memory.empty()) {
-    arenas.layout = plan(for_backward);
-    size_t size = 0;
-    for (size_t i = 0; for_backward && i < ops_.size(); ++i) {
-      weight_grads_at_.push_back(size);
-      size += ops_[i]->weight_grads_size();
+  if (arenas.memory.empty()) arenas.layout = plan(for_backward);
+  if (for_backward && weight_grads_.empty()) {
+    weight_grads_at_.clear();
+    weight_grads_size_ = 0;
+    for (const auto& op : ops_) {
+      weight_grads_at_.push_back(weight_grads_size_);
+      weight_grads_size_ += op->weight_grads_size();
     }
-    weight_grads_size_ = size;
+  }
+  while (for_backward && static_cast<int>(weight_grads_.size()) < members) {
+    weight_grads_.emplace_back(weight_grads_size_);
   }
   while (static_cast<int>(arenas.memory.size()) < members) {
     arenas.memory.emplace_back(std::aligned_alloc(4096, arenas.layout.size));
@@ -400,13 +421,12 @@ void Program::allocate(bool for_backward, int members) {
       arenas.memory.pop_back();
       throw std::bad_alloc();
     }
-    if (for_backward) weight_grads_.emplace_back(weight_grads_size_);
   }
 }
 
 void Program::run(int num_samples, const Call& call) {
   if (num_samples == 0) return;
-  std::lock_guard<std::mutex> alone(running_);
+  std::lock_guard<ForkSafeMutex> alone(running_);
   const int members = std::min(num_threads_, num_samples);
   allocate(false, members);
   std::atomic<int> next{0};
@@ -422,7 +442,7 @@ void Program::run(int num_samples, const Call& call) {
 
 // Which thread takes which sample is fixed, so that sums have the same bits every time.
 void Program::backward(int num_samples, const Call& call) {
-  std::lock_guard<std::mutex> alone(running_);
+  std::lock_guard<ForkSafeMutex> alone(running_);
   const int members = std::max(1, std::min(num_threads_, num_samples));
   allocate(true, members);
   Team::of_size(num_threads_).run(members, [&](int member) {
@@ -451,7 +471,7 @@ void Program::take_output_grad(const Sample& sample, int output) const {
   const int value = output_values_[output];
   const Value& v = values_[value];
   const size_t pixels = v.pixels();
-  const float* planes = sample.call.output_grads[output] + sample.index * v.channels * pixels;
+  const float* planes = sample.call.output_grads[output] + pixels * sample.index * v.channels;
   alignas(kCacheLine) float row[kBlock];
   const bool adds = sample.adds(value);
   bf16* to = sample.grad(value);

@@ -3,15 +3,17 @@
 // A value is one activation of one sample: [H, W, C] in bfloat16, channels last, in blocks of 32 channels; channels
 // that only fill a block are 0. Every thread owns an arena with room for all values of one sample; values whose last
 // reader has run give their room to later ones.
+//
+// bindings.cpp, which runs on any processor, includes this too: no vectors here, and nothing of simd.hpp.
 #pragma once
 
 #include <cstddef>
 #include <cstdlib>
 #include <memory>
-#include <mutex>
 #include <vector>
 
-#include "simd.hpp"
+#include "../fork_safe.hpp"
+#include "blocks.hpp"
 #include "team.hpp"
 
 namespace cpu {
@@ -158,7 +160,7 @@ class Program {
   void allocate(bool for_backward, int members);
 
   const int num_threads_;
-  std::mutex running_;  // arenas are for one call at a time
+  ForkSafeMutex running_;  // arenas are for one call at a time
   std::vector<Value> values_;
   std::vector<Value> outputs_;
   std::vector<int> output_values_;

@@ -2,21 +2,15 @@
 #pragma once
 
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cstdint>
 #include <cstring>
 
+#include "blocks.hpp"
+
 namespace cpu {
 
-using bf16 = uint16_t;  // the upper half of a float32
-
-constexpr int kLanes = 16;        // float32 numbers in a vector, and rows, and columns of a tile of float32
-constexpr int kBlock = 32;        // bfloat16 numbers in a vector: channels are stored in blocks of as many
 constexpr int kTileBytes = 1024;  // 16 rows of 64 bytes
-
-inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 struct Pair {  // a block of channels as float32
   __m512 lo, hi;
@@ -56,13 +50,6 @@ constexpr float kLog2E = 1.44269504f;
 // z * sigmoid(z), from z and -z * log2(e)
 inline __m512 silu(__m512 z, __m512 exponent) {
   return _mm512_mul_ps(z, _mm512_rcp14_ps(_mm512_add_ps(exp2_fast(exponent), _mm512_set1_ps(1.0f))));
-}
-
-// Asks the kernel once for the right to use tiles; they hold 8 KiB of state a thread.
-inline bool tiles_allowed() {
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return allowed;
 }
 
 // Eight tiles of 16 rows of 64 bytes, for as long as it lives.

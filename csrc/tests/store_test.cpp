@@ -1,11 +1,15 @@
 // The buffer without Python: what is stored, cut and drawn, one writer beside readers, batches filled ahead.
 // Small and plain, so that it runs under the sanitizers.
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <thread>
@@ -136,6 +140,9 @@ void test_adopt_checks_its_flags() {
   expect_throws<std::invalid_argument>([&] { store.adopt(1, {1}); });
   *store.flags(3) = 128;
   expect_throws<std::invalid_argument>([&] { store.adopt(1, {1}); });
+  *store.flags(3) = kFirst;
+  *store.rew(3) = std::numeric_limits<float>::quiet_NaN();
+  expect_throws<std::invalid_argument>([&] { store.adopt(1, {1}); });
 }
 
 void test_pool() {
@@ -148,6 +155,116 @@ void test_pool() {
   for (int i = 0; i < 100; ++i) pool->give_back(std::aligned_alloc(4096, 4096));
   pool->give_back(first);
   pool->give_back(second);
+}
+
+void test_sizes_that_would_overflow() {
+  const auto nothing_fits = [](int64_t batch_size, int64_t seq_length, int64_t frame_bytes) {
+    expect_throws<std::invalid_argument>([=] { BatchLayout(batch_size, seq_length, frame_bytes); });
+  };
+  constexpr int64_t kHuge = int64_t{1} << 61, kMost = INT64_MAX, kLeast = INT64_MIN;
+  for (const int64_t size : {int64_t{0}, int64_t{-1}, kHuge, kMost, kLeast}) {
+    nothing_fits(size, 1, 1);
+    nothing_fits(1, size, 1);
+    nothing_fits(size, size, size);
+  }
+  nothing_fits(1, 1, -1);
+  nothing_fits(1, 1, kHuge);
+  nothing_fits(int64_t{1} << 21, int64_t{1} << 21, 0);
+  nothing_fits(int64_t{1} << 32, int64_t{1} << 32, 1);
+  EXPECT(BatchLayout(1 << 10, 1 << 10, 1 << 20).num_bytes > int64_t{1} << 40);
+
+  Store store(kFrameBytes, 1, 20);
+  for (int64_t t = 1; t <= 7; ++t) append_step(store, t, {t == 7});
+  const BatchLayout layout(1, 4, kFrameBytes);
+  std::vector<uint8_t> block(layout.num_bytes, 77);
+  for (const int64_t start : {kLeast, kLeast + 1, -kHuge, kHuge, kMost - 3, kMost}) {
+    fill(store, *store.view(), {{0, start}}, layout, block.data());
+    check_batch(layout, block);
+    EXPECT(std::all_of(&block[layout.pixel_mask], &block[layout.pixel_mask] + 4, [](uint8_t x) { return x == 0; }));
+  }
+  expect_throws<std::invalid_argument>([] { Store(1, (int64_t{1} << 16) + 1, 1); });
+  expect_throws<std::invalid_argument>([] { Store(kMost, kMost, kMost); });
+  expect_throws<std::invalid_argument>([] { BlockPool(0); });
+  expect_throws<std::invalid_argument>([] { BlockPool(SIZE_MAX); });
+}
+
+void test_layouts_and_cuts_that_do_not_fit() {
+  const auto store = std::make_shared<Store>(kFrameBytes, 1, 20);
+  for (int64_t t = 1; t <= 7; ++t) append_step(*store, t, {t == 7});
+  const auto filled = [&](const std::vector<Cut>& cuts, const BatchLayout& layout) {
+    std::vector<uint8_t> block(layout.num_bytes);
+    fill(*store, *store->view(), cuts, layout, block.data());
+  };
+  expect_throws<std::invalid_argument>([&] { filled({{0, 0}, {0, 0}}, {1, 4, kFrameBytes}); });
+  expect_throws<std::invalid_argument>([&] { filled({{0, 0}}, {2, 4, kFrameBytes}); });
+  expect_throws<std::invalid_argument>([&] { filled({{0, 0}}, {1, 4, kFrameBytes - 1}); });
+  expect_throws<std::invalid_argument>([&] { filled({{0, 0}}, {1, 4, kFrameBytes + 1}); });
+  expect_throws<std::out_of_range>([&] { filled({{1, 0}}, {1, 4, kFrameBytes}); });
+  expect_throws<std::out_of_range>([&] { filled({{-1, 0}}, {1, 4, kFrameBytes}); });
+  filled({{0, 0}}, {1, 4, kFrameBytes});
+  filled({{0, 0}}, {1, 4, 0});
+
+  const BatchLayout layout(2, 4, kFrameBytes);
+  std::vector<uint8_t> block(layout.num_bytes);
+  Prefetcher prefetcher(store, {3, 4, {}, false, 0, 0}, layout, 1);
+  prefetcher.ask(0, block.data());
+  expect_throws<std::invalid_argument>([&] { prefetcher.take(); });
+}
+
+// Every batch goes to one of them; who finds none left is told.
+void test_two_threads_take_from_one_prefetcher() {
+  const auto store = std::make_shared<Store>(kFrameBytes, 1, 20);
+  for (int64_t t = 1; t <= 7; ++t) append_step(*store, t, {t == 7});
+  const BatchLayout layout(2, 4, kFrameBytes);
+  for (int round = 0; round < 200; ++round) {
+    std::vector<std::vector<uint8_t>> blocks(9, std::vector<uint8_t>(layout.num_bytes));
+    Prefetcher prefetcher(store, {2, 4, {}, false, 0, 0}, layout, 2);
+    std::atomic<int> taken{0}, told{0};
+    for (uint64_t batch = 0; batch < blocks.size(); ++batch) prefetcher.ask(batch, blocks[batch].data());
+    const auto consume = [&] {
+      for (int i = 0; i < 5; ++i) {
+        try {
+          prefetcher.take();
+          ++taken;
+        } catch (const std::runtime_error&) {
+          ++told;
+        }
+      }
+    };
+    std::thread other(consume);
+    consume();
+    other.join();
+    EXPECT(taken == 9 && told == 1);
+    for (const auto& block : blocks) check_batch(layout, block);
+  }
+}
+
+// Whatever another thread was at when the process forked, the child goes on with what there was.
+void test_a_fork_while_another_thread_appends() {
+  Store store(kFrameBytes, 1, 1000000);
+  BlockPool pool(100);
+  append_step(store, 1, {1});
+  std::atomic<bool> done{false};
+  std::thread writer([&] {
+    for (int64_t t = 0; !done && t < 900000; ++t) {
+      append_step(store, 1, {t % 3 == 0});
+      store.publish_running();
+      pool.give_back(pool.take());
+    }
+  });
+  for (int i = 0; i < 200; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(100);
+      const auto view = store.view();
+      pool.give_back(pool.take());
+      _exit(view->num_episodes() >= 1 && view->num_steps() >= view->num_episodes() ? 0 : 1);
+    }
+    int status = 0;
+    EXPECT(waitpid(child, &status, 0) == child && status == 0);
+  }
+  done = true;
+  writer.join();
 }
 
 // A writer that never pauses, readers that draw by themselves, and a prefetcher.
@@ -231,6 +348,10 @@ int main() {
   test_every_cut();
   test_adopt_checks_its_flags();
   test_pool();
+  test_sizes_that_would_overflow();
+  test_layouts_and_cuts_that_do_not_fit();
+  test_two_threads_take_from_one_prefetcher();
+  test_a_fork_while_another_thread_appends();
   test_prefetcher_gives_what_draw_gives();
   test_prefetcher_reports_errors();
   test_one_writer_many_readers();

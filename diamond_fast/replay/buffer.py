@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _MALFORMED = (IndexError, KeyError, MemoryError, OverflowError, TypeError, ValueError, zstandard.ZstdError)
 """What a forged journal with good checksums raises."""
+_MOST_STEPS = 2**60
 
 
 class Episode(NamedTuple):
@@ -184,7 +185,7 @@ class Replay:
 
         Raises:
             IndexError: there is no such episode.
-            ValueError: stop is not after start.
+            ValueError, TypeError: stop is not after start, or the arguments are no integers or too large.
         """
         if stop <= start:
             raise ValueError(f"stop: expected more than start ({start}), got {stop}")
@@ -195,12 +196,14 @@ class Replay:
 
         Raises:
             IndexError: there is no such episode.
-            ValueError: there are no starts, or seq_length is not positive.
+            ValueError, TypeError: there are no starts, seq_length is not positive, or the batch exceeds 64 TiB.
         """
         if not starts:
             raise ValueError("starts: expected at least one (episode, step)")
-        if seq_length < 1:
-            raise ValueError(f"seq_length: expected at least 1, got {seq_length}")
+        _check_integer("seq_length", seq_length, 1, 2 * _MOST_STEPS)
+        for name, values in zip(("episode", "start"), zip(*starts, strict=True), strict=True):
+            for value in values:
+                _check_integer(name, value, -_MOST_STEPS, _MOST_STEPS)
         layout = _replay.BatchLayout(len(starts), seq_length, math.prod(self.frame_shape))
         block = torch.empty(layout.num_bytes, dtype=torch.uint8)
         self._store.cut_into(starts, layout, block.numpy())

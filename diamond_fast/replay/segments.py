@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,11 +20,23 @@ if TYPE_CHECKING:  # the mirror needs Triton, segments alone do not
     from diamond_fast.replay.mirror import DeviceMirror
 
 
+_every: weakref.WeakSet[Segments] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    """In a forked process, where the thread whose turn it was is missing."""
+    for segments in _every:
+        segments._turn = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 class Segments(Iterator[Batch]):
     """Batches in order, each a pure function of (seed, stream, its number, what is visible when it is asked for).
 
     Made by `Replay.segments`, which says what is drawn. Threads fill the next batches ahead; how many there are shows
-    in nothing but time.
+    in nothing but time. Threads that share an iterator get every batch once.
     """
 
     def __init__(
@@ -43,6 +58,8 @@ class Segments(Iterator[Batch]):
         self._mirror = mirror
         self.part = slice(None)
         """Which segments of each batch are given: several processes that share its work draw the same batches."""
+        self._turn = threading.Lock()
+        _every.add(self)
         self._pinned = torch.cuda.is_available()
         self._pool = _replay.BlockPool(layout.num_bytes)
         self._restart(seed, stream, next_batch=0)
@@ -61,23 +78,25 @@ class Segments(Iterator[Batch]):
         Raises:
             RuntimeError: nothing is visible yet, or fewer steps in all than one segment has.
         """
-        try:
-            block = self._fill_now() if self._prefetcher is None else self._take_from_ring()
-        except BaseException:  # an interrupt, too, may have come between a batch's parts: start the ring anew
-            self._restart(**self._state)
-            raise
-        self._state["next_batch"] += 1
-        batch = Batch(block, self._layout, self._frame_shape, self._mirror, self.part)
-        if self._mirror is not None:
-            self._mirror.update()
-            self._mirror.to_rows(batch.slot)
-        return batch
+        with self._turn:
+            try:
+                block = self._fill_now() if self._prefetcher is None else self._take_from_ring()
+            except BaseException:  # an interrupt, too, may have come between a batch's parts: start the ring anew
+                self._restart(**self._state)
+                raise
+            self._state["next_batch"] += 1
+            batch = Batch(block, self._layout, self._frame_shape, self._mirror, self.part)
+            if self._mirror is not None:
+                self._mirror.update()
+                self._mirror.to_rows(batch.slot)
+            return batch
 
     next = __next__
 
     def state_dict(self) -> dict[str, int]:
         """Returns the whole random state, as plain integers: after `load_state_dict` the same batches follow."""
-        return dict(self._state)
+        with self._turn:
+            return dict(self._state)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continues from `state_dict()`.
@@ -87,7 +106,9 @@ class Segments(Iterator[Batch]):
         """
         if set(state) != set(self._state):
             raise ValueError(f"state: expected the keys {sorted(self._state)}, got {sorted(state)}")
-        self._restart(**{key: int(value) for key, value in state.items()})
+        state = {key: int(value) for key, value in state.items()}
+        with self._turn:
+            self._restart(**state)
 
     def _fill_now(self) -> Tensor:
         block, memory = self._new_block()

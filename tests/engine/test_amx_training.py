@@ -13,7 +13,7 @@ from torch import nn
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SigmaDistributionConfig
 from diamond_fast.engine.amx_training import TrainableProgram, on_amx
-from diamond_fast.engine.cpu_program import why_unavailable
+from diamond_fast.engine.cpu_program import CpuProgram, why_unavailable
 from diamond_fast.engine.networks import res_block
 from diamond_fast.models.blocks import AdaGroupNorm, GroupNorm, ResBlock, SelfAttention2d, SmallResBlock
 from diamond_fast.models.denoiser import Denoiser
@@ -104,6 +104,15 @@ def test_norms(channels, size):
     assert_gradients(Block(3, channels, 5, norm=GroupNorm), block_walk, forward, x)
     adaptive = Block(3, channels, 5, norm=lambda c: AdaGroupNorm(c, 12))
     assert_gradients(adaptive, block_walk, forward, x, randn(2, 12, seed=1))
+
+
+def test_more_threads_than_before_the_last_forward_pass():
+    network, x, grad = randomised(Block(3, 8, 4)), randn(4, 3, 8, 8), randn(4, 4, 8, 8, seed=1)
+    used, fresh = (CpuProgram(lambda b, v: block_walk(b, network, v), [(3, 1.0)], 8, 8, num_threads=2) for _ in "12")
+    used.backward([x[:1]], None, grad[:1])  # takes one thread
+    used([x])
+    for ours, theirs in zip(used.backward([x], None, grad)[1], fresh.backward([x], None, grad)[1], strict=True):
+        assert torch.equal(ours, theirs)
 
 
 class Skips(nn.Module):
