@@ -70,8 +70,8 @@ class TrainArgs:
     cuda_graphs: bool = True
     """With CUDA: launch each update as one graph. Where that fails, training says so and goes on without."""
     profile: FlagCreatePairsOff[bool] = False
-    """Measure each phase of such a run on a few updates, print a table and write it with a trace to profiles/ or
-    --out, then stop."""
+    """Measure each phase of such a run on a few updates and print a table; write it with a trace to profiles/, or to
+    the folder that --out names; then stop."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Print the settings and what the run would cost, then stop."""
 

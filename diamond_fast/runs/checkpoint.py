@@ -6,10 +6,12 @@ On disk, per epoch, below the run's ``checkpoints/``::
     epoch_000012.json        the manifest: size and SHA-256 of each file, the state, its own SHA-256
 
 The manifest is written last: until its rename the epoch does not exist, afterwards it is complete. The last three
-generations stay, and reading takes an older one when the newest turns out to be damaged.
+generations stay, and reading takes an older one when the newest turns out to be damaged. Nothing else in the folder is
+touched: whatever has another name or is a symbolic link is somebody else's, and so is what a newer version wrote.
 """
 
 import hashlib
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -29,8 +31,15 @@ from diamond_fast.runs.nested import flatten, unflatten
 GENERATIONS = 3
 FORMAT = 1
 _STATE = "state"
+_MANIFEST = re.compile(r"epoch_[0-9]{6,}\.json")
+_FOLDER = re.compile(r"epoch_[0-9]{6,}(\.[0-9]+)?")
+_GROUP = re.compile(r"[a-z0-9_]+")
 
 T = TypeVar("T")
+
+
+class NewerFormatError(ValueError):
+    """Written by a newer version: neither read nor removed by this one."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ def snapshot(epoch: int, tensors: dict[str, dict[str, Tensor]], state: Any) -> S
         TypeError: the state holds something that has no safe form.
     """
     for name in tensors:
-        if not re.fullmatch(r"[a-z0-9_]+", name) or name == _STATE:
+        if not _GROUP.fullmatch(name) or name == _STATE:
             raise ValueError(f"tensors: {name!r} cannot name a file; use lower case letters, digits and _, not 'state'")
     state_tensors, tree = flatten(state)
     groups = {
@@ -114,8 +123,8 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     manifest = {"format": FORMAT, "epoch": epoch, "folder": target.name, "files": files, "state": snapshot.tree}
     write_durably(folder / f"{_name(epoch)}.json", sealed("manifest", manifest))
 
-    committed = _manifests(folder)
-    # Newer epochs than this one were damaged when the run was resumed: a future that was given up.
+    committed = [path for path in _manifests(folder) if not path.is_symlink() and not _is_newer(path)]
+    # Later epochs than this one were damaged when the run was resumed: a future that was given up.
     current = [path for path in committed if _epoch(path) <= epoch]
     for path in set(committed) - set(current[-GENERATIONS:]):
         path.unlink()
@@ -141,7 +150,8 @@ def load_latest(
             elsewhere, the epoch is passed over too.
 
     Raises:
-        FileNotFoundError: nothing was ever committed here.
+        FileNotFoundError: no commit is here.
+        NewerFormatError: a newer version of this program committed the newest one that is whole.
         ValueError: every generation is damaged.
     """
     manifests = _manifests(folder)
@@ -150,6 +160,8 @@ def load_latest(
     for newest_first, manifest in enumerate(reversed(manifests), start=1):
         try:
             return use(load(manifest))
+        except NewerFormatError:
+            raise
         except (OSError, ValueError) as error:
             if newest_first < len(manifests):
                 say(f"checkpoint {manifest.stem} is damaged ({error}); taking the one before")
@@ -164,20 +176,31 @@ def latest_epoch(folder: Path) -> int | None:
     return _epoch(manifests[-1]) if manifests else None
 
 
+def uncommitted(folder: Path) -> list[Path]:
+    """Folders of epochs whose manifests are not there."""
+    committed = {path.stem for path in _manifests(folder)}
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in found if _FOLDER.fullmatch(path.name) and path.name.split(".")[0] not in committed)
+
+
 def load(manifest_path: Path) -> Checkpoint:
     """Read one epoch, given its manifest ``epoch_000012.json``.
 
     Raises:
+        NewerFormatError: a newer version wrote it.
         ValueError: its checksums do not all hold.
         OSError: it cannot be read.
     """
+    manifest = _unseal(manifest_path)
     try:
-        return _read_files(manifest_path.parent, _unseal(manifest_path))
-    except (KeyError, TypeError, AttributeError) as error:  # its checksum holds, its content is not a manifest's
+        return _read_files(manifest_path.parent, manifest)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:  # it is whole, but says something else
         raise ValueError(f"{manifest_path.name} is no manifest: {error!r}") from error
 
 
 def _read_files(folder: Path, manifest: dict[str, Any]) -> Checkpoint:
+    if not _FOLDER.fullmatch(manifest["folder"]) or not all(map(_GROUP.fullmatch, manifest["files"])):
+        raise ValueError(f"it names files outside of {folder.name}/")
     groups = {}
     for name, recorded in manifest["files"].items():
         path = folder / manifest["folder"] / f"{name}.safetensors"
@@ -198,29 +221,49 @@ def _read_files(folder: Path, manifest: dict[str, Any]) -> Checkpoint:
 
 
 def _unseal(path: Path) -> dict[str, Any]:
-    manifest = unsealed("manifest", path)
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"{path.name} has format {manifest['format']}; this version reads {FORMAT}")
+    try:
+        manifest = unsealed("manifest", path)
+        written = manifest["format"]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path.name} is no manifest: {error!r}") from error
+    if isinstance(written, int) and written > FORMAT:
+        raise NewerFormatError(
+            f"{path}: has format {written}, this version reads {FORMAT}; go on with the version that wrote it, or newer"
+        )
+    if written != FORMAT:
+        raise ValueError(f"{path.name} has the unknown format {written!r}")
     return manifest
+
+
+def _is_newer(manifest: Path) -> bool:
+    try:
+        _unseal(manifest)
+    except NewerFormatError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def _sweep(folder: Path) -> None:
     """Remove what no manifest names: generations let go, and what an interrupted save left behind."""
     try:
         kept = {_unseal(manifest)["folder"] for manifest in _manifests(folder)}
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):
         return  # a manifest that cannot be read may own any of the folders
-    for path in folder.glob("epoch_*"):
-        if path.is_dir() and path.name not in kept:
+    for path in folder.iterdir():
+        if path.is_symlink():
+            continue
+        if _FOLDER.fullmatch(path.name) and path.is_dir() and path.name not in kept:
             shutil.rmtree(path)
-        elif path.suffix == ".partial":
+        elif path.suffix == ".partial" and _MANIFEST.fullmatch(path.stem):
             path.unlink()
 
 
 def _manifests(folder: Path) -> list[Path]:
     """Oldest first."""
-    found = [path for path in folder.glob("epoch_*.json") if re.fullmatch(r"epoch_\d+", path.stem)]
-    return sorted(found, key=_epoch)
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted((path for path in found if _MANIFEST.fullmatch(path.name) and path.is_file()), key=_epoch)
 
 
 def _name(epoch: int) -> str:
@@ -234,7 +277,7 @@ def _epoch(manifest: Path) -> int:
 def _unused(path: Path) -> Path:
     """``path``, or the first of path.2, path.3, ... where an earlier save of the same epoch has it."""
     taken, number = path, 1
-    while taken.exists():
+    while os.path.lexists(taken):
         number += 1
         taken = path.with_name(f"{path.name}.{number}")
     return taken

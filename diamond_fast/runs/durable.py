@@ -20,7 +20,8 @@ def write_durably(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(path.name + ".partial")
     try:
-        with errors_of(path), open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)  # what a crash left, or a link to somebody's file, which "x" does not follow
+        with errors_of(path), open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -85,4 +86,7 @@ def unsealed(name: str, path: Path) -> Any:
     match = re.fullmatch(rb'\{"sha256": "([0-9a-f]{64})",\n"(\w+)": (.*)\}\n', path.read_bytes(), re.DOTALL)
     if match is None or match[2] != name.encode() or hashlib.sha256(match[3]).hexdigest().encode() != match[1]:
         raise ValueError(f"{path.name} differs from its checksum")
-    return parse_json(match[3])
+    try:
+        return parse_json(match[3])
+    except ValueError as error:  # its checksum holds: it was made like this
+        raise ValueError(f"{path.name}: {error}") from None

@@ -2,12 +2,13 @@
 
 ::
 
-    config.json      every setting of the run; beside it its checksum, which `sha256sum -c` reads
-    metrics.jsonl    one line per epoch
-    checkpoints/     the last three epochs
-    replay/          the real experience
-    pictures/        real and imagined frames of each evaluation; of the last one imagined.gif; learning_curves.png
-    lock             held while a process trains here; holds its process id
+    config.json        every setting of the run; beside it its checksum, which `sha256sum -c` reads
+    metrics.jsonl      one line per epoch
+    checkpoints/       the last three epochs
+    replay/            the real experience
+    pictures/          real and imagined frames of each evaluation; of the last one imagined.gif; learning_curves.png
+    lock               held while a process trains here; holds its process id
+    no_checkpoint_yet  there until the first one is committed
 """
 
 import fcntl
@@ -26,6 +27,9 @@ from diamond_fast.settings import check_limits, from_json, to_json
 
 FORMAT = 1
 """Of config.json, also of one that names none. A new setting with a default needs no new format."""
+
+IMAGINED, LEARNING_CURVES = "imagined.gif", "learning_curves.png"
+"""Pictures that are drawn anew at each evaluation."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class RunFolder:
                 raise ValueError(f"{path}: the folder is not empty; name a new one")
             for folder in (run.checkpoints, run.replay, run.pictures):
                 folder.mkdir(exist_ok=True)
+            write_durably(run.no_checkpoint_yet, b"")
             content = (strict_json({"format": FORMAT, **to_json(config)}, indent=2) + "\n").encode()
             write_durably(run.config_checksum_file, _checksum_line(content))
             write_durably(run.config_file, content)  # from here on it is a run
@@ -116,8 +121,10 @@ class RunFolder:
 
     def _is_fresh(self) -> bool:
         """Nothing is there but what a creation left that was cut short."""
-        partial = {file.with_name(f"{file.name}.partial") for file in (self.config_file, self.config_checksum_file)}
-        ours = {self.lock_file, self.checkpoints, self.replay, self.pictures, self.config_checksum_file} | partial
+        files = (self.no_checkpoint_yet, self.config_file, self.config_checksum_file)
+        partial = {file.with_name(f"{file.name}.partial") for file in files}
+        folders = {self.checkpoints, self.replay, self.pictures}
+        ours = {self.lock_file, self.no_checkpoint_yet, self.config_checksum_file} | folders | partial
         entries = set(self.path.iterdir())
         return entries <= ours and not any(any(entry.iterdir()) for entry in entries if entry.is_dir())
 
@@ -128,7 +135,8 @@ class RunFolder:
         Raises:
             ValueError: another process is at work here; its id is in the message.
         """
-        with open(self.lock_file, "a+b", buffering=0) as file:
+        # Emptied before it is written: a link to somebody's file, in a folder made by somebody else, must not be.
+        with open(self.lock_file, "a+b", buffering=0, opener=_without_following) as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -139,6 +147,13 @@ class RunFolder:
                 file.truncate(0)
                 file.write(f"{os.getpid()}\n".encode())
             yield
+
+    def new_picture(self, name: str) -> Path:
+        """Where to draw a picture of that name: its folder is there, and nothing is there yet, not even a link."""
+        self.pictures.mkdir(exist_ok=True)
+        path = self.pictures / name
+        path.unlink(missing_ok=True)
+        return path
 
     @property
     def config_file(self) -> Path:
@@ -164,22 +179,22 @@ class RunFolder:
     def pictures(self) -> Path:
         return self.path / "pictures"
 
-    @property
-    def imagined(self) -> Path:
-        return self.pictures / "imagined.gif"
-
-    @property
-    def learning_curves(self) -> Path:
-        return self.pictures / "learning_curves.png"
-
     def newest_pictures(self) -> list[Path]:
         """What there is to look at: the last evaluation's strips and their GIF, and the learning curves."""
         strips = sorted(self.pictures.glob("epoch_*.png"))[-1:]
-        return strips + [path for path in (self.imagined, self.learning_curves) if path.exists()]
+        return strips + [path for name in (IMAGINED, LEARNING_CURVES) if (path := self.pictures / name).exists()]
 
     @property
     def lock_file(self) -> Path:
         return self.path / "lock"
+
+    @property
+    def no_checkpoint_yet(self) -> Path:
+        return self.path / "no_checkpoint_yet"
+
+
+def _without_following(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _checksum_line(content: bytes) -> bytes:

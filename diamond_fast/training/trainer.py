@@ -22,7 +22,8 @@ from diamond_fast.replay import Replay, load_recording
 from diamond_fast.replay.fitting import check_fits
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.background import BackgroundWriter
-from diamond_fast.runs.folder import RunFolder
+from diamond_fast.runs.folder import IMAGINED, LEARNING_CURVES, RunFolder
+from diamond_fast.runs.lost import check_nothing_is_lost
 from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
 from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
 from diamond_fast.runs.plots import save_learning_curves
@@ -30,6 +31,7 @@ from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
 from diamond_fast.training.collect import Collected, Collector
+from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
 from diamond_fast.training.crew import Crew, CrewLostError
 from diamond_fast.training.evaluate import Evaluation, about_cut_games, evaluate
 from diamond_fast.training.held_out import held_out_figures, imagine_held_out
@@ -364,12 +366,12 @@ class Trainer:
         strips = imagine_held_out(self.agent, replay, self.cfg, seed)
         if strips is not None:
             segments = list(zip(strips.real, strips.imagined, strict=True))
-            path = self.folder.pictures / f"epoch_{epoch:06d}.png"
+            path = self.folder.new_picture(f"epoch_{epoch:06d}.png")
             save_strips(path, segments, strip_times(self.cfg.world_model.horizon))
-            save_gif(self.folder.imagined, segments)
+            save_gif(self.folder.new_picture(IMAGINED), segments)
 
     def _draw_learning_curves(self) -> None:
-        save_learning_curves(self.folder.learning_curves, read_metrics(self.folder.metrics_file))
+        save_learning_curves(self.folder.new_picture(LEARNING_CURVES), read_metrics(self.folder.metrics_file))
 
     def _evaluate_finally(self) -> Evaluation | None:
         """Plays the final games, unless a run that was finished before has its result on record."""
@@ -393,6 +395,8 @@ class Trainer:
         """The newest checkpoint that is whole together with its experience, or a recording the run only reads."""
         folder, saved = self.folder.checkpoints, None
         resumes = checkpoint.latest_epoch(folder) is not None
+        if not resumes:
+            check_nothing_is_lost(self.folder)
         if self.cfg.static_dataset is not None:
             saved = checkpoint.load_latest(folder) if resumes else None
             return saved, load_recording(Path(self.cfg.static_dataset))
@@ -405,6 +409,9 @@ class Trainer:
         journal = self.folder.replay / "journal"
         if saved is None:  # stopped before the first checkpoint: the experience begins anew with everything else
             journal.unlink(missing_ok=True)
+            journal.parent.mkdir(exist_ok=True)
+        elif not journal.exists():
+            raise ValueError(f"{journal} is missing")
         c = self.cfg.collection
         length = saved.state["replay"] if saved else None
         return Replay.open(journal, self.cfg.frame_shape, c.num_envs, c.num_steps_total, length)
@@ -427,15 +434,23 @@ class Trainer:
             "replay": self.replay.commit(),
             "collector": self.collector.state_dict() if self._collecting else None,
             "updates": {name: update.state_dict() for name, update in self.updates.items()},
+            "conditions": conditions(self.cfg.precision, self.device),
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
         snapshot = checkpoint.snapshot(self.epoch, tensors, state)
-        self._saving.start(partial(checkpoint.write, self.folder.checkpoints, snapshot))
+        self._saving.start(partial(self._write, snapshot))
         self._save_seconds += time.monotonic() - started
+
+    def _write(self, snapshot: checkpoint.Snapshot) -> None:
+        checkpoint.write(self.folder.checkpoints, snapshot)
+        self.folder.no_checkpoint_yet.unlink(missing_ok=True)
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state
+        now = conditions(self.cfg.precision, self.device)
+        if reason := why_not_bit_for_bit(state.get("conditions", {}), now):
+            print(reason, flush=True)
         for name, model in self.agent.named_children():
             model.load_state_dict(saved.tensors[name])
         for name, update in self.updates.items():

@@ -1,13 +1,16 @@
 """Checkpoints: what was saved comes back; a commit is one rename; damage is noticed and survived."""
 
+import hashlib
 import json
 import os
+import shutil
 
 import pytest
 import torch
 
 from diamond_fast.runs import checkpoint
-from diamond_fast.runs.checkpoint import latest_epoch, load_latest, save
+from diamond_fast.runs.checkpoint import NewerFormatError, latest_epoch, load, load_latest, save
+from diamond_fast.runs.durable import sealed, unsealed
 
 
 def tensors(epoch):
@@ -123,11 +126,115 @@ def test_the_run_goes_on_from_an_older_epoch_and_forgets_the_damaged_ones(tmp_pa
     }  # fmt: skip
 
 
-def test_a_newer_format_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+def files_below(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_a_newer_format_ends_the_reading_and_is_never_removed(tmp_path, monkeypatch):
+    save_epochs(tmp_path, 1, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "FORMAT", 2)
+        save_epochs(tmp_path, 3, 4)
+    before, lines = files_below(tmp_path), []
+    with pytest.raises(NewerFormatError, match=r"epoch_000004\.json: has format 2, this version reads 1; go on with"):
+        load_latest(tmp_path, lines.append)
+    assert lines == []
+    assert files_below(tmp_path) == before
+    (tmp_path / "epoch_000004" / "state.safetensors").unlink()  # damage to what cannot be read changes nothing
+    (tmp_path / "epoch_000004.json").write_bytes(b"{")  # a damaged one is passed over, and the next is newer
+    with pytest.raises(NewerFormatError, match=r"epoch_000003\.json"):
+        load_latest(tmp_path, lines.append)
+    for epoch in (2, 3, 4, 5, 6, 7):
+        with pytest.raises(NewerFormatError):
+            load(tmp_path / "epoch_000003.json")
+        if epoch != 3:
+            save(tmp_path, epoch, tensors(epoch), state(epoch))
+    after = files_below(tmp_path)
+    kept = [path for path in before if "epoch_000003" in str(path)]
+    assert len(kept) == 4
+    assert all(after[path] == before[path] for path in kept)
+
+
+@pytest.mark.parametrize("written", [0, -1, "2", None, [2], 1.5])
+def test_a_format_that_never_was_is_damage(tmp_path, written):
     save_epochs(tmp_path, 1)
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="format 2; this version reads 1"):
+    save_epochs(tmp_path, 2)
+    path = tmp_path / "epoch_000002.json"
+    path.write_bytes(sealed("manifest", {**unsealed("manifest", path), "format": written}))
+    assert load_latest(tmp_path, lambda line: None).epoch == 1
+
+
+def test_only_our_own_names_are_touched(tmp_path):
+    """Links and copies that people make: saving goes on, and leaves them alone."""
+    folder, elsewhere = tmp_path / "checkpoints", tmp_path / "elsewhere"
+    save_epochs(folder, 1, 2)
+    elsewhere.mkdir()
+    (elsewhere / "weights").write_text("mine")
+    shutil.copytree(folder / "epoch_000002", folder / "epoch_best")
+    shutil.copytree(folder / "epoch_000002", folder / "epoch_000002_copy")
+    shutil.copy(folder / "epoch_000002.json", folder / "epoch_000002 (1).json")
+    shutil.copy(folder / "epoch_000002.json", folder / "epoch_best.json")
+    (folder / "epoch_best.partial").write_text("mine")
+    (folder / "epoch_000009.json").mkdir()
+    (folder / "epoch_000007").symlink_to(elsewhere)
+    (folder / "epoch_000001.5").symlink_to(folder / "epoch_000001")
+    (folder / "epoch_000004").symlink_to("nowhere")
+    (folder / "epoch_latest.json").symlink_to("epoch_000002.json")
+    (folder / "notes.txt").write_text("mine")
+    ours = {f"epoch_00000{i}{suffix}" for i in (1, 2) for suffix in ("", ".json")}
+    theirs = {path.name for path in folder.iterdir()} - ours
+    save_epochs(folder, 3, 4, 5, 6)
+    check(load_latest(folder, lambda line: pytest.fail(line)), 6)
+    assert {path.name for path in folder.iterdir()} - theirs == {
+        "epoch_000004.2", "epoch_000004.json", *(f"epoch_00000{i}{suffix}" for i in (5, 6) for suffix in ("", ".json"))
+    }  # fmt: skip
+    assert theirs <= {path.name for path in folder.iterdir()}
+    assert (elsewhere / "weights").read_text() == "mine"
+    assert (folder / "epoch_best" / "state.safetensors").exists()
+    assert latest_epoch(folder) == 6
+
+
+def test_a_link_with_the_name_of_a_commit_is_read_but_never_removed(tmp_path):
+    folder = tmp_path / "checkpoints"
+    save_epochs(tmp_path / "elsewhere", 1)
+    folder.mkdir()
+    for name in ("epoch_000001", "epoch_000001.json"):
+        (folder / name).symlink_to(tmp_path / "elsewhere" / name)
+    check(load_latest(folder), 1)
+    save_epochs(folder, 2, 3, 4, 5)
+    check(load(folder / "epoch_000001.json"), 1)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[" * 900 + b"]" * 900, "no manifest"),
+        (
+            b'{"format": 1, "epoch": 1, "folder": "epoch_000001", "files": {"state": %s}, "state": ' + b"[" * 900,
+            "no manifest",
+        ),
+    ],
+)
+def test_lists_without_end_are_one_line(tmp_path, manifest, message):
+    save_epochs(tmp_path, 1)
+    recorded = unsealed("manifest", tmp_path / "epoch_000001.json")
+    if b"%s" in manifest:
+        manifest = manifest % json.dumps(recorded["files"]["state"]).encode() + b"]" * 900 + b"}"
+    checksum = hashlib.sha256(manifest).hexdigest().encode()
+    (tmp_path / "epoch_000001.json").write_bytes(b'{"sha256": "%s",\n"manifest": %s}\n' % (checksum, manifest))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_latest(tmp_path)
+    assert "epoch_000001.json" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [{"folder": "../elsewhere"}, {"folder": "/etc"}, {"files": {"../x": {}}}])
+def test_a_manifest_names_nothing_outside_of_its_folder(tmp_path, names):
+    save_epochs(tmp_path, 1)
+    path = tmp_path / "epoch_000001.json"
+    path.write_bytes(sealed("manifest", {**unsealed("manifest", path), **names}))
+    with pytest.raises(ValueError, match="names files outside of"):
         load_latest(tmp_path)
 
 

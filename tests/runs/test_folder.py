@@ -197,3 +197,25 @@ def test_the_lock_is_let_go(tmp_path):
     for _ in range(2):
         with run.lock(), pytest.raises(ValueError, match=f"process {os.getpid()}"), run.lock():
             pass
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
+    """In a folder made by somebody else, it may point to a file of the user's."""
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    (tmp_path / "thesis.tex").write_text("x")
+    run.lock_file.unlink()
+    run.lock_file.symlink_to(tmp_path / "thesis.tex")
+    with pytest.raises(OSError, match="symbolic links"), run.lock():
+        pass
+    assert (tmp_path / "thesis.tex").read_text() == "x"
+
+
+def test_a_picture_goes_to_a_fresh_file(tmp_path):
+    run = RunFolder.create(tmp_path / "run", CONFIG)
+    run.pictures.rmdir()
+    run.new_picture("a.png").write_text("drawn")
+    assert (run.pictures / "a.png").read_text() == "drawn"
+    (tmp_path / "thesis.tex").write_text("x")
+    (run.pictures / "b.png").symlink_to(tmp_path / "thesis.tex")
+    run.new_picture("b.png").write_text("drawn")
+    assert (tmp_path / "thesis.tex").read_text() == "x"

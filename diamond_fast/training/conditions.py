@@ -1,0 +1,41 @@
+"""What the bits of a run on a CPU depend on besides its settings: recorded in checkpoints, compared by a resume."""
+
+from collections.abc import Mapping
+
+import torch
+
+from diamond_fast.config import Precision
+from diamond_fast.engine.paths import runs_on_amx
+from diamond_fast.training.paths import imagination_dtype
+
+Conditions = Mapping[str, str | int]
+
+
+def conditions(precision: Precision, device: torch.device) -> Conditions:
+    """Of a run with this precision, here and now: the kind of device, threads, path, torch, instruction set."""
+    dtype = imagination_dtype(precision, device)
+    on_cpu = "AMX" if runs_on_amx(device, dtype) else "readable"
+    return {
+        "device": device.type,
+        "threads": torch.get_num_threads(),
+        "path": "fused" if device.type == "cuda" else on_cpu,
+        "torch": torch.__version__,
+        "instruction set": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def why_not_bit_for_bit(before: Conditions, now: Conditions) -> str | None:
+    """Why a run that was saved under other conditions goes on with other bits, in one line; None where it does not.
+
+    Args:
+        before: those a checkpoint recorded; older ones recorded none. On a GPU no bits were promised.
+        now: the present ones.
+    """
+    if before.get("device") != "cpu":
+        return None
+    changed = [
+        f"{name} {before[name]}, now {now[name]}" for name in now if name in before and before[name] != now[name]
+    ]
+    if not changed:
+        return None
+    return f"Saved with {'; '.join(changed)}: the run goes on, but not bit for bit as it would have."

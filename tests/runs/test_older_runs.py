@@ -1,0 +1,118 @@
+"""Folders that older versions left are read: resumed, played in, evaluated and reported.
+
+``fixtures/run_1883d4c`` was made by that commit: 5 epochs of Catch on tiny networks, stopped by SIGTERM in the third,
+after its denoiser updates. Its older generations and its pictures were taken out.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from diamond_fast import train
+from diamond_fast.playing.source import load_source
+from diamond_fast.reporting.own_runs import read_run
+from diamond_fast.runs import checkpoint
+from diamond_fast.runs.agents import load_agent
+from diamond_fast.runs.metrics import read_metrics
+
+STORED = Path(__file__).parent / "fixtures" / "run_1883d4c"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Path(shutil.copytree(STORED, tmp_path / "run"))
+
+
+def files_below(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "lock"}
+
+
+def test_it_is_resumed_to_its_end(run, capsys, monkeypatch):
+    """Its pictures/ is missing, too, and is made anew."""
+    for draw in ("save_learning_curves", "save_gif"):  # slow
+        monkeypatch.setattr(f"diamond_fast.training.trainer.{draw}", lambda path, _: path.touch())
+    before, episodes = read_metrics(run / "metrics.jsonl"), load_source(run, None, None, None, torch.device("cpu"))
+    train.main(["--resume", str(run), "--device", "cpu"])
+    said = capsys.readouterr().out
+    assert "epoch 5/5" in said
+    assert "bit for bit" not in said  # that commit did not record what it ran on
+    lines = read_metrics(run / "metrics.jsonl")
+    assert lines[: len(before)] == before
+    assert [line["epoch"] for line in lines] == [0, 1, 2, 3, 4, 5, 5]
+    saved = checkpoint.load_latest(run / "checkpoints", say=pytest.fail)
+    assert (saved.epoch, saved.state["env_steps"]) == (5, 120)
+    assert saved.state["conditions"]["threads"] == torch.get_num_threads()
+    after = load_source(run, None, None, None, torch.device("cpu")).replay
+    for i in range(episodes.replay.num_episodes - 1):  # the last one was still being played
+        assert (after.episode(i).obs == episodes.replay.episode(i).obs).all()
+    assert {path.name for path in (run / "pictures").iterdir()} == {
+        "epoch_000004.png", "imagined.gif", "learning_curves.png"
+    }  # fmt: skip
+
+
+def test_it_is_played_evaluated_and_reported(run):
+    trained = load_agent(run=run)
+    assert (trained.epoch, trained.config.seed, trained.config.collection.num_steps_total) == (2, 7, 120)
+    assert load_agent(file=run / "checkpoints" / "epoch_000002.json").epoch == 2
+    source = load_source(run, None, None, None, torch.device("cpu"))
+    assert source.replay_name == "the run's experience"
+    assert source.replay.num_steps == 120
+    reported = read_run(run)
+    assert (reported.epochs, reported.env_steps, reported.seed) == (2, 100, 7)
+    assert len(reported.returns) == 1
+
+
+def test_without_its_manifests_it_is_refused_and_left_as_it_is(run, capsys):
+    (run / "checkpoints" / "epoch_000002.json").unlink()
+    before = files_below(run)
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--resume", str(run), "--device", "cpu"])
+    assert stop.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{run}: the manifests of its checkpoints (checkpoints/epoch_*.json) are missing, but there")
+    assert files_below(run) == before
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused_and_left_as_it_is(run, capsys):
+    path = run / "checkpoints" / "epoch_000002.json"
+    manifest = checkpoint.unsealed("manifest", path)
+    path.write_bytes(checkpoint.sealed("manifest", {**manifest, "format": 2}))
+    before = files_below(run)
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--resume", str(run), "--device", "cpu"])
+    assert stop.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{path}: has format 2, this version reads 1")
+    assert files_below(run) == before
+
+
+def test_without_its_experience_it_is_refused(run, capsys):
+    (run / "replay" / "journal").unlink()
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--resume", str(run), "--device", "cpu"])
+    assert stop.value.code == 2
+    assert f"{run}/replay/journal is missing" in capsys.readouterr().err
+    assert not (run / "replay" / "journal").exists()
+
+
+def test_other_threads_and_another_path_are_told_in_one_line(run, capsys, monkeypatch):
+    path = run / "checkpoints" / "epoch_000002.json"
+    manifest = checkpoint.unsealed("manifest", path)
+    now = {"device": "cpu", "path": "readable", "torch": torch.__version__}
+    manifest["state"]["conditions"] = {**now, "threads": torch.get_num_threads() + 3, "path": "AMX", "kernel": "other"}
+    path.write_bytes(checkpoint.sealed("manifest", manifest))
+    monkeypatch.setattr("diamond_fast.training.trainer.Trainer.run", lambda self, stop: pytest.skip("not needed"))
+    with pytest.raises(pytest.skip.Exception):
+        train.main(["--resume", str(run), "--device", "cpu"])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "bit for bit" in line]
+    threads = torch.get_num_threads()
+    changed = f"threads {threads + 3}, now {threads}; path AMX, now readable"
+    assert line == f"Saved with {changed}: the run goes on, but not bit for bit as it would have."
+
+
+def test_the_fixture_is_small_and_has_no_format():
+    assert sum(path.stat().st_size for path in STORED.rglob("*") if path.is_file()) < 300_000
+    assert "format" not in json.loads((STORED / "config.json").read_text())

@@ -1,0 +1,33 @@
+"""What bits depend on is recorded, and compared where a CPU promised them."""
+
+import torch
+
+from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
+
+CPU = torch.device("cpu")
+
+
+def test_what_is_recorded():
+    found = conditions("fp32", CPU)
+    assert found["threads"] == torch.get_num_threads()
+    assert found["path"] == "readable"
+    assert found["torch"] == torch.__version__
+    assert why_not_bit_for_bit(found, found) is None
+
+
+def test_another_engine_has_another_name(monkeypatch):
+    monkeypatch.setattr("diamond_fast.engine.cpu_program.why_unavailable", lambda: None)
+    assert conditions("bf16", CPU)["path"] == "AMX"
+    monkeypatch.setattr("diamond_fast.engine.cpu_program.why_unavailable", lambda: "no AMX")
+    assert conditions("bf16", CPU)["path"] == "readable"
+
+
+def test_only_what_both_know_is_compared_and_a_gpu_promised_nothing():
+    now = conditions("fp32", CPU)
+    assert why_not_bit_for_bit({}, now) is None
+    assert why_not_bit_for_bit({"device": "cpu", "new in later versions": 1}, now) is None
+    assert why_not_bit_for_bit({**now, "device": "cuda", "threads": 99}, now) is None
+    assert why_not_bit_for_bit({**now, "torch": "1.0"}, now) == (
+        f"Saved with torch 1.0, now {torch.__version__}: the run goes on, but not bit for bit as it would have."
+    )
+    assert "device cpu, now cuda" in why_not_bit_for_bit(now, {**now, "device": "cuda"})
