@@ -1,6 +1,8 @@
 """Where a run's time goes: each phase measured on its own, then recorded for a trace viewer."""
 
+import gzip
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -97,8 +99,7 @@ def profile_run(trainer: Trainer, trace: Path, say: Callable[[str], None] = prin
             for _ in range(traced[name]):
                 with record_function(f"diamond: {name}"):
                     turn()
-    trace.parent.mkdir(parents=True, exist_ok=True)
-    recorded.export_chrome_trace(str(trace))
+    _export(recorded, trace)
     return phases
 
 
@@ -207,6 +208,18 @@ def _profiler(device: torch.device) -> AbstractContextManager[profile]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at the first start: the profiler's log is nobody's concern
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
     return profile(activities=activities)
+
+
+def _export(recorded: profile, trace: Path) -> None:
+    """Write a trace, compressed in blocks: the profiler would do it line by line, of which there are millions."""
+    trace.parent.mkdir(parents=True, exist_ok=True)
+    plain = trace.with_suffix("")
+    try:
+        recorded.export_chrome_trace(str(plain))
+        with open(plain, "rb") as text, gzip.open(trace, "wb", compresslevel=5) as packed:
+            shutil.copyfileobj(text, packed, 2**20)
+    finally:
+        plain.unlink(missing_ok=True)
 
 
 def _time(seconds: float) -> str:
