@@ -1,26 +1,31 @@
 """What a run costs, before it starts: parameters, memory, FLOPs, and hours on this machine.
 
 FLOPs are counted on meta tensors, which have shapes but no data. Hours follow from them and from the speed measured
-on two small calls, a forward pass and a training step; environments are not counted.
+(``speed.py``); environments are not counted.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from diamond_fast.config import RunConfig, SamplerConfig, UpdateConfig
-from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.models.agent import Agent
 from diamond_fast.runs.progress import duration
-from diamond_fast.training.paths import imagination_dtype, trained
-from diamond_fast.training.precision import autocast
+from diamond_fast.speed import (
+    MeasuredSpeed,
+    Speed,
+    batch_of_zeros,
+    count_flops,
+    denoiser_forward,
+    denoiser_loss,
+    measure_speed,
+)
 
 BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, in float32
+SAME_TIME = 1.2  # estimates that differ by no more are told as one
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,9 @@ class Cost:
     updates: int
     """In the whole run."""
 
-
-@dataclass(frozen=True)
-class Speed:
-    """FLOP/s this machine reaches in these networks."""
-
-    forward: float
-    training: float
-
-    def seconds_per_update(self, cost: Cost) -> float:
-        return cost.forward_flops / self.forward + cost.training_flops / self.training
+    def seconds(self, speed: Speed) -> float:
+        """Of one update."""
+        return self.forward_flops / speed.forward + self.training_flops / speed.training
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Estimate:
         return sum((cost.forward_flops + cost.training_flops) * cost.updates for cost in self.costs.values())
 
     def seconds(self, speed: Speed) -> float:
-        return sum(speed.seconds_per_update(cost) * cost.updates for cost in self.costs.values())
+        return sum(cost.seconds(speed) * cost.updates for cost in self.costs.values())
 
 
 def estimate(config: RunConfig, num_actions: int) -> Estimate:
@@ -81,7 +79,7 @@ def estimate(config: RunConfig, num_actions: int) -> Estimate:
         costs = {"actor_critic": _policy_cost(config, agent, epochs)}
     else:
         costs = {
-            "denoiser": _cost(agent.denoiser, config.denoiser_update, epochs, partial(_denoiser_loss, config)),
+            "denoiser": _cost(agent.denoiser, config.denoiser_update, epochs, partial(denoiser_loss, config)),
             "reward_end": _cost(
                 agent.rew_end_model, config.reward_end_update, epochs, partial(_reward_end_loss, config)
             ),
@@ -91,56 +89,31 @@ def estimate(config: RunConfig, num_actions: int) -> Estimate:
     return Estimate(costs, epochs, replay_bytes=frame_bytes * config.collection.num_steps_total)
 
 
-def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> Speed:
-    """Time the denoiser, the largest network, forward and in training: two or three seconds."""
-    model = Agent(config, num_actions).denoiser.to(device)
-    batch_size = config.denoiser_update.batch_size if device.type == "cuda" else 2
-    frames = torch.zeros(batch_size, config.denoiser.inner_model.num_steps_conditioning, 3, *2 * [config.frame_size])
-    act = torch.zeros(frames.shape[:2], dtype=torch.int64)
-    fast = FastDenoiser(model, SamplerConfig(num_steps=1), dtype=imagination_dtype(config.precision, device))
-    fast_model = trained(model, config.precision, device)
-
-    def forward() -> None:
-        fast.sample(frames.to(device), act.to(device))
-
-    def train() -> None:
-        with autocast(device, config.precision):
-            loss = _denoiser_loss(config, fast_model, batch_size)
-        loss.backward()
-
-    with torch.no_grad():
-        forward_flops = _flops(lambda: _denoiser_forward(config, model, batch_size))
-    training_flops = _flops(lambda: _denoiser_loss(config, model, batch_size).backward())
-    return Speed(_flop_rate(forward, forward_flops, device), _flop_rate(train, training_flops, device))
-
-
-def _flop_rate(call: Callable[[], None], flops: float, device: torch.device) -> float:
-    call()  # warms up
-    repeats, started = 0, time.perf_counter()
-    while repeats == 0 or time.perf_counter() - started < 0.3:
-        call()
-        repeats += 1
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-    return flops * repeats / (time.perf_counter() - started)
+def time_needed(total: Estimate, speed: MeasuredSpeed) -> str:
+    """How long a run takes, as a range where the machine does not do the same work in the same time."""
+    best, now = total.seconds(speed.best), total.seconds(speed.now)
+    if speed.load:
+        return f"{duration(best)} if nothing else ran here, at least {duration(now)} as busy as it is ({speed.load})"
+    return f"about {duration(now)}" if now < SAME_TIME * best else f"{duration(best)} to {duration(now)}"
 
 
 def describe(config: RunConfig, num_actions: int, device: torch.device) -> str:
     """The estimate in a few lines, with the speed it rests on."""
-    total, speed = estimate(config, num_actions), measure_speed(config, num_actions, device)
+    total, measured = estimate(config, num_actions), measure_speed(config, num_actions, device)
+    speed = measured.now
     lines = [f"{'':14}{'parameters':>12}{'updates':>10}{'GFLOP/update':>14}{'s/update':>10}"]
     for name, cost in total.costs.items():
         flops = cost.forward_flops + cost.training_flops
-        seconds = speed.seconds_per_update(cost)
+        seconds = cost.seconds(speed)
         lines.append(f"{name:14}{cost.parameters:12,}{cost.updates:10,}{flops / 1e9:14,.1f}{seconds:10.3f}")
     return "\n".join(
         [
             *lines,
             f"epochs: {total.epochs}, {total.flops / total.epochs:.2e} FLOP each on average, {total.flops:.2e} in all",
             f"memory: {_size(total.model_bytes)} for the networks on {device}, {_size(total.replay_bytes)} for frames",
-            f"time: about {duration(total.seconds(speed))} on this machine, without playing the game",
+            f"time: {time_needed(total, measured)}, without playing the game",
             f"      (from {speed.forward:.1e} FLOP/s forward and {speed.training:.1e} FLOP/s in training, "
-            "measured on the denoiser just now)",
+            f"measured on the denoiser just now{f' with {measured.threads} threads' * (measured.threads > 0)})",
         ]
     )
 
@@ -152,22 +125,8 @@ def _size(num_bytes: int) -> str:
 # --- one update of each model ---------------------------------------------------------------------------------------
 
 
-def _denoiser_forward(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
-    """One evaluation of the denoiser's network for n frames."""
-    size, t, device = config.frame_size, config.denoiser.inner_model.num_steps_conditioning, denoiser.device
-    frames = torch.zeros(n, 3, size, size, device=device)
-    context = torch.zeros(n, 3 * t, size, size, device=device)
-    act = torch.zeros(n, t, dtype=torch.int64, device=device)
-    return denoiser.inner_model(frames, torch.zeros(n, device=device), context, act)
-
-
-def _denoiser_loss(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
-    obs, act, mask = _batch(config, n, config.denoiser_seq_length, denoiser.device)
-    return denoiser.loss(obs, act, mask, config.sigma_distribution)
-
-
 def _reward_end_loss(config: RunConfig, reward_end: nn.Module, n: int) -> Tensor:
-    obs, act, mask = _batch(config, n, config.reward_end_seq_length, reward_end.device)
+    obs, act, mask = batch_of_zeros(config, n, config.reward_end_seq_length, reward_end.device)
     return reward_end.loss(obs, act, torch.zeros_like(act, dtype=torch.float32), ~mask, mask).total
 
 
@@ -177,12 +136,6 @@ def _policy_step(config: RunConfig, actor_critic: nn.Module, n: int) -> Tensor:
     state = torch.zeros(n, actor_critic.lstm_dim, device=device, requires_grad=True)  # of the step before
     logits, value, _ = actor_critic.predict_act_value(obs, (state, state))
     return logits.sum() + value.sum()
-
-
-def _batch(config: RunConfig, n: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    obs = torch.zeros(n, length, 3, config.frame_size, config.frame_size, device=device)
-    act = torch.zeros(n, length, dtype=torch.int64, device=device)
-    return obs, act, torch.ones(n, length, dtype=torch.bool, device=device)
 
 
 def _policy_cost(config: RunConfig, agent: Agent, epochs: int) -> Cost:
@@ -199,9 +152,9 @@ def _policy_cost(config: RunConfig, agent: Agent, epochs: int) -> Cost:
     sampler = config.world_model.sampler
     evaluations = sampler.num_steps if sampler.order == 1 else 2 * sampler.num_steps - 1
     reward_end = agent.rew_end_model
-    obs, act, _ = _batch(config, n, 1, reward_end.device)
-    frame_flops = evaluations * _flops(lambda: _denoiser_forward(config, agent.denoiser, n))
-    reward_flops = _flops(lambda: reward_end.predict(obs, act, obs))
+    obs, act, _ = batch_of_zeros(config, n, 1, reward_end.device)
+    frame_flops = evaluations * count_flops(lambda: denoiser_forward(config, agent.denoiser, n))
+    reward_flops = count_flops(lambda: reward_end.predict(obs, act, obs))
     world_model = steps * frame_flops + (steps + burn_in) * reward_flops
     return _cost(agent.actor_critic, update, epochs, policy_step, steps + burn_in, world_model * update.grad_acc_steps)
 
@@ -230,17 +183,10 @@ def _cost(
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         forward_flops=forward_flops,
-        training_flops=_flops(run) * times * update.grad_acc_steps,
+        training_flops=count_flops(run) * times * update.grad_acc_steps,
         activation_bytes=round(sum(kept.values()) * times),
         updates=_num_updates(update, epochs),
     )
-
-
-def _flops(call: Callable[[], object]) -> int:
-    """Counted on readable networks: the counter does not see into compiled programs."""
-    with FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
 
 
 def _num_epochs(config: RunConfig) -> int:

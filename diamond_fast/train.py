@@ -311,14 +311,13 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
     """What ``--preset auto`` became and, where that is not the paper's, what the paper's would take here."""
     if device.type == "cuda":
         return "CUDA is there: taking the paper's settings (--preset atari100k)."
-    from diamond_fast.estimate import estimate, measure_speed
-    from diamond_fast.runs.progress import duration
+    from diamond_fast.estimate import estimate, measure_speed, time_needed
 
     paper, num_actions = PRESETS["atari100k"], _num_actions(args.config)
-    seconds = estimate(paper, num_actions).seconds(measure_speed(paper, num_actions, device))
+    time = time_needed(estimate(paper, num_actions), measure_speed(paper, num_actions, device))
     return (
         "No CUDA: taking --preset quick, which shows every part of DIAMOND at work in a few minutes but is too short "
-        f"to learn. The paper's settings (--preset atari100k) would take about {duration(seconds)} on this machine."
+        f"to learn. The paper's settings (--preset atari100k) would take, on this machine: {time}."
     )
 
 

@@ -7,15 +7,16 @@ import pytest
 from small_world import SMALL_WORLD
 
 from diamond_fast import doctor, health
-from diamond_fast.estimate import Speed
 from diamond_fast.health import Finding
+from diamond_fast.speed import MeasuredSpeed, Speed
 
 
 @pytest.fixture
 def small(monkeypatch):
     """The paper's run with tiny networks, at a given speed: nothing takes long."""
     monkeypatch.setattr("diamond_fast.presets.PRESETS", {"atari100k": SMALL_WORLD})
-    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: Speed(1e9, 1e9))
+    speed = Speed(1e9, 1e9)
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: MeasuredSpeed(speed, speed))
     monkeypatch.setattr(health, "fast_denoiser", lambda device, config: Finding("FastDenoiser", "on", f"on {device}"))
 
 

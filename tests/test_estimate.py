@@ -8,10 +8,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig, SamplerConfig
-from diamond_fast.estimate import Speed, describe, estimate, measure_speed
+from diamond_fast.estimate import describe, estimate, time_needed
 from diamond_fast.models.agent import Agent
 from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.presets import PRESETS
+from diamond_fast.runs.progress import duration
+from diamond_fast.speed import MeasuredSpeed, Speed
 
 SMALL = replace(
     PRESETS["catch"],
@@ -129,10 +131,21 @@ def test_time_follows_from_speed():
     assert total.seconds(speed) == pytest.approx(by_hand)
 
 
-def test_measured_speed_is_a_speed_and_the_description_says_where_hours_come_from():
-    speed = measure_speed(SMALL, 4, torch.device("cpu"))
-    assert 1e6 < speed.forward < 1e15
-    assert 1e6 < speed.training < 1e15
+def test_the_time_needed_is_a_range_where_it_is_one():
+    total = estimate(SMALL, 4)
+    speed, half = Speed(1e9, 1e9), Speed(5e8, 5e8)
+    seconds = total.flops / 1e9
+    assert time_needed(total, MeasuredSpeed(speed, speed)) == f"about {duration(seconds)}"
+    assert time_needed(total, MeasuredSpeed(half, speed)) == f"{duration(seconds)} to {duration(2 * seconds)}"
+    assert time_needed(total, MeasuredSpeed(half, speed, "load 5.0 on 2 cores")) == (
+        f"{duration(seconds)} if nothing else ran here, at least {duration(2 * seconds)} as busy as it is "
+        "(load 5.0 on 2 cores)"
+    )
+
+
+def test_the_description_says_where_hours_come_from(monkeypatch):
+    speed = MeasuredSpeed(Speed(2e9, 3e9), Speed(4e9, 4e9))
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: speed)
     text = describe(SMALL, 4, torch.device("cpu"))
-    assert "measured on the denoiser" in text
+    assert "(from 2.0e+09 FLOP/s forward and 3.0e+09 FLOP/s in training, measured on the denoiser just now)" in text
     assert f"{estimate(SMALL, 4).costs['denoiser'].parameters:,}" in text

@@ -13,11 +13,13 @@ import torch
 
 from diamond_fast import train
 from diamond_fast.config import RunConfig
-from diamond_fast.estimate import Speed
 from diamond_fast.presets import PRESETS
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.speed import MeasuredSpeed, Speed
 from diamond_fast.training.evaluate import Evaluation
 from diamond_fast.training.finite import NonFiniteError
+
+GIGAFLOPS = MeasuredSpeed(Speed(1e9, 1e9), Speed(1e9, 1e9))
 
 
 @pytest.fixture(autouse=True)
@@ -285,11 +287,12 @@ def test_a_run_is_created_locked_closed_and_summed_up(capsys, tmp_path, trainers
 
 
 def test_without_cuda_it_says_what_the_paper_would_take(capsys, trainers, monkeypatch):
-    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: OneSecondPerUpdate())
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: GIGAFLOPS)
+    monkeypatch.setattr("diamond_fast.estimate.Cost.seconds", lambda cost, speed: 1.0)
     run_main("--game Pong --out x")
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("No CUDA: taking --preset quick")
-    assert first.endswith("--preset atari100k) would take about 14 d 3 h on this machine.")  # 1.22 million updates
+    assert first.endswith("--preset atari100k) would take, on this machine: about 14 d 3 h.")  # 1.22 million updates
 
 
 def test_resuming_uses_the_same_folder(capsys, run, trainers):
@@ -366,11 +369,6 @@ def test_a_bug_keeps_its_traceback(trainers, monkeypatch):
         run_main("--game Pong --preset quick")
 
 
-class OneSecondPerUpdate:
-    def seconds_per_update(self, cost):
-        return 1.0
-
-
 # --- dry run --------------------------------------------------------------------------------------------------------
 
 
@@ -380,12 +378,12 @@ def test_a_dry_run_says_everything_and_creates_nothing(capsys, tmp_path):
     for expected in ("--game Boxing\n", "--seed 9\n", "--denoiser.inner-model.channels 16 32 32\n", "Boxing on cpu\n"):
         assert expected in out
     assert re.search(r"^actor_critic +[\d,]+ +[\d,]+ +[\d.,]+ +[\d.]+$", out, re.MULTILINE)
-    assert re.search(r"^time: about .* on this machine", out, re.MULTILINE)
+    assert re.search(r"^time: .*, without playing the game", out, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_settings_of_a_dry_run_are_a_command_line(capsys, monkeypatch):
-    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: Speed(1e9, 1e9))
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: GIGAFLOPS)
     run_main("--preset catch --seed 9 --dry-run")
     settings = capsys.readouterr().out.split("\n\n")[0]
     words = [word for line in settings.splitlines() if not line.endswith(" None") for word in line.split()]

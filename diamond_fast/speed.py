@@ -1,0 +1,183 @@
+"""How fast this machine computes in these networks, now and with nothing else to do."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from diamond_fast.config import RunConfig, SamplerConfig
+from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.models.agent import Agent
+from diamond_fast.training.paths import imagination_dtype, trained
+from diamond_fast.training.precision import autocast
+
+MEASURE_FOR = 1.0  # seconds, and two calls at least
+BUSY = 0.5  # processes that want to run, for each core of this machine
+
+
+@dataclass(frozen=True)
+class Speed:
+    """FLOP/s in these networks."""
+
+    forward: float
+    training: float
+
+
+@dataclass(frozen=True)
+class MeasuredSpeed:
+    """What this machine does."""
+
+    now: Speed
+    """On average while it was measured, with the threads that a run uses; on busy processors at most."""
+    best: Speed
+    """Of the fastest calls. On busy processors: what one thread does while it has one, times the threads."""
+    load: str = ""
+    """How busy the processors are with other work, in a few words; empty where they are not."""
+    threads: int = 0
+    """Of torch on a CPU; 0 on a GPU."""
+
+
+class Timing(NamedTuple):
+    """Seconds of one call."""
+
+    wall: float
+    cpu: float
+    """Of all threads together."""
+
+
+def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> MeasuredSpeed:
+    """Time the denoiser, the largest network, forward and in training: a few seconds.
+
+    On busy processors threads wait for each other, and how much they do together in a second says little about the
+    machine: a call that took 0.2 s of one processor's time took 1 to 9 s with two threads beside five other processes.
+    So one thread is timed there, by the time it had a processor for itself. The share of the time in which it had one
+    is the most that several threads can get.
+    """
+    on_gpu = device.type == "cuda"
+    load = "" if on_gpu else _load()
+    batch_size = config.denoiser_update.batch_size if on_gpu else 1 if load else 2
+    threads = torch.get_num_threads()
+    with _num_threads(1 if load else threads):
+        calls = _forward_and_training(config, num_actions, device, batch_size)
+        times = [_timed(call, at_least=1 if load else 2) for call, _ in calls]
+    return _speed(times, [flops for _, flops in calls], load, 0 if on_gpu else threads)
+
+
+def _forward_and_training(
+    config: RunConfig, num_actions: int, device: torch.device, batch_size: int
+) -> list[tuple[Callable[[], None], int]]:
+    """Two calls, and the FLOPs of each."""
+    model = Agent(config, num_actions).denoiser.to(device)
+    frames = torch.zeros(batch_size, config.denoiser.inner_model.num_steps_conditioning, 3, *2 * [config.frame_size])
+    act = torch.zeros(frames.shape[:2], dtype=torch.int64)
+    fast = FastDenoiser(model, SamplerConfig(num_steps=1), dtype=imagination_dtype(config.precision, device))
+    fast_model = trained(model, config.precision, device)
+
+    def forward() -> None:
+        fast.sample(frames.to(device), act.to(device))
+        _wait(device)
+
+    def train() -> None:
+        with autocast(device, config.precision):
+            loss = denoiser_loss(config, fast_model, batch_size)
+        loss.backward()
+        _wait(device)
+
+    with torch.device("meta"):  # counting needs shapes only
+        counted = Agent(config, num_actions).denoiser
+    with torch.no_grad():
+        forward_flops = count_flops(lambda: denoiser_forward(config, counted, batch_size))
+    return [
+        (forward, forward_flops),
+        (train, count_flops(lambda: denoiser_loss(config, counted, batch_size).backward())),
+    ]
+
+
+def _speed(times: list[list[Timing]], flops: list[int], load: str, threads: int) -> MeasuredSpeed:
+    """From timings of forward and training calls: of all threads, or of one where there is other load."""
+    if not load:
+        now, best = (
+            Speed(*(n / of([t.wall for t in timings]) for timings, n in zip(times, flops, strict=True)))
+            for of in (fmean, min)
+        )
+        return MeasuredSpeed(now, best, threads=threads)
+    least = [min(timings, key=lambda t: t.cpu) for timings in times]
+    best = Speed(*(threads * n / t.cpu for t, n in zip(least, flops, strict=True)))
+    share = min(1.0, sum(t.cpu for t in least) / sum(t.wall for t in least))
+    return MeasuredSpeed(Speed(share * best.forward, share * best.training), best, load, threads)
+
+
+def _load() -> str:
+    """What the processors have to do besides, as the system counts it over the last minute."""
+    try:
+        load = os.getloadavg()[0]
+    except OSError:
+        return ""
+    cores = os.cpu_count() or 1
+    return f"load {load:.1f} on {cores} cores" if load > BUSY * cores else ""
+
+
+def _timed(call: Callable[[], None], at_least: int) -> list[Timing]:
+    """Several calls, after one that warms up."""
+    call()
+    timings: list[Timing] = []
+    began = time.perf_counter()
+    while len(timings) < at_least or time.perf_counter() - began < MEASURE_FOR:
+        wall, cpu = time.perf_counter(), time.process_time()
+        call()
+        timings.append(Timing(time.perf_counter() - wall, time.process_time() - cpu))
+    return timings
+
+
+@contextmanager
+def _num_threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+# --- the denoiser at work, with nothing in its frames ---------------------------------------------------------------
+
+
+def denoiser_forward(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
+    """One evaluation of the denoiser's network for n frames."""
+    size, t, device = config.frame_size, config.denoiser.inner_model.num_steps_conditioning, denoiser.device
+    frames = torch.zeros(n, 3, size, size, device=device)
+    context = torch.zeros(n, 3 * t, size, size, device=device)
+    act = torch.zeros(n, t, dtype=torch.int64, device=device)
+    return denoiser.inner_model(frames, torch.zeros(n, device=device), context, act)
+
+
+def denoiser_loss(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
+    """Its loss on n sequences of the length that training uses."""
+    obs, act, mask = batch_of_zeros(config, n, config.denoiser_seq_length, denoiser.device)
+    return denoiser.loss(obs, act, mask, config.sigma_distribution)
+
+
+def batch_of_zeros(config: RunConfig, n: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames float32 [N,L,3,H,W], actions int64 [N,L] and an all-true mask [N,L]."""
+    obs = torch.zeros(n, length, 3, config.frame_size, config.frame_size, device=device)
+    act = torch.zeros(n, length, dtype=torch.int64, device=device)
+    return obs, act, torch.ones(n, length, dtype=torch.bool, device=device)
+
+
+def count_flops(call: Callable[[], object]) -> int:
+    """Counted on readable networks: the counter does not see into compiled programs."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()

@@ -1,0 +1,70 @@
+"""The measured speed: by the clock on a quiet machine, by the processors' time on a busy one."""
+
+import pytest
+import torch
+
+from diamond_fast import speed
+from diamond_fast.presets import PRESETS
+from diamond_fast.speed import Speed, Timing
+
+
+class Clock:
+    """A clock and the processors' time, which pass only while something is computed."""
+
+    def __init__(self):
+        self.wall = self.cpu = 0.0
+
+    def perf_counter(self):
+        return self.wall
+
+    def process_time(self):
+        return self.cpu
+
+    def computing(self, wall, cpu):
+        def call():
+            self.wall += wall
+            self.cpu += cpu
+
+        return call
+
+
+def test_a_quiet_machine_is_measured_by_the_clock():
+    times = [[Timing(0.1, 0.2), Timing(0.3, 0.2)], [Timing(1.0, 2.0), Timing(1.0, 2.0)]]
+    measured = speed._speed(times, [10**9, 10**9], load="", threads=2)
+    assert measured.best == Speed(pytest.approx(10e9), pytest.approx(1e9))
+    assert measured.now == Speed(pytest.approx(5e9), pytest.approx(1e9))
+
+
+def test_a_busy_machine_is_measured_by_the_time_it_had_a_processor():
+    """One thread computes for 0.2 s in 0.8 s: two of them would do twice as much, if they were alone."""
+    times = [[Timing(1.9, 0.3), Timing(0.8, 0.2)], [Timing(4.0, 1.0)]]
+    measured = speed._speed(times, [10 * 10**9, 60 * 10**9], "load 7.0 on 2 cores", threads=2)
+    assert measured.best == Speed(pytest.approx(100e9), pytest.approx(120e9))
+    assert measured.now == Speed(pytest.approx(25e9), pytest.approx(30e9))
+    assert (measured.load, measured.threads) == ("load 7.0 on 2 cores", 2)
+
+
+def test_what_is_quick_is_repeated_for_a_second(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(speed, "time", clock)
+    assert len(speed._timed(clock.computing(0.01, 0.01), at_least=2)) == pytest.approx(100, abs=1)
+    assert speed._timed(clock.computing(9.0, 3.0), at_least=2) == [pytest.approx((9.0, 3.0))] * 2
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.4, ""), (6.25, "load 6.2 on 4 cores")])
+def test_what_else_the_machine_has_to_do(monkeypatch, load, said):
+    monkeypatch.setattr(speed.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(speed.os, "cpu_count", lambda: 4)
+    assert speed._load() == said
+
+
+@pytest.mark.parametrize("load", [0.0, 1000.0])
+def test_a_measured_speed_is_one_and_threads_stay_as_they_were(monkeypatch, load):
+    monkeypatch.setattr(speed.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(speed, "MEASURE_FOR", 0.05)
+    before = torch.get_num_threads()
+    measured = speed.measure_speed(PRESETS["catch"], 3, torch.device("cpu"))
+    assert (torch.get_num_threads(), measured.threads) == (before, before)
+    assert bool(measured.load) == bool(load)
+    for now, best in ((measured.now.forward, measured.best.forward), (measured.now.training, measured.best.training)):
+        assert 1e6 < now <= best < 1e15
