@@ -1,12 +1,26 @@
 """CUDA graphs: a function's kernels recorded once for each shape of its inputs, then launched together."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 WARM_UPS = 3  # runs before recording: libraries choose algorithms, kernels are compiled
+
+
+@contextmanager
+def own_casts() -> Iterator[None]:
+    """Around a capture: it reads no cast of a weight made before it, and leaves none behind.
+
+    Autocast keeps casts until it ends, which frees their memory while the graph lives on.
+    """
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 class Recording:
@@ -29,7 +43,7 @@ class Recording:
             current.wait_stream(side)
             self.graph = torch.cuda.CUDAGraph()
             # other threads, such as one that prefetches batches, may go on using the GPU
-            with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
+            with own_casts(), torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
                 self.outputs = list(function(*self.inputs))
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -43,6 +57,8 @@ class Recording:
 class Recorded:
     """A function that is recorded when it first meets a shape on a GPU, and called as it is elsewhere.
 
+    Where the caller is capturing a graph, that one takes the function's kernels.
+
     Args:
         function: as for ``Recording``; everything else it reads must stay at its address.
         max_recordings: the least recently used is dropped beyond that.
@@ -55,9 +71,10 @@ class Recorded:
         self._pool: tuple[int, int] | None = None
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        if not inputs[0].is_cuda:
+        if not inputs[0].is_cuda or torch.cuda.is_current_stream_capturing():
             return list(self.function(*inputs))
-        key = tuple((x.shape, x.dtype, x.device) for x in inputs)
+        autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
+        key = (autocast, *((x.shape, x.dtype, x.device) for x in inputs))
         if key not in self._recordings:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()

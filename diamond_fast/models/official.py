@@ -76,13 +76,19 @@ def find_official(source: str | Path) -> Path:
 def read_official(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a published file. Runs no code from it. Raises ValueError where it is something else."""
     try:
-        state = load_torch_file(path)
+        state = read_weights(path)
     except ValueError as error:
         raise ValueError(f"{error}: not a published agent") from None
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path}: not a published agent: expected names of weights and tensors")
     if NUM_ACTIONS_KEY not in state:
         raise ValueError(f"{path}: not a published agent: it has no {NUM_ACTIONS_KEY}")
+    return state
+
+
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a file of weights. Runs no code from it. Raises ValueError where it is something else."""
+    state = load_torch_file(path)
+    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise ValueError(f"{path}: expected names of weights and tensors")
     for name, weight in state.items():
         if not weight.isfinite().all():
             raise ValueError(f"{path}: {name} holds NaN or infinity")

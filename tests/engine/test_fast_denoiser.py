@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from golden_vectors import denoiser, replay_draws, tensors
+from published_environment import SAMPLER_SETTINGS, PublishedDenoiser
 from torch import nn
 
 from diamond_fast import FastDenoiser
@@ -106,17 +107,6 @@ def test_each_technique_can_be_turned_off(technique):
     assert ((y - truth).abs() / LEVEL > 0.01).float().mean() < 0.01
 
 
-class PublishedDenoiser(nn.Module):
-    """A denoiser as another project holds it: other classes, the same names of weights."""
-
-    def __init__(self, twin):
-        super().__init__()
-        self.cfg = SimpleNamespace(sigma_data=0.5, sigma_offset_noise=0.3, inner_model=SimpleNamespace())
-        self.inner_model = nn.Module()
-        for name, module in twin.inner_model.named_children():
-            setattr(self.inner_model, name, module)
-
-
 def published_loop(sample, obs, act, num_frames):
     """Imagining as the published environment does: context and actions roll on by one frame a step."""
     frames = []
@@ -139,15 +129,11 @@ def test_stands_in_for_the_sampler_in_the_published_loop(given):
         "state_dict": state,
         "agent_state_dict": {f"denoiser.{k}": v for k, v in state.items()} | {"actor_critic.x": torch.zeros(1)},
     }
-    published = SimpleNamespace(
-        num_steps_denoising=3, sigma_min=2e-3, sigma_max=5, rho=7, order=1, s_churn=0, s_tmin=0, s_tmax=float("inf"),
-        s_noise=1,
-    )  # fmt: skip
     obs, act = inputs(n=1)
     torch.manual_seed(0)
     truth = published_loop(DiffusionSampler(twin, SamplerConfig()).sample, obs.clone(), act.clone(), 2)
     torch.manual_seed(0)
-    fast = FastDenoiser(denoisers[given], published, dtype=torch.float32)
+    fast = FastDenoiser(denoisers[given], SAMPLER_SETTINGS, dtype=torch.float32)
     y = published_loop(fast.sample, obs.clone(), act.clone(), 2)
     assert ((y[0] - truth[0]).abs() / LEVEL).max() < 1.01
     assert ((y - truth).abs() / LEVEL > 0.01).float().mean() < 0.02
@@ -201,9 +187,9 @@ def test_wrap_gives_any_network_the_same_sampler():
     ("change", "message"),
     [
         ({"prev_obs": torch.zeros(2, 3, 3, 64, 64)}, "prev_obs: context and frame have 12 channels together"),
-        ({"prev_obs": torch.zeros(2, 4, 3, 64, 64, dtype=torch.float64)}, "prev_obs: expected a float32 tensor"),
-        ({"prev_obs": torch.zeros(0, 4, 3, 64, 64)}, "prev_obs: expected shape"),
-        ({"prev_act": torch.zeros(2, 4)}, "prev_act: expected an int64 tensor, got torch.float32"),
+        ({"prev_obs": torch.zeros(2, 4, 3, 64, 64, dtype=torch.uint8)}, "prev_obs: expected a tensor of floats"),
+        ({"prev_obs": torch.zeros(2, 4, 3, 0, 64)}, "prev_obs: expected shape"),
+        ({"prev_act": torch.zeros(2, 4)}, "prev_act: expected an int64 or int32 tensor, got torch.float32"),
         ({"prev_act": torch.zeros(3, 4, dtype=torch.int64)}, r"prev_act: expected shape \[2, T\]"),
         ({"prev_act": torch.zeros(2, 3, dtype=torch.int64)}, "prev_act: expected the 4 actions"),
         ({"prev_act": torch.full((2, 4), 6)}, "prev_act: expected 0 to 5, got 6 to 6"),

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from diamond_fast.engine import graphs
-from diamond_fast.engine.graphs import Recorded
+from diamond_fast.engine.graphs import WARM_UPS, Recorded, own_casts
 
 
 class Graph:
@@ -36,8 +37,10 @@ def recordings(monkeypatch):
         CUDAGraph=Graph,
         graph=lambda graph, pool, capture_error_mode: nullcontext(),
         graph_pool_handle=lambda: (0, 1),
+        is_current_stream_capturing=lambda: False,
     )
-    monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda))
+    autocast = (torch.is_autocast_enabled, torch.get_autocast_dtype, torch.clear_autocast_cache)
+    monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda, **{f.__name__: f for f in autocast}))
 
     class Recording(graphs.Recording):
         def __init__(self, function, inputs, pool):
@@ -74,6 +77,42 @@ def test_one_recording_a_shape_and_the_oldest_goes(recordings):
     assert [len(r.inputs[0]) for r in recordings] == [1, 2, 3, 2]
     recorded(torch.ones(1, dtype=torch.float64))
     assert recordings[-1].inputs[0].dtype == torch.float64
+
+
+def test_a_graph_that_the_caller_captures_takes_the_kernels(recordings, monkeypatch):
+    monkeypatch.setattr(graphs.torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert Recorded(lambda x: [x * 2])(torch.ones(2))[0].tolist() == [2.0, 2.0]
+    assert not recordings
+
+
+def test_around_a_capture_autocast_forgets_its_casts():
+    weight, x = torch.nn.Parameter(torch.eye(2)), torch.ones(1, 2)
+
+    def product():
+        return F.linear(x, weight)[0, 0].item()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        assert product() == 1
+        weight.data.fill_(2)
+        assert product() == 1  # with the cast it keeps
+        with own_casts():
+            assert product() == 4
+        weight.data.fill_(3)
+        assert product() == 6
+
+
+def test_a_recording_reads_no_cast_made_before_it(recordings):
+    weight, x = torch.nn.Parameter(torch.eye(2)), torch.ones(1, 2)
+    seen = []
+
+    def function(x):
+        seen.append(F.linear(x, weight)[0, 0].item())
+        weight.data.fill_(2)
+        return [x]
+
+    with torch.autocast("cpu", torch.bfloat16):
+        Recorded(function)(x)
+    assert seen[: WARM_UPS + 1] == [1.0] * WARM_UPS + [4.0]
 
 
 def test_without_a_gpu_the_function_is_called():

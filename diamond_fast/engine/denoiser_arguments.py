@@ -1,0 +1,73 @@
+"""What FastDenoiser's arguments must be, and what it makes of those that are nearly so."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diamond_fast.config import SamplerConfig
+
+
+def to_frames(name: str, x: Any, dims: int) -> Tensor:
+    """They in float32, in which the published sampler computes whatever it is given. Raises TypeError, ValueError."""
+    shape = "[N,T,C,H,W]" if dims == 5 else "[N,C,H,W]"
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name}: expected a tensor of floats {shape}, got {kind}")
+    if x.dim() != dims or 0 in x.shape[1:]:
+        raise ValueError(f"{name}: expected shape {shape} with no size of 0 but N, got {list(x.shape)}")
+    return x.float()
+
+
+def to_actions(
+    frames: Tensor, context: Tensor, act: Any, channels: int, device: torch.device | None, takes: tuple[int, int] | None
+) -> Tensor:
+    """The actions in int64, if all that a network is given fits together.
+
+    Args:
+        frames: [N,T,C,H,W] as ``sample`` takes them, or [N,C,H,W] as ``denoise`` does.
+        context: [N,T*C,H,W]. act: [N,T]. channels: C.
+        device: where the network is, if anywhere.
+        takes: its input channels and its number of actions; None if nothing is known of it.
+
+    Raises:
+        TypeError, ValueError: an argument does not fit; the message names it.
+    """
+    name, actions = ("prev_obs", "prev_act") if frames.dim() == 5 else ("obs", "act")
+    if not isinstance(act, Tensor) or act.dtype not in (torch.int64, torch.int32):
+        kind = act.dtype if isinstance(act, Tensor) else type(act).__name__
+        raise TypeError(f"{actions}: expected an int64 or int32 tensor, got {kind}")
+    if act.dim() != 2 or len(act) != len(frames):
+        raise ValueError(f"{actions}: expected shape [{len(frames)}, T], got {list(act.shape)}")
+    if len(context) != len(frames) or context.shape[-2:] != frames.shape[-2:]:
+        raise ValueError(f"obs: expected frames like noisy_next_obs {list(frames.shape)}, got {list(context.shape)}")
+    device = device or frames.device
+    for what, tensor in ((name, context), (actions, act)):
+        if tensor.device != device:
+            raise ValueError(f"{what}: is on {tensor.device}, but the denoiser is on {device}")
+    if takes is not None:
+        (expected, num_actions), have = takes, context.size(1) + channels
+        if have != expected:
+            raise ValueError(
+                f"{name}: context and frame have {have} channels together, but the network takes {expected}"
+            )
+        steps = expected // channels - 1
+        if act.size(1) != steps:
+            raise ValueError(f"{actions}: expected the {steps} actions taken at the context frames, got {act.size(1)}")
+        last = num_actions - 1
+        # a GPU is not asked: that would stall it at every call
+        if act.device.type == "cpu" and not bool(((act >= 0) & (act <= last)).all()):
+            raise ValueError(f"{actions}: expected 0 to {last}, got {act.min()} to {act.max()}")
+    return act.long()
+
+
+def sampler_config(sampler: Any) -> SamplerConfig:
+    """Ours, or one made from the published project's settings."""
+    if sampler is None:
+        return SamplerConfig()
+    if isinstance(sampler, SamplerConfig):
+        return sampler
+    names = ["sigma_min", "sigma_max", "rho", "order", "s_churn", "s_tmin", "s_tmax", "s_noise"]
+    if not all(hasattr(sampler, name) for name in [*names, "num_steps_denoising"]):
+        raise TypeError(f"sampler: expected a SamplerConfig or None, got {type(sampler).__name__}")
+    return SamplerConfig(num_steps=sampler.num_steps_denoising, **{name: getattr(sampler, name) for name in names})

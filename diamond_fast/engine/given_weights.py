@@ -1,0 +1,160 @@
+"""The weights of a denoiser as they are given: found by their names, used where they lie, watched for changes."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+
+from diamond_fast.config import InnerModelConfig
+from diamond_fast.models.unet import InnerModel
+
+WRAPPERS = {"module", "_orig_mod"}  # what DistributedDataParallel and torch.compile put into names
+
+Slot = tuple[dict[str, Tensor | None], str]  # a module's table of weights or buffers, and the name in it
+
+
+def find_unet(denoiser: nn.Module) -> nn.Module:
+    """The U-Net in a denoiser, an agent, or either in a wrapper. Raises ValueError where there is none."""
+    prefix = _find_prefix(name for name, _ in _slots(denoiser))
+    path = prefix.removesuffix(".")
+    return [m for name, m in denoiser.named_modules() if _plain(name) == path][-1]
+
+
+def as_inner_model(unet: nn.Module) -> InnerModel:
+    """The U-Net itself where it is ours, else ours around the very tensors of another."""
+    wrapped = any(not WRAPPERS.isdisjoint(name.split(".")) for name, _ in unet.named_modules())
+    if isinstance(unet, InnerModel) and not wrapped:
+        return unet
+    return _network_around(weights_of(unet))
+
+
+def rebuild(state: Mapping[str, Tensor]) -> InnerModel:
+    """Our network with copies of weights from a denoiser's or an agent's state dict. Raises TypeError, ValueError."""
+    state = {_plain(str(name)): value for name, value in state.items()}
+    prefix = _find_prefix(state)
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    strange = [f"{name} is {type(w).__name__}" for name, w in weights.items() if not isinstance(w, Tensor)]
+    if strange:
+        raise TypeError(f"denoiser: expected tensors for weights, but {strange[0]}")
+    device = weights["conv_in.weight"].device
+    copies = {name: value.detach().to(device, torch.float32, copy=True) for name, value in weights.items()}
+    return _network_around(copies)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """Its weights and buffers by name, without the names of wrappers: the tensors themselves."""
+    return {name: table[key] for name, (table, key) in _slots(module)}
+
+
+def bind(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Makes these very tensors the network's weights. Raises RuntimeError where names or shapes differ."""
+    network.load_state_dict(weights, assign=True)
+
+
+class Watch:
+    """Notices that a module's weights have changed, without asking the device, in a fraction of a millisecond.
+
+    Tensors count the writes to them, but for those of fused optimisers, which are noticed by their steps. What it
+    cannot see: writes to ``weight.data`` in place, and any to inference tensors.
+    """
+
+    def __init__(self, module: nn.Module):
+        self._slots = [slot for _, slot in _slots(module)]
+        self._ids = {id(table[key]) for table, key in self._slots}
+        self._stepped = False
+        self._versions, self._addresses = self._now()
+        _listen()
+        _watches.add(self)
+
+    def look(self) -> tuple[bool, bool]:
+        """Since the last look: whether weights were written to, and whether they are elsewhere."""
+        versions, addresses, stepped = self._versions, self._addresses, self._stepped
+        self._stepped = False
+        self._versions, self._addresses = self._now()
+        return stepped or self._versions != versions, self._addresses != addresses
+
+    def note(self, optimizer: Optimizer) -> None:
+        """Called when it has made a step."""
+        if any(id(p) in self._ids for group in optimizer.param_groups for p in group["params"]):
+            self._stepped = True
+
+    def _now(self) -> tuple[list[int], list[int]]:
+        tensors = [table[key] for table, key in self._slots]
+        try:
+            versions = [x._version for x in tensors]
+        except RuntimeError:
+            versions = [0 if x.is_inference() else x._version for x in tensors]
+        return versions, [x.data_ptr() for x in tensors]
+
+
+_watches: WeakSet[Watch] = WeakSet()
+
+
+@cache
+def _listen() -> None:
+    register_optimizer_step_post_hook(_note_step)
+
+
+def _note_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+    if not torch.compiler.is_compiling():  # compiled steps write as other operations do
+        for watch in list(_watches):
+            watch.note(optimizer)
+
+
+def _slots(module: nn.Module) -> Iterator[tuple[str, Slot]]:
+    """What a state dict would hold, by name: where it is kept."""
+    for path, m in module.named_modules():
+        for table in (m._parameters, m._buffers):
+            for key, tensor in table.items():
+                if tensor is not None and key not in m._non_persistent_buffers_set:
+                    yield _plain(f"{path}.{key}" if path else key), (table, key)
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _find_prefix(names: Iterable[str]) -> str:
+    """What stands before the U-Net's own names; the reward/end model has a ``conv_in`` too, but no noise level."""
+    names, noise = set(names), "noise_emb.weight"
+    prefixes = {name.removesuffix(noise) for name in names if name == noise or name.endswith(f".{noise}")}
+    prefixes = sorted(prefix for prefix in prefixes if f"{prefix}conv_in.weight" in names)
+    if not prefixes:
+        raise ValueError("denoiser: these are not a denoiser's weights (no conv_in.weight); for others use wrap()")
+    if len(prefixes) > 1:
+        raise ValueError(f"denoiser: expected one, got the weights of several: {', '.join(prefixes)}")
+    return prefixes[0]
+
+
+def _network_around(weights: Mapping[str, Tensor]) -> InnerModel:
+    """Our network with these tensors for weights; names and shapes tell its settings."""
+    try:
+        with torch.device("meta"):  # no memory and no random numbers: it is given its weights
+            network = InnerModel(_read_config(weights), weights["act_emb.0.weight"].size(0))
+        bind(network, weights)
+    except (LookupError, ArithmeticError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(f"denoiser: its weights are not those of this U-Net ({' '.join(reason[:2])})") from None
+    return network
+
+
+def _read_config(weights: Mapping[str, Tensor]) -> InnerModelConfig:
+    img_channels = weights["conv_out.weight"].size(0)
+    depths, channels, attention = [], [], []
+    while f"unet.d_blocks.{len(depths)}.resblocks.0.conv2.weight" in weights:
+        level = f"unet.d_blocks.{len(depths)}.resblocks."
+        blocks = {name.removeprefix(level).split(".")[0] for name in weights if name.startswith(level)}
+        channels.append(weights[f"{level}0.conv2.weight"].size(0))
+        attention.append(int(f"{level}0.attn.qkv_proj.weight" in weights))
+        depths.append(len(blocks))
+    return InnerModelConfig(
+        img_channels=img_channels,
+        num_steps_conditioning=weights["conv_in.weight"].size(1) // img_channels - 1,
+        cond_channels=weights["cond_proj.0.weight"].size(0),
+        depths=tuple(depths),
+        channels=tuple(channels),
+        attn_depths=tuple(attention),
+    )
