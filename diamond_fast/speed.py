@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.models.agent import Agent
-from diamond_fast.training.paths import imagination_dtype, trained
-from diamond_fast.training.precision import autocast
+from diamond_fast.training.paths import trained
+from diamond_fast.training.precision import autocast, network_dtype
 
 MEASURE_FOR = 1.0  # seconds, and two calls at least
 BUSY = 0.5  # processes that want to run, for each core of this machine
@@ -77,7 +77,7 @@ def _forward_and_training(
     model = Agent(config, num_actions).denoiser.to(device)
     frames = torch.zeros(batch_size, config.denoiser.inner_model.num_steps_conditioning, 3, *2 * [config.frame_size])
     act = torch.zeros(frames.shape[:2], dtype=torch.int64)
-    fast = FastDenoiser(model, SamplerConfig(num_steps=1), dtype=imagination_dtype(config.precision, device))
+    fast = FastDenoiser(model, SamplerConfig(num_steps=1), dtype=network_dtype(config.precision, device))
     fast_model = trained(model, config.precision, device)
 
     def forward() -> None:

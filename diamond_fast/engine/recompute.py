@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, sample_categorical
-from diamond_fast.models.actor_critic import ActorCritic, at_least_float32
+from diamond_fast.models.actor_critic import ActorCritic
+from diamond_fast.models.exact import outside_autocast
 
 
 class Memory(NamedTuple):
@@ -73,7 +74,7 @@ def play(
     for t in range(num_steps):
         frames[:, t] = obs
         logits, val[:, t], memory = policy.predict_act_value(obs, memory)
-        memory = Memory(*(x.to(hx_next.dtype) for x in memory))  # autocast may have made it bfloat16
+        memory = Memory(*memory)
         act[:, t] = sample_categorical(logits)
         step = env.step(act[:, t])
         dead = step.end | step.trunc
@@ -120,15 +121,16 @@ def recompute(policy: ActorCritic, played: Played) -> Rollout:
         fresh = Memory(*(_with_cells(x, p.burnin_cell, y) for x, y in zip(fresh, burnt_in, strict=True)))
     _, hidden = _unroll(policy, gates[: n * t].view(n, t, -1), Memory(p.hx, p.cx), p.end | p.trunc, fresh)
 
-    logits = at_least_float32(policy.actor_linear(hidden))
-    val = at_least_float32(policy.critic_linear(hidden).squeeze(2))
+    with outside_autocast(hidden.device):
+        logits, val = policy.actor_linear(hidden), policy.critic_linear(hidden).squeeze(2)
     return Rollout(p.act, p.rew, p.end, p.trunc, logits, val, p.val_bootstrap)
 
 
 def _input_gates(policy: ActorCritic, obs: Tensor) -> Tensor:
     """The input's share of the LSTM's gates. obs [M,C,H,W] -> [M,4D]."""
-    lstm = policy.lstm
-    return F.linear(policy.encoder(obs).flatten(1), lstm.weight_ih, lstm.bias_ih + lstm.bias_hh)
+    x, lstm = policy.encoder(obs).flatten(1), policy.lstm
+    with outside_autocast(x.device):
+        return F.linear(x.to(lstm.weight_ih.dtype), lstm.weight_ih, lstm.bias_ih + lstm.bias_hh)
 
 
 def _unroll(
@@ -145,7 +147,8 @@ def _unroll(
     """
     hidden = []
     for t, from_input in enumerate(gates.unbind(1)):
-        i, f, g, o = at_least_float32(from_input + F.linear(memory.hx, policy.lstm.weight_hh)).chunk(4, dim=1)
+        with outside_autocast(gates.device):
+            i, f, g, o = (from_input + F.linear(memory.hx, policy.lstm.weight_hh)).chunk(4, dim=1)
         cx = f.sigmoid() * memory.cx + i.sigmoid() * g.tanh()
         memory = Memory(o.sigmoid() * cx.tanh(), cx)
         hidden.append(memory.hx)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
 from diamond_fast.models.arguments import check_tensor
 from diamond_fast.models.blocks import SmallResBlock, conv3x3, init_lstm
+from diamond_fast.models.exact import at_least_float32, outside_autocast
 
 
 class ActorCriticEncoder(nn.Module):
@@ -77,14 +78,11 @@ class ActorCritic(nn.Module):
         )
         for state in hx_cx:
             check_tensor("hx_cx", state, (obs.size(0), self.lstm_dim), self.actor_linear.weight)
-        hx, cx = self.lstm(self.encoder(obs).flatten(1), hx_cx)
-        logits, val = self.actor_linear(hx), self.critic_linear(hx).squeeze(1)
+        x, dtype = self.encoder(obs).flatten(1), self.lstm.weight_hh.dtype
+        with outside_autocast(self.device):
+            hx, cx = self.lstm(x.to(dtype), tuple(state.to(dtype) for state in hx_cx))
+            logits, val = self.actor_linear(hx), self.critic_linear(hx).squeeze(1)
         return at_least_float32(logits), at_least_float32(val), (hx, cx)
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Losses are computed in float32 whatever the networks compute in; float64 stays."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 @torch.no_grad()

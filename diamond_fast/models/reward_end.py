@@ -10,6 +10,7 @@ from diamond_fast.config import RewardEndConfig
 from diamond_fast.models.arguments import check_actions, check_mask, check_tensor
 from diamond_fast.models.blocks import Downsample, ResBlocks, conv3x3, init_lstm
 from diamond_fast.models.denoiser import masked_mean
+from diamond_fast.models.exact import at_least_float32, outside_autocast
 
 REWARD_NAMES = ("-1", "0", "+1")  # signs
 END_NAMES = ("goes_on", "ends")
@@ -106,8 +107,10 @@ class RewardEndModel(nn.Module):
             check_tensor("hx_cx", state, (1, n, self.lstm_dim), weight)
         x = torch.cat((obs, next_obs), dim=2).flatten(0, 1)
         x = self.encoder(x, self.act_emb(act.flatten()))
-        x, hx_cx = self.lstm(x.reshape(n, t, -1), hx_cx)
-        logits = self.head(x).float()
+        with outside_autocast(self.device):
+            memory = None if hx_cx is None else tuple(state.to(weight.dtype) for state in hx_cx)
+            x, hx_cx = self.lstm(x.reshape(n, t, -1).to(weight.dtype), memory)
+            logits = at_least_float32(self.head(x))
         return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], hx_cx
 
     def loss(self, obs: Tensor, act: Tensor, rew: Tensor, end: Tensor, mask: Tensor) -> RewardEndLoss:

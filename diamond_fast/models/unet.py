@@ -13,6 +13,7 @@ from diamond_fast.models.blocks import (
     Upsample,
     conv3x3,
 )
+from diamond_fast.models.exact import outside_autocast
 
 
 class UNet(nn.Module):
@@ -97,7 +98,8 @@ class InnerModel(nn.Module):
         Returns:
             [N,C,H,W].
         """
-        cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+        with outside_autocast(act.device):  # so that training sees what sampling computes
+            cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
         x = self.conv_in(torch.cat((obs, noisy_next_obs), dim=1))
         x = self.unet(x, cond)
         return self.conv_out(F.silu(self.norm_out(x)))

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diamond_fast.engine.graphs import own_casts
+
 Batches = Sequence[tuple[Tensor, ...]]
 Function = Callable[[Batches], dict[str, Tensor]]
 WARM_UP_CALLS = 3
@@ -39,6 +41,7 @@ class CudaGraphs:
         """
         graph = torch.cuda.CUDAGraph()
         with (
+            own_casts(),
             torch.cuda.device(self.device),
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
         ):

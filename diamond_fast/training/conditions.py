@@ -6,14 +6,14 @@ import torch
 
 from diamond_fast.config import Precision
 from diamond_fast.engine.paths import runs_on_amx
-from diamond_fast.training.paths import imagination_dtype
+from diamond_fast.training.precision import network_dtype
 
 Conditions = Mapping[str, str | int]
 
 
 def conditions(precision: Precision, device: torch.device) -> Conditions:
     """Of a run with this precision, here and now: the kind of device, threads, path, torch, instruction set."""
-    dtype = imagination_dtype(precision, device)
+    dtype = network_dtype(precision, device)
     on_cpu = "AMX" if runs_on_amx(device, dtype) else "readable"
     return {
         "device": device.type,

@@ -14,7 +14,7 @@ from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
-from diamond_fast.engine.paths import fast_dtype, runs_on_amx
+from diamond_fast.engine.paths import runs_on_amx
 from diamond_fast.engine.recompute import play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.models.agent import Agent
@@ -22,18 +22,14 @@ from diamond_fast.replay import Segments
 from diamond_fast.training.capture import CudaGraphs
 from diamond_fast.training.imagined_rollouts import ImaginedRollouts
 from diamond_fast.training.objectives import Play
+from diamond_fast.training.precision import network_dtype
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def imagination_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """What networks that are only evaluated compute in: bfloat16 where asked for, if the machine is made for it."""
-    return fast_dtype(device) if precision == "bf16" else torch.float32
-
-
 def trained(model: Model, precision: Precision, device: torch.device) -> Model:
     """The model as its loss is computed: on AMX in bfloat16, where asked for and if the processor has it."""
-    return on_amx(model) if runs_on_amx(device, imagination_dtype(precision, device)) else model
+    return on_amx(model) if runs_on_amx(device, network_dtype(precision, device)) else model
 
 
 def make_imagination(
@@ -43,7 +39,7 @@ def make_imagination(
 
     The readable path is taken on a CPU in float32, where the fast one gains nothing.
     """
-    dtype = imagination_dtype(cfg.precision, device)
+    dtype = network_dtype(cfg.precision, device)
     world, num_batches = cfg.world_model, cfg.world_model.num_batches_to_preload
     if device.type != "cuda" and dtype == torch.float32:
         starts = InitialStates(contexts, agent.rew_end_model, num_batches)

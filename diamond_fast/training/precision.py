@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from diamond_fast.config import Precision
+from diamond_fast.engine.paths import fast_dtype
 
 
 def set_matmul_precision(precision: Precision) -> None:
@@ -14,9 +15,15 @@ def set_matmul_precision(precision: Precision) -> None:
     torch.backends.cudnn.allow_tf32 = allow
 
 
+def network_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """What networks compute in: bfloat16 where asked for, if the machine is made for it, else float32."""
+    return fast_dtype(device) if precision == "bf16" else torch.float32
+
+
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager:
-    """On a GPU networks inside run in bfloat16 where ``bf16`` is asked for; weights and losses stay in float32.
+    """On a GPU networks inside run in ``network_dtype``; weights and losses stay in float32.
 
     On a CPU the networks see to it themselves (training/paths.py).
     """
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" and device.type == "cuda")
+    enabled = device.type == "cuda" and network_dtype(precision, device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -6,6 +6,7 @@ depends on data, a wait for the device, or state that moved to another address s
 
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,9 +26,11 @@ from diamond_fast.engine.rollout import EnvStep
 from diamond_fast.models.actor_critic import ActorCritic
 from diamond_fast.models.denoiser import Denoiser
 from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.training import capture as capture_module
 from diamond_fast.training.capture import WARM_UP_CALLS, Captured, CudaGraphs
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
+from diamond_fast.training.precision import autocast
 from diamond_fast.training.update import Update
 
 N, CONTEXT, SIZE, ACTIONS = 3, 4, 8, 3
@@ -125,12 +128,15 @@ class TracedGraphs:
         return replay, static
 
 
+AUTOCAST = partial(torch.autocast, "cpu", torch.bfloat16)  # on a GPU runs train under the like of it
+
+
 def make_update(name, traced, grad_acc_steps=1):
     # The learning rate is constant behind the first update: a number on a CPU, which a trace would keep.
     model, objective = make_objective(name)
     cfg = UpdateConfig(lr=1e-2, lr_warmup_steps=1, max_grad_norm=0.5, grad_acc_steps=grad_acc_steps)
     graphs = TracedGraphs(lambda: state_of(update)) if traced else None
-    update = Update(name, model, objective, cfg, nullcontext, graphs=graphs)
+    update = Update(name, model, objective, cfg, AUTOCAST, graphs=graphs)
     update.guard.waits = False
     return update, graphs
 
@@ -204,6 +210,28 @@ def test_where_the_capture_fails_the_updates_go_on(capsys):
     )
 
 
+def test_a_capture_reads_no_cast_made_before_it(monkeypatch):
+    """As where a rollout is captured while autocast is on; a cast kept from before would show as old weights."""
+    cuda = SimpleNamespace(
+        graph_pool_handle=lambda: (0, 1),
+        device=lambda device: nullcontext(),
+        CUDAGraph=lambda: SimpleNamespace(replay=None),
+        graph=lambda graph, pool, capture_error_mode: nullcontext(),
+    )
+    monkeypatch.setattr(capture_module, "torch", SimpleNamespace(cuda=cuda))
+    weight, x = torch.nn.Parameter(torch.eye(2)), torch.ones(1, 2)
+
+    def product(batches):
+        return {"y": torch.nn.functional.linear(*batches[0], weight)[0, 0].detach()}
+
+    with AUTOCAST():
+        assert product([(x,)])["y"] == 1
+        weight.data.fill_(2)
+        assert product([(x,)])["y"] == 1
+        _, result = CudaGraphs(torch.device("cpu")).capture(product, [(x,)])
+    assert result["y"] == 4
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
 def test_a_captured_update_equals_an_ordinary_one(name):
@@ -212,7 +240,8 @@ def test_a_captured_update_equals_an_ordinary_one(name):
     for graphs in (None, CudaGraphs(torch.device("cuda"))):
         model, objective = make_objective(name, "cuda")
         with torch.device("cuda"):
-            update = Update(name, model, objective, UpdateConfig(lr_warmup_steps=20), nullcontext, graphs=graphs)
+            runs_autocast = partial(autocast, torch.device("cuda"), "bf16")
+            update = Update(name, model, objective, UpdateConfig(lr_warmup_steps=20), runs_autocast, graphs=graphs)
             torch.manual_seed(1)
             for _ in range(WARM_UP_CALLS + 1):
                 update.step()
