@@ -97,7 +97,7 @@ def load_source(
     folder = RunFolder(run) if run is not None else run_of(file) if file is not None else None
     replay, replay_name = None, "the run's experience"
     if folder is not None:
-        replay = load_recording(cfg.static_dataset or folder.replay / "journal")
+        replay = load_recording(cfg.static_dataset or folder.journal)
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
     names = action_names(cfg, agent.actor_critic.num_actions)

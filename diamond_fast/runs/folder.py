@@ -176,6 +176,10 @@ class RunFolder:
         return self.path / "replay"
 
     @property
+    def journal(self) -> Path:
+        return self.replay / "journal"
+
+    @property
     def pictures(self) -> Path:
         return self.path / "pictures"
 

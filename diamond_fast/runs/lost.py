@@ -14,7 +14,7 @@ def check_nothing_is_lost(folder: RunFolder) -> None:
     if folder.no_checkpoint_yet.exists():
         return
     left = [f"checkpoints/{path.name}" for path in checkpoint.uncommitted(folder.checkpoints)]
-    metrics, journal = folder.metrics_file, folder.replay / "journal"
+    metrics, journal = folder.metrics_file, folder.journal
     lines = read_metrics(metrics) if metrics.exists() else None
     if lines:
         left.append(f"{metrics.name} up to epoch {lines[-1]['epoch']}")

@@ -6,7 +6,6 @@ import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,12 +17,11 @@ from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import RealEnv, make_env
 from diamond_fast.models.agent import Agent
 from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES
-from diamond_fast.replay import Replay, load_recording
+from diamond_fast.replay import Replay
 from diamond_fast.replay.fitting import check_fits
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.background import BackgroundWriter
 from diamond_fast.runs.folder import IMAGINED, LEARNING_CURVES, RunFolder
-from diamond_fast.runs.lost import check_nothing_is_lost
 from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
 from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
 from diamond_fast.runs.plots import save_learning_curves
@@ -37,6 +35,7 @@ from diamond_fast.training.evaluate import Evaluation, about_cut_games, evaluate
 from diamond_fast.training.held_out import held_out_figures, imagine_held_out
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.precision import set_matmul_precision
+from diamond_fast.training.resuming import load_progress
 from diamond_fast.training.update import Update
 
 INITIAL_CHUNK = 500  # steps collected between chances to stop
@@ -78,7 +77,7 @@ class Trainer:
 
         self.make_test_env = partial(make_env, cfg, done_on_life_loss=False)
         self.train_env = self._make_train_env()
-        saved, self.replay = self._load()
+        saved, self.replay = load_progress(folder, cfg)
         num_actions = self._num_actions(agent)
         self.agent = agent or Agent(cfg, num_actions)
         self.agent.to(device, memory_format=torch.channels_last)
@@ -104,7 +103,7 @@ class Trainer:
             self._restore(saved)
         if crew is not None:
             states = {name: update.state_dict() for name, update in self.updates.items()}
-            journal, done = str(folder.replay / "journal"), sum(u.num_updates for u in self.updates.values())
+            journal, done = str(folder.journal), sum(u.num_updates for u in self.updates.values())
             crew.say(num_actions, self.agent.state_dict(), states, segments_seed, journal, done)
             self._share_experience()
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
@@ -390,31 +389,6 @@ class Trainer:
         return result
 
     # --- save and restore ---
-
-    def _load(self) -> tuple[checkpoint.Checkpoint | None, Replay]:
-        """The newest checkpoint that is whole together with its experience, or a recording the run only reads."""
-        folder, saved = self.folder.checkpoints, None
-        resumes = checkpoint.latest_epoch(folder) is not None
-        if not resumes:
-            check_nothing_is_lost(self.folder)
-        if self.cfg.static_dataset is not None:
-            saved = checkpoint.load_latest(folder) if resumes else None
-            return saved, load_recording(Path(self.cfg.static_dataset))
-        if not resumes:
-            return None, self._open_replay(None)
-        return checkpoint.load_latest(folder, use=lambda saved: (saved, self._open_replay(saved)))
-
-    def _open_replay(self, saved: checkpoint.Checkpoint | None) -> Replay:
-        """The run's own experience as it was at the checkpoint."""
-        journal = self.folder.replay / "journal"
-        if saved is None:  # stopped before the first checkpoint: the experience begins anew with everything else
-            journal.unlink(missing_ok=True)
-            journal.parent.mkdir(exist_ok=True)
-        elif not journal.exists():
-            raise ValueError(f"{journal} is missing")
-        c = self.cfg.collection
-        length = saved.state["replay"] if saved else None
-        return Replay.open(journal, self.cfg.frame_shape, c.num_envs, c.num_steps_total, length)
 
     def _finish_saving(self) -> None:
         started = time.monotonic()

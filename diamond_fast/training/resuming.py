@@ -1,0 +1,47 @@
+"""What a run goes on from: its newest whole checkpoint, and the experience that belongs to it."""
+
+from functools import partial
+from pathlib import Path
+
+from diamond_fast.config import RunConfig
+from diamond_fast.replay import Replay, load_recording
+from diamond_fast.runs import checkpoint
+from diamond_fast.runs.checkpoint import Checkpoint
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.runs.lost import check_nothing_is_lost
+
+
+def load_progress(folder: RunFolder, cfg: RunConfig) -> tuple[Checkpoint | None, Replay]:
+    """The newest checkpoint that is whole together with its experience, or with a recording the run only reads.
+
+    Returns:
+        None and an empty buffer where nothing is committed yet: the run begins, or begins anew.
+
+    Raises:
+        ValueError: no checkpoint is whole, one is of a newer version, or there were some that are lost; or the
+            experience is damaged or does not belong to this run. Nothing is changed.
+        OSError: something cannot be read or written.
+    """
+    resumes = checkpoint.latest_epoch(folder.checkpoints) is not None
+    if not resumes:
+        check_nothing_is_lost(folder)
+    if cfg.static_dataset is not None:
+        saved = checkpoint.load_latest(folder.checkpoints) if resumes else None
+        return saved, load_recording(Path(cfg.static_dataset))
+    if not resumes:
+        return None, _begin_replay(folder, cfg)
+    return checkpoint.load_latest(folder.checkpoints, use=partial(_with_replay, folder, cfg))
+
+
+def _begin_replay(folder: RunFolder, cfg: RunConfig) -> Replay:
+    folder.replay.mkdir(exist_ok=True)
+    folder.journal.unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
+    return Replay.open(folder.journal, cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total)
+
+
+def _with_replay(folder: RunFolder, cfg: RunConfig, saved: Checkpoint) -> tuple[Checkpoint, Replay]:
+    """The run's own experience as it was at the checkpoint."""
+    if not folder.journal.exists():
+        raise ValueError(f"{folder.journal} is missing")
+    c, length = cfg.collection, saved.state["replay"]
+    return saved, Replay.open(folder.journal, cfg.frame_shape, c.num_envs, c.num_steps_total, length)
