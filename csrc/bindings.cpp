@@ -105,6 +105,7 @@ PYBIND11_MODULE(_replay, m) {
 
   m.attr("END") = static_cast<int>(kEnd);
   m.attr("TRUNC") = static_cast<int>(kTrunc);
+  m.attr("MAX_ENVS") = kMaxLanes;
 
   py::class_<Episode>(m, "Episode")
       .def_readonly("first_slot", &Episode::first_slot)

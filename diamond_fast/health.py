@@ -11,6 +11,8 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
+from diamond_fast.one_line import one_line
+
 PROJECT = "diamond_fast"
 NEEDED_TO_IMPORT = ("torch", "gymnasium", "ale_py", "diamond_fast._replay")
 PATIENCE = 60.0  # seconds that the emulator may take for a step
@@ -86,7 +88,9 @@ def imports() -> Iterator[Finding]:
         except Exception as error:  # a broken installation can raise anything
             compiled = name.startswith(PROJECT)
             remedy = "in the project's folder, with a C++17 compiler: pip install -e ." if compiled else None
-            yield Finding(name, "broken", _reason(error), remedy or f"pip install --force-reinstall {name}", fatal=True)
+            yield Finding(
+                name, "broken", one_line(error), remedy or f"pip install --force-reinstall {name}", fatal=True
+            )
 
 
 def game() -> Finding:
@@ -103,7 +107,7 @@ def game() -> Finding:
         finally:
             env.close()
     except Exception as error:
-        return Finding("Atari", "broken", _reason(error), "pip install --force-reinstall ale-py", fatal=True)
+        return Finding("Atari", "broken", one_line(error), "pip install --force-reinstall ale-py", fatal=True)
     return Finding("Atari", "ok", "Boxing plays")
 
 
@@ -155,7 +159,7 @@ def fast_denoiser(device: Any, config: Any, seconds: float = 1.0) -> Finding:
         fast = frames_per_second(sampler, obs, act, seconds)
     except Exception as error:  # a compiler, a driver or a kernel can fail in any way
         remedy = "the plain sampler works all the same; please report this line"
-        return Finding("FastDenoiser", "broken", _reason(error), remedy)
+        return Finding("FastDenoiser", "broken", one_line(error), remedy)
     times = f"{fast / plain:.1f} times the plain sampler's {plain:.1f}"
     return Finding("FastDenoiser", "on", f"{sampler.path}: {fast:.1f} frames/s in batches of {n}, {times}")
 
@@ -191,7 +195,7 @@ def gpus() -> Iterator[Finding]:
 
         pynvml.nvmlInit()
     except Exception as error:  # NVMLError, or the library itself is missing
-        yield Finding("GPU", "off", f"none that NVIDIA's driver knows ({_reason(error)})")
+        yield Finding("GPU", "off", f"none that NVIDIA's driver knows ({one_line(error)})")
         return
     try:
         driver = _text(pynvml.nvmlSystemGetDriverVersion())
@@ -208,7 +212,7 @@ def gpus() -> Iterator[Finding]:
                 f"GPU {index} is older than any that bfloat16 is fast on: take --precision tf32" if major < 8 else None,
             )
     except pynvml.NVMLError as error:
-        yield Finding("GPU", "broken", _reason(error), "restart the machine, or reinstall NVIDIA's driver")
+        yield Finding("GPU", "broken", one_line(error), "restart the machine, or reinstall NVIDIA's driver")
         return
     finally:
         pynvml.nvmlShutdown()
@@ -249,10 +253,6 @@ def _text(value: str | bytes) -> str:
 
 def size(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f} GiB"
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def platform_line() -> str:

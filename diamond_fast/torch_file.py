@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diamond_fast.one_line import one_line
+
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -43,8 +45,7 @@ def load_torch_file(path: Path) -> Any:
     except OSError:
         raise
     except Exception as error:  # zipfile, pickletools and torch each have errors of their own for malformed bytes
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path}: damaged, or not a file of tensors ({reason[:200]})") from None
+        raise ValueError(f"{path}: damaged, or not a file of tensors ({one_line(error)})") from None
 
 
 def _contents(archive: zipfile.ZipFile, size_on_disk: int) -> dict[str, bytes]:

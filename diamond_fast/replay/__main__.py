@@ -1,5 +1,6 @@
 """``python -m diamond_fast.replay``: looks at stored experience, checks it, and moves it between formats."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg, subcommand
 
 from diamond_fast.cli import parse, user_errors
+from diamond_fast.runs.durable import errors_of, put_when_done
 from diamond_fast.settings import Limits, check_limits
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
@@ -110,22 +112,24 @@ def summary(path: Path) -> str:
 
 
 def verify(path: Path) -> int:
+    """Reads everything as training does, so that nothing is called whole that would be refused there."""
     from diamond_fast.replay.formats import load_recording
     from diamond_fast.replay.journal import Journal
 
-    if path.is_dir() or path.suffix == ".npz":
-        try:
-            count = load_recording(path).num_episodes
-        except ValueError as error:
-            print(f"damaged: {error}")
-            return EXIT_DAMAGED
-        print(f"{path}: whole, {count} episodes")
-        return 0
-    journal = Journal(path, writable=False)
-    if journal.problem:
-        print(f"damaged: {path}: {journal.problem}; whole up to byte {journal.length}, {journal.num_records} commits")
+    journal = None
+    if not path.is_dir() and path.suffix != ".npz":
+        with contextlib.closing(Journal(path, writable=False)) as journal:
+            if journal.problem:
+                whole = f"whole up to byte {journal.length}, {journal.num_records} commits"
+                print(f"damaged: {path}: {journal.problem}; {whole}")
+                return EXIT_DAMAGED
+    try:
+        replay = load_recording(path)
+    except ValueError as error:
+        print(f"damaged: {error}")
         return EXIT_DAMAGED
-    print(f"{path}: whole, {journal.num_records} commits")
+    count = f"{replay.num_episodes} episodes" if journal is None else f"{journal.num_records} commits"
+    print(f"{path}: whole, {count}")
     return 0
 
 
@@ -134,7 +138,8 @@ def export(path: Path, out: Path) -> None:
 
     refuse_to_overwrite(out)
     replay = load_recording(path)
-    write_npz(replay, out)
+    with put_when_done(out) as partial, errors_of(out):
+        write_npz(replay, partial)
     report(replay, out)
 
 
@@ -144,10 +149,13 @@ def import_recording(path: Path, out: Path, frame_size: int | None = None) -> No
 
     refuse_to_overwrite(out)
     episodes = [each if frame_size is None else with_frame_size(each, frame_size) for each in read_episodes(path)]
-    replay = Replay.open(out, episodes[0].obs.shape[1:], capacity=sum(len(episode.act) for episode in episodes))
-    for episode in episodes:
-        replay.append_episode(episode)
-    replay.commit()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with put_when_done(out) as partial, errors_of(out):
+        replay = Replay.open(partial, episodes[0].obs.shape[1:], capacity=sum(len(each.act) for each in episodes))
+        for episode in episodes:
+            replay.append_episode(episode)
+        replay.commit()
+        replay.close()
     report(replay, out)
 
 

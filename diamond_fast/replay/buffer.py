@@ -15,6 +15,7 @@ import torch
 import zstandard
 
 from diamond_fast import _replay
+from diamond_fast.one_line import one_line
 from diamond_fast.replay import commits
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.journal import Journal, JournalError
@@ -283,8 +284,10 @@ class Replay:
                 from the file, with a warning in the log.
 
         Raises:
-            JournalError: not a journal, made for other frames or environments, larger than capacity, damaged before
-                `length`, or in use by another process. The file is left as it was.
+            JournalError: not a journal, made for other frames or environments, larger than capacity, or damaged
+                before `length`. The file is left as it was.
+            NewerFormatError: a newer version of this program wrote it.
+            BlockingIOError: another process is writing to it.
             OSError: it cannot be read or written.
         """
         replay = cls(frame_shape, num_envs, capacity)
@@ -318,10 +321,11 @@ class Replay:
                 _log.warning("%s: reading %d whole commits (%s)", path, journal.num_records, journal.problem)
             try:
                 num_envs = journal.meta["num_envs"]
+                _check_integer("num_envs", num_envs, 1, _replay.MAX_ENVS)
                 num_steps = sum(commits.num_vector_steps(record) for record in journal.records())
                 replay = cls(journal.meta["frame_shape"], num_envs, max(1, num_steps * num_envs))
             except _MALFORMED as error:
-                raise JournalError(f"{path}: no program of this kind wrote it ({error})") from error
+                raise JournalError(f"{path}: no program of this kind wrote it ({one_line(error)})") from error
             replay._restore(journal)
         return replay
 
@@ -334,10 +338,8 @@ class Replay:
         """
         with contextlib.closing(Journal(path, writable=False)) as journal:
             journal.rewind(length)
-            for record in itertools.islice(journal.records(), self._num_followed, None):
-                commits.unpack(self._store, record)
+            self._restore(journal, self._num_followed)
             self._num_followed = journal.num_records
-        self._mark_committed()
 
     def commit(self) -> int:
         """Makes all steps visible to readers and, where there is a journal, safe on the disk.
@@ -361,12 +363,14 @@ class Replay:
             self._journal.close()
             self._journal = None
 
-    def _restore(self, journal: Journal) -> None:
-        for record in journal.records():
+    def _restore(self, journal: Journal, first: int = 0) -> None:
+        for record in itertools.islice(journal.records(), first, None):
             try:
                 commits.unpack(self._store, record)
             except _MALFORMED as error:
-                raise JournalError(f"{journal.path}: does not fit into the given capacity ({error})") from error
+                raise JournalError(
+                    f"{journal.path}: does not fit into the given capacity ({one_line(error)})"
+                ) from error
         self._mark_committed()
 
     def _mark_committed(self) -> None:

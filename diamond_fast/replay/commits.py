@@ -44,7 +44,10 @@ def unpack(store: _replay.Store, record: BinaryIO) -> None:
     """
     head = _read_head(record)
     for lane, count in enumerate(head["slots"]):
-        for memory in _slot_memory(store, lane, store.lane_used(lane), count):
+        flags, *rest = _slot_memory(store, lane, store.lane_used(lane), count)
+        _read_into(record, flags)
+        store.check_flags(lane, head["steps"], count)  # before the memory is taken that they speak for
+        for memory in rest:
             _read_into(record, memory)
     store.adopt(head["steps"], head["slots"])
     store.publish_running()

@@ -15,7 +15,6 @@ A .npz recording holds T steps of one episode after another, under Gymnasium's a
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -28,6 +27,7 @@ from diamond_fast.area import AreaResize
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay.buffer import Episode, Replay
 from diamond_fast.replay.conversion import action_numbers, frame_conversion, one_a_step, repeat_gray
+from diamond_fast.replay.npz import NpzArchive
 from diamond_fast.torch_file import load_torch_file
 
 _SHORT_NAMES = {
@@ -168,30 +168,17 @@ def _read_journal(path: Path) -> Iterator[Episode]:
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            for name, short in _SHORT_NAMES.items():
-                names = (name, short, _D4RL_NAMES.get(name, name))
-                stored = next((each for each in names if each in file), None)
-                if stored is None:
-                    raise ValueError(f"{path}: {name}: missing; there are {', '.join(file)}")
-                arrays[name] = _load_array(path, file, stored)
-            for name in ("final_observations", "next_observations", "episode_lengths"):
-                if name in file:
-                    arrays[name] = _load_array(path, file, name)
-    except (zipfile.BadZipFile, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path}: not a .npz file, or damaged ({error})") from error
+    with NpzArchive(path) as archive:
+        for name, short in _SHORT_NAMES.items():
+            names = (name, short, _D4RL_NAMES.get(name, name))
+            stored = next((each for each in names if each in archive.names), None)
+            if stored is None:
+                raise ValueError(f"{path}: {name}: missing; there are {', '.join(archive.names)}")
+            arrays[name] = archive.read(stored)
+        for name in ("final_observations", "next_observations", "episode_lengths"):
+            if name in archive.names:
+                arrays[name] = archive.read(name)
     return arrays
-
-
-def _load_array(path: Path, file: Any, name: str) -> np.ndarray:
-    try:
-        array = file[name]
-    except Exception as error:  # zlib, zipfile and numpy each have errors of their own for damaged bytes
-        raise ValueError(f"{path}: {name}: damaged ({error})") from error
-    if array.ndim == 0:
-        raise ValueError(f"{path}: {name}: expected one row a step, got a single value")
-    return array
 
 
 def _stops(path: Path, done: np.ndarray, lengths: np.ndarray | None) -> list[int]:
@@ -199,7 +186,8 @@ def _stops(path: Path, done: np.ndarray, lengths: np.ndarray | None) -> list[int
     if lengths is None:
         stops = (np.flatnonzero(done) + 1).tolist()
         return stops if not len(done) or done[-1] else [*stops, len(done)]
-    if lengths.dtype.kind not in "iu" or (lengths < 1).any() or lengths.sum() != len(done):
+    integers = lengths.dtype.kind in "iu" and lengths.ndim == 1
+    if not integers or (lengths < 1).any() or (lengths > len(done)).any() or lengths.sum() != len(done):
         raise ValueError(f"{path}: episode_lengths: expected positive integers that sum to {len(done)}")
     return lengths.cumsum().tolist()
 
@@ -243,22 +231,38 @@ def _published_episode(file: Path) -> Episode:
     stored = load_torch_file(file)
     if not isinstance(stored, dict):
         raise ValueError(f"{file}: expected a dictionary of arrays, got {type(stored).__name__}")
-    for name in _SHORT_NAMES.values():
-        if not isinstance(stored.get(name), torch.Tensor):
-            raise ValueError(f"{file}: {name}: expected a tensor, got {type(stored.get(name)).__name__}")
-    if stored["obs"].dim() != 4:
-        raise ValueError(f"{file}: obs: expected [T, C, H, W], got {list(stored['obs'].shape)}")
-    final = (stored.get("info") or {}).get("final_observation")
-    if final is not None:  # kept in the models' range, unlike the other frames
-        final = to_uint8(final.reshape(final.shape[-3:])).numpy()
+    columns = {name: _numbers(f"{file}: {name}", stored.get(name)) for name in _SHORT_NAMES.values()}
+    if columns["obs"].ndim != 4:
+        raise ValueError(f"{file}: obs: expected [T, C, H, W], got {list(columns['obs'].shape)}")
     return Episode(
-        obs=repeat_gray(stored["obs"].permute(0, 2, 3, 1).numpy()),
-        act=action_numbers(f"{file}: act", stored["act"].numpy()),
-        rew=one_a_step(stored["rew"].numpy()),
-        end=one_a_step(stored["end"].numpy()),
-        trunc=one_a_step(stored["trunc"].numpy()),
-        final_obs=None if final is None else repeat_gray(final),
+        obs=repeat_gray(columns["obs"].transpose(0, 2, 3, 1)),
+        act=action_numbers(f"{file}: act", columns["act"]),
+        rew=one_a_step(columns["rew"]),
+        end=one_a_step(columns["end"]),
+        trunc=one_a_step(columns["trunc"]),
+        final_obs=_published_final(f"{file}: info", stored.get("info")),
     )
+
+
+def _numbers(where: str, value: Any) -> np.ndarray:
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{where}: expected a tensor, got {type(value).__name__}")
+    if value.dim() == 0 or value.dtype == torch.bfloat16:  # which NumPy does not know
+        raise ValueError(f"{where}: expected one row a step, got {value.dtype} {list(value.shape)}")
+    return value.numpy()
+
+
+def _published_final(where: str, info: Any) -> np.ndarray | None:
+    """The final observation: kept in the models' range, unlike the other frames."""
+    if not isinstance(info, dict | None):
+        raise ValueError(f"{where}: expected a dictionary, got {type(info).__name__}")
+    final = (info or {}).get("final_observation")
+    if final is None:
+        return None
+    frame = isinstance(final, torch.Tensor) and final.is_floating_point() and final.dim() >= 3
+    if not frame or final.numel() != final.shape[-3:].numel() or not final.isfinite().all():
+        raise ValueError(f"{where}: final_observation: expected one frame [1, C, H, W] of finite floats")
+    return repeat_gray(to_uint8(final.float().reshape(final.shape[-3:])).numpy())
 
 
 def _check(where: str, episode: Episode, frame_shape: tuple[int, ...] | None) -> None:
@@ -268,16 +272,19 @@ def _check(where: str, episode: Episode, frame_shape: tuple[int, ...] | None) ->
         if not right:
             raise ValueError(f"{where}: {name}: expected {expected}, got {got}")
 
+    expect(episode.act.ndim == 1, "act", "one number a step", list(episode.act.shape))
     length, obs = len(episode.act), episode.obs
     expect(length > 0, "act", "at least one step", "none")
     expect(obs.dtype == np.uint8, "obs", "uint8", obs.dtype)
     expect(obs.ndim == 4 and len(obs) == length, "obs", f"[{length}, H, W, C]", list(obs.shape))
+    expect(obs.size > 0, "obs", "frames of at least one pixel", list(obs.shape))
     expect(frame_shape in (None, obs.shape[1:]), "obs", f"frames {frame_shape} as before", obs.shape[1:])
     for name, kinds in (("act", "iu"), ("rew", "fiu"), ("end", "biu"), ("trunc", "biu")):
         array = getattr(episode, name)
         expect(array.shape == (length,), name, f"[{length}]", list(array.shape))
         expect(array.dtype.kind in kinds, name, {"iu": "integers", "fiu": "numbers", "biu": "bool"}[kinds], array.dtype)
     expect(bool((episode.act >= 0).all()), "act", "0 or more", episode.act.min())
+    expect(int(episode.act.max()) < 2**63, "act", "less than 2**63", episode.act.max())
     with np.errstate(over="ignore"):
         finite = np.isfinite(episode.rew.astype(np.float32)).all()
     expect(bool(finite), "rew", "finite rewards that fit in float32", "nan, infinity or more")

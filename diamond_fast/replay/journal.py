@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 import zstandard
 
-from diamond_fast.runs.durable import write_durably
+from diamond_fast.runs.durable import NewerFormatError, write_durably
 
 _MAGIC = b"DFREPLAY"
 _VERSION = 1
@@ -47,6 +47,15 @@ def _digest(*parts: bytes) -> bytes:
     return digest.digest()
 
 
+def _read(fd: int, count: int, offset: int) -> bytes:
+    """The bytes at offset; the system gives at most 2 GiB of them at once."""
+    parts = []
+    while count > 0 and (part := os.pread(fd, count, offset)):
+        parts.append(part)
+        count, offset = count - len(part), offset + len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 class Journal:
     """An open journal. One process at a time may write."""
 
@@ -54,7 +63,9 @@ class Journal:
         """Opens an existing journal and finds its whole records; changes nothing.
 
         Raises:
-            JournalError: not a journal, a damaged header, or another process is writing to it.
+            JournalError: not a journal, or a damaged header.
+            NewerFormatError: a newer version of this program wrote it.
+            BlockingIOError: another process is writing to it.
             OSError: the file cannot be opened.
         """
         self.path = Path(path)
@@ -117,7 +128,7 @@ class Journal:
     def records(self) -> Iterator[zstandard.ZstdDecompressionReader]:
         """Yields a reader of each record's contents, in order."""
         for start, end in zip(self._ends, self._ends[1:], strict=False):
-            payload = os.pread(self._file.fileno(), end - start - _RECORD.size, start + _RECORD.size)
+            payload = _read(self._file.fileno(), end - start - _RECORD.size, start + _RECORD.size)
             with zstandard.ZstdDecompressor().stream_reader(payload) as reader:
                 yield reader
 
@@ -150,8 +161,9 @@ class Journal:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise JournalError(f"{self.path}: another process is writing to this journal") from None
+        except BlockingIOError as error:
+            reason = "another process is writing to this journal"
+            raise BlockingIOError(error.errno, reason, str(self.path)) from None
 
     def _read_header(self) -> tuple[dict[str, Any], list[int], list[bytes]]:
         fd = self._file.fileno()
@@ -163,8 +175,10 @@ class Journal:
         text, digest = text_and_digest[:-16], text_and_digest[-16:]
         if len(text) != text_length or digest != _digest(head, text):
             raise JournalError(f"{self.path}: damaged header")
+        if version > _VERSION:
+            raise NewerFormatError(f"{self.path}: written in format {version}, this program reads up to {_VERSION}")
         if version != _VERSION:
-            raise JournalError(f"{self.path}: written in format {version}, this program reads {_VERSION}")
+            raise JournalError(f"{self.path}: damaged header")
         try:
             meta = json.loads(text)
         except (ValueError, RecursionError):
@@ -186,7 +200,7 @@ class Journal:
                 return f"commit {self.num_records} is damaged"
             if end > size:
                 return f"commit {self.num_records} is cut short or damaged"
-            payload = os.pread(fd, payload_length, self.length + _RECORD.size)
+            payload = _read(fd, payload_length, self.length + _RECORD.size)
             if digest != _digest(self._digests[-1], struct.pack("<Q", payload_length), payload):
                 return f"commit {self.num_records} is damaged"
             self._ends.append(end)

@@ -25,7 +25,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from diamond_fast.runs.durable import fsync_folder, sealed, unsealed, write_durably
+from diamond_fast.runs.durable import NewerFormatError, fsync_folder, sealed, unsealed, write_durably
 from diamond_fast.runs.nested import flatten, unflatten
 
 GENERATIONS = 3
@@ -36,10 +36,6 @@ _FOLDER = re.compile(r"epoch_[0-9]{6,}(\.[0-9]+)?")
 _GROUP = re.compile(r"[a-z0-9_]+")
 
 T = TypeVar("T")
-
-
-class NewerFormatError(ValueError):
-    """Written by a newer version: neither read nor removed by this one."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +148,7 @@ def load_latest(
     Raises:
         FileNotFoundError: no commit is here.
         NewerFormatError: a newer version of this program committed the newest one that is whole.
+        BlockingIOError: another process holds what ``use`` needs.
         ValueError: every generation is damaged.
     """
     manifests = _manifests(folder)
@@ -160,7 +157,7 @@ def load_latest(
     for newest_first, manifest in enumerate(reversed(manifests), start=1):
         try:
             return use(load(manifest))
-        except NewerFormatError:
+        except (NewerFormatError, BlockingIOError):  # no damage, and nothing to be mended by going back
             raise
         except (OSError, ValueError) as error:
             if newest_first < len(manifests):

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 
+class NewerFormatError(ValueError):
+    """Written by a newer version: neither read nor removed by this one."""
+
+
 def write_durably(path: Path, content: bytes) -> None:
     """Put ``content`` at ``path`` in one step: temporary file, flush, fsync, rename, fsync of the folder.
 
@@ -18,13 +22,25 @@ def write_durably(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk refused; it names the file, and what was there is untouched.
     """
+    with put_when_done(path) as temporary, errors_of(path), open(temporary, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def put_when_done(path: Path) -> Iterator[Path]:
+    """Give a name beside ``path`` to write to, by code that does not follow links: there is nothing of that name yet.
+
+    What is there in the end is put at ``path`` in one step; where the block raises, it is removed.
+
+    Raises:
+        OSError: the disk refused the last step.
+    """
     temporary = path.with_name(path.name + ".partial")
     try:
-        temporary.unlink(missing_ok=True)  # what a crash left, or a link to somebody's file, which "x" does not follow
-        with errors_of(path), open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        temporary.unlink(missing_ok=True)  # what a crash left, or a link to somebody's file
+        yield temporary
         with errors_of(path):
             os.replace(temporary, path)
     except BaseException:
