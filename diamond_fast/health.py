@@ -204,12 +204,12 @@ def gpus() -> Iterator[Finding]:
             handle = pynvml.nvmlDeviceGetHandleByIndex(index)
             memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
             major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(handle)
+            too_old = "" if major >= 8 else "; networks run in float32, since bfloat16 is not fast on it"
             yield Finding(
                 f"GPU {index}",
                 "ok",
                 f"{_text(pynvml.nvmlDeviceGetName(handle))}, compute capability {major}.{minor}, driver {driver}, "
-                f"{size(memory.free)} of {size(memory.total)} free",
-                f"GPU {index} is older than any that bfloat16 is fast on: take --precision tf32" if major < 8 else None,
+                f"{size(memory.free)} of {size(memory.total)} free{too_old}",
             )
     except pynvml.NVMLError as error:
         yield Finding("GPU", "broken", one_line(error), "restart the machine, or reinstall NVIDIA's driver")

@@ -38,6 +38,16 @@ def test_there_and_back_changes_no_level():
         assert worst <= (1 if dtype == torch.bfloat16 else 0)
 
 
+def test_what_published_saves_do_to_dark_pixels():
+    """The published formula: each save takes a level from 1 to 63, and an unfinished episode is saved every epoch."""
+    frame = LEVELS
+    for saves in range(1, 18):
+        frame = frame.div(255).mul(2).sub(1).add(1).div(2).mul(255).byte()
+        lost = LEVELS.int() - frame.int()
+        assert lost[1:64].tolist() == [min(saves, level) for level in range(1, 64)]
+        assert not lost[64:].any()
+
+
 def test_to_uint8_rounds_and_clips():
     obs = torch.tensor([-3.0, -1.0, 0.0, 1.0, 7.0]).reshape(5, 1, 1, 1)
     assert to_uint8(obs).flatten().tolist() == [0, 0, 128, 255, 255]
