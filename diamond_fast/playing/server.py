@@ -7,12 +7,14 @@ import re
 import secrets
 import signal
 import socket
+from collections.abc import Callable
 from importlib.resources import files
 from typing import Any
 
 from aiohttp import WSMsgType, web
 
 from diamond_fast.playing.commands import SEEN, Command, decode
+from diamond_fast.playing.door import ACCEPTED_AT_ONCE, Door, quiet_logger, tell_once
 from diamond_fast.playing.loop import GameLoop
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.wire import encode_view
@@ -22,6 +24,7 @@ MAX_MESSAGE_BYTES = 4096
 VIEWS_IN_FLIGHT = 2
 """Views sent to a client ahead of its word that it has shown them. Newer ones replace what a slow client misses."""
 HEARTBEAT = 20.0  # seconds; a client that answers none is gone
+KEEP_ALIVE = 75.0  # seconds a connection with the token may stay idle
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
@@ -49,6 +52,8 @@ class PlayServer:
         self._game, self._recorder, self._description = game, recorder, description
         self._hosts = _LOOPBACK | {host, socket.gethostname().lower()}
         self._clients: set[_Client] = set()
+        self.on_admitted: Callable[[asyncio.BaseTransport | None], None] = lambda transport: None
+        """Told the connection of each request that carries the token."""
         static = files("diamond_fast.playing") / "static"
         self._pages = {page.name: page.read_bytes() for page in static.iterdir()}
 
@@ -85,12 +90,14 @@ class PlayServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        token = request.path.split("/", 2)[1]
-        if not hmac.compare_digest(token.encode(), self.token.encode()):
+        _, _, rest = request.path.partition("/")  # OPTIONS * and CONNECT have none
+        token = rest.partition("/")[0]
+        if not hmac.compare_digest(token.encode(errors="replace"), self.token.encode()):
             raise web.HTTPNotFound
         host = request.headers.get("Host", "")
         if not self._is_our_name(host):
             raise web.HTTPForbidden(text=f"not served under the name {host}; start it with --host to change that\n")
+        self.on_admitted(request.transport)
         return await handler(request)
 
     def _is_our_name(self, host: str) -> bool:
@@ -205,15 +212,27 @@ def address(listening: socket.socket, token: str) -> str:
 
 async def serve(server: PlayServer, listening: socket.socket) -> None:
     """Serve until interrupted or terminated."""
-    stopped = asyncio.Event()
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    runner = web.AppRunner(server.app(), access_log=None, shutdown_timeout=1.0)
+        loop.add_signal_handler(number, stopped.set)
+    loop.set_exception_handler(tell_once())
+    runner = web.AppRunner(
+        server.app(),
+        access_log=None,
+        logger=quiet_logger(),
+        shutdown_timeout=1.0,
+        keepalive_timeout=KEEP_ALIVE,
+    )
     await runner.setup()
+    door = Door(runner.server)
+    server.on_admitted = door.admit
+    listener = await loop.create_server(door, sock=listening, backlog=ACCEPTED_AT_ONCE)
     try:
-        await web.SockSite(runner, listening).start()
         await stopped.wait()
     finally:
+        for number in (signal.SIGINT, signal.SIGTERM):  # a second one ends at once what takes too long
+            loop.remove_signal_handler(number)
+        listener.close()
         await runner.cleanup()
 
 
