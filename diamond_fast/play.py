@@ -102,7 +102,7 @@ def _prepare_page(args: PlayArgs) -> Callable[[], None]:
     elif "SSH_CONNECTION" in os.environ:
         port = listening.getsockname()[1]
         print(f"On the machine you sit at, first: ssh -L {port}:localhost:{port} <this machine>", flush=True)
-    return lambda: asyncio.run(server.serve(page, listening))
+    return _then_tell(lambda: asyncio.run(server.serve(page, listening)), session)
 
 
 def _prepare_window(args: PlayArgs) -> Callable[[], None]:
@@ -114,7 +114,20 @@ def _prepare_window(args: PlayArgs) -> Callable[[], None]:
 
     window.require_display()
     session, _ = _set_up(args)
-    return lambda: window.play(GameLoop(session), session.source.title, session.buttons)
+    return _then_tell(lambda: window.play(GameLoop(session), session.source.title, session.buttons), session)
+
+
+def _then_tell(play: Callable[[], None], session: "Session") -> Callable[[], None]:
+    """Play, and in the end say what became of the recordings."""
+
+    def play_and_tell() -> None:
+        try:
+            play()
+        finally:
+            for line in session.recorder.summary():
+                print(line, flush=True)
+
+    return play_and_tell
 
 
 def _missing(error: ModuleNotFoundError, library: str, extra: str) -> Exception:

@@ -87,9 +87,14 @@ class GameLoop:
                 due = max(due + (PAUSE_AT_END if self._session.over else 1 / self._session.speed), time.monotonic())
             if not goes_on:
                 self._last_step, self.frames_per_second, due = None, 0.0, time.monotonic()
-            if commands or stepped or self._session.recorder.names != self.view.recordings:
+            if commands or stepped or self._written_or_lost():
                 self.view = self._session.view()
                 self.on_view()
+
+    def _written_or_lost(self) -> bool:
+        """Whether the recorder has something to tell that the view does not show."""
+        recorder, view = self._session.recorder, self.view
+        return recorder.names != view.recordings or (recorder.problem not in ("", view.notice))
 
     def _perform(self, command: Command) -> None:
         try:

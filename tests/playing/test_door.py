@@ -169,9 +169,7 @@ def test_a_server_under_attack_for_minutes(tmp_path):
     command = [sys.executable, "-c", SOAKED]
     with (
         open(errors, "wb") as stderr,
-        subprocess.Popen(
-            [sys.executable, "-c", SOAKED], stdout=subprocess.PIPE, stderr=stderr, env=environment
-        ) as server,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, env=environment) as server,
     ):
         port = int(server.stdout.readline())
         held, sizes, answers = [], [], 0

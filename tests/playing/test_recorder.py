@@ -1,7 +1,11 @@
+import threading
+import time
+
 import imageio.v3 as imageio
 import numpy as np
 import pytest
 
+from diamond_fast.playing import recorder
 from diamond_fast.replay import Replay
 
 
@@ -80,12 +84,93 @@ def test_a_full_disk_is_told_and_play_goes_on(make_session, tmp_path):
     session.step()
     session.record(False)
     session.recorder.close()
-    assert "episode_001: not recorded" in session.view().notice
+    assert "episode_001: journal and films not written (" in session.view().notice
     session.step()
 
 
+def test_too_little_memory_for_the_journal_is_told_and_the_film_is_there(make_session, monkeypatch):
+    session = make_session(world="real")
+    with monkeypatch.context() as patch:
+        patch.setattr(Replay, "open", lambda *args, **kwargs: (_ for _ in ()).throw(MemoryError()))
+        record_one(session)
+        wait_for(lambda: session.recorder.names)
+    assert session.view().notice.endswith("episode_001: journal not written (MemoryError)")
+    record_one(session)
+    session.close()
+    assert session.recorder.names == ("episode_001", "episode_002")
+    assert Replay.load(session.recorder.folder / "journal").num_episodes == 1
+    first, problem = session.recorder.summary()
+    assert first == f"Recorded: {session.recorder.folder}: 1 of 2 episodes in the journal, films of 2"
+    assert problem == session.view().notice
+
+
+def record_one(session):
+    session.record(True)
+    session.step()
+    session.record(False)
+
+
+def wait_for(condition):
+    while not condition():
+        time.sleep(0.01)
+
+
+def test_memory_is_reserved_by_need(make_session, monkeypatch):
+    capacities, plain = [], Replay.open
+
+    def opened(path, frame_shape, capacity):
+        capacities.append(capacity)
+        return plain(path, frame_shape, capacity=capacity)
+
+    monkeypatch.setattr(Replay, "open", opened)
+    monkeypatch.setattr(recorder, "write_film", lambda *args: None)
+    session = make_session(world="real")
+    for _ in range(20):
+        record_one(session)
+    session.close()
+    assert capacities == [2, 6, 14, 30]
+    assert Replay.load(session.recorder.folder / "journal").lengths.tolist() == [1] * 20
+
+
+def test_the_end_does_not_wait_for_all_films(make_session, monkeypatch):
+    """The first film takes for ever; the journal still gets every episode."""
+    begun, plain = threading.Event(), recorder.write_film
+
+    def endless(path, frames, frames_per_second, check):
+        begun.set()
+        path.write_bytes(b"half a film")
+        while True:
+            check()
+            time.sleep(0.01)
+
+    monkeypatch.setattr(recorder, "SECONDS_TO_CLOSE", 0.1)
+    session = make_session(world="real")
+    record_one(session)
+    wait_for(lambda: session.recorder.names)
+    monkeypatch.setattr(recorder, "write_film", endless)
+    for _ in range(3):
+        record_one(session)
+    begun.wait()
+    session.close()
+    monkeypatch.setattr(recorder, "write_film", plain)
+    folder = session.recorder.folder
+    assert Replay.load(folder / "journal").num_episodes == 4
+    assert sorted(path.name for path in folder.iterdir()) == ["episode_001.gif", "episode_001.mp4", "journal"]
+    assert session.recorder.summary() == [
+        f"Recorded: {folder}: 4 of 4 episodes in the journal, films of 1",
+        "Left out to end in time: the films of 3",
+    ]
+
+
+def test_nothing_recorded_is_nothing_to_tell(make_session):
+    session = make_session()
+    session.close()
+    assert session.recorder.summary() == []
+    assert not session.recorder.folder.exists()
+
+
 def test_only_written_episodes_have_films(make_session):
-    recorder = make_session().recorder
+    empty = make_session().recorder
     for number in (0, -1, 7):
         with pytest.raises(IndexError):
-            recorder.film(number, "gif")
+            empty.film(number, "gif")
