@@ -170,7 +170,7 @@ def test_a_process_that_is_gone_is_noticed(updated):
 
 
 def test_what_cannot_be_shared_is_refused(monkeypatch):
-    with pytest.raises(ValueError, match=r"--denoiser-update\.batch-size 4: cannot be shared equally by 3 processes"):
+    with pytest.raises(ValueError, match=r"--denoiser-update\.batch-size 2: cannot be shared equally by 3 processes"):
         check_crew(TINY, 3)
     with pytest.raises(ValueError, match="--model-free: plays real games in one process"):
         check_crew(replace(TINY, model_free=True), 2)

@@ -12,6 +12,7 @@ import torch
 
 from diamond_fast.config import (
     ActorCriticConfig,
+    ActorCriticLossConfig,
     CollectionConfig,
     DenoiserConfig,
     EvaluationConfig,
@@ -33,17 +34,18 @@ from diamond_fast.runs.nested import flatten
 from diamond_fast.training.finite import NonFiniteError
 from diamond_fast.training.trainer import Trainer
 
-UPDATE = UpdateConfig(steps_first_epoch=3, steps_per_epoch=2, batch_size=4, lr_warmup_steps=2)
+UPDATE = UpdateConfig(steps_first_epoch=3, steps_per_epoch=2, batch_size=2, lr_warmup_steps=2)
 TINY = RunConfig(
     env_id="diamond_fast/Catch-v0",
-    frame_size=24,
+    frame_size=12,
     num_final_epochs=2,
-    denoiser=DenoiserConfig(InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 0))),
+    denoiser=DenoiserConfig(InnerModelConfig(cond_channels=8, depths=(1,), channels=(4,), attn_depths=(0,))),
     denoiser_update=UPDATE,
-    reward_end=RewardEndConfig(lstm_dim=8, cond_channels=8, depths=(1, 1), channels=(8, 8), attn_depths=(0, 0)),
+    reward_end=RewardEndConfig(lstm_dim=4, cond_channels=4, depths=(1,), channels=(4,), attn_depths=(0,)),
     reward_end_update=UPDATE,
-    actor_critic=ActorCriticConfig(lstm_dim=8, channels=(8, 8), down=(1, 1)),
+    actor_critic=ActorCriticConfig(lstm_dim=4, channels=(4, 4), down=(1, 1)),
     actor_critic_update=UPDATE,
+    actor_critic_loss=ActorCriticLossConfig(backup_every=6),
     world_model=WorldModelConfig(SamplerConfig(num_steps=1), horizon=5, num_batches_to_preload=2),
     collection=CollectionConfig(
         num_steps_total=300, first_epoch_min=200, first_epoch_max=250, first_epoch_threshold_rew=5, steps_per_epoch=50
@@ -220,9 +222,9 @@ def test_static_dataset(whole, tmp_path):
 
 def test_a_recording_of_another_game_is_refused(tmp_path):
     for shape, action, message in (
-        ((16, 16, 3), 0, "its frames are 16x16x3, the networks' 24x24x3; .* --frame-size 24 makes them so"),
-        ((24, 24, 3), 5, "its actions go from 5 to 5, expected 0 to 2"),
-        ((24, 24, 3), -1, "its actions go from -1 to -1, expected 0 to 2"),
+        ((16, 16, 3), 0, "its frames are 16x16x3, the networks' 12x12x3; .* --frame-size 12 makes them so"),
+        ((12, 12, 3), 5, "its actions go from 5 to 5, expected 0 to 2"),
+        ((12, 12, 3), -1, "its actions go from -1 to -1, expected 0 to 2"),
     ):
         path = tmp_path / f"journal{action}"
         replay = Replay.open(path, shape, capacity=20)
@@ -262,7 +264,7 @@ def test_model_free(tmp_path):
     cfg = replace(TINY, model_free=True)
     result, trainer = train(cfg, tmp_path / "a")
     assert trainer.num_epochs == cfg.num_final_epochs
-    assert trainer.env_steps == (3 + 2) * 15 * 4
+    assert trainer.env_steps == (3 + 2) * 6 * 2  # updates, steps a rollout, environments
     assert list(trainer.updates) == ["actor_critic"]
     assert len(result.returns) == 3
     train(cfg, tmp_path / "b", stop_after=1)
