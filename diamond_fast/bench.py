@@ -1,6 +1,7 @@
 """``python -m diamond_fast.bench``: measure this machine, and turn what was measured into tables and plots."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -147,9 +148,10 @@ def run_suite(effort: Effort, only: Sequence[str], minutes: float | None) -> dic
         path = Path(folder) / "report.json"
         options = ["-m", "not slow", "--benchmark-only", "--benchmark-quiet", "-vv", "--effort", effort]
         options += ["-p", "no:cacheprovider", "-o", f"timeout={LONGEST_BENCHMARK}", f"--benchmark-json={path}"]
-        code = subprocess.run(
-            [sys.executable, "-m", "pytest", *files, *options, *limit], cwd=CHECKOUT, check=False
-        ).returncode
+        # pytest-benchmark measures nothing where it believes to be one of several parallel test processes
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        command = [sys.executable, "-m", "pytest", *files, *options, *limit]
+        code = subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
         if not path.is_file():
             raise ValueError(f"the benchmarks did not come to an end (pytest's exit code {code}); its output says why")
         return json.loads(path.read_text())
