@@ -208,7 +208,12 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
         stop.how_to_go_on += f" --env-id {shlex.quote(args.config.env_id)}"
     for path, _, now in differences(folder.read_config(args.config.env_id), args.config):
         stop.how_to_go_on += f" {flag(path)} {now}"
-    trainer = Trainer(args.config, folder, device, agent, args.logger, args.cuda_graphs, crew)
+    try:
+        trainer = Trainer(args.config, folder, device, agent, args.logger, args.cuda_graphs, crew)
+    except Exception:
+        if args.resume is None:
+            folder.discard()  # nothing was begun, and the same command should work once its cause is mended
+        raise
     held.callback(trainer.close)
     along = f" and {crew.size - 1} more" if crew is not None else ""
     print(f"{args.config.title} on {device}{along}, seed {args.config.seed}: {folder.path}", flush=True)

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,6 +119,10 @@ class RunFolder:
         if isinstance(settings, dict) and "format" in settings and not has_checksum:  # the first runs had neither
             raise ValueError(f"its checksum, {self.config_checksum_file.name}, is missing")
         return without_format(settings)
+
+    def discard(self) -> None:
+        """Remove a folder that was created for a run that could not begin."""
+        shutil.rmtree(self.path)
 
     def _is_fresh(self) -> bool:
         """Nothing is there but what a creation left that was cut short."""

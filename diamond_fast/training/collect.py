@@ -37,7 +37,7 @@ class Collector:
     """Plays on where the last call stopped: frames, LSTM state, running returns and random numbers carry over.
 
     Args:
-        env: real environments; they are reset at the first call.
+        env: real environments; they are reset before the first step.
         seed: of the games and of the actions.
     """
 
@@ -48,6 +48,15 @@ class Collector:
         self._obs: np.ndarray | None = None
         self._returns = np.zeros(env.num_envs, np.float64)
         self._lengths = np.zeros(env.num_envs, np.int64)
+
+    def begin(self) -> None:
+        """Reset the environments, unless games are under way. The first ``collect`` does it where this was not called.
+
+        Raises:
+            EnvironmentFailedError: an environment raised something, or took too long.
+        """
+        if self._obs is None:
+            self._obs, _ = self.env.reset(seed=self._seed)
 
     def collect(
         self,
@@ -71,6 +80,7 @@ class Collector:
 
         Raises:
             ValueError: an argument is out of range.
+            EnvironmentFailedError: an environment raised something, or took too long.
         """
         if num_steps < 0:
             raise ValueError(f"num_steps: expected at least 0, got {num_steps}")
@@ -78,8 +88,7 @@ class Collector:
             raise ValueError(f"epsilon: expected a probability, got {epsilon}")
         if not temperature > 0:
             raise ValueError(f"temperature: expected above 0, got {temperature}")
-        if self._obs is None:
-            self._obs, _ = self.env.reset(seed=self._seed)
+        self.begin()
         collected, last_step = Collected(), None
         for _ in range(math.ceil(num_steps / self.env.num_envs)):
             obs = self._obs

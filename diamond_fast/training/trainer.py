@@ -101,6 +101,8 @@ class Trainer:
         self._stop = StopSignals()
         if saved:
             self._restore(saved)
+        if self._collecting:
+            self.collector.begin()  # now: an environment that cannot begin should end no run under way
         if crew is not None:
             states = {name: update.state_dict() for name, update in self.updates.items()}
             journal, done = str(folder.journal), sum(u.num_updates for u in self.updates.values())
