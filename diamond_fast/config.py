@@ -6,7 +6,7 @@ is its help on the command line, the type says what values it takes. Units: step
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,7 @@ FiniteFloat = Annotated[float, Limits()]
 Fraction = Annotated[float, Limits(minimum=0, maximum=1)]
 Seed = Annotated[int, Limits(minimum=0, maximum=MOST)]
 RgbChannels = Annotated[int, Limits(minimum=3, maximum=3)]
+Place = Literal["thread", "process", "main"]
 NumActions = Annotated[int, Limits(minimum=1, maximum=2**12)]
 
 
@@ -244,7 +245,7 @@ class RunConfig:
     """Any Gymnasium environment with image observations and discrete actions."""
     env_kwargs: Annotated[str | None, arg(metavar="JSON")] = None
     """Arguments for the environment of --env-id, such as '{"continuous": false}' for CarRacing-v3."""
-    env_runs_in: Literal["thread", "process", "main"] = "thread"
+    env_runs_in: Place = "thread"
     """Where the environment of --env-id runs. process: each in a process of its own, for one that needs the main
     thread, signal handlers or an event loop, or that may crash. main: in the main thread, without time limits."""
     env_timeout: PositiveFloat = 60.0
@@ -318,7 +319,7 @@ class RunConfig:
     @property
     def name(self) -> str:
         """The game, the environment's id or, without either, what the recording is called."""
-        return self.game or self.env_id or _recording_name(Path(self.static_dataset or ""))
+        return self.game or self.env_id or recording_name(Path(self.static_dataset or ""))
 
     @property
     def title(self) -> str:
@@ -336,7 +337,17 @@ class RunConfig:
         return self.denoiser.inner_model.num_steps_conditioning + 1 + self.num_autoregressive_steps
 
 
-def _recording_name(path: Path) -> str:
-    """The last part of the path that says something: boxing of ``boxing/dataset/train``."""
+ENV_FLAGS = ("env_runs_in", "env_timeout", "env_start_timeout")
+"""Settings of the machine rather than of the run: every command that plays the game may give them anew."""
+
+
+def with_env_flags(config: RunConfig, args: Any) -> RunConfig:
+    """The settings with those of ``ENV_FLAGS`` that ``args`` has, where they are not None."""
+    given = {name: getattr(args, name) for name in ENV_FLAGS}
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def recording_name(path: Path) -> str:
+    """What a recording is called: the last part of the path that says something: boxing of ``boxing/dataset/train``."""
     generic = ("", "train", "test", "dataset", "replay", "journal")
     return next((part.stem for part in (path, *path.parents) if part.stem not in generic), "recording")

@@ -190,7 +190,7 @@ def _cost(
 
 
 def _num_epochs(config: RunConfig) -> int:
-    if config.model_free:
+    if config.model_free or config.static_dataset is not None:
         return config.num_final_epochs
     c = config.collection
     return (c.num_steps_total - c.first_epoch_min) // c.steps_per_epoch + config.num_final_epochs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from tyro.conf import arg
 
 from diamond_fast.cli import is_out_of_memory, parse, user_errors
-from diamond_fast.config import CountInt, PositiveInt, RunConfig, Seed
+from diamond_fast.config import CountInt, Place, PositiveFloat, PositiveInt, RunConfig, Seed, with_env_flags
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
@@ -57,6 +57,12 @@ class EvaluateArgs:
     """What --checkpoint plays, where the file's name does not say it."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
     """The run's own, where it begins with a module (module:Id): code is imported only if you name it here."""
+    env_runs_in: Place | None = None
+    """Where the real environment runs, if not where the run has it: in a thread, a process, or the main thread."""
+    env_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
+    """Time for a step of it, if not the run's."""
+    env_start_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
+    """Time for its start, if not the run's."""
     episodes: Annotated[CountInt | None, arg(help_behavior_hint="(default: as at the end of the run; 100)")] = None
     """Real games to play."""
     held_out: Annotated[Path | None, arg(metavar="PATH")] = None
@@ -168,7 +174,8 @@ def set_up(args: EvaluateArgs) -> Setup:
 
     device = resolve_device(args.device)
     trained = load_agent(args.run, args.checkpoint, args.pretrained, args.game, args.env_id)
-    config = trained.config
+    config = with_env_flags(trained.config, args)
+    trained = replace(trained, config=config)
     num_episodes = _num_episodes(args, config)
     if num_episodes == 0 and (args.held_out is None or config.model_free):
         raise ValueError("--episodes 0: leaves nothing to measure; give a recording with --held-out")

@@ -5,14 +5,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
 from diamond_fast.cli import parse, user_errors
-from diamond_fast.config import Seed
+from diamond_fast.config import Place, PositiveFloat, Seed, with_env_flags
 from diamond_fast.settings import Limits, check_limits
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
@@ -47,6 +47,12 @@ class PlayArgs:
     """Game of a .pt file that is not named after it."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
     """The run's own, where it begins with a module (module:Id): code is imported only if you name it here."""
+    env_runs_in: Place | None = None
+    """Where the real environment runs, if not where the run has it: in a thread, a process, or the main thread."""
+    env_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
+    """Time for a step of it, if not the run's."""
+    env_start_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
+    """Time for its start, if not the run's."""
     world: Literal["model", "real", "replay"] = "model"
     """Where to begin: in the world model, the real game, or the recorded experience."""
     player: Literal["human", "agent"] = "human"
@@ -147,6 +153,7 @@ def _set_up(args: PlayArgs) -> tuple["Session", float]:
     device = resolve_device(args.device)
     named = (args.run, args.checkpoint, args.pretrained, args.game)
     source = load_source(*named, device, not args.exact, args.env_id)
+    source = replace(source, cfg=with_env_flags(source.cfg, args))
     folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(folder, source.replay.frame_shape, args.speed)
     session = Session(

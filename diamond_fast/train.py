@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from tyro.conf import FlagCreatePairsOff, arg
 
 from diamond_fast.cli import is_out_of_memory, parse, user_errors
-from diamond_fast.config import RunConfig
+from diamond_fast.config import ENV_FLAGS, RunConfig
 from diamond_fast.config_checks import checked
 from diamond_fast.presets import PRESETS
 from diamond_fast.runs.signals import StopSignals, stop_signals
@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.training.trainer import Trainer
 
 PROGRAM = "python -m diamond_fast.train"
-OF_THE_MACHINE = ("env_runs_in", "env_timeout", "env_start_timeout")  # settings that a resumed run may have otherwise
 EXIT_FAILED = 1  # numbers that are not finite, a full disk, too little memory
 
 
@@ -160,7 +159,7 @@ def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:
     for name in ("preset", "out", "init_from"):
         if getattr(args, name) != getattr(TrainArgs, name):
             raise ValueError(f"{flag(name)}: cannot be combined with --resume, which keeps the run's own settings")
-    if changed := [each for each in differences(config, args.config) if each[0] not in OF_THE_MACHINE]:
+    if changed := [each for each in differences(config, args.config) if each[0] not in ENV_FLAGS]:
         listed = ", ".join(f"{flag(path)} is {was}, not {now}" for path, was, now in changed)
         raise ValueError(f"--resume {folder}: a run keeps its settings: {listed}; start another one with --out")
     return args

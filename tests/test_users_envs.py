@@ -25,6 +25,7 @@ def _tiny_runs(tmp_path, monkeypatch):
     monkeypatch.setitem(train.PRESETS, "quick", CONFIG)
     monkeypatch.setattr(Trainer, "_draw_learning_curves", lambda self: None)
     monkeypatch.setattr("diamond_fast.training.trainer.save_gif", lambda path, segments: path)
+    monkeypatch.setattr("diamond_fast.runs.evaluation.draw", lambda folder, results, compounding: ([], []))
 
 
 def run(capsys, *flags, main=train.main, **env_kwargs):
@@ -74,6 +75,19 @@ def test_where_an_environment_runs_is_no_setting_of_the_run(capsys):
     code, out, err = run(capsys, "--resume", "run", "--env-id", ENV_ID, "--env-runs-in", "main", "--env-timeout", "99")
     assert (code, err) == (0, "")
     assert f"--resume run --env-id {ENV_ID} --env-runs-in main --env-timeout 99.0\n" in out
+
+
+def test_evaluate_has_these_flags_too(capsys):
+    faulty_env.mended.clear()
+    there = ("--env-runs-in", "process")
+    assert run(capsys, *NEW, *there, fault="handlers in reset")[0] == 0
+    code, _, err = run(capsys, "--run", "run", "--env-id", ENV_ID, "--episodes", "1", main=evaluate.main)
+    assert (code, err) == (0, "")
+    code, _, err = run(capsys, "--run", "run", "--env-id", ENV_ID, "--env-runs-in", "thread", main=evaluate.main)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "signal only works in main thread" in err
+    code, _, err = run(capsys, "--run", "run", "--env-id", ENV_ID, "--env-timeout", "0", main=evaluate.main)
+    assert (code, err) == (2, "--env-timeout: must be above 0, got 0.0\n")
 
 
 def test_episodes_of_one_step(capsys):

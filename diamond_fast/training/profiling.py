@@ -90,8 +90,9 @@ def profile_run(trainer: Trainer, trace: Path, say: Callable[[str], None] = prin
         phases.append(Phase(name, unit, total / num_turns, share, per_epoch, _peak_bytes(trainer.device)))
         quick = watch is not None and total / num_turns * TRACED_TURNS < ENOUGH_SECONDS
         traced[name] = TRACED_TURNS if quick else 1
-    say("measuring evaluate")
-    phases.insert(-1, _measure_game(trainer))
+    if trainer.train_env is not None:
+        say("measuring evaluate")
+        phases.insert(-1, _measure_game(trainer))
 
     say("recording the trace")
     with _profiler(trainer.device) as recorded:
