@@ -46,6 +46,12 @@ class TrainArgs:
     What a run would cost on this machine, without starting it:
         python -m diamond_fast.train --game Freeway --policy-temperature 0.5 --dry-run
 
+    Any Gymnasium environment with images and discrete actions, with its arguments:
+        python -m diamond_fast.train --env-id CarRacing-v3 --env-kwargs '{"continuous": false}'
+
+    A recording, without any game:
+        python -m diamond_fast.train --static-dataset boxing.npz
+
     Go on where a run stopped:
         python -m diamond_fast.train --resume runs/Boxing-20260101-120000-seed0
     """

@@ -65,6 +65,9 @@ class ReplayArgs:
     To and from other programs:
         python -m diamond_fast.replay export runs/Boxing-20260101-120000-seed0/replay/journal boxing.npz
         python -m diamond_fast.replay import path/to/dataset/train boxing.journal
+
+    Frames of the size that a run is to have:
+        python -m diamond_fast.replay import boxing.npz boxing.journal --frame-size 64
     """
 
     command: Annotated[
