@@ -240,7 +240,7 @@ class RunConfig:
     """Train DIAMOND: a policy learned inside a diffusion world model of a game."""
 
     game: Annotated[str | None, arg(metavar="NAME")] = None
-    """Atari game: Boxing, Pong, ... One of the two is needed, --game or --env-id, or a --static-dataset."""
+    """Atari game: Boxing, Pong, ... One of the two is needed, --game or --env-id; or a recording to learn from."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
     """Any Gymnasium environment with image observations and discrete actions."""
     env_kwargs: Annotated[str | None, arg(metavar="JSON")] = None
