@@ -16,6 +16,7 @@ from diamond_fast.torch_file import load_torch_file
 
 HUB_REPO = "eloialonso/diamond"
 NUM_ACTIONS_KEY = "actor_critic.actor_linear.weight"
+MOST_ACTIONS = 10_000
 
 
 def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
@@ -81,6 +82,12 @@ def read_official(path: Path) -> Mapping[str, Tensor]:
         raise ValueError(f"{error}: not a published agent") from None
     if NUM_ACTIONS_KEY not in state:
         raise ValueError(f"{path}: not a published agent: it has no {NUM_ACTIONS_KEY}")
+    actor = state[NUM_ACTIONS_KEY]
+    if actor.dim() != 2 or not 1 <= actor.size(0) <= MOST_ACTIONS:  # networks are made for as many
+        raise ValueError(
+            f"{path}: not a published agent: {NUM_ACTIONS_KEY} is {list(actor.shape)}, not a row for each of up to "
+            f"{MOST_ACTIONS} actions"
+        )
     return state
 
 

@@ -12,7 +12,7 @@ from diamond_fast.config import (
     RunConfig,
 )
 from diamond_fast.models.agent import Agent
-from diamond_fast.models.official import export_official, load_official
+from diamond_fast.models.official import NUM_ACTIONS_KEY, export_official, load_official
 
 SMALL = RunConfig(
     frame_size=16,
@@ -57,6 +57,13 @@ def test_export_and_load_round_trip(tmp_path):
 def test_other_networks_are_named(published):
     with pytest.raises(ValueError, match=r"differ from the settings: denoiser\.inner_model\S+ is .*more"):
         load_official(published[0], SMALL)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (0, 8), (10**12, 0), (20_000, 1), (4, 8, 1)])
+def test_numbers_of_actions_that_no_game_has(tmp_path, shape):
+    torch.save({NUM_ACTIONS_KEY: torch.zeros(shape)}, tmp_path / "agent.pt")
+    with pytest.raises(ValueError, match=r"not a published agent: actor_critic\.actor_linear\.weight is \["):
+        load_official(tmp_path / "agent.pt", SMALL)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken zip"])
