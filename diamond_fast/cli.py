@@ -7,6 +7,8 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -77,6 +79,14 @@ def user_errors() -> Iterator[None]:
         yield
     except EnvironmentFailedError as error:
         fail(str(error))
+    except ImportError:
+        if not (missing := _missing_parts()):
+            raise
+        folder = Path(__file__).parents[1]
+        fail(
+            f"{folder}: holds the source alone, without {' and '.join(missing)}; call the program from another folder "
+            "if it is installed, or here first: pip install -e ."
+        )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -87,6 +97,11 @@ def user_errors() -> Iterator[None]:
         if isinstance(error, OSError) and error.strerror:
             fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         fail(str(error) or type(error).__name__)
+
+
+def _missing_parts() -> list[str]:
+    """Parts that an installation puts beside the source: missing where a mere checkout hides the installed package."""
+    return [name for name in ("diamond_fast._replay", "diamond_fast.kernels") if find_spec(name) is None]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import pytest
 from tyro.conf import arg
 
+from diamond_fast import cli
 from diamond_fast.cli import parse, user_errors
 
 
@@ -130,6 +131,25 @@ def test_errors_about_input_are_one_line_and_code_2(capsys, error, line):
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError), user_errors():
         _ = 1 / 0
+
+
+def test_a_checkout_that_hides_the_installed_package_is_one_line(capsys, monkeypatch):
+    """In a checkout without compiled parts, `python -m` finds its source before the installed package."""
+    find = cli.find_spec
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "diamond_fast._replay" else find(name))
+    with pytest.raises(SystemExit) as stop, user_errors():
+        raise ImportError("cannot import name '_replay' from 'diamond_fast'")
+    assert stop.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"{Path(cli.__file__).parents[1]}: holds the source alone, without diamond_fast._replay; "
+        "call the program from another folder if it is installed, or here first: pip install -e ."
+    )
+
+
+def test_other_imports_that_fail_keep_their_traceback():
+    with pytest.raises(ImportError, match="no such name"), user_errors():
+        raise ImportError("no such name")
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):
