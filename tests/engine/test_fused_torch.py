@@ -45,8 +45,10 @@ def randomised(module, seed=0):
     return module.requires_grad_(False)
 
 
-@pytest.mark.parametrize("technique", ["none", "fused_norms", "fused_epilogues", "no_concat", "one_modulation"])
-@pytest.mark.parametrize("size", [(8, 8), (5, 7)])
+TECHNIQUES = ["none", "fused_norms", "fused_epilogues", "no_concat", "one_modulation"]
+
+
+@pytest.mark.parametrize(("technique", "size"), [("none", (8, 8)), *((name, (5, 7)) for name in TECHNIQUES)])
 @torch.no_grad()
 def test_unet(triton, technique, size):
     network = randomised(InnerModel(CFG, 4))
