@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -100,5 +101,10 @@ class ReplayMachine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-TestReplayMachine = ReplayMachine.TestCase
-TestReplayMachine.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+class TestReplayMachine(ReplayMachine.TestCase):
+    settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.slow
+class TestReplayMachineForLonger(ReplayMachine.TestCase):
+    settings = settings(max_examples=500, stateful_step_count=60, deadline=None)

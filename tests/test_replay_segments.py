@@ -73,7 +73,7 @@ def test_draws_follow_the_golden_counts(name, sample_weights, beyond_end):
     assert not {tuple(row) for row in draws(wrong, 20).tolist()} <= set(expected) or beyond_end
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12),
     seq_length=st.integers(1, 40),

@@ -26,7 +26,7 @@ from diamond_fast.training.imagined_rollouts import ImaginedRollouts
 
 LEVEL = 2 / 255
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-SIZE = {"cpu": 24, "cuda": 64}  # a CPU has no work to spare for what does not depend on it
+SIZE = {"cpu": 32, "cuda": 64}  # a CPU has no work to spare for what does not depend on it
 STEPS, ENVS = 4, 3
 
 

@@ -125,7 +125,7 @@ cells = st.lists(st.sampled_from([0, 0, 0, 1, 2, 3]), min_size=N * T, max_size=N
 
 
 @given(cells=cells, seed=st.integers(0, 2**31), burnin=st.booleans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_random_scripts(cells, seed, burnin):
     codes = torch.tensor(cells).view(N, T)
     with pytest.MonkeyPatch.context() as m:
