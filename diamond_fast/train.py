@@ -278,7 +278,10 @@ def _what_to_lower(trainer: "Trainer") -> str:
     """The flags that decide the memory of what the trainer was doing."""
     update = trainer.at_work
     if update is None:
-        return "start a new run with a lower --evaluation.num-episodes, whose frames are kept, or --evaluation.num-envs"
+        return (
+            "start a new run with a lower --evaluation.num-episodes or --evaluation.max-steps, for which memory is "
+            "reserved, or --evaluation.num-envs"
+        )
     name = f"{update.name}_update"
     return (
         f"start a new run with {flag(name + '.batch_size')} below {update.cfg.batch_size} and, for the same gradients, "

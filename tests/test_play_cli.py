@@ -6,6 +6,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from diamond_fast.config import (
     SamplerConfig,
     WorldModelConfig,
 )
-from diamond_fast.play import main
+from diamond_fast.play import _then_tell, main
 
 PLAY = [sys.executable, "-m", "diamond_fast.play"]
 
@@ -119,3 +120,13 @@ def test_it_serves_until_interrupted(run, tmp_path):
         process.kill()
         process.stdout.close()
     assert list(tmp_path.glob("Catch*")) == []  # nothing was recorded
+
+
+def test_in_the_end_it_tells_what_became_of_the_recordings(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    session = SimpleNamespace(recorder=SimpleNamespace(summary=lambda: ["Recorded: x: 1 of 2 episodes", "the reason"]))
+    with pytest.raises(KeyboardInterrupt):
+        _then_tell(interrupted, session)()
+    assert capsys.readouterr().out == "Recorded: x: 1 of 2 episodes\nthe reason\n"

@@ -325,8 +325,8 @@ class Model:
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: ..."),
             None,
-            "out of memory on cpu: start a new run with a lower --evaluation.num-episodes, whose frames are kept, or "
-            "--evaluation.num-envs. Go on from",
+            "out of memory on cpu: start a new run with a lower --evaluation.num-episodes or --evaluation.max-steps, "
+            "for which memory is reserved, or --evaluation.num-envs. Go on from",
         ),
         (MemoryError(), None, "out of memory on cpu: "),
     ],

@@ -42,6 +42,12 @@ def test_it_goes_no_faster_than_its_speed(play):
     assert 0 < game.frames_per_second < 30
 
 
+def test_what_a_recorder_lost_is_seen_at_once(play):
+    game, session = play()
+    session.recorder.problem = "episode_001: journal not written (No space left on device)"
+    until(lambda: game.view.notice == session.recorder.problem)
+
+
 def test_it_stands_still_while_paused_or_unwatched(play):
     game, session = play(world="real", speed=60)
     game.submit(Command("pause", False))
