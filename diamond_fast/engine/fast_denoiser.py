@@ -214,10 +214,8 @@ class FastDenoiser(nn.Module):
         noisy_next_obs, obs = to_frames("noisy_next_obs", noisy_next_obs, 4), to_frames("obs", obs, 4)
         act = to_actions(noisy_next_obs, obs, act, noisy_next_obs.size(1), self.device, self._takes)
         n, device = len(noisy_next_obs), obs.device
-        if isinstance(sigma, int | float):
-            sigma = torch.full(
-                (1,), sigma, dtype=torch.float32, device=device
-            )  # without a copy from the host, which no graph can hold
+        if isinstance(sigma, int | float):  # no copy from the host, which no graph can hold
+            sigma = torch.full((1,), sigma, dtype=torch.float32, device=device)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=device).reshape(-1)
         if sigma.numel() not in (1, n):
             raise ValueError(f"sigma: expected one number, or one for each of {n} samples, got {sigma.numel()}")
