@@ -81,6 +81,14 @@ def test_rewards_that_are_no_numbers(tmp_path, capsys):
     assert "damaged: " in capsys.readouterr().out
 
 
+def test_a_commit_that_is_longer_than_it_says(tmp_path):
+    head, body = {"steps": 1, "slots": [1], "closed": False}, [bytes([8]), bytes(8), bytes(4), bytes(1)]
+    meta = {"frame_shape": [1, 1, 1], "num_envs": 1}
+    assert Replay.load(forge_journal(tmp_path / "journal", meta, head, body)).num_steps == 1
+    with pytest.raises(JournalError, match="longer than its head says"):
+        Replay.load(forge_journal(tmp_path / "journal", meta, head, [*body, b"more"]))
+
+
 @pytest.mark.parametrize("head", [{"steps": 10**30, "slots": [1]}, {"steps": 1, "slots": [10**30]}, {"steps": 1}])
 def test_heads_that_count_beyond_reason(tmp_path, head, capsys):
     meta = {"frame_shape": [1, 1, 1], "num_envs": 1}

@@ -49,6 +49,8 @@ def unpack(store: _replay.Store, record: BinaryIO) -> None:
         store.check_flags(lane, head["steps"], count)  # before the memory is taken that they speak for
         for memory in rest:
             _read_into(record, memory)
+    if record.read(1):
+        raise ValueError("a commit is longer than its head says")
     store.adopt(head["steps"], head["slots"])
     store.publish_running()
     if head["closed"]:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_fast.frames import to_float
+from diamond_fast.one_line import one_line
 from diamond_fast.training.held_out import Strips
 
 LEAST_SIZE = 64  # pixels; AlexNet's layers need about as many, smaller frames are enlarged
@@ -98,8 +99,7 @@ def _built(build: Any, flag: str, weights: Path) -> Any:
 
         return build(weights)
     except (ImportError, KeyError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{flag} {weights}: {reason[:200]}") from None
+        raise ValueError(f"{flag} {weights}: {one_line(error)}") from None
 
 
 def _lpips(weights: Path) -> Any:
