@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from tyro.conf import FlagCreatePairsOff, arg
 
 from diamond_fast.cli import parse, user_errors
+from diamond_fast.runs.output import lasting_output
 
 PROGRAM = "python -m diamond_fast.bench"
 CHECKOUT = Path(__file__).parents[1]
@@ -53,6 +54,7 @@ class BenchArgs:
     """Measure nothing: print what changed from A to B beyond noise."""
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(BenchArgs, argv, prog=PROGRAM)
     with user_errors():

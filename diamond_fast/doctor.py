@@ -13,6 +13,7 @@ try:
     from diamond_fast import health
     from diamond_fast.cli import parse, user_errors
     from diamond_fast.health import Finding
+    from diamond_fast.runs.output import lasting_output
 except ImportError as error:  # not even this can run: say so without a traceback
     raise SystemExit(f"{error.name} is not installed; in the project's folder: pip install -e .") from None
 
@@ -35,6 +36,7 @@ class DoctorArgs:
     """Whose speed to measure."""
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(DoctorArgs, argv, prog=PROGRAM)
     print(health.platform_line())

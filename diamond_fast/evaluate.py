@@ -13,6 +13,7 @@ from tyro.conf import arg
 from diamond_fast.cli import is_out_of_memory, parse, user_errors
 from diamond_fast.config import CountInt, Place, PositiveFloat, PositiveInt, RunConfig, Seed, with_env_flags
 from diamond_fast.envs.failure import EnvironmentFailedError
+from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
 
@@ -91,6 +92,7 @@ class EvaluateArgs:
     """New folder for evaluation.json and the pictures."""
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(EvaluateArgs, argv, prog=PROGRAM)
     with stop_signals():

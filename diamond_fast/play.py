@@ -13,6 +13,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from diamond_fast.cli import parse, user_errors
 from diamond_fast.config import Place, PositiveFloat, Seed, with_env_flags
+from diamond_fast.runs.output import lasting_output
 from diamond_fast.settings import Limits, check_limits
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
@@ -79,6 +80,7 @@ class PlayArgs:
     """Where the networks run."""
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(PlayArgs, argv, prog=PROGRAM)
     try:

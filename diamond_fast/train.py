@@ -20,6 +20,7 @@ from diamond_fast.cli import is_out_of_memory, parse, user_errors
 from diamond_fast.config import ENV_FLAGS, RunConfig
 from diamond_fast.config_checks import checked
 from diamond_fast.presets import PRESETS
+from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import StopSignals, stop_signals
 from diamond_fast.settings import differences, flag, leaves
 
@@ -81,6 +82,7 @@ class TrainArgs:
     """Print the settings and what the run would cost, then stop."""
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if int(os.environ.get("RANK", 0)) > 0:
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def follow(argv: Sequence[str]) -> None:
     """One of torchrun's further processes: says nothing but what ends itself alone, and leaves signals to the first."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     said = io.StringIO()
     try:

@@ -86,7 +86,8 @@ class ProcessSlot:
 
 def serve(file_descriptor: int) -> None:
     """The process's life: answers until it is told to close, or nobody listens any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the first process sees to it
+    for number in (signal.SIGINT, signal.SIGHUP):  # both go to the whole group; the first process sees to them
+        signal.signal(number, signal.SIG_IGN)
     connection = Connection(file_descriptor)
     slot: Any = None
     with suppress(EOFError, OSError):

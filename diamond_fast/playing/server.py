@@ -215,6 +215,8 @@ async def serve(server: PlayServer, listening: socket.socket) -> None:
     loop, stopped = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
+        loop.add_signal_handler(signal.SIGHUP, stopped.set)
     loop.set_exception_handler(tell_once())
     runner = web.AppRunner(
         server.app(),

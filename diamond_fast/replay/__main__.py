@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg, subcommand
 
 from diamond_fast.cli import parse, user_errors
 from diamond_fast.runs.durable import errors_of, put_when_done
+from diamond_fast.runs.output import lasting_output
 from diamond_fast.settings import Limits, check_limits
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
@@ -79,6 +80,7 @@ class ReplayArgs:
     ]
 
 
+@lasting_output()
 def main(argv: Sequence[str] | None = None) -> int:
     command = parse(ReplayArgs, argv, prog=PROGRAM).command
     with user_errors():

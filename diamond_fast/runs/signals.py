@@ -1,16 +1,16 @@
-"""SIGTERM and Ctrl-C: leave where nothing is half done, in time, and say how to go on."""
+"""SIGTERM, Ctrl-C and SIGHUP: leave where nothing is half done, in time, and say how to go on."""
 
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SECONDS_TO_SAVE = 8.0
 """After a first signal. Whoever sends SIGTERM usually sends SIGKILL 10 seconds or more later."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stopped(BaseException):
@@ -18,11 +18,14 @@ class Stopped(BaseException):
 
 
 class StopSignals:
-    """Within ``with stop_signals() as stop``, a first SIGTERM or Ctrl-C raises :class:`Stopped`.
+    """Within ``with stop_signals() as stop``, a first SIGTERM, Ctrl-C or SIGHUP raises :class:`Stopped`.
 
     At once in general; within ``with stop.deferred()`` when :meth:`check` is called next, or at its end. Whoever has
-    not left 8 seconds later leaves there and then, without cleaning up; a second signal kills at once. Either is as
-    safe as SIGKILL, which what is on the disk must survive anyway.
+    not left 8 seconds later leaves there and then, without cleaning up; a second SIGTERM or Ctrl-C kills at once.
+    Either is as safe as SIGKILL, which what is on the disk must survive anyway.
+
+    SIGHUP, which a terminal sends when it is closed, is never the second: it comes from the shell and from the kernel,
+    and some systems send it together with a SIGTERM. Where it is ignored from the start (nohup), it stays so.
     """
 
     def __init__(self):
@@ -53,9 +56,13 @@ class StopSignals:
         self.check()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        if number != signal.SIGHUP:
+            for each in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(each, signal.SIG_DFL)  # the kernel's own way: a second one works even in a stuck call
+        if self.has_come:  # the first was a SIGHUP
+            return
         self._signal = number
-        for each in _SIGNALS:
-            signal.signal(each, signal.SIG_DFL)  # the kernel's own way: a second one works even in a stuck call
         self._deadline = threading.Timer(SECONDS_TO_SAVE, self._leave_now)
         self._deadline.daemon = True
         self._deadline.start()
@@ -68,17 +75,19 @@ class StopSignals:
 
     def _say(self, what_happened: str) -> None:
         go_on = f" Go on from the last checkpoint with: {self.how_to_go_on}" if self.how_to_go_on else ""
-        print(what_happened + go_on, file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be gone
+            print(what_happened + go_on, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopSignals]:
-    """Exits with 128 + the signal's number after :class:`Stopped`, as shells report it: 130 or 143."""
+    """Exits with 128 + the signal's number after :class:`Stopped`, as shells report it: 130, 143 or 129."""
     stop = StopSignals()
     if threading.current_thread() is not threading.main_thread():  # signals go to the main thread only
         yield stop
         return
-    before = [signal.signal(each, stop._handle) for each in _SIGNALS]
+    handled = [each for each in _SIGNALS if each != signal.SIGHUP or signal.getsignal(each) != signal.SIG_IGN]
+    before = [signal.signal(each, stop._handle) for each in handled]
     try:
         yield stop
     except Stopped:
@@ -87,5 +96,5 @@ def stop_signals() -> Iterator[StopSignals]:
     finally:
         if stop._deadline is not None:
             stop._deadline.cancel()
-        for each, handler in zip(_SIGNALS, before, strict=True):
+        for each, handler in zip(handled, before, strict=True):
             signal.signal(each, handler)

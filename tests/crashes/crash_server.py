@@ -11,6 +11,7 @@ import io
 import json
 import mmap
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -33,6 +34,7 @@ with open(sys.argv[1], "r+b") as file:
 
 def main():
     torch.set_num_threads(1)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored
     disk = ctypes.CDLL(None) if "LD_PRELOAD" in os.environ else None
     watch_phases()
     with tempfile.TemporaryDirectory() as folder:  # what is slow the first time is done before the first fork

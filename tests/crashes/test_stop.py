@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C in every phase: saved and out in time, with the code shells know and the line that goes on."""
+"""SIGTERM, Ctrl-C and SIGHUP in every phase: saved and out in time, with the code shells know and how to go on."""
 
 import signal
 import time
@@ -6,7 +6,7 @@ import time
 import pytest
 from crashed_runs import PHASES, final_state, kill
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EVERYWHERE = [*PHASES[1:], "saving"]
 
 
@@ -34,14 +34,16 @@ def check(runs, whole, folder, phase, number):
     assert final_state(run) == whole
 
 
-@pytest.mark.parametrize(("phase", "number"), [(phase, SIGNALS[i % 2]) for i, phase in enumerate(EVERYWHERE)])
+@pytest.mark.parametrize(("phase", "number"), [(phase, SIGNALS[i % 3]) for i, phase in enumerate(EVERYWHERE)])
 def test_stopped_in_a_phase(runs, whole, tmp_path, phase, number):
     check(runs, whole[0], tmp_path, phase, number)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("phase", "number"), [(phase, SIGNALS[1 - i % 2]) for i, phase in enumerate(EVERYWHERE)])
-def test_stopped_in_a_phase_by_the_other_signal(runs, whole, tmp_path, phase, number):
+@pytest.mark.parametrize(
+    ("phase", "number"), [(phase, SIGNALS[(i + j) % 3]) for i, phase in enumerate(EVERYWHERE) for j in (1, 2)]
+)
+def test_stopped_in_a_phase_by_the_other_signals(runs, whole, tmp_path, phase, number):
     check(runs, whole[0], tmp_path, phase, number)
 
 

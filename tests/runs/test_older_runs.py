@@ -5,7 +5,10 @@ after its denoiser updates. Its older generations and its pictures were taken ou
 """
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,6 +54,29 @@ def test_it_is_resumed_to_its_end(run, capsys, monkeypatch):
     assert {path.name for path in (run / "pictures").iterdir()} == {
         "epoch_000004.png", "imagined.gif", "learning_curves.png"
     }  # fmt: skip
+
+
+PROGRAM = """
+import sys
+from diamond_fast import train
+from diamond_fast.training import trainer
+
+for draw in ("save_learning_curves", "save_gif"):  # slow
+    setattr(trainer, draw, lambda path, _: path.touch())
+train.main(["--resume", sys.argv[1], "--device", "cpu"])
+"""
+
+
+def test_a_reader_that_leaves_does_not_end_it(run):
+    read, write = os.pipe()
+    os.close(read)
+    program = [sys.executable, "-c", PROGRAM, str(run)]
+    process = subprocess.Popen(program, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    said = process.communicate(timeout=300)[1]
+    assert (said, process.returncode) == ("Standard output is closed; going on without it.\n", 0)
+    assert checkpoint.latest_epoch(run / "checkpoints") == 5
+    assert "final_test/returns" in read_metrics(run / "metrics.jsonl")[-1]
 
 
 def test_it_is_played_evaluated_and_reported(run):

@@ -11,8 +11,9 @@ from diamond_fast.runs import signals
 from diamond_fast.runs.signals import Stopped, StopSignals, stop_signals
 
 PROGRAM = """
-import sys, time
+import signal, sys, time
 from diamond_fast.runs import signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL if sys.argv[3] == "terminal" else signal.SIG_IGN)
 signals.SECONDS_TO_SAVE = float(sys.argv[1])
 with signals.stop_signals() as stop:
     stop.how_to_go_on = "again"
@@ -28,9 +29,9 @@ with signals.stop_signals() as stop:
 """
 
 
-def send(seconds_to_save, work, *numbers):
+def send(seconds_to_save, work, *numbers, started_by="terminal"):
     """Exit code, what was said, and seconds from the first signal to the end."""
-    program = [sys.executable, "-c", PROGRAM, str(seconds_to_save), work]
+    program = [sys.executable, "-c", PROGRAM, str(seconds_to_save), work, started_by]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "ready\n"
     sent = time.monotonic()
@@ -41,7 +42,7 @@ def send(seconds_to_save, work, *numbers):
     return process.returncode, said, time.monotonic() - sent
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("work", ["anywhere", "1000"])
 def test_out_at_the_next_safe_place(number, code, work):
     outcome = send(20, work, number)
@@ -65,15 +66,40 @@ def test_a_second_signal_kills_at_once(number):
     assert seconds < 5
 
 
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ((signal.SIGHUP, signal.SIGHUP, signal.SIGHUP), 129),  # the shell's and the kernel's
+        ((signal.SIGHUP, signal.SIGTERM), 129),  # a session is ended with both, in either order
+        ((signal.SIGTERM, signal.SIGHUP), 143),
+    ],
+)
+def test_a_closed_terminal_is_one_signal_however_often_it_comes(numbers, code):
+    found, said, _ = send(2, "0", *numbers)  # lives on until the deadline
+    assert found == code
+    assert said.startswith("Stopped in the middle of the work at hand")
+
+
+def test_a_second_ctrl_c_after_a_closed_terminal_kills():
+    code, said, _ = send(30, "0", signal.SIGHUP, signal.SIGTERM, signal.SIGTERM)
+    assert (code, said) == (-signal.SIGTERM, "")
+
+
+def test_what_nohup_ignores_stays_ignored():
+    code, said, _ = send(20, "anywhere", signal.SIGHUP, signal.SIGTERM, started_by="nohup")
+    assert (code, said) == (143, "Stopped. Go on from the last checkpoint with: again\n")
+
+
 def test_the_deadline_leaves_time_for_the_10_seconds():
     assert signals.SECONDS_TO_SAVE <= 8
 
 
 def test_nothing_happens_outside():
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     with stop_signals():
-        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+        assert [signal.getsignal(number) for number in numbers] != before
+    assert [signal.getsignal(number) for number in numbers] == before
     stop = StopSignals()
     with stop.deferred():
         stop.check()
