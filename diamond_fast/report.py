@@ -91,15 +91,20 @@ def as_text(comparison: "Comparison") -> str:
 
 
 def write(comparison: "Comparison", out: Path) -> None:
-    """Write ``index.html``, ``table.tex`` and one PNG per picture into the folder ``out``, which exists."""
+    """Write ``index.html``, ``table.tex`` and one PNG per picture into the folder ``out``, which exists.
+
+    Raises:
+        OSError: the disk refused; each file is the new one or the one before, never a part.
+    """
     from diamond_fast.reporting import figures, latex, page
+    from diamond_fast.runs.durable import write_durably
 
     drawn = figures.draw_all(comparison)
     for name, figure in drawn.items():
-        (out / f"{name}.png").write_bytes(figures.as_png(figure))
+        write_durably(out / f"{name}.png", figures.as_png(figure))
     svgs = {name: figures.as_svg(figure) for name, figure in drawn.items()}
-    (out / "index.html").write_text(page.render(comparison, svgs), encoding="utf-8")
-    (out / "table.tex").write_text(latex.games_table(comparison), encoding="utf-8")
+    write_durably(out / "index.html", page.render(comparison, svgs).encode())
+    write_durably(out / "table.tex", latex.games_table(comparison).encode())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """``python -m diamond_fast.report``: what it writes, prints and refuses."""
 
 import json
+import resource
 import subprocess
 import sys
 
@@ -88,6 +89,22 @@ def test_what_is_no_run_is_skipped_with_a_line(capsys, few_samples, tmp_path, wr
     printed = capsys.readouterr()
     assert [run["game"] for run in json.loads(printed.out)["runs"]] == ["Hero"]
     assert printed.err == "Skipped: Pong-profile: not the folder of a run (it has no config.json)\n"
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(capsys, few_samples, monkeypatch, tmp_path):
+    monkeypatch.setattr("diamond_fast.reporting.figures.draw_all", lambda comparison: {})
+    monkeypatch.setattr("diamond_fast.reporting.page.render", lambda comparison, svgs: 5000 * "a page")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("the one before")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as a full disk, the system refuses
+    try:
+        line = refusal(capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert line == "report/index.html: File too large"
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["index.html"]
+    assert (tmp_path / "report" / "index.html").read_text() == "the one before"
 
 
 def test_a_reader_that_leaves_is_no_error():
