@@ -8,10 +8,10 @@ from golden_vectors import META, actor_critic, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
+from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig, RunConfig
 from diamond_fast.engine import recompute as recompute_module
 from diamond_fast.engine import rollout as rollout_module
-from diamond_fast.engine.recompute import play, recompute
+from diamond_fast.engine.recompute import play, recompute, usual_capacity
 from diamond_fast.engine.rollout import EnvStep, RolloutState, initial_state, rollout
 from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
 
@@ -131,6 +131,12 @@ def test_random_scripts(cells, seed, burnin):
     with pytest.MonkeyPatch.context() as m:
         expected, actual, *_ = both(m, (codes & 1).bool(), (codes & 2).bool(), N * T, seed, burnin)
     assert_equal(expected, actual)
+
+
+def test_the_papers_rollouts_have_places_for_64_burnins():
+    cfg = RunConfig()
+    steps, num_envs = cfg.actor_critic_loss.backup_every, cfg.actor_critic_update.batch_size
+    assert usual_capacity(num_envs, steps, cfg.world_model.horizon) == 64
 
 
 def test_burnins_without_a_place_lose_their_gradient_and_nothing_else(monkeypatch):
