@@ -1,5 +1,6 @@
 """An environment that does what users' environments do wrong, one fault at a time; faulty_env:Faulty-v0."""
 
+import asyncio
 import os
 import signal
 import sys
@@ -69,8 +70,8 @@ class Faulty(gymnasium.Env):
             os._exit(7)
         if what == "handlers":
             signal.signal(signal.SIGINT, lambda *_: None)
-        if what == "event loop" and threading.current_thread() is not threading.main_thread():
-            raise RuntimeError("There is no current event loop in thread 'environment'.")  # as asyncio says it
+        if what == "event loop":
+            asyncio.get_event_loop()
         if what == "hanging":
             released.wait()
 

@@ -10,6 +10,7 @@ from crashes.tiny_run import TINY
 from diamond_fast import evaluate, train
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.estimate import estimate
+from diamond_fast.models.agent import Agent
 from diamond_fast.playing.source import load_source
 from diamond_fast.replay import Replay
 from diamond_fast.replay.formats import write_npz
@@ -118,6 +119,21 @@ def test_resuming_is_exact(tmp_path, recording):
     assert all(torch.equal(a, final[1][name]) for name, a in final[0].items())
 
 
+def test_networks_say_how_many_actions_there_are(tmp_path, recording):
+    """Those a run starts from, those it goes on from: more than were recorded. Other numbers are refused."""
+    cfg = replace(CONFIG, static_dataset=str(recording))
+    folder = RunFolder.create(tmp_path / "run", cfg)
+    trainer = Trainer(cfg, folder, torch.device("cpu"), Agent(cfg, 5))
+    trainer._collect_initially()
+    trainer.close()
+    for _ in range(2):
+        trainer = Trainer(cfg, folder, torch.device("cpu"))
+        assert trainer.agent.actor_critic.num_actions == 5
+        trainer.close()
+    with pytest.raises(ValueError, match="agent: it knows 5 actions, falling has 4"):
+        Trainer(replace(cfg, num_actions=4), folder, torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
@@ -141,6 +157,7 @@ def test_recordings_that_cannot_be_learned_from(capsys, recording):
     for name, arrays, line in (
         ("few", few, "holds 5 steps, at least 8 are needed"),
         ("many", good | {"actions": good["actions"] + 5_000}, "its actions go up to 5001; if a game has so many, say"),
+        ("black", good | {"observations": good["observations"] // 128}, "no value of its frames is above 1 of 255"),
         ("negative", good | {"actions": good["actions"] - 1}, "episode 0: act: expected 0 or more, got -1"),
     ):
         path = recording.with_name(f"{name}.npz")

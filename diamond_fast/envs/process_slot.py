@@ -1,5 +1,6 @@
 """A slot in a process of its own: with a main thread to itself, and nothing it does ends the program."""
 
+import asyncio
 import os
 import pickle
 import signal
@@ -88,6 +89,7 @@ def serve(file_descriptor: int) -> None:
     """The process's life: answers until it is told to close, or nobody listens any more."""
     for number in (signal.SIGINT, signal.SIGHUP):  # both go to the whole group; the first process sees to them
         signal.signal(number, signal.SIG_IGN)
+    asyncio.set_event_loop(asyncio.new_event_loop())  # some libraries ask for the main thread's
     connection = Connection(file_descriptor)
     slot: Any = None
     with suppress(EOFError, OSError):

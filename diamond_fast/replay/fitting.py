@@ -30,7 +30,7 @@ def check_fits(
         least_steps: that are needed.
 
     Raises:
-        ValueError: too little is recorded, frames have another shape, or actions are out of range.
+        ValueError: too little is recorded, frames have another shape or are black, or actions are out of range.
     """
     where = f"{flag} {path}"
     if replay.num_steps < least_steps:
@@ -49,4 +49,6 @@ def check_fits(
     if least < 0 or (num_actions is not None and most >= num_actions):
         expected = "expected 0 or more" if num_actions is None else f"expected 0 to {num_actions - 1}"
         raise ValueError(f"{where}: its actions go from {least} to {most}, {expected}")
+    if all(int(replay.episode(i).obs.max()) <= 1 for i in range(replay.num_episodes)):
+        raise ValueError(f"{where}: no value of its frames is above 1 of 255, which is black; store 255 times as much")
     return most + 1 if num_actions is None else num_actions

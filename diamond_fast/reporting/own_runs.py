@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from diamond_fast.config import recording_name
+from diamond_fast.config import ENV_FLAGS, recording_name
 from diamond_fast.games import ATARI_100K
 from diamond_fast.runs.durable import parse_json
 from diamond_fast.runs.folder import RunFolder, without_format
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.settings import flag
 
-IDENTITY = ("game", "env_id", "seed")
-"""Settings in which runs of one agent differ anyway."""
+IDENTITY = ("game", "env_id", "seed", *ENV_FLAGS)
+"""Settings in which runs of one agent may differ."""
 
 
 @dataclass(frozen=True)

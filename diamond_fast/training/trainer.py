@@ -18,7 +18,6 @@ from diamond_fast.envs.real import RealEnv, make_env
 from diamond_fast.models.agent import Agent
 from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES
 from diamond_fast.replay import Replay
-from diamond_fast.replay.fitting import check_fits
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.background import BackgroundWriter
 from diamond_fast.runs.folder import IMAGINED, LEARNING_CURVES, RunFolder
@@ -28,6 +27,7 @@ from diamond_fast.runs.plots import save_learning_curves
 from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
+from diamond_fast.training.action_count import count_actions
 from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
 from diamond_fast.training.crew import Crew, CrewLostError
@@ -78,7 +78,8 @@ class Trainer:
         self.make_test_env = partial(make_env, cfg, done_on_life_loss=False)
         self.train_env = self._make_train_env()
         saved, self.replay = load_progress(folder, cfg)
-        num_actions = self._num_actions(agent)
+        of_game = None if self.train_env is None else self.train_env.num_actions
+        num_actions = count_actions(cfg, of_game, saved, agent, self.replay)
         self.agent = agent or Agent(cfg, num_actions)
         self.agent.to(device, memory_format=torch.channels_last)
         self.collector = None if self.train_env is None else Collector(self.train_env, self._seed("collect"))
@@ -117,18 +118,6 @@ class Trainer:
             return None
         num_envs = cfg.actor_critic_update.batch_size if cfg.model_free else cfg.collection.num_envs
         return make_env(cfg, num_envs, done_on_life_loss=True)
-
-    def _num_actions(self, agent: Agent | None) -> int:
-        """Those of the game; of a recording without one, those given or recorded."""
-        cfg = self.cfg
-        num_actions = cfg.num_actions if self.train_env is None else self.train_env.num_actions
-        if cfg.static_dataset is not None:
-            least = max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
-            path = cfg.static_dataset
-            num_actions = check_fits("--static-dataset", path, self.replay, cfg.frame_shape, num_actions, least)
-        if agent is not None and agent.actor_critic.num_actions != num_actions:
-            raise ValueError(f"agent: it knows {agent.actor_critic.num_actions} actions, {cfg.name} has {num_actions}")
-        return num_actions
 
     # --- the loop ---
 
@@ -365,11 +354,13 @@ class Trainer:
 
     def _save_pictures(self, replay: Replay, seed: int, epoch: int) -> None:
         strips = imagine_held_out(self.agent, replay, self.cfg, seed)
-        if strips is not None:
-            segments = list(zip(strips.real, strips.imagined, strict=True))
-            path = self.folder.new_picture(f"epoch_{epoch:06d}.png")
-            save_strips(path, segments, strip_times(self.cfg.world_model.horizon))
-            save_gif(self.folder.new_picture(IMAGINED), segments)
+        if strips is None:
+            self.progress.say(f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together.")
+            return
+        segments = list(zip(strips.real, strips.imagined, strict=True))
+        path = self.folder.new_picture(f"epoch_{epoch:06d}.png")
+        save_strips(path, segments, strip_times(self.cfg.world_model.horizon))
+        save_gif(self.folder.new_picture(IMAGINED), segments)
 
     def _draw_learning_curves(self) -> None:
         save_learning_curves(self.folder.new_picture(LEARNING_CURVES), read_metrics(self.folder.metrics_file))

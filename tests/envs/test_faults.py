@@ -56,8 +56,10 @@ def test_one_line_names_the_environment(fault, line):
     assert len(str(caught.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("runs_in", ["process", "main"])
-@pytest.mark.parametrize("fault", ["handlers in reset", "event loop in step"])
+@pytest.mark.parametrize(
+    ("runs_in", "fault"),
+    [("process", "handlers in reset"), ("process", "event loop in step"), ("main", "handlers in reset")],
+)
 def test_what_wants_the_main_thread_gets_one(runs_in, fault):
     before = signal.getsignal(signal.SIGINT)
     env = make(2, runs_in=runs_in, fault=fault)
