@@ -329,10 +329,10 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
     from diamond_fast.estimate import estimate, measure_speed, time_needed
 
     paper, num_actions = PRESETS["atari100k"], _num_actions(args.config)
-    time = time_needed(estimate(paper, num_actions), measure_speed(paper, num_actions, device))
+    needed = time_needed(estimate(paper, num_actions), measure_speed(paper, num_actions, device))
     return (
         "No CUDA: taking --preset quick, which shows every part of DIAMOND at work in a few minutes but is too short "
-        f"to learn. The paper's settings (--preset atari100k) would take, on this machine: {time}."
+        f"to learn. The paper's settings (--preset atari100k) would take, on this machine: {needed}."
     )
 
 

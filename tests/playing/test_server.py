@@ -1,8 +1,10 @@
 import asyncio
 import itertools
 import json
+import random
 import struct
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import aiohttp
@@ -340,3 +342,51 @@ def test_binding():
             bind("127.0.0.1", port)
     with pytest.raises(ValueError, match=r"--host no.such.name.invalid"):
         bind("no.such.name.invalid", 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_players_who_come_and_go_for_a_minute(run):
+    """Hundreds of them, sending anything and leaving in any way: nothing of them stays, and the game goes on."""
+    rng = random.Random(0)
+    does = [
+        "hold",
+        "pause",
+        "step",
+        "restart",
+        "next",
+        "world",
+        "controller",
+        "seek",
+        "horizon",
+        "speed",
+        "seed",
+        "seen",
+    ]
+    values = [None, True, "model", "replay", "agent", 3, 10**12, -1, [0, 0], ["left"], {}, "x" * 3000]
+
+    async def stay(game):
+        socket = await game.connect()
+        for _ in range(rng.randrange(8)):
+            message = json.dumps({"do": rng.choice(does), "value": rng.choice(values)})
+            await socket.send_str(message if rng.random() < 0.8 else message[: rng.randrange(len(message))])
+            await asyncio.sleep(rng.random() / 50)
+        if rng.random() < 0.5:
+            await socket.close()
+        else:
+            socket._response.connection.transport.abort()
+
+    async def scenario(game):
+        tasks, began, count = len(asyncio.all_tasks()), time.monotonic(), 0
+        while time.monotonic() - began < 50:
+            await asyncio.gather(*(stay(game) for _ in range(rng.randrange(1, MAX_CLIENTS))))
+            count += 1
+        assert count > 20
+        while len(asyncio.all_tasks()) > tasks + 1:  # until the last ones have left
+            await asyncio.sleep(0.01)
+        async with game.client() as client:
+            await client.do("world", "model")
+            await client.do("step")
+            await client.until(lambda state: state["world"] == "model" and state["step"] >= 1)
+
+    run(scenario)
