@@ -93,11 +93,10 @@ def test_strangers_keep_nobody_out(capfd, caplog):
 
 
 def test_nobody_stays_without_the_token(monkeypatch):
-    monkeypatch.setattr(door, "PATIENCE", 0.3)
-
     async def scenario():
         async with served() as port, aiohttp.ClientSession() as http:
             assert await get(http, port) == 200  # kept alive from here on
+            monkeypatch.setattr(door, "PATIENCE", 0.3)
             for sent in (b"", HALF_A_REQUEST, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"):
                 reader, _ = await connect(port, sent)
                 await ended(reader)

@@ -2,14 +2,17 @@
 
 import math
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+import diamond_fast
 from diamond_fast.runs.plots import YARDSTICK, Band, points, save_error_curves, save_learning_curves
 
 LINES = [
@@ -105,3 +108,13 @@ def test_a_notebooks_backend_need_not_be_installed(backend):
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stderr == ""
     assert done.stdout.split() == [str(backend == "svg"), backend]  # one that is there stays chosen
+
+
+def test_matplotlib_is_imported_in_one_place():
+    package = Path(diamond_fast.__file__).parent
+    imports = [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"^\s*(import|from) matplotlib", path.read_text(), re.MULTILINE)
+    ]
+    assert imports == ["drawing.py"]
