@@ -72,6 +72,8 @@ class Faulty(gymnasium.Env):
             signal.signal(signal.SIGINT, lambda *_: None)
         if what == "event loop":
             asyncio.get_event_loop()
+        if what == "print":
+            print("look", flush=True)
         if what == "hanging":
             released.wait()
 

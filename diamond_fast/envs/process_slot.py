@@ -16,6 +16,7 @@ import numpy as np
 
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.slot import Slot, SlotStep
+from diamond_fast.runs.output import lasting_output
 
 SECONDS_TO_CLOSE = 5.0
 
@@ -85,6 +86,7 @@ class ProcessSlot:
         return value
 
 
+@lasting_output()  # what an environment prints for nobody is not its fault
 def serve(file_descriptor: int) -> None:
     """The process's life: answers until it is told to close, or nobody listens any more."""
     for number in (signal.SIGINT, signal.SIGHUP):  # both go to the whole group; the first process sees to them

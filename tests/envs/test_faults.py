@@ -1,5 +1,6 @@
 """What users' environments do wrong: one line that names the environment, or it works all the same."""
 
+import os
 import signal
 
 import faulty_env
@@ -99,6 +100,31 @@ def test_a_process_that_fails_or_dies():
         with pytest.raises(EnvironmentFailedError, match=rf"process of the environment {ENV_ID} ended \(exit code 7"):
             env.step(np.zeros(1, int))
     env.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_what_ends_the_terminal_leaves_the_environments_process_to_the_program(number):
+    """Both go to all processes of a terminal. The program, which saves, still needs its environments."""
+    env = make(runs_in="process")
+    env.reset(seed=0)
+    env._slots[0]._process.send_signal(number)
+    for _ in range(3):
+        env.step(np.zeros(1, int))
+    env.close()
+
+
+def test_what_a_process_prints_for_nobody_is_no_fault():
+    (read, nobody), shown = os.pipe(), os.dup(1)
+    os.close(read)
+    os.dup2(nobody, 1)  # as after `| head`
+    try:
+        env = make(runs_in="process", fault="print in step")
+        play(env, steps=2)
+        env.close()
+    finally:
+        os.dup2(shown, 1)
+        os.close(shown)
+        os.close(nobody)
 
 
 def test_an_environment_that_cannot_be_closed_says_so(capsys):
