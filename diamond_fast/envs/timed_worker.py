@@ -122,18 +122,18 @@ class MainThreadWorker(Worker):
     def result(self, timeout: float | None = None) -> Any:
         self._check_busy()
         (function, args), self._task = self._task, None
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        before = {number: signal.getsignal(number) for number in _AFTER_A_SIGNAL}
         try:
             return function(*args)
         finally:
             self.busy = False
             for number, handler in before.items():
-                # The program's own turns to the default when a signal comes, so that a second one kills.
-                if handler is not None and signal.getsignal(number) not in (handler, signal.SIG_DFL):
+                if handler is not None and signal.getsignal(number) not in (handler, _AFTER_A_SIGNAL[number]):
                     signal.signal(number, handler)
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_AFTER_A_SIGNAL = {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
+"""What the program's own handlers leave behind when one comes in the middle of a call, see ``runs.signals``."""
 
 
 def _serve(tasks: SimpleQueue, results: SimpleQueue) -> None:
