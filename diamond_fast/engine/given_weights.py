@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
+from types import SimpleNamespace
 from weakref import WeakSet
 
 import torch
@@ -71,6 +72,10 @@ class Watch:
 
     def look(self) -> tuple[bool, bool]:
         """Since the last look: whether weights were written to, and whether they are elsewhere."""
+        if _compiled_steps.any:
+            _compiled_steps.any = False
+            for watch in list(_watches):
+                watch._stepped = True
         versions, addresses, stepped = self._versions, self._addresses, self._stepped
         self._stepped = False
         self._versions, self._addresses = self._now()
@@ -91,6 +96,7 @@ class Watch:
 
 
 _watches: WeakSet[Watch] = WeakSet()
+_compiled_steps = SimpleNamespace(any=False)
 
 
 @cache
@@ -99,9 +105,11 @@ def _listen() -> None:
 
 
 def _note_step(optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
-    if not torch.compiler.is_compiling():  # compiled steps write as other operations do
-        for watch in list(_watches):
-            watch.note(optimizer)
+    if torch.compiler.is_compiling():
+        _compiled_steps.any = True  # all that can be said in compiled code: it may have been anybody's
+        return
+    for watch in list(_watches):
+        watch.note(optimizer)
 
 
 def _slots(module: nn.Module) -> Iterator[tuple[str, Slot]]:

@@ -216,6 +216,19 @@ def test_a_watch_knows_writes_from_moves():
     assert watch.look() == (False, False)
 
 
+def test_a_watch_sees_the_steps_of_a_compiled_fused_optimiser():
+    layer = nn.Linear(2, 2)
+    watch = Watch(layer)
+    for p in layer.parameters():
+        p.grad = torch.ones_like(p)
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True)
+    step = torch.compile(lambda: optimiser.step(), backend="eager")
+    for _ in range(3):
+        step()
+        assert watch.look() == (True, False)
+        assert watch.look() == (False, False)
+
+
 def test_a_graph_around_a_wrapped_network_is_dropped_where_its_weights_move():
     """It reads them where they lie; what is written there it sees."""
     twin = make_twin()
