@@ -37,6 +37,15 @@ SECONDS = 60  # of computing a file
 INTERESTING = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**26, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1)
 
 
+WORDS = (
+    (b"FloatStorage", b"DoubleStorage", b"BFloat16Storage", b"LongStorage", b"ByteStorage", b"BoolStorage"),
+    (b"'<f4'", b"'<f2'", b"'<i8'", b"'<u8'", b"'|u1'", b"'|b1'", b"'<U4'", b"'|O'", b"'<c8'", b"[('x', '<i8')]"),
+    (b'"F32"', b'"F64"', b'"BF16"', b'"U8"', b'"I64"', b'"BOOL"'),
+    (b"null", b"true", b"false", b"[]", b"{}", b'""', b"1e999", b"NaN"),
+)
+"""For one of these, another of its kind."""
+
+
 def mutated(rng: random.Random, content: bytes) -> bytes:
     """Content with one to four of the changes that break readers."""
     for _ in range(rng.choice((1, 1, 2, 4))):
@@ -73,6 +82,16 @@ def with_number(rng: random.Random, content: bytes) -> bytes:
     return content[:start] + str(number(rng)).encode() + content[stop:]
 
 
+def with_word(rng: random.Random, content: bytes) -> bytes:
+    there = [(word, kind) for kind in WORDS for word in kind if word in content]
+    if not there:
+        return content
+    word, kind = rng.choice(there)
+    places = content.split(word)
+    at = rng.randrange(1, len(places))
+    return word.join(places[:at]) + rng.choice(kind) + word.join(places[at:])
+
+
 CHANGES = (
     changed_slice(lambda rng, cut: bytes(byte ^ 1 << rng.randrange(8) for byte in cut[:1]) + cut[1:]),
     changed_slice(lambda rng, cut: rng.randbytes(len(cut))),
@@ -84,6 +103,7 @@ CHANGES = (
     changed_slice(lambda rng, cut: cut[len(cut) // 2 :] + cut[: len(cut) // 2]),
     truncated,
     with_number,
+    with_word,
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from replay_model import SHAPE, assert_same, random_steps
 
+from diamond_fast import _replay
 from diamond_fast.replay import JournalError, Replay, load_recording
 from diamond_fast.replay.__main__ import main
 from diamond_fast.replay.formats import write_npz
@@ -79,6 +80,17 @@ def test_rewards_that_are_no_numbers(tmp_path, capsys):
         Replay.load(path)
     assert main(["verify", str(path)]) == 1
     assert "damaged: " in capsys.readouterr().out
+
+
+def test_a_journal_larger_than_memory(tmp_path, monkeypatch):
+    path = write_journal(tmp_path / "journal")
+
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(_replay, "Store", no_memory)
+    with pytest.raises(JournalError, match="journal: there is no memory for as much as it says it holds"):
+        Replay.load(path)
 
 
 def test_a_commit_that_is_longer_than_it_says(tmp_path):

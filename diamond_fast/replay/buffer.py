@@ -324,6 +324,8 @@ class Replay:
                 _check_integer("num_envs", num_envs, 1, _replay.MAX_ENVS)
                 num_steps = sum(commits.num_vector_steps(record) for record in journal.records())
                 replay = cls(journal.meta["frame_shape"], num_envs, max(1, num_steps * num_envs))
+            except MemoryError as error:
+                raise JournalError(f"{path}: there is no memory for as much as it says it holds") from error
             except _MALFORMED as error:
                 raise JournalError(f"{path}: no program of this kind wrote it ({one_line(error)})") from error
             replay._restore(journal)
