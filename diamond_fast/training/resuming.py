@@ -1,7 +1,9 @@
 """What a run goes on from: its newest whole checkpoint, and the experience that belongs to it."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from diamond_fast.config import RunConfig
 from diamond_fast.replay import Replay, load_recording
@@ -9,6 +11,22 @@ from diamond_fast.runs import checkpoint
 from diamond_fast.runs.checkpoint import Checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.lost import check_nothing_is_lost
+
+
+def upgraded(state: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's state as this version writes it, from that of any earlier one.
+
+    The first ones were only saved between epochs, where no update was under way and no start was in store.
+    """
+    updates = {}
+    for name, update in state["updates"].items():
+        update = {"done": 0, "num_skipped": 0, "totals": {}, **update}
+        env = update["objective"].get("env", {})
+        if "contexts" in env:
+            starts = {"contexts": env["contexts"], "drawn": None}
+            update["objective"] = {**update["objective"], "env": {"state": env["state"], "initial_states": starts}}
+        updates[name] = update
+    return {"figures": {}, "conditions": {}, **state, "updates": updates}
 
 
 def load_progress(folder: RunFolder, cfg: RunConfig) -> tuple[Checkpoint | None, Replay]:
@@ -26,7 +44,7 @@ def load_progress(folder: RunFolder, cfg: RunConfig) -> tuple[Checkpoint | None,
     if not resumes:
         check_nothing_is_lost(folder)
     if cfg.static_dataset is not None:
-        saved = checkpoint.load_latest(folder.checkpoints) if resumes else None
+        saved = checkpoint.load_latest(folder.checkpoints, use=_upgraded) if resumes else None
         return saved, load_recording(Path(cfg.static_dataset))
     if not resumes:
         return None, _begin_replay(folder, cfg)
@@ -41,7 +59,15 @@ def _begin_replay(folder: RunFolder, cfg: RunConfig) -> Replay:
 
 def _with_replay(folder: RunFolder, cfg: RunConfig, saved: Checkpoint) -> tuple[Checkpoint, Replay]:
     """The run's own experience as it was at the checkpoint."""
+    saved = _upgraded(saved)
     if not folder.journal.exists():
         raise ValueError(f"{folder.journal} is missing")
     c, length = cfg.collection, saved.state["replay"]
     return saved, Replay.open(folder.journal, cfg.frame_shape, c.num_envs, c.num_steps_total, length)
+
+
+def _upgraded(saved: Checkpoint) -> Checkpoint:
+    try:
+        return replace(saved, state=upgraded(saved.state))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"its state is not that of a run: {error!r}") from error

@@ -416,7 +416,7 @@ class Trainer:
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state
         now = conditions(self.cfg.precision, self.device)
-        if reason := why_not_bit_for_bit(state.get("conditions", {}), now):
+        if reason := why_not_bit_for_bit(state["conditions"], now):
             print(reason, flush=True)
         for name, model in self.agent.named_children():
             model.load_state_dict(saved.tensors[name])

@@ -58,11 +58,18 @@ def test_it_is_resumed_to_its_end(run, capsys, monkeypatch):
 
 PROGRAM = """
 import sys
+import numpy as np
 from diamond_fast import train
-from diamond_fast.training import trainer
+from diamond_fast.training.evaluate import Evaluation
+from diamond_fast.training.trainer import Trainer
 
-for draw in ("save_learning_curves", "save_gif"):  # slow
-    setattr(trainer, draw, lambda path, _: path.touch())
+def run(self, stop):
+    for _ in range(100):
+        print("epoch", flush=True)
+    self._save()
+    return Evaluation(np.ones(2), np.ones(2))
+
+Trainer.run = run
 train.main(["--resume", sys.argv[1], "--device", "cpu"])
 """
 
@@ -75,8 +82,18 @@ def test_a_reader_that_leaves_does_not_end_it(run):
     os.close(write)
     said = process.communicate(timeout=300)[1]
     assert (said, process.returncode) == ("Standard output is closed; going on without it.\n", 0)
-    assert checkpoint.latest_epoch(run / "checkpoints") == 5
-    assert "final_test/returns" in read_metrics(run / "metrics.jsonl")[-1]
+    assert (run / "checkpoints" / "epoch_000002").is_dir()  # saved once more, beside epoch_000002.2
+
+
+@pytest.mark.parametrize("state", [None, [], {}, {"updates": 3}, {"updates": {"denoiser": None}}])
+def test_a_state_that_is_not_that_of_a_run_is_one_line(run, capsys, state):
+    path = run / "checkpoints" / "epoch_000002.json"
+    path.write_bytes(checkpoint.sealed("manifest", {**checkpoint.unsealed("manifest", path), "state": state}))
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--resume", str(run), "--device", "cpu"])
+    assert stop.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "all checkpoints are damaged, the oldest: its state is not that of a run" in line
 
 
 def test_it_is_played_evaluated_and_reported(run):
@@ -142,3 +159,33 @@ def test_other_threads_and_another_path_are_told_in_one_line(run, capsys, monkey
 def test_the_fixture_is_small_and_has_no_format():
     assert sum(path.stat().st_size for path in STORED.rglob("*") if path.is_file()) < 300_000
     assert "format" not in json.loads((STORED / "config.json").read_text())
+
+
+def as_the_first_version_saved_it(state):
+    """Between epochs, with the keys that c698a18 wrote."""
+    for key in ("figures", "conditions"):
+        state.pop(key, None)
+    for update in state["updates"].values():
+        for key in ("done", "num_skipped", "totals"):
+            del update[key]
+        if "env" in update["objective"]:
+            env = update["objective"]["env"]
+            update["objective"]["env"] = {"state": env["state"], "contexts": env["initial_states"]["contexts"]}
+    return state
+
+
+def test_states_of_the_first_version_are_resumed(run, monkeypatch):
+    path = run / "checkpoints" / "epoch_000002.json"
+    manifest = checkpoint.unsealed("manifest", path)
+    manifest["state"] = as_the_first_version_saved_it(manifest["state"])
+    path.write_bytes(checkpoint.sealed("manifest", manifest))
+    found = []
+
+    def look(self, stop):
+        found.extend((self.epoch, self.figures, *(update.done for update in self.updates.values())))
+        pytest.skip("not needed")
+
+    monkeypatch.setattr("diamond_fast.training.trainer.Trainer.run", look)
+    with pytest.raises(pytest.skip.Exception):
+        train.main(["--resume", str(run), "--device", "cpu"])
+    assert found == [2, {}, 0, 0, 0]
