@@ -77,9 +77,29 @@ def run_of(file: Path) -> RunFolder | None:
 
 
 def num_actions_of(saved: checkpoint.Checkpoint) -> int:
-    """How many actions a run's networks know. Their weights say it, so no environment is needed to find out."""
+    """How many actions a run's networks know. Their weights say it, so no environment is needed to find out.
+
+    Raises:
+        ValueError: it has no such weights.
+    """
     group, _, name = NUM_ACTIONS_KEY.partition(".")
-    return saved.tensors[group][name].size(0)
+    try:
+        return saved.tensors[group][name].size(0)
+    except (KeyError, IndexError):
+        raise ValueError(f"the checkpoint of epoch {saved.epoch} has no policy that could be read") from None
+
+
+def load_weights(agent: Agent, saved: checkpoint.Checkpoint) -> None:
+    """Copy a checkpoint's weights into an agent of the same settings, on whatever device.
+
+    Raises:
+        ValueError: they are of other settings.
+    """
+    for name, model in agent.named_children():
+        weights, expected = saved.tensors.get(name, {}), model.state_dict()
+        if {key: value.shape for key, value in weights.items()} != {key: v.shape for key, v in expected.items()}:
+            raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit config.json: {name} differs")
+        model.load_state_dict(weights)
 
 
 def _config_of(folder: RunFolder, env_id: str | None) -> RunConfig:
@@ -91,8 +111,7 @@ def _config_of(folder: RunFolder, env_id: str | None) -> RunConfig:
 
 def _of_checkpoint(folder: RunFolder, config: RunConfig, saved: checkpoint.Checkpoint) -> TrainedAgent:
     agent = Agent(config, num_actions_of(saved))
-    for name, model in agent.named_children():
-        model.load_state_dict(saved.tensors[name])
+    load_weights(agent, saved)
     return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch)
 
 

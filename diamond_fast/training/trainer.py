@@ -19,6 +19,7 @@ from diamond_fast.models.agent import Agent
 from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
+from diamond_fast.runs.agents import load_weights
 from diamond_fast.runs.background import BackgroundWriter
 from diamond_fast.runs.folder import IMAGINED, LEARNING_CURVES, RunFolder
 from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
@@ -418,8 +419,7 @@ class Trainer:
         now = conditions(self.cfg.precision, self.device)
         if reason := why_not_bit_for_bit(state["conditions"], now):
             print(reason, flush=True)
-        for name, model in self.agent.named_children():
-            model.load_state_dict(saved.tensors[name])
+        load_weights(self.agent, saved)
         for name, update in self.updates.items():
             update.load_state_dict(state["updates"][name])
         if self._collecting:

@@ -39,6 +39,26 @@ def test_of_a_run_the_newest_checkpoint_is_taken(tmp_path):
     assert agents.num_actions_of(checkpoint.load_latest(folder.checkpoints)) == 3
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors: tensors.pop("denoiser"), "does not fit config.json: denoiser differs"),
+        (lambda tensors: tensors["denoiser"].popitem(), "does not fit config.json: denoiser differs"),
+        (lambda tensors: tensors["actor_critic"].update(more=torch.ones(1)), "config.json: actor_critic differs"),
+        (lambda tensors: tensors["rew_end_model"].update(dict.fromkeys(["act_emb.weight"], torch.ones(1))), "rew_end"),
+        (lambda tensors: tensors.clear(), "has no policy that could be read"),
+        (lambda tensors: tensors.update(actor_critic={}, denoiser={}), "has no policy that could be read"),
+    ],
+)
+def test_weights_of_other_settings_are_refused(tmp_path, change, message):
+    folder, agent = RunFolder.create(tmp_path / "run", CATCH), Agent(CATCH, num_actions=3)
+    tensors = {name: dict(model.state_dict()) for name, model in agent.named_children()}
+    change(tensors)
+    checkpoint.save(folder.checkpoints, 4, tensors, {})
+    with pytest.raises(ValueError, match=f"the checkpoint of epoch 4 .*{message}"):
+        load_agent(run=folder.path)
+
+
 def test_a_module_in_a_runs_settings_must_be_named_by_the_caller(tmp_path):
     folder = RunFolder.create(tmp_path / "run", replace(CATCH, env_id="diamond_fast.envs.catch:diamond_fast/Catch-v0"))
     save(folder, 4, Agent(CATCH, num_actions=3))
