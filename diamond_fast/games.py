@@ -80,8 +80,8 @@ def resolve_game(name: str) -> str:
 
 
 def atari_game_of(env_id: str) -> str | None:
-    """The usual name of the Atari game behind a Gymnasium id such as ALE/Boxing-v5; None for other ids."""
-    match = re.fullmatch(r"ALE/(\w+?)(?:-ram)?-v\d+|(\w+?)(?:NoFrameskip|Deterministic)-v\d+", env_id)
+    """The usual name of the Atari game behind one of ale_py's Gymnasium ids, such as ALE/Boxing-v5; else None."""
+    match = re.fullmatch(r"ALE/(\w+?)(?:-ram)?-v\d+|(\w+?)(?:NoFrameskip|Deterministic)?-v[04]", env_id)
     try:
         return resolve_game(match[1] or match[2]) if match else None
     except ValueError:

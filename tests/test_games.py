@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from diamond_fast.games import ATARI_100K, all_games, resolve_game, rom_id
+from diamond_fast.games import ATARI_100K, all_games, atari_game_of, resolve_game, rom_id
 
 
 def test_the_26_games_have_roms():
@@ -49,3 +49,21 @@ def test_looking_names_up_imports_nothing_heavy():
         "assert not {'torch', 'gymnasium', 'ale_py', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "game"),
+    [
+        ("ALE/Boxing-v5", "Boxing"),
+        ("ALE/MsPacman-ram-v5", "MsPacman"),
+        ("BoxingNoFrameskip-v4", "Boxing"),
+        ("PongDeterministic-v0", "Pong"),
+        ("Pong-v4", "Pong"),
+        ("CarRacing-v3", None),
+        ("CartPole-v0", None),
+        ("my_module:ALE/Boxing-v5", None),
+        ("ALE/NoSuchGame-v5", None),
+    ],
+)
+def test_ids_of_ale_py_name_the_game(env_id, game):
+    assert atari_game_of(env_id) == game

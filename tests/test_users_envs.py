@@ -145,7 +145,7 @@ def test_arguments_of_an_environment_can_import_code_as_its_id_can(capsys, tmp_p
     [
         (("--env-id", "ALE/Boxing-v5"), "ALE/Boxing-v5: Atari games are played as in the paper, with --game Boxing"),
         (("--env-id", "PongNoFrameskip-v4"), "with --game Pong"),
-        (("--env-id", "Pong-v4"), 'unknown environment "Pong-v4"; Atari games have a flag of their own, --game Pong'),
+        (("--env-id", "Pong-v4"), "--env-id Pong-v4: Atari games are played as in the paper, with --game Pong"),
         (("--env-id", ENV_ID, "--env-kwargs", "[1]"), "--env-kwargs: must be a JSON object, for instance"),
         (("--env-id", ENV_ID, "--env-kwargs", "{"), "--env-kwargs: must be a JSON object, for instance"),
         (("--env-id", ENV_ID, "--env-kwargs", '{"fautl": 1}'), "unexpected keyword argument 'fautl'"),

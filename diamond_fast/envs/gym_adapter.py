@@ -1,7 +1,6 @@
 """Any Gymnasium environment with image observations and discrete actions as one slot of a real environment."""
 
 import difflib
-import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,7 +14,6 @@ import diamond_fast.envs.catch  # noqa: F401 (registers diamond_fast/Catch-v0)
 from diamond_fast.area import AreaResize
 from diamond_fast.envs.failure import EnvironmentFailedError, blamed
 from diamond_fast.envs.slot import SlotStep
-from diamond_fast.games import resolve_game
 
 NUM_FIRST_FRAMES = 100
 """Frames among which one must be brighter than 1 of 255, or a line says so."""
@@ -178,7 +176,5 @@ def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
 
 def _hint(env_id: str) -> str | None:
     """What was probably meant by an id that nobody registered."""
-    with suppress(ValueError, ModuleNotFoundError):
-        return f"Atari games have a flag of their own, --game {resolve_game(re.sub(r'-v[0-9]+$', '', env_id))}"
     near = difflib.get_close_matches(env_id, gymnasium.registry, n=1)
     return f"did you mean {near[0]}?" if near else None
