@@ -40,9 +40,11 @@ PAPER = replace(
 TINY = replace(
     PAPER,
     frame_size=16,
+    world_model=replace(PAPER.world_model, horizon=3),
     denoiser=DenoiserConfig(InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(32, 32), attn_depths=(0, 0))),
     reward_end=RewardEndConfig(lstm_dim=8, cond_channels=8, depths=(1, 1), channels=(32, 32), attn_depths=(0, 0)),
     actor_critic=ActorCriticConfig(lstm_dim=8, channels=(32, 32), down=(1, 1)),
+    actor_critic_loss=replace(PAPER.actor_critic_loss, backup_every=3),
 )
 WIDE = InnerModelConfig(
     cond_channels=2048, depths=(2, 2, 2, 2), channels=(128, 256, 512, 1024), attn_depths=(0, 0, 1, 1)

@@ -6,7 +6,7 @@ FLOPs are counted on meta tensors, which have shapes but no data. Hours follow f
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,7 @@ class Estimate:
         return sum(cost.seconds(speed) * cost.updates for cost in self.costs.values())
 
 
+@cache  # counting takes seconds, and a program asks more than once
 def estimate(config: RunConfig, num_actions: int) -> Estimate:
     """Count what a run with these settings costs."""
     with torch.device("meta"):

@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 # threads, and lose much where cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share golden_vectors.py
@@ -22,3 +24,21 @@ MOST_WORKERS = 8  # each takes about a gigabyte
 def pytest_xdist_auto_num_workers(config) -> int:
     """What ``-n auto`` means."""
     return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0))))
+
+
+def pytest_collection_modifyitems(config, items) -> None:
+    """With ``--dist loadgroup`` a file's tests run in one process; those that crash runs share one, and its server."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            folder, name = item.path.parent.name, str(item.path)
+            item.add_marker(pytest.mark.xdist_group(folder if folder == "crashes" else name))
+
+
+def pytest_collection_finish(session) -> None:
+    """What is there by now stays: the garbage collector need not look at it after every test."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish(session) -> None:
+    gc.unfreeze()

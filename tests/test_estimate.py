@@ -64,7 +64,7 @@ def test_flops_are_those_of_the_real_updates():
     assert costs["reward_end"].training_flops == 2 * real  # two batches per update
 
 
-@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_imagination_costs_what_a_real_rollout_does(order):
     sampler = SamplerConfig(num_steps=3, order=order)
     config = replace(SMALL, world_model=replace(SMALL.world_model, sampler=sampler, horizon=5))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from diamond_fast.benchmarking.document import Document
 from diamond_fast.benchmarking.plots import measured_panels, save_plot
-from diamond_fast.benchmarking.tables import headline_table, ladder_table, not_run_table, number, stem_tables
+from diamond_fast.benchmarking.tables import headline_table, not_run_table, number, stem_tables
 
 BEGIN = "<!-- speed: written by python -m diamond_fast.bench, from the files in benchmarks/results -->"
 END = "<!-- end of speed -->"
@@ -69,11 +69,6 @@ def readme_section(documents: dict[str, Document], pictures: str) -> str:
         if headlines is None:
             continue
         parts += [f"**{document['machine']}.** {describe(document)}", headlines]
-        parts += [
-            f"Technique by technique, each on top of those before it:\n\n{ladder_table(row)}"
-            for row in document["rows"]
-            if row.get("ladder")
-        ]
         if measured_panels(document):
             parts.append(f"![How cost grows]({pictures}/{plot_name(stem)})")
     if not parts:

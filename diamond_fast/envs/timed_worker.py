@@ -3,12 +3,13 @@
 import signal
 import threading
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
 
 
-class Worker:
+class Worker(ABC):
     """Runs calls one after the other: ``submit`` starts one, ``result`` has its value."""
 
     def __init__(self) -> None:
@@ -27,10 +28,11 @@ class Worker:
         if self.busy:
             raise RuntimeError("the environment is still at work; take that result first")
 
+    @abstractmethod
     def submit(self, function: Callable[..., Any], *args: Any) -> None:
         """Start a call. Raises what ``check_free`` raises."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the call started last: its value, or its exception.
 
@@ -41,7 +43,6 @@ class Worker:
             TimeoutError: no answer in that time.
             RuntimeError: no call was started.
         """
-        raise NotImplementedError
 
     def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """``submit`` and ``result``."""

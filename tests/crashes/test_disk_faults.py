@@ -34,7 +34,7 @@ def test_some_calls_fail_and_some_are_the_last(runs, whole, tmp_path):
     """A sample of what follows, spread over the whole run."""
     state, calls = whole
     cases = itertools.cycle([(FAIL_ONCE, errno.ENOSPC), (FAIL_FROM_THEN_ON, errno.EIO), (KILL, 0)])
-    for call, (action, error) in zip(range(3, calls, calls // 8), cases, strict=False):
+    for call, (action, error) in zip(range(3, calls, calls // 5), cases, strict=False):
         strike(runs, state, tmp_path / "run", call, action, error)
 
 

@@ -5,10 +5,11 @@ import torch
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
 from golden_vectors import denoiser
 
-from diamond_fast.config import SamplerConfig
+from diamond_fast.config import InnerModelConfig, SamplerConfig
 from diamond_fast.engine.denoiser_networks import FusedUNet
 from diamond_fast.engine.edm_sampler import EDMSampler, plan_steps
 from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.models.unet import InnerModel
 
 SAMPLERS = [SamplerConfig(), SamplerConfig(num_steps=2, order=2), SamplerConfig(num_steps=3, s_churn=2.0)]
 
@@ -53,7 +54,9 @@ def test_the_watch_over_host_traffic_sees_some():
 
 @torch.no_grad()
 def test_a_sample_traces_without_a_break():
-    sampler = make_sampler(SamplerConfig(num_steps=2, order=2, s_churn=2.0), torch.float32)
+    small = InnerModel(InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 1)), 4)
+    network = FusedUNet(small, 0.5, 0.3, torch.float32, Techniques())
+    sampler = EDMSampler(network, SamplerConfig(num_steps=2, order=2, s_churn=2.0), 0.5, 0.3, torch.device("cpu"))
     inputs = make_inputs(sampler, n=1)
     truth = sampler.sample(*inputs)
     traced = torch.compile(sampler.sample, backend="eager", fullgraph=True)(*inputs)

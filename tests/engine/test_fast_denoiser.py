@@ -71,8 +71,8 @@ def test_error_before_quantisation(size, dtype, tolerance):
     obs, act = inputs()
     obs = obs.flatten(1, 2)
     fast = FastDenoiser(twin, dtype=dtype)
-    for level in (2e-3, 0.05, 0.5, 5.0):
-        sigma = torch.tensor([level, level * 1.5])
+    for low, high in ((2e-3, 0.05), (0.5, 5.0)):
+        sigma = torch.tensor([low, high])
         x = (
             torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * sigma.view(-1, 1, 1, 1)
             + obs[:, -3:]
@@ -99,9 +99,10 @@ def test_last_step_is_within_two_levels_and_does_not_drift(dtype):
 @pytest.mark.parametrize("technique", ["none", *Techniques.__dataclass_fields__])
 def test_each_technique_can_be_turned_off(technique):
     twin = denoiser("small")
-    obs, act = inputs()
+    obs, act = inputs(n=1)
+    obs = obs[..., :16, :24]
     off = Techniques() if technique == "none" else replace(Techniques(), **{technique: False})
-    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
     truth, _ = DiffusionSampler(twin, SamplerConfig()).sample(obs, act, lambda *_, **__: noise)
     y, _ = FastDenoiser(twin, dtype=torch.float32, techniques=off).sample(obs, act, lambda *_, **__: noise)
     assert ((y - truth).abs() / LEVEL > 0.01).float().mean() < 0.01

@@ -85,7 +85,7 @@ def test_goes_on_bit_for_bit_after_loading_a_state(num_envs, seed_lasts, monkeyp
     else:
         assert set(states[-1]["lengths"]) == {419}
     other = make_real_env("Breakout", None, num_envs, 64, done_on_life_loss=True)
-    for t in (0, lost[0], lost[0] + 1, over[0], over[0] + 1, over[1] - 7, 400):
+    for t in (0, lost[0], lost[0] + 1, over[0], over[0] + 1, over[1] - 7)[:: num_envs // 2 + 1]:
         obs = other.load_state_dict(states[t])
         if t > 0:
             np.testing.assert_array_equal(obs, steps[t - 1][0])

@@ -135,7 +135,7 @@ def test_a_run_leaves_what_it_promises(whole):
     ]
 
 
-@pytest.mark.parametrize("stop_after", [0, 1, 2, 3])
+@pytest.mark.parametrize("stop_after", [0, 1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_resuming_is_exact(whole, tmp_path, stop_after):
     """Stopped after an epoch and continued, everything equals the run that was not, bit for bit."""
     path, result, _ = whole
