@@ -20,13 +20,13 @@ from diamond_fast.config import RunConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.frames import to_float
-from diamond_fast.models.actor_critic import ActorCritic
-from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.training.collect import Collector
 from diamond_fast.training.evaluate import ci95
 from diamond_fast.training.held_out import spread
+from diamond_fast.world_model import DiffusionSampler
 
 
 def errors(sampler, frames: torch.Tensor, act: torch.Tensor, context: int, seed: int) -> np.ndarray:

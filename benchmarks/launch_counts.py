@@ -14,8 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.rollout import sample_categorical
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.world_model import Agent, DiffusionSampler
 
 NUM_ENVS, NUM_ACTIONS = 32, 18
 

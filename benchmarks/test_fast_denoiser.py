@@ -21,8 +21,7 @@ from diamond_fast.engine.cpu_program import why_unavailable
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.paths import fast_dtype
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 ON_GPU = torch.cuda.is_available()
 TWIN, OURS, COMPILED, RIVAL = "as published", "FastDenoiser", "as published, compiled", "torch.compile bf16"

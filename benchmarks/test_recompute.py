@@ -12,7 +12,7 @@ from workloads import NUM_ACTIONS, PAPER, TINY
 
 from diamond_fast.engine.recompute import play, recompute, usual_capacity
 from diamond_fast.engine.rollout import EnvStep, RolloutState, rollout
-from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
+from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 
 BURN_IN = 3
 

@@ -21,14 +21,13 @@ from diamond_fast.config import (
 )
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
 from diamond_fast.engine.rollout import BatchedEnv
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.denoiser import Denoiser
 from diamond_fast.replay import Replay
 from diamond_fast.training.capture import CudaGraphs
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, Play, RewardEndObjective
 from diamond_fast.training.paths import make_imagination
 from diamond_fast.training.precision import autocast
 from diamond_fast.training.update import Update
+from diamond_fast.world_model import Agent, Denoiser
 
 NUM_ACTIONS = 18
 

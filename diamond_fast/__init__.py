@@ -7,21 +7,21 @@ The names below are the public API. Each is imported when it is first used, so t
 from importlib import import_module
 
 _HOME = {
-    "ActorCritic": "diamond_fast.models.actor_critic",
-    "Agent": "diamond_fast.models.agent",
-    "Denoiser": "diamond_fast.models.denoiser",
-    "DiffusionSampler": "diamond_fast.models.sampler",
+    "ActorCritic": "diamond_fast.networks.actor_critic.model",
+    "Agent": "diamond_fast.world_model",
+    "Denoiser": "diamond_fast.world_model",
+    "DiffusionSampler": "diamond_fast.world_model",
     "FastDenoiser": "diamond_fast.engine.fast_denoiser",
     "PRESETS": "diamond_fast.presets",
     "Replay": "diamond_fast.replay",
-    "RewardEndModel": "diamond_fast.models.reward_end",
+    "RewardEndModel": "diamond_fast.networks.reward_end.model",
     "RunConfig": "diamond_fast.config",
     "RunFolder": "diamond_fast.runs.folder",
     "Techniques": "diamond_fast.engine.fused_torch",
     "Trainer": "diamond_fast.training.trainer",
     "WorldModelEnv": "diamond_fast.envs.world_model",
-    "export_official": "diamond_fast.models.official",
-    "load_official": "diamond_fast.models.official",
+    "export_official": "diamond_fast.official",
+    "load_official": "diamond_fast.official",
     "make_real_env": "diamond_fast.envs.real",
 }
 

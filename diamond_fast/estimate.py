@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from diamond_fast.config import RunConfig, UpdateConfig
-from diamond_fast.models.agent import Agent
 from diamond_fast.runs.progress import duration
 from diamond_fast.speed import (
     MeasuredSpeed,
@@ -23,6 +22,7 @@ from diamond_fast.speed import (
     denoiser_loss,
     measure_speed,
 )
+from diamond_fast.world_model import Agent
 
 BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, in float32
 SAME_TIME = 1.2  # estimates that differ by no more are told as one

@@ -48,3 +48,11 @@ def to_uint8(obs: Tensor) -> Tensor:
         raise TypeError(f"obs: expected floating point, got {obs.dtype}")
     levels = obs.float().add(1).mul_(127.5).round_().clamp_(0, 255)
     return levels.to(torch.uint8).movedim(-3, -1).contiguous()
+
+
+def quantise(x: Tensor) -> Tensor:
+    """Rounds values in [-1, 1] down to the 256 levels a stored frame can take. Values outside are clamped first.
+
+    NaN stays NaN, so that it shows in the losses; as a byte it would be a black pixel.
+    """
+    return x.clamp(-1, 1).add(1).div(2).mul(255).floor().float().div(255).mul(2).sub(1)

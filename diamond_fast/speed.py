@@ -14,9 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.models.agent import Agent
 from diamond_fast.training.paths import trained
 from diamond_fast.training.precision import autocast, network_dtype
+from diamond_fast.world_model import Agent
 
 MEASURE_FOR = 1.0  # seconds, and two calls at least
 BUSY = 0.5  # processes that want to run, for each core of this machine

@@ -190,7 +190,7 @@ def _last_value(argv: Sequence[str], name: str) -> str | None:
 
 def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     """The trainer of a new or a resumed run. ``held`` keeps its folder locked and closes it in the end."""
-    from diamond_fast.models.official import load_official
+    from diamond_fast.official import load_official
     from diamond_fast.runs.folder import RunFolder, names_module
     from diamond_fast.runs.metrics import require_installed
     from diamond_fast.training.crew import leave_crew

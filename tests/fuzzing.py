@@ -24,7 +24,7 @@ import torch
 from replay_model import SHAPE, random_steps
 from small_world import SMALL_WORLD, make_agent
 
-from diamond_fast.models.official import export_official, load_official
+from diamond_fast.official import export_official, load_official
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.replay import journal as journal_module
 from diamond_fast.replay.formats import write_npz

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from diamond_fast.config import ActorCriticConfig, DenoiserConfig, InnerModelConfig, RewardEndConfig
-from diamond_fast.models.actor_critic import ActorCritic
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.networks.actor_critic.model import ActorCritic
+from diamond_fast.networks.reward_end.model import RewardEndModel
+from diamond_fast.world_model import Denoiser
 
 FOLDER = Path(__file__).parent / "golden"
 META = json.loads((FOLDER / "meta.json").read_text())

@@ -13,8 +13,8 @@ from diamond_fast.config import (
     UpdateConfig,
     WorldModelConfig,
 )
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay
+from diamond_fast.world_model import Agent
 
 SMALL_WORLD = RunConfig(
     frame_size=8,

@@ -17,14 +17,14 @@ from diamond_fast.config import (
     RewardEndConfig,
     RunConfig,
 )
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.official import export_official, load_official
+from diamond_fast.official import export_official, load_official
 from diamond_fast.replay import JournalError, Replay
 from diamond_fast.replay.journal import Journal
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.durable import sealed
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import Metrics, read_metrics
+from diamond_fast.world_model import Agent
 
 SMALL = RunConfig(
     game="Boxing",

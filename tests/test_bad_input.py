@@ -26,11 +26,10 @@ from diamond_fast.envs.real import make_real_env
 from diamond_fast.envs.world_model import WorldModelEnv
 from diamond_fast.estimate import estimate
 from diamond_fast.frames import to_float, to_uint8
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.replay import Replay
 from diamond_fast.replay import __main__ as replay_main
 from diamond_fast.settings import flag, from_json, leaves, to_json
+from diamond_fast.world_model import Agent, DiffusionSampler
 
 FAST, THOROUGH = 1, 20
 EFFORT = pytest.mark.parametrize("effort", [FAST, pytest.param(THOROUGH, marks=pytest.mark.slow)])

@@ -10,9 +10,9 @@ import torch
 import diamond_fast
 from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.config_checks import checked
-from diamond_fast.models.agent import Agent
 from diamond_fast.presets import PRESETS
 from diamond_fast.settings import Limits, differences, flag, from_json, leaves, to_json
+from diamond_fast.world_model import Agent
 
 BOXING = RunConfig(game="Boxing")
 

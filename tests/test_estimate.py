@@ -9,11 +9,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.estimate import describe, estimate, time_needed
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.presets import PRESETS
 from diamond_fast.runs.progress import duration
 from diamond_fast.speed import MeasuredSpeed, Speed
+from diamond_fast.world_model import Agent, DiffusionSampler
 
 SMALL = replace(
     PRESETS["catch"],

@@ -15,11 +15,11 @@ from small_world import SMALL_WORLD, make_replay
 
 from diamond_fast import evaluate
 from diamond_fast.envs.real import make_real_env
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.training.evaluate import evaluate as play
+from diamond_fast.world_model import Agent
 
 CFG = replace(SMALL_WORLD, env_id="diamond_fast/Catch-v0", frame_size=24)
 

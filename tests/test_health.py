@@ -12,8 +12,8 @@ from small_world import SMALL_WORLD
 from diamond_fast import health
 from diamond_fast.engine import cpu_program
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.training import compounding
+from diamond_fast.world_model import DiffusionSampler
 
 
 def by_name(findings):

@@ -26,10 +26,10 @@ PLAY = [sys.executable, "-m", "diamond_fast.play"]
 
 @pytest.fixture
 def run(tmp_path):
-    from diamond_fast.models.agent import Agent
     from diamond_fast.replay import Replay
     from diamond_fast.runs import checkpoint
     from diamond_fast.runs.folder import RunFolder
+    from diamond_fast.world_model import Agent
 
     cfg = RunConfig(
         env_id="diamond_fast/Catch-v0",

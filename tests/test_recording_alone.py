@@ -10,7 +10,6 @@ from crashes.tiny_run import TINY
 from diamond_fast import evaluate, train
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.estimate import estimate
-from diamond_fast.models.agent import Agent
 from diamond_fast.playing.source import load_source
 from diamond_fast.replay import Replay
 from diamond_fast.replay.formats import write_npz
@@ -20,6 +19,7 @@ from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.progress import Progress
 from diamond_fast.training import profiling
 from diamond_fast.training.trainer import Trainer
+from diamond_fast.world_model import Agent
 
 CONFIG = replace(TINY, env_id=None, evaluation=replace(TINY.evaluation, every=1))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_fast.models.official import NUM_ACTIONS_KEY, load_official
+from diamond_fast.official import NUM_ACTIONS_KEY, load_official
 from diamond_fast.replay import load_recording
 from diamond_fast.torch_file import load_torch_file
 

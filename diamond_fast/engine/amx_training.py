@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.engine.cpu_program import CpuProgram
-from diamond_fast.engine.networks import actor_critic_encoder, inner_model, reward_end_encoder
-from diamond_fast.models.actor_critic import ActorCritic
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.reward_end import RewardEndModel
-from diamond_fast.models.unet import InnerModel
+from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
+from diamond_fast.networks.reward_end.model import RewardEndEncoder, RewardEndModel
+from diamond_fast.networks.unet.model import InnerModel
+from diamond_fast.world_model import Denoiser
 
 Model = TypeVar("Model", Denoiser, RewardEndModel, ActorCritic)
 
@@ -26,12 +25,10 @@ class TrainableProgram:
     """A network's program that gives gradients. Weights are taken anew at every call with gradients.
 
     Args:
-        network: whose operations ``walk`` hands on.
-        walk: walk(backend, network, input), from ``engine/networks.py``.
+        walk: a network's ``walk``.
     """
 
-    def __init__(self, network: nn.Module, walk: Callable):
-        self.network = network
+    def __init__(self, walk: Callable):
         self.walk = walk
         self._programs: dict[tuple[int, ...], CpuProgram] = {}
 
@@ -48,8 +45,7 @@ class TrainableProgram:
     def _program(self, x: Tensor) -> CpuProgram:
         key = tuple(x.shape[1:])
         if key not in self._programs:
-            walk, network = self.walk, self.network
-            self._programs[key] = CpuProgram(lambda b, v: walk(b, network, v), [(key[0], 1.0)], *key[1:])
+            self._programs[key] = CpuProgram(self.walk, [(key[0], 1.0)], *key[1:])
         return self._programs[key]
 
 
@@ -73,7 +69,7 @@ class AmxInnerModel(nn.Module):
     def __init__(self, network: InnerModel):
         super().__init__()
         self.noise_emb, self.act_emb, self.cond_proj = network.noise_emb, network.act_emb, network.cond_proj
-        self._run = TrainableProgram(network, inner_model)
+        self._run = TrainableProgram(network.walk)
 
     def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         """Shapes as in ``InnerModel.forward``."""
@@ -85,9 +81,9 @@ class AmxInnerModel(nn.Module):
 class AmxEncoder(nn.Module):
     """An encoder on AMX: called as the readable one is."""
 
-    def __init__(self, network: nn.Module, walk: Callable):
+    def __init__(self, network: RewardEndEncoder | ActorCriticEncoder):
         super().__init__()
-        self._run = TrainableProgram(network, walk)
+        self._run = TrainableProgram(network.walk)
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         with torch.autocast("cpu", enabled=False):
@@ -98,8 +94,7 @@ def on_amx(model: Model) -> Model:
     """The same model, weights shared, with its convolutional network on AMX."""
     if isinstance(model, Denoiser):
         return _with_modules(model, inner_model=AmxInnerModel(model.inner_model))
-    walk = reward_end_encoder if isinstance(model, RewardEndModel) else actor_critic_encoder
-    return _with_modules(model, encoder=AmxEncoder(model.encoder, walk))
+    return _with_modules(model, encoder=AmxEncoder(model.encoder))
 
 
 def _with_modules(model: Model, **modules: nn.Module) -> Model:

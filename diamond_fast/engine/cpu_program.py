@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diamond_fast.engine.networks import Norm
-from diamond_fast.models.blocks import NORM_EPS, AdaGroupNorm, SelfAttention2d
+from diamond_fast.networks.backend import Norm
+from diamond_fast.networks.blocks import NORM_EPS, AdaGroupNorm, SelfAttention2d
 
 NEEDED = ("amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")
 
@@ -41,7 +41,7 @@ class CpuProgram:
 
     Args:
         walk: hands the network's operations to a backend, given the backend and the network's input
-            (``engine/networks.py``); the last one's value is the output.
+            (``networks/backend.py``); the last one's value is the output.
         pieces: channels and scale of every tensor the input is concatenated from.
         height, width: of the input, in pixels.
         num_threads: cores to use; as many as torch uses, if None.

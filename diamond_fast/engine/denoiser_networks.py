@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
-from diamond_fast.engine.networks import inner_model
 from diamond_fast.engine.shadow import Shadow
 from diamond_fast.kernels._edm import preconditioners_reference
 from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
-from diamond_fast.models.unet import InnerModel
+from diamond_fast.networks.unet.model import InnerModel
 
 
 class DenoiserNetwork(Protocol):
@@ -105,7 +104,7 @@ class FusedUNet:
     def evaluate(self, network_input: Tensor, conditioning: tuple[Tensor, Tensor | None]) -> Tensor:
         cond, modulation = conditioning
         backend = FusedTorch(self._shadow, self.techniques, modulation, cond)
-        return inner_model(backend, self._shadow.network, Activation(network_input)).x[:, : self._out_channels]
+        return self._shadow.network.walk(backend, Activation(network_input)).x[:, : self._out_channels]
 
 
 class AmxUNet:
@@ -145,7 +144,7 @@ class AmxUNet:
         size = tuple(x.shape[-2:])
         if size not in self._programs:
             pieces = [(context.size(1), 1 / self._sigma_data), (x.size(1), 1.0)]
-            self._programs[size] = CpuProgram(lambda b, v: inner_model(b, self._source, v), pieces, *size)
+            self._programs[size] = CpuProgram(self._source.walk, pieces, *size)
         return self._programs[size]
 
 

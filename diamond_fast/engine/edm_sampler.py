@@ -12,7 +12,7 @@ from torch import Tensor
 from diamond_fast.config import SamplerConfig
 from diamond_fast.engine.denoiser_networks import DenoiserNetwork
 from diamond_fast.kernels.edm_step import edm_denoise, edm_heun_step, edm_step
-from diamond_fast.models.sampler import noise_schedule
+from diamond_fast.world_model import noise_schedule
 
 
 class Step(NamedTuple):

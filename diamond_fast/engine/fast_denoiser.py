@@ -17,9 +17,9 @@ from diamond_fast.engine.given_weights import Watch, as_inner_model, bind, find_
 from diamond_fast.engine.graphs import Recorded
 from diamond_fast.engine.paths import fast_dtype, runs_on_amx
 from diamond_fast.engine.uncompiled import uncompiled
-from diamond_fast.models.exact import outside_autocast
-from diamond_fast.models.official import find_official, read_weights
-from diamond_fast.models.unet import InnerModel
+from diamond_fast.networks.exact import outside_autocast
+from diamond_fast.networks.unet.model import InnerModel
+from diamond_fast.official import find_official, read_weights
 
 DTYPES = (torch.float32, torch.bfloat16)
 

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
-from diamond_fast.engine.networks import actor_critic_encoder, reward_end_encoder
 from diamond_fast.engine.paths import fast_dtype, runs_on_amx
 from diamond_fast.engine.shadow import Shadow
-from diamond_fast.models.actor_critic import ActorCritic
-from diamond_fast.models.reward_end import NUM_REWARDS, RewardEndModel
+from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
+from diamond_fast.networks.reward_end.model import NUM_REWARDS, RewardEndEncoder, RewardEndModel
 
 
 class FastEncoder:
@@ -22,14 +21,18 @@ class FastEncoder:
 
     Args:
         network: whose weights are used.
-        walk: ``reward_end_encoder`` or ``actor_critic_encoder``.
         device, dtype: where and in what it runs.
         techniques: what to use on a GPU.
     """
 
-    def __init__(self, network: nn.Module, walk, device: torch.device, dtype: torch.dtype, techniques: Techniques):
+    def __init__(
+        self,
+        network: RewardEndEncoder | ActorCriticEncoder,
+        device: torch.device,
+        dtype: torch.dtype,
+        techniques: Techniques,
+    ):
         self.network = network
-        self.walk = walk
         self.dtype = dtype
         self.techniques = techniques
         self.amx = runs_on_amx(device, dtype)
@@ -55,13 +58,13 @@ class FastEncoder:
             weight, bias = self._shadow.modulation_weight, self._shadow.modulation_bias
             modulation = torch.addmm(bias, cond.to(self.dtype), weight.t())
         backend = FusedTorch(self._shadow, self.techniques, modulation)
-        return self.walk(backend, self._shadow.network, Activation(x)).x.float()
+        return self._shadow.network.walk(backend, Activation(x)).x.float()
 
     def _program(self, frames: list[Tensor]) -> CpuProgram:
         key = (*(x.size(1) for x in frames), *frames[0].shape[-2:])
         if key not in self._programs:
             pieces = [(x.size(1), 1.0) for x in frames]
-            self._programs[key] = CpuProgram(lambda b, v: self.walk(b, self.network, v), pieces, *key[-2:])
+            self._programs[key] = CpuProgram(self.network.walk, pieces, *key[-2:])
         return self._programs[key]
 
 
@@ -78,7 +81,7 @@ class FastRewardEnd:
         self.model = model
         self.device = model.device
         dtype = dtype or fast_dtype(self.device)
-        self.encoder = FastEncoder(model.encoder, reward_end_encoder, self.device, dtype, techniques or Techniques())
+        self.encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques())
 
     def refresh(self) -> None:
         self.encoder.refresh()
@@ -126,7 +129,7 @@ class FastPolicy:
         self.lstm_dim = model.lstm_dim
         self.lstm, self.actor_linear, self.critic_linear = model.lstm, model.actor_linear, model.critic_linear
         dtype = dtype or fast_dtype(self.device)
-        self._encoder = FastEncoder(model.encoder, actor_critic_encoder, self.device, dtype, techniques or Techniques())
+        self._encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques())
 
     def refresh(self) -> None:
         self._encoder.refresh()

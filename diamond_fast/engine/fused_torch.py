@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_fast.engine.networks import Norm
 from diamond_fast.engine.shadow import Shadow
 from diamond_fast.kernels.ada_group_norm_silu import ada_group_norm_silu
 from diamond_fast.kernels.bias_residual_stats import bias_residual_stats
 from diamond_fast.kernels.dispatch import use_triton
 from diamond_fast.kernels.group_norm_silu import group_norm_silu
-from diamond_fast.models.blocks import NORM_EPS, AdaGroupNorm, SelfAttention2d, num_groups
+from diamond_fast.networks.backend import Norm
+from diamond_fast.networks.blocks import NORM_EPS, AdaGroupNorm, SelfAttention2d, num_groups
 
 
 @dataclass(frozen=True)

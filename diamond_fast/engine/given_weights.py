@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from diamond_fast.config import InnerModelConfig
-from diamond_fast.models.unet import InnerModel
+from diamond_fast.networks.unet.model import InnerModel
 
 WRAPPERS = {"module", "_orig_mod"}  # what DistributedDataParallel and torch.compile put into names
 

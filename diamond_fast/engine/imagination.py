@@ -10,10 +10,9 @@ from torch import Tensor
 from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.rollout import EnvStep, sample_categorical
 from diamond_fast.frames import to_float
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.reward_end import RewardEndModel
-from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
+from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 
 @dataclass

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, sample_categorical
-from diamond_fast.models.actor_critic import ActorCritic
-from diamond_fast.models.exact import outside_autocast
+from diamond_fast.networks.actor_critic.model import ActorCritic
+from diamond_fast.networks.exact import outside_autocast
 
 
 class Memory(NamedTuple):

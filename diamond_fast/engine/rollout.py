@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from diamond_fast.models.actor_critic import ActorCritic
+from diamond_fast.networks.actor_critic.model import ActorCritic
 
 
 class EnvStep(NamedTuple):

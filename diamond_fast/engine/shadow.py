@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from diamond_fast.models.blocks import AdaGroupNorm
+from diamond_fast.networks.blocks import AdaGroupNorm
 
 
 class Shadow:

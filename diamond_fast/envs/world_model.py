@@ -12,8 +12,8 @@ from gymnasium.vector.utils import batch_space
 from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
 from diamond_fast.frames import to_uint8
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay
+from diamond_fast.world_model import Agent
 
 
 class WorldModelEnv(VectorEnv):

@@ -13,14 +13,13 @@ from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv, make_env
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.playing.buttons import action_names
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs.agents import load_agent, run_of
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.training.collect import Collector
 from diamond_fast.training.precision import set_matmul_precision
+from diamond_fast.world_model import Agent, DiffusionSampler
 
 NUM_RANDOM_STEPS = 500
 """Real steps collected as starts for imagined episodes where an agent comes without its experience."""

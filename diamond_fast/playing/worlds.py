@@ -11,11 +11,11 @@ from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.frames import to_float
-from diamond_fast.models.sampler import noise_schedule
 from diamond_fast.playing.source import Sampler, Source
 from diamond_fast.replay import Replay
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.buffer import Episode
+from diamond_fast.world_model import noise_schedule
 
 BURN_IN = 20  # recorded frames the policy sees before the one that is looked at
 

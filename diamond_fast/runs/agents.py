@@ -5,10 +5,10 @@ from pathlib import Path
 
 from diamond_fast.config import RunConfig
 from diamond_fast.games import resolve_game
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.official import NUM_ACTIONS_KEY, load_official
+from diamond_fast.official import NUM_ACTIONS_KEY, load_official
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.world_model import Agent
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 """How many actions a run's networks know."""
 
 from diamond_fast.config import RunConfig
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay
 from diamond_fast.replay.fitting import check_fits
 from diamond_fast.runs.agents import num_actions_of
 from diamond_fast.runs.checkpoint import Checkpoint
+from diamond_fast.world_model import Agent
 
 
 def count_actions(

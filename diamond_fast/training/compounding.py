@@ -11,11 +11,10 @@ from torch import Tensor
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.frames import to_float
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.replay import Replay
 from diamond_fast.training.evaluate import ci95
 from diamond_fast.training.held_out import Strips, imagine_held_out, pixel_errors, spread
+from diamond_fast.world_model import Agent, DiffusionSampler
 
 
 @dataclass(frozen=True)

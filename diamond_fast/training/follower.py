@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.training.crew import Crew
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.precision import set_matmul_precision
+from diamond_fast.world_model import Agent
 
 
 class Dismissed(Exception):

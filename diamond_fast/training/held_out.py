@@ -9,11 +9,10 @@ from torch import Tensor
 
 from diamond_fast.config import RunConfig
 from diamond_fast.frames import to_float, to_uint8
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES, RewardEndModel
-from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES, RewardEndModel
 from diamond_fast.replay import Replay
 from diamond_fast.runs.metrics import classification
+from diamond_fast.world_model import Agent, DiffusionSampler
 
 NUM_BATCHES = 4  # of the denoiser's loss
 NUM_STRIPS = 3

@@ -6,7 +6,6 @@ import torch
 
 from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.engine.rollout import BatchedEnv
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay, Segments
 from diamond_fast.training.capture import CudaGraphs
 from diamond_fast.training.crew import Crew
@@ -14,6 +13,7 @@ from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjec
 from diamond_fast.training.paths import make_imagination, play_in, trained
 from diamond_fast.training.precision import autocast
 from diamond_fast.training.update import Update
+from diamond_fast.world_model import Agent
 
 
 def make_updates(

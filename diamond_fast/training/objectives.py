@@ -8,11 +8,11 @@ from torch import Tensor
 from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
 from diamond_fast.engine.recompute import Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
-from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
+from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
 from diamond_fast.training.update import Figures, Inputs
+from diamond_fast.world_model import Denoiser
 
 Play = Callable[[RolloutState], tuple[Played, RolloutState]]
 

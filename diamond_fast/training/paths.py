@@ -17,12 +17,12 @@ from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
 from diamond_fast.engine.paths import runs_on_amx
 from diamond_fast.engine.recompute import play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Segments
 from diamond_fast.training.capture import CudaGraphs
 from diamond_fast.training.imagined_rollouts import ImaginedRollouts
 from diamond_fast.training.objectives import Play
 from diamond_fast.training.precision import network_dtype
+from diamond_fast.world_model import Agent
 
 Model = TypeVar("Model", bound=nn.Module)
 

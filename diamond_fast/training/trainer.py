@@ -15,8 +15,7 @@ from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import RealEnv, make_env
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.reward_end import END_NAMES, REWARD_NAMES
+from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.agents import load_weights
@@ -38,6 +37,7 @@ from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.precision import set_matmul_precision
 from diamond_fast.training.resuming import load_progress
 from diamond_fast.training.update import Update
+from diamond_fast.world_model import Agent
 
 INITIAL_CHUNK = 500  # steps collected between chances to stop
 

@@ -14,9 +14,9 @@ from torch import nn
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SigmaDistributionConfig
 from diamond_fast.engine.amx_training import TrainableProgram, on_amx
 from diamond_fast.engine.cpu_program import CpuProgram, why_unavailable
-from diamond_fast.engine.networks import res_block
-from diamond_fast.models.blocks import AdaGroupNorm, GroupNorm, ResBlock, SelfAttention2d, SmallResBlock
-from diamond_fast.models.denoiser import Denoiser
+from diamond_fast.networks.backend import res_block
+from diamond_fast.networks.blocks import AdaGroupNorm, GroupNorm, ResBlock, SelfAttention2d, SmallResBlock
+from diamond_fast.world_model import Denoiser
 
 pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=f"no AMX engine: {why_unavailable()}")
 
@@ -54,7 +54,7 @@ def assert_gradients(network, walk, forward, x, cond=None, tolerance=2e-2):
     y_twin = forward(twin, x.double(), cond_twin)
     weighting = randn(*y_twin.shape, seed=7).to(torch.bfloat16)
     (y_twin * weighting).sum().backward()
-    y = TrainableProgram(network, walk)(x, cond)
+    y = TrainableProgram(lambda b, v: walk(b, network, v))(x, cond)
     assert ((y.double() - y_twin).norm() / y_twin.norm()).item() < 1e-2
     (y * weighting).sum().backward()
     truth, actual = gradients(twin), gradients(network)

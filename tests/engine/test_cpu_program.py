@@ -17,9 +17,8 @@ from torch import nn
 
 from diamond_fast.config import InnerModelConfig
 from diamond_fast.engine.cpu_program import CpuProgram, why_unavailable
-from diamond_fast.engine.networks import actor_critic_encoder, inner_model, reward_end_encoder
-from diamond_fast.models.blocks import AdaGroupNorm, GroupNorm, SelfAttention2d
-from diamond_fast.models.unet import InnerModel
+from diamond_fast.networks.blocks import AdaGroupNorm, GroupNorm, SelfAttention2d
+from diamond_fast.networks.unet.model import InnerModel
 
 pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=f"no AMX engine: {why_unavailable()}")
 
@@ -154,7 +153,7 @@ def whole_network(network, n, size):
     context, noisy = x[:, :-3], x[:, -3:]
     with torch.no_grad():
         truth = network(noisy, torch.linspace(-1.0, 0.4, n), context, act)
-    return run(lambda b, v: inner_model(b, network, v), x, cond), truth.double()
+    return run(network.walk, x, cond), truth.double()
 
 
 @pytest.mark.parametrize("size", ["small", "paper"])
@@ -176,7 +175,7 @@ def test_reward_end_encoder():
     with torch.no_grad():
         cond = model.act_emb(act)
         truth = model.encoder(x, cond)
-    y = run(lambda b, v: reward_end_encoder(b, model.encoder, v), x, cond)
+    y = run(model.encoder.walk, x, cond)
     assert relative_error(y, truth.double()) < 1e-2
 
 
@@ -185,7 +184,7 @@ def test_actor_critic_encoder():
     x = frames(3, 3, 64, 64)
     with torch.no_grad():
         truth = model.encoder(x)
-    y = run(lambda b, v: actor_critic_encoder(b, model.encoder, v), x)
+    y = run(model.encoder.walk, x)
     assert relative_error(y, truth.double()) < 1e-2
 
 
@@ -194,7 +193,7 @@ def test_same_bits_for_any_number_of_threads_and_every_call():
     x, _, cond = inputs_of(network, 5, (64, 64))
     outputs = []
     for num_threads in (1, 2, 8):
-        program = CpuProgram(lambda b, v: inner_model(b, network, v), [(x.size(1), 1.0)], 64, 64, num_threads)
+        program = CpuProgram(network.walk, [(x.size(1), 1.0)], 64, 64, num_threads)
         rows = program.modulation(cond)
         outputs += [program([x], rows) for _ in range(2)]
     outputs.append(torch.cat([program([x[i : i + 1]], rows[i : i + 1]) for i in range(5)]))
@@ -205,13 +204,13 @@ def test_same_bits_for_any_number_of_threads_and_every_call():
 def test_refresh_takes_the_weights_as_they_are():
     network = denoiser("small").inner_model
     x, _, cond = inputs_of(network, 1, (64, 64))
-    program = CpuProgram(lambda b, v: inner_model(b, network, v), [(x.size(1), 1.0)], 64, 64)
+    program = CpuProgram(network.walk, [(x.size(1), 1.0)], 64, 64)
     before = program([x], program.modulation(cond))
     for p in network.parameters():
         p.data *= 1.1
     assert torch.equal(program([x], program.modulation(cond)), before)
     program.refresh()
-    fresh = CpuProgram(lambda b, v: inner_model(b, network, v), [(x.size(1), 1.0)], 64, 64)
+    fresh = CpuProgram(network.walk, [(x.size(1), 1.0)], 64, 64)
     after = program([x], program.modulation(cond))
     assert torch.equal(after, fresh([x], fresh.modulation(cond)))
     assert not torch.equal(after, before)

@@ -14,7 +14,7 @@ from torch import nn
 from diamond_fast import FastDenoiser
 from diamond_fast.config import SamplerConfig
 from diamond_fast.engine.given_weights import Watch
-from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.world_model import DiffusionSampler
 
 LEVEL = 2 / 255
 ONE_STEP = SamplerConfig(num_steps=1)

@@ -9,7 +9,7 @@ from diamond_fast.config import InnerModelConfig, SamplerConfig
 from diamond_fast.engine.denoiser_networks import FusedUNet
 from diamond_fast.engine.edm_sampler import EDMSampler, plan_steps
 from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.models.unet import InnerModel
+from diamond_fast.networks.unet.model import InnerModel
 
 SAMPLERS = [SamplerConfig(), SamplerConfig(num_steps=2, order=2), SamplerConfig(num_steps=3, s_churn=2.0)]
 

@@ -14,9 +14,8 @@ from diamond_fast import FastDenoiser
 from diamond_fast.config import SamplerConfig
 from diamond_fast.engine.cpu_program import why_unavailable
 from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.sampler import DiffusionSampler
-from diamond_fast.models.unet import InnerModel
+from diamond_fast.networks.unet.model import InnerModel
+from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 LEVEL = 2 / 255
 

@@ -25,10 +25,10 @@ from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
 from diamond_fast.engine.recompute import play
 from diamond_fast.engine.rollout import RolloutState, initial_state, rollout, sample_categorical
-from diamond_fast.models.actor_critic import ActorCritic
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.networks.actor_critic.model import ActorCritic
+from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Replay
+from diamond_fast.world_model import Denoiser
 
 SIZE, CONTEXT, ENVS, ACTIONS, HORIZON, STEPS = 8, 4, 5, 3, 3, 6
 CFG = WorldModelConfig(SamplerConfig(num_steps=2), horizon=HORIZON, num_batches_to_preload=20)

@@ -11,7 +11,6 @@ from diamond_fast.engine import fused_torch
 from diamond_fast.engine.denoiser_networks import FusedUNet
 from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
-from diamond_fast.engine.networks import actor_critic_encoder, reward_end_encoder
 from diamond_fast.engine.shadow import Shadow
 from diamond_fast.kernels import (
     ada_group_norm_silu,
@@ -21,9 +20,9 @@ from diamond_fast.kernels import (
     group_norm_silu,
 )
 from diamond_fast.kernels._triton import INTERPRETED
-from diamond_fast.models.actor_critic import ActorCriticEncoder
-from diamond_fast.models.reward_end import RewardEndEncoder
-from diamond_fast.models.unet import InnerModel
+from diamond_fast.networks.actor_critic.model import ActorCriticEncoder
+from diamond_fast.networks.reward_end.model import RewardEndEncoder
+from diamond_fast.networks.unet.model import InnerModel
 
 CFG = InnerModelConfig(cond_channels=16, depths=(1, 2), channels=(32, 64), attn_depths=(0, 1))
 
@@ -103,12 +102,12 @@ def test_reward_end_and_actor_critic_encoders(triton):
     x, cond = torch.randn(2, 6, 9, 7), torch.randn(2, 8)
     shadow = Shadow(encoder, torch.float32)
     modulation = F.linear(cond, shadow.modulation_weight, shadow.modulation_bias)
-    y = reward_end_encoder(FusedTorch(shadow, Techniques(), modulation), shadow.network, Activation(x)).x
+    y = shadow.network.walk(FusedTorch(shadow, Techniques(), modulation), Activation(x)).x
     torch.testing.assert_close(y, encoder(x, cond), rtol=1e-4, atol=1e-4)
 
     encoder = randomised(ActorCriticEncoder(ActorCriticConfig(channels=(32, 64), down=(1, 1))))
     shadow = Shadow(encoder, torch.float32)
-    y = actor_critic_encoder(FusedTorch(shadow, Techniques()), shadow.network, Activation(x[:, :3])).x
+    y = shadow.network.walk(FusedTorch(shadow, Techniques()), Activation(x[:, :3])).x
     torch.testing.assert_close(y, encoder(x[:, :3]), rtol=1e-4, atol=1e-4)
 
 

@@ -13,10 +13,9 @@ from diamond_fast.config import (
     WorldModelConfig,
 )
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.reward_end import RewardEndModel
-from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Replay
+from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 SIZE, CONTEXT, ENVS, ACTIONS, HORIZON = 8, 4, 5, 3, 3
 CFG = WorldModelConfig(SamplerConfig(num_steps=2), horizon=HORIZON, num_batches_to_preload=2)

@@ -19,10 +19,10 @@ from diamond_fast.engine.fast_imagination import FastImaginedEnv
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.imagination import InitialStates
 from diamond_fast.engine.rollout import initial_state
-from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.replay import Replay
 from diamond_fast.training.capture import WARM_UP_CALLS, CudaGraphs
 from diamond_fast.training.imagined_rollouts import ImaginedRollouts
+from diamond_fast.world_model import DiffusionSampler
 
 LEVEL = 2 / 255
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]

@@ -13,7 +13,7 @@ from diamond_fast.engine import recompute as recompute_module
 from diamond_fast.engine import rollout as rollout_module
 from diamond_fast.engine.recompute import play, recompute, usual_capacity
 from diamond_fast.engine.rollout import EnvStep, RolloutState, initial_state, rollout
-from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
+from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 
 N, T, B, SIZE, ACTIONS = 3, 6, 2, 8, 4
 LOSS = ActorCriticLossConfig()

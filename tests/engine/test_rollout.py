@@ -5,7 +5,7 @@ from golden_vectors import META, actor_critic, tensors
 from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
 from diamond_fast.engine import rollout as rollout_module
 from diamond_fast.engine.rollout import EnvStep, RolloutState, initial_state, rollout, sample_categorical
-from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
+from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 
 
 class ScriptedEnv:

@@ -15,8 +15,8 @@ from diamond_fast.config import (
     WorldModelConfig,
 )
 from diamond_fast.envs.world_model import WorldModelEnv
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay
+from diamond_fast.world_model import Agent
 
 CFG = RunConfig(
     frame_size=16,

@@ -5,7 +5,7 @@ from float64_truth import assert_matches_float64, assert_near
 
 from diamond_fast.kernels.ada_group_norm_silu import ada_group_norm_silu, ada_group_norm_silu_reference
 from diamond_fast.kernels.bias_residual_stats import group_norm_stats
-from diamond_fast.models.blocks import AdaGroupNorm
+from diamond_fast.networks.blocks import AdaGroupNorm
 
 # N, C, C2, H, W, groups: whole groups in one program and split over pixels, one and two inputs, odd sizes,
 # one and many groups, group sizes that are no power of two

@@ -2,8 +2,9 @@ import pytest
 import torch
 from float64_truth import assert_matches_float64
 
+from diamond_fast.frames import quantise
 from diamond_fast.kernels.edm_loss import edm_loss, edm_loss_reference
-from diamond_fast.models.denoiser import masked_mean, quantise
+from diamond_fast.networks.masking import masked_mean
 
 
 def inputs(device, n=3, c=3, h=9, w=7, dtype=torch.float32, mask=None):

@@ -6,8 +6,7 @@ from float64_truth import assert_quantised, assert_rounded_from
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SamplerConfig
 from diamond_fast.kernels.edm_step import edm_denoise, edm_heun_step, edm_step
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.sampler import DiffusionSampler, noise_schedule
+from diamond_fast.world_model import Denoiser, DiffusionSampler, noise_schedule
 
 
 class TwinWithFixedOutput(Denoiser):

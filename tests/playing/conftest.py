@@ -13,12 +13,12 @@ from diamond_fast.config import (
     WorldModelConfig,
 )
 from diamond_fast.envs.real import make_real_env
-from diamond_fast.models.agent import Agent
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.session import Session
 from diamond_fast.playing.source import Source
 from diamond_fast.replay import Replay
 from diamond_fast.training.collect import Collector
+from diamond_fast.world_model import Agent
 
 TINY = RunConfig(
     env_id="diamond_fast/Catch-v0",

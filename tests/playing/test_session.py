@@ -9,9 +9,9 @@ import torch
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.envs.real import make_real_env
 from diamond_fast.frames import to_float, to_uint8
-from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.session import Session
+from diamond_fast.world_model import DiffusionSampler
 
 SHOWN = ("frame", "trajectory", "action", "reward", "total", "value", "probabilities", "over", "step")
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_fast.models.agent import Agent
 from diamond_fast.playing import source as sources
 from diamond_fast.playing.frame_rate import measure_frame_rate
 from diamond_fast.playing.recorder import Recorder
@@ -14,6 +13,7 @@ from diamond_fast.playing.session import Session
 from diamond_fast.replay import Replay
 from diamond_fast.runs import agents, checkpoint
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.world_model import Agent
 
 
 def load(run=None, file=None, pretrained=None, game=None):

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from diamond_fast.config import RunConfig
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.official import export_official
+from diamond_fast.official import export_official
 from diamond_fast.presets import PRESETS
 from diamond_fast.runs import agents, checkpoint
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.world_model import Agent
 
 CATCH = replace(PRESETS["catch"], seed=7)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from diamond_fast.config import RunConfig
-from diamond_fast.models.agent import Agent
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.background import BackgroundWriter
+from diamond_fast.world_model import Agent
 
 
 def test_starting_does_not_wait_and_the_next_start_does():

@@ -23,15 +23,15 @@ from diamond_fast.config import (
 )
 from diamond_fast.engine.recompute import play
 from diamond_fast.engine.rollout import EnvStep
-from diamond_fast.models.actor_critic import ActorCritic
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.networks.actor_critic.model import ActorCritic
+from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.training import capture as capture_module
 from diamond_fast.training.capture import WARM_UP_CALLS, Captured, CudaGraphs
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.precision import autocast
 from diamond_fast.training.update import Update
+from diamond_fast.world_model import Denoiser
 
 N, CONTEXT, SIZE, ACTIONS = 3, 4, 8, 3
 

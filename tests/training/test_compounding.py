@@ -11,10 +11,10 @@ from small_world import make_agent, make_replay
 
 from diamond_fast.config import SamplerConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.models.sampler import DiffusionSampler
 from diamond_fast.training import compounding
 from diamond_fast.training.compounding import ErrorCurve, measure_compounding, measure_sampling_rate
 from diamond_fast.training.evaluate import t_quantile_975
+from diamond_fast.world_model import DiffusionSampler
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ from small_world import SMALL_WORLD as CFG
 from small_world import make_agent, make_replay
 
 from diamond_fast.frames import to_uint8
-from diamond_fast.models.reward_end import RewardEndModel
-from diamond_fast.models.sampler import DiffusionSampler
+from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Replay
 from diamond_fast.training import held_out
 from diamond_fast.training.held_out import (
@@ -19,6 +18,7 @@ from diamond_fast.training.held_out import (
     reward_end_quality,
     spread,
 )
+from diamond_fast.world_model import DiffusionSampler
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from diamond_fast.config import (
 )
 from diamond_fast.config_checks import checked
 from diamond_fast.envs.catch import Catch
-from diamond_fast.models.agent import Agent
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
@@ -33,6 +32,7 @@ from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.nested import flatten
 from diamond_fast.training.finite import NonFiniteError
 from diamond_fast.training.trainer import Trainer
+from diamond_fast.world_model import Agent
 
 UPDATE = UpdateConfig(steps_first_epoch=3, steps_per_epoch=2, batch_size=2, lr_warmup_steps=2)
 TINY = RunConfig(

@@ -3,8 +3,10 @@ import torch
 from golden_vectors import META, SHAPES, denoiser, replay_draws, tensors
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SigmaDistributionConfig
-from diamond_fast.models.denoiser import Denoiser, masked_mean, quantise
+from diamond_fast.frames import quantise
+from diamond_fast.networks.masking import masked_mean
 from diamond_fast.training.optim import make_optimizer, set_learning_rate, warmed_up
+from diamond_fast.world_model import Denoiser
 
 
 @pytest.mark.parametrize("size", ["paper", "small"])

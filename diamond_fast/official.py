@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diamond_fast.config import RunConfig
 from diamond_fast.games import resolve_game
-from diamond_fast.models.agent import Agent
 from diamond_fast.torch_file import load_torch_file
+from diamond_fast.world_model import Agent
 
 HUB_REPO = "eloialonso/diamond"
 NUM_ACTIONS_KEY = "actor_critic.actor_linear.weight"

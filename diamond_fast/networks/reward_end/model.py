@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_fast.arguments import check_actions, check_mask, check_tensor
 from diamond_fast.config import RewardEndConfig
-from diamond_fast.models.arguments import check_actions, check_mask, check_tensor
-from diamond_fast.models.blocks import Downsample, ResBlocks, conv3x3, init_lstm
-from diamond_fast.models.denoiser import masked_mean
-from diamond_fast.models.exact import at_least_float32, outside_autocast
+from diamond_fast.networks.backend import Backend, Value
+from diamond_fast.networks.blocks import Downsample, ResBlocks, conv3x3, init_lstm
+from diamond_fast.networks.exact import at_least_float32, outside_autocast
+from diamond_fast.networks.masking import masked_mean
+from diamond_fast.networks.reward_end import walk
 
 REWARD_NAMES = ("-1", "0", "+1")  # signs
 END_NAMES = ("goes_on", "ends")
@@ -44,6 +46,10 @@ class RewardEndEncoder(nn.Module):
         for blocks, down in zip(self.blocks, self.downsamples, strict=True):
             x = blocks(down(x), cond)[-1]
         return x
+
+    def walk(self, backend: Backend[Value], x: Value) -> Value:
+        """The same as fused operations; x is frame and next frame, concatenated."""
+        return walk.reward_end_encoder(backend, self, x)
 
 
 class RewardEndLoss(NamedTuple):

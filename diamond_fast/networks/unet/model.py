@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.config import InnerModelConfig
-from diamond_fast.models.blocks import (
+from diamond_fast.networks.backend import Backend, Value
+from diamond_fast.networks.blocks import (
     Downsample,
     FourierFeatures,
     GroupNorm,
@@ -13,7 +14,8 @@ from diamond_fast.models.blocks import (
     Upsample,
     conv3x3,
 )
-from diamond_fast.models.exact import outside_autocast
+from diamond_fast.networks.exact import outside_autocast
+from diamond_fast.networks.unet import walk
 
 
 class UNet(nn.Module):
@@ -103,3 +105,7 @@ class InnerModel(nn.Module):
         x = self.conv_in(torch.cat((obs, noisy_next_obs), dim=1))
         x = self.unet(x, cond)
         return self.conv_out(F.silu(self.norm_out(x)))
+
+    def walk(self, backend: Backend[Value], x: Value) -> Value:
+        """The same as fused operations; x is the preconditioned input, concatenated."""
+        return walk.inner_model(backend, self, x)

@@ -11,8 +11,8 @@ from diamond_fast.config import (
     RewardEndConfig,
     RunConfig,
 )
-from diamond_fast.models.agent import Agent
-from diamond_fast.models.official import NUM_ACTIONS_KEY, export_official, load_official
+from diamond_fast.official import NUM_ACTIONS_KEY, export_official, load_official
+from diamond_fast.world_model import Agent
 
 SMALL = RunConfig(
     frame_size=16,

@@ -18,10 +18,10 @@ from diamond_fast.engine.denoiser_networks import FusedUNet
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.recompute import play, recompute
 from diamond_fast.engine.rollout import EnvStep, RolloutState
-from diamond_fast.models import reward_end as reward_end_module
-from diamond_fast.models.actor_critic import ActorCritic, actor_critic_loss
-from diamond_fast.models.denoiser import Denoiser
-from diamond_fast.models.reward_end import RewardEndModel
+from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
+from diamond_fast.networks.reward_end import model as reward_end_module
+from diamond_fast.networks.reward_end.model import RewardEndModel
+from diamond_fast.world_model import Denoiser
 
 N, T, SIZE, ACTIONS = 3, 6, 8, 4
 SMALL = {"depths": (1,), "channels": (8,), "attn_depths": (0,)}

@@ -3,7 +3,7 @@ import torch
 from golden_vectors import META, SHAPES, reward_end_model, tensors
 
 from diamond_fast.config import RewardEndConfig
-from diamond_fast.models.reward_end import RewardEndModel, confusion_matrix
+from diamond_fast.networks.reward_end.model import RewardEndModel, confusion_matrix
 
 
 def test_parameters_match_the_published_names_and_shapes():

@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_fast.arguments import check_tensor
 from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
-from diamond_fast.models.arguments import check_tensor
-from diamond_fast.models.blocks import SmallResBlock, conv3x3, init_lstm
-from diamond_fast.models.exact import at_least_float32, outside_autocast
+from diamond_fast.networks.actor_critic import walk
+from diamond_fast.networks.backend import Backend, Value
+from diamond_fast.networks.blocks import SmallResBlock, conv3x3, init_lstm
+from diamond_fast.networks.exact import at_least_float32, outside_autocast
 
 
 class ActorCriticEncoder(nn.Module):
@@ -29,6 +31,10 @@ class ActorCriticEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.encoder(x)
+
+    def walk(self, backend: Backend[Value], x: Value) -> Value:
+        """The same as fused operations; x is a frame."""
+        return walk.actor_critic_encoder(backend, self, x)
 
 
 class ActorCritic(nn.Module):

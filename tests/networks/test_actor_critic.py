@@ -3,7 +3,7 @@ import torch
 from golden_vectors import SHAPES, actor_critic, tensors
 
 from diamond_fast.config import ActorCriticConfig
-from diamond_fast.models.actor_critic import ActorCritic, lambda_returns
+from diamond_fast.networks.actor_critic.model import ActorCritic, lambda_returns
 
 
 def test_parameters_match_the_published_names_and_shapes():

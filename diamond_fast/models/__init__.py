@@ -1,1 +1,0 @@
-"""What DIAMOND computes, in the paper's symbols and plain PyTorch: the readable truth every fast path is held to."""

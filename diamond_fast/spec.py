@@ -1,0 +1,128 @@
+"""What a world looks like: its frames, its actions, and how much of the past the next frame depends on. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Action:
+    """What can be done in a world at each step: a value of ``dtype`` and ``shape``.
+
+    Raises:
+        ValueError: ``n`` is below 1.
+    """
+
+    n: int
+    kind: ClassVar[str]
+    dtype: ClassVar[np.dtype]
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"n: a world needs at least 1 action, got {self.n}")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one action. A batch of them has it behind its own dimensions."""
+        return (self.n,)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one action."""
+        return self.dtype.itemsize * int(np.prod(self.shape, dtype=np.int64))
+
+    def why_not(self, act: np.ndarray) -> str | None:
+        """What is wrong with actions [..., *shape], for people; None if nothing is."""
+        if act.shape[act.ndim - len(self.shape) :] != self.shape:
+            return f"expected shape [..., {self.n}], got {list(act.shape)}"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind, "n": self.n}
+
+
+@dataclass(frozen=True)
+class Discrete(Action):
+    """One of n actions: an int64 number from 0 to n - 1."""
+
+    kind: ClassVar[str] = "discrete"
+    dtype: ClassVar[np.dtype] = np.dtype(np.int64)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return ()
+
+    def why_not(self, act: np.ndarray) -> str | None:
+        if act.size and not (act.min() >= 0 and act.max() < self.n):
+            return f"expected 0 to {self.n - 1}, got {act.min()} to {act.max()}"
+        return None
+
+
+@dataclass(frozen=True)
+class MultiBinary(Action):
+    """Any of n buttons held at once: uint8 [n] of 0 and 1."""
+
+    kind: ClassVar[str] = "multi_binary"
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+
+    def why_not(self, act: np.ndarray) -> str | None:
+        if act.size and act.max() > 1:
+            return f"expected 0 and 1, got {act.max()}"
+        return super().why_not(act)
+
+
+@dataclass(frozen=True)
+class Box(Action):
+    """n numbers at once, such as steering and throttle: float32 [n]."""
+
+    kind: ClassVar[str] = "box"
+    dtype: ClassVar[np.dtype] = np.dtype(np.float32)
+
+    def why_not(self, act: np.ndarray) -> str | None:
+        return super().why_not(act) or (None if np.isfinite(act).all() else "expected finite numbers")
+
+
+ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Discrete, MultiBinary, Box)}
+
+
+def action_from_json(data: Mapping[str, Any]) -> Action:
+    """What ``Action.to_json`` gave. Raises ValueError where it is something else."""
+    cls = ACTIONS.get(data.get("kind", ""))
+    n = data.get("n")
+    if cls is None or type(n) is not int:
+        raise ValueError(f"action: expected kind ({', '.join(ACTIONS)}) and n, got {dict(data)}")
+    return cls(n)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture of a world: bytes [height, width, channels]."""
+
+    height: int
+    width: int
+    channels: int = 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels), as it is stored."""
+        return self.height, self.width, self.channels
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}x{self.channels}"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A world as its models see it.
+
+    Args:
+        frame: its pictures.
+        action: what can be done at each step.
+        context: past frames, and the actions taken at them, that the next frame depends on.
+    """
+
+    frame: Frame
+    action: Action
+    context: int = 4
