@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from ahead_of_time import CHIPS, Launch, Resources, compile_launch, recorded_launches
 from kernel_cases import Case, few_cases, paper_cases, sweep_cases
-
-from diamond_fast.kernels import _aot
 
 DOCS = Path(__file__).parent.parent / "docs" / "kernels.md"
 CASES = {"few": few_cases, "paper": paper_cases, "sweep": sweep_cases}
@@ -44,28 +43,28 @@ those of the whole call; the floor is the time an H100's memory (3.35 TB/s) take
 """
 
 
-def recorded(case: Case, capability: int) -> list[_aot.Launch]:
+def recorded(case: Case, capability: int) -> list[Launch]:
     """The kernels a call launches on a chip."""
-    with _aot.recorded_launches(capability) as launches, torch.device("cpu"):
+    with recorded_launches(capability) as launches, torch.device("cpu"):
         call = case.make(torch.device("cpu"))
         launches.clear()  # statistics that are handed in
         call("triton")
     return launches
 
 
-def resources(cases: list[Case], capabilities: list[int]) -> Iterator[tuple[Case, int, _aot.Launch, _aot.Resources]]:
+def resources(cases: list[Case], capabilities: list[int]) -> Iterator[tuple[Case, int, Launch, Resources]]:
     """Every kernel of every case and capability; each distinct one is compiled once."""
-    compiled: dict[tuple[int, _aot.Launch], _aot.Resources] = {}
+    compiled: dict[tuple[int, Launch], Resources] = {}
     for case in cases:
         for capability in capabilities:
             for found in recorded(case, capability):
                 key = (capability, found)
                 if key not in compiled:
-                    compiled[key] = _aot.compile_launch(found, capability)
+                    compiled[key] = compile_launch(found, capability)
                 yield case, capability, found, compiled[key]
 
 
-def as_json(case: Case, capability: int, found: _aot.Launch, needed: _aot.Resources) -> str:
+def as_json(case: Case, capability: int, found: Launch, needed: Resources) -> str:
     memory = Counter(
         op for op in needed.instructions if op.startswith(("LDG", "STG", "LDL", "STL", "D", "ATOM", "RED"))
     )
@@ -80,7 +79,7 @@ def as_json(case: Case, capability: int, found: _aot.Launch, needed: _aot.Resour
             "registers": needed.registers,
             "spill_bytes": needed.spill_bytes,
             "shared_bytes": needed.shared_bytes,
-            "shared_limit": _aot.CHIPS[capability][1],
+            "shared_limit": CHIPS[capability][1],
             "instructions": dict(memory),
         }
     )
@@ -88,9 +87,9 @@ def as_json(case: Case, capability: int, found: _aot.Launch, needed: _aot.Resour
 
 def table(cases: list[Case]) -> str:
     """The page with one row a kernel of each call."""
-    found: dict[str, dict[int, list[tuple[_aot.Launch, _aot.Resources]]]] = {}
-    for case, capability, launch, needed in resources(cases, list(_aot.CHIPS)):
-        by_chip = found.setdefault(f"`{case.op}` {case.shape}", {c: [] for c in _aot.CHIPS})
+    found: dict[str, dict[int, list[tuple[Launch, Resources]]]] = {}
+    for case, capability, launch, needed in resources(cases, list(CHIPS)):
+        by_chip = found.setdefault(f"`{case.op}` {case.shape}", {c: [] for c in CHIPS})
         by_chip[capability].append((launch, needed))
     text = INTRODUCTION
     for case, (call, on) in zip(cases, found.items(), strict=True):
@@ -108,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one line a kernel instead of writing the table")
     parser.add_argument("--cases", choices=CASES, default="paper")
-    parser.add_argument("--capabilities", type=int, nargs="+", choices=_aot.CHIPS, default=list(_aot.CHIPS))
+    parser.add_argument("--capabilities", type=int, nargs="+", choices=CHIPS, default=list(CHIPS))
     args = parser.parse_args()
     if not args.json:
         DOCS.parent.mkdir(exist_ok=True)

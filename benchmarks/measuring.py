@@ -1,7 +1,7 @@
 """Measuring candidates against each other: they take turns in one process, so that what disturbs one disturbs all.
 
 Every benchmark makes one row: a figure for each candidate, ours against each of the others, the share of what the
-machine allows, and on a GPU energy, memory and clocks. ``diamond_fast.benchmarking`` makes tables of rows.
+machine allows, and on a GPU energy, memory and clocks. ``pages`` makes tables of rows.
 """
 
 import math
@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from gpu_meter import GpuMeter
-
-from diamond_fast.benchmarking.figures import figure, ratio, to_json
+from pages.figures import figure, ratio, to_json
 
 Call = Callable[[], object]
 

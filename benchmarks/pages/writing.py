@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from diamond_fast.benchmarking.document import Document
-from diamond_fast.benchmarking.plots import measured_panels, save_plot
-from diamond_fast.benchmarking.tables import headline_table, not_run_table, number, stem_tables
+from pages.document import Document
+from pages.plots import measured_panels, save_plot
+from pages.tables import headline_table, not_run_table, number, stem_tables
 
 BEGIN = "<!-- speed: written by python -m diamond_fast.bench, from the files in benchmarks/results -->"
 END = "<!-- end of speed -->"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import suite
 
 from diamond_fast import bench
 
@@ -34,6 +35,12 @@ def test_a_missing_package_is_one_line(capsys, monkeypatch):
     assert "pytest-benchmark is not installed; pip install -e '.[dev]'" in refused(capsys, "--quick")
 
 
+def test_an_installation_without_the_benchmarks_says_so(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "BENCHMARKS", tmp_path / "benchmarks")
+    expected = "the benchmarks are not part of an installation: clone the project and pip install -e '.[dev]'\n"
+    assert refused(capsys, "--render-only") == refused(capsys, "--compare", "a", "b") == expected
+
+
 def test_help_needs_no_torch():
     code = (
         "import sys; from diamond_fast import bench\n"
@@ -45,8 +52,7 @@ def test_help_needs_no_torch():
 
 
 SLOW_ONES = ["collect", "recompute", "updates"]
-OTHERS = [p.stem.removeprefix("test_") for p in bench.benchmark_file("*").parent.glob("test_*.py")]
-OTHERS = sorted(set(OTHERS) - set(SLOW_ONES))
+OTHERS = sorted({p.stem.removeprefix("test_") for p in suite.BENCHMARKS.glob("test_*.py")} - set(SLOW_ONES))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +64,7 @@ OTHERS = sorted(set(OTHERS) - set(SLOW_ONES))
     ids=["others", "slow ones"],
 )
 def test_every_benchmark_works(tmp_path, files, expected):
-    assert bench.measure(tmp_path, "tiny", files) == 0
+    assert suite.measure(tmp_path, "tiny", [suite.benchmark_file(name) for name in files]) == 0
     (path,) = tmp_path.glob("*.json")
     document = json.loads(path.read_text())
     assert document["failed"] == []

@@ -1,8 +1,7 @@
 import copy
 
 import pytest
-
-from diamond_fast.benchmarking.pages import BEGIN, END, readme_section, write_page, write_readme
+from pages.writing import BEGIN, END, readme_section, write_page, write_readme
 
 
 def with_growth(document):

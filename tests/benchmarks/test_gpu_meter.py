@@ -1,15 +1,10 @@
 """What is made of the driver's readings, with a driver that is not there."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import gpu_meter
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import gpu_meter
 from gpu_meter import GpuMeter, describe_gpu
 
 REASONS = {name: 1 << bit for bit, name in enumerate(gpu_meter.SLOWED_BY.values())}

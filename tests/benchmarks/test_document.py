@@ -2,8 +2,7 @@ import copy
 import json
 
 import pytest
-
-from diamond_fast.benchmarking.document import file_stem, from_pytest, merged, read, read_all
+from pages.document import file_stem, from_pytest, merged, read, read_all
 
 
 def test_from_pytests_report():

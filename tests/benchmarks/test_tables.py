@@ -1,6 +1,5 @@
 import pytest
-
-from diamond_fast.benchmarking.tables import headline_table, ladder_table, not_run_table, number, stem_tables
+from pages.tables import headline_table, ladder_table, not_run_table, number, stem_tables
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import copy
 
-from diamond_fast.benchmarking.compare import compare
+from pages.compare import compare
 
 
 def test_only_what_is_beyond_noise_is_told(document):

@@ -1,7 +1,11 @@
 import copy
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 ROW = {
     "stem": "denoiser",

@@ -1,8 +1,8 @@
 """What changed between two documents beyond noise."""
 
-from diamond_fast.benchmarking.document import Document, row_key
-from diamond_fast.benchmarking.figures import figure_from_json
-from diamond_fast.benchmarking.tables import case_text, number
+from pages.document import Document, row_key
+from pages.figures import figure_from_json
+from pages.tables import case_text, number
 
 
 def compare(before: Document, after: Document) -> list[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from diamond_fast.benchmarking.document import Document, Row
+from pages.document import Document, Row
 
 
 class Panel(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from diamond_fast.benchmarking.document import Document, Row
+from pages.document import Document, Row
 
 PUBLISHED = "as published"
 

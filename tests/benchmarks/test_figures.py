@@ -1,6 +1,5 @@
 import pytest
-
-from diamond_fast.benchmarking.figures import figure, figure_from_json, ratio, spread, to_json
+from pages.figures import figure, figure_from_json, ratio, spread, to_json
 
 
 def test_the_spread_leaves_out_the_most_extreme_tenth_at_either_end():

@@ -1,15 +1,10 @@
 """Turns, with a clock that only the candidates move: every figure is known beforehand."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
+import measuring
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-import measuring
 from machine import Machine
 from measuring import Effort, Measurement
 

@@ -1,0 +1,81 @@
+"""Runs the benchmarks, or some of them, and writes what they found: behind ``python -m diamond_fast.bench``."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pages.document import file_stem, from_pytest, merged, read, read_all
+from pages.writing import readme_section, write_page, write_readme
+
+BENCHMARKS = Path(__file__).parent
+RESULTS = BENCHMARKS / "results"
+LONGEST_BENCHMARK = 1800  # seconds; compilers take long
+
+Effort = Literal["full", "quick", "tiny"]
+
+
+def benchmark_file(name: str) -> Path:
+    """
+    Raises:
+        ValueError: there is no such benchmark.
+    """
+    path = BENCHMARKS / f"test_{name}.py"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem.removeprefix("test_") for p in BENCHMARKS.glob("test_*.py")))
+        raise ValueError(f"--only {name}: no such benchmark; one of {names}")
+    return path
+
+
+def measure(out: Path, effort: Effort, files: Sequence[Path] = (), minutes: float | None = None) -> int:
+    """Runs the suite, or these files of it, and writes what it found into ``out``. Returns the exit code.
+
+    Raises:
+        ValueError: the suite did not come to an end.
+    """
+    document = from_pytest(run_suite(effort, files, minutes))
+    path = out / f"{file_stem(document)}.json"
+    if files and path.is_file():
+        document = merged(read(path), document)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    print(f"Figures: {path}")
+    if out.resolve() == RESULTS:
+        render()
+    else:
+        print(f"Tables: {write_page({path.stem: document}, out)}")
+    if document["failed"]:
+        print(f"Failed: {', '.join(document['failed'])}", file=sys.stderr)
+    return 1 if document["failed"] else 0
+
+
+def run_suite(effort: Effort, files: Sequence[Path], minutes: float | None) -> dict:
+    """pytest-benchmark's report. Every benchmark is named as it is done.
+
+    Raises:
+        ValueError: there is none, because pytest ended before it was written.
+    """
+    limit = [] if minutes is None else [f"--minutes={minutes}"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "report.json"
+        options = ["-m", "not slow", "--benchmark-only", "--benchmark-quiet", "-vv", "--effort", effort]
+        options += ["-p", "no:cacheprovider", "-o", f"timeout={LONGEST_BENCHMARK}", f"--benchmark-json={path}"]
+        # pytest-benchmark measures nothing where it believes to be one of several parallel test processes
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+        command = [sys.executable, "-m", "pytest", *map(str, files or [BENCHMARKS]), *options, *limit]
+        code = subprocess.run(command, cwd=BENCHMARKS.parent, env=environment, check=False).returncode
+        if not path.is_file():
+            raise ValueError(f"the benchmarks did not come to an end (pytest's exit code {code}); its output says why")
+        return json.loads(path.read_text())
+
+
+def render() -> None:
+    """Makes ``docs/benchmarks.md``, its pictures and the README's section anew from ``benchmarks/results``."""
+    root = BENCHMARKS.parent
+    documents = read_all(RESULTS)
+    page = write_page(documents, root / "docs")
+    write_readme(root / "README.md", readme_section(documents, "docs"))
+    print(f"Tables: {page}, and the section on speed in {root / 'README.md'}")
