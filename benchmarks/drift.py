@@ -19,13 +19,13 @@ import torch
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.envs.real import make_real_env
+from diamond_fast.evaluation.intervals import ci95
+from diamond_fast.evaluation.open_loop import spread
 from diamond_fast.frames import to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.training.collect import Collector
-from diamond_fast.training.evaluate import ci95
-from diamond_fast.training.held_out import spread
 from diamond_fast.world_model import DiffusionSampler
 
 

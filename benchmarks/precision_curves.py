@@ -17,10 +17,10 @@ import torch
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.paths import fast_dtype
 from diamond_fast.envs.real import make_real_env
+from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.presets import PRESETS
 from diamond_fast.replay import Replay
 from diamond_fast.training.collect import Collector
-from diamond_fast.training.evaluate import ci95
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.world_model import Agent
 

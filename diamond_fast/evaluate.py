@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -18,20 +18,13 @@ from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
-    import torch
-
     from diamond_fast.envs.real import RealEnv
-    from diamond_fast.replay import Replay
+    from diamond_fast.evaluation.compounding import Compounding
+    from diamond_fast.evaluation.measure import Task
     from diamond_fast.runs.agents import TrainedAgent
-    from diamond_fast.runs.progress import Progress
-    from diamond_fast.training.compounding import Compounding
-    from diamond_fast.training.evaluate import Evaluation
-    from diamond_fast.training.perceptual import Perceptual
 
 PROGRAM = "python -m diamond_fast.evaluate"
 EXIT_FAILED = 1
-NUM_STORED = 8
-"""Games the world model is judged on, at most: frames of 100 games would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -98,23 +91,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stop_signals():
         with user_errors():
             check_limits(args)
-            setup = set_up(args)
+            task, out = set_up(args)
         try:
-            results, compounding = measure(setup)
-            tell(setup.out, results, compounding)
+            from diamond_fast.evaluation.measure import measure
+
+            tell(out, *measure(task))
         except EnvironmentFailedError as error:
             _fail(f"{error}. Without games: --episodes 0 --held-out PATH")
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            _fail(f"out of memory on {setup.device}: take a lower --batch-size or fewer --episodes")
+            _fail(f"out of memory on {task.device}: take a lower --batch-size or fewer --episodes")
         except OSError as error:
             if error.errno is None:  # not the system's: a bug, which deserves its traceback
                 raise
             _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         finally:
             with suppress(OSError):
-                setup.out.rmdir()  # where nothing was written
+                out.rmdir()  # where nothing was written
 
 
 def tell(out: Path, results: "dict[str, Any]", compounding: "Compounding | None") -> None:
@@ -124,7 +118,7 @@ def tell(out: Path, results: "dict[str, Any]", compounding: "Compounding | None"
         OSError: the disk refused the figures.
         SystemExit: a picture could not be drawn; one line says which and why.
     """
-    from diamond_fast.runs.evaluation import draw, summary, write
+    from diamond_fast.evaluation.results import draw, summary, write
 
     print(summary(results), flush=True)
     print(f"Written: {write(out, results)}", flush=True)
@@ -141,43 +135,23 @@ def _fail(line: str) -> NoReturn:
     raise SystemExit(EXIT_FAILED)
 
 
-@dataclass(frozen=True)
-class Setup:
-    """All that was asked for, found to be there."""
-
-    args: EvaluateArgs
-    trained: "TrainedAgent"
-    device: "torch.device"
-    env: "RealEnv | None"
-    num_episodes: int
-    held_out: "Replay | None"
-    perceptual: "Perceptual"
-    out: Path
-
-    @property
-    def num_imagined(self) -> int:
-        """Frames, at most."""
-        args = self.args
-        return args.segments * self.trained.config.world_model.horizon * args.noise_seeds * len(args.denoising_steps)
-
-
-def set_up(args: EvaluateArgs) -> Setup:
-    """Load the agent, with horizon and denoising steps as asked for, and open the game.
+def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
+    """Load the agent, open the game, and make the folder for the results.
 
     Raises:
         ValueError, OSError: something asked for does not exist or does not fit.
     """
     from diamond_fast.devices import resolve_device
+    from diamond_fast.evaluation.measure import Task
+    from diamond_fast.evaluation.perceptual import Perceptual
     from diamond_fast.replay import load_recording
     from diamond_fast.replay.fitting import check_fits
     from diamond_fast.runs.agents import load_agent
-    from diamond_fast.training.perceptual import Perceptual
     from diamond_fast.training.precision import set_matmul_precision
 
     device = resolve_device(args.device)
     trained = load_agent(args.run, args.checkpoint, args.pretrained, args.game, args.env_id)
     config = with_env_flags(trained.config, args)
-    trained = replace(trained, config=config)
     num_episodes = _num_episodes(args, config)
     if num_episodes == 0 and (args.held_out is None or config.model_free):
         raise ValueError("--episodes 0: leaves nothing to measure; give a recording with --held-out")
@@ -189,13 +163,24 @@ def set_up(args: EvaluateArgs) -> Setup:
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, num_actions)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     out = _new_folder(args, trained)
-    env = None if num_episodes == 0 else _open_game(trained, num_episodes, num_actions)
+    env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, num_actions)
     set_matmul_precision(config.precision)
     trained.agent.to(device).eval()
     world_model = replace(config.world_model, horizon=args.horizon or config.world_model.horizon)
-    trained = replace(trained, config=replace(config, world_model=world_model))
-    args = replace(args, denoising_steps=args.denoising_steps or (world_model.sampler.num_steps,))
-    return Setup(args, trained, device, env, num_episodes, held_out, perceptual, out)
+    return Task(
+        replace(trained, config=replace(config, world_model=world_model)),
+        device,
+        env,
+        num_episodes,
+        held_out,
+        "the games played" if args.held_out is None else str(args.held_out),
+        perceptual,
+        args.segments,
+        args.denoising_steps or (world_model.sampler.num_steps,),
+        args.noise_seeds,
+        args.batch_size,
+        args.seed,
+    ), out
 
 
 def _num_episodes(args: EvaluateArgs, config: RunConfig) -> int:
@@ -226,136 +211,15 @@ def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:
     return path
 
 
-def _open_game(trained: "TrainedAgent", num_episodes: int, num_actions: int) -> "RealEnv":
+def _open_game(source: str, config: RunConfig, num_episodes: int, num_actions: int) -> "RealEnv":
     from diamond_fast.envs.real import make_env
 
-    config = trained.config
     num_envs = min(num_episodes, config.evaluation.num_envs)
     env = make_env(config, num_envs, done_on_life_loss=False)
     if env.num_actions != num_actions:
         env.close()
-        raise ValueError(f"{trained.source}: it knows {num_actions} actions, {config.name} has {env.num_actions}")
+        raise ValueError(f"{source}: it knows {num_actions} actions, {config.name} has {env.num_actions}")
     return env
-
-
-# --- measuring ------------------------------------------------------------------------------------------------------
-
-
-def measure(setup: Setup) -> "tuple[dict[str, Any], Compounding | None]":
-    """Everything that goes into evaluation.json, and the frames behind it."""
-    import torch
-
-    from diamond_fast.runs.metrics import plain
-    from diamond_fast.runs.progress import Progress
-
-    args, config = setup.args, setup.trained.config
-    plan = {"play": setup.num_episodes, "imagine": 0 if config.model_free else setup.num_imagined}
-    results: dict[str, Any] = {
-        "agent": setup.trained.source,
-        "game": config.name,
-        "epoch": setup.trained.epoch,
-        "seed": args.seed,
-        "device": _name_of(setup.device),
-        "torch": torch.__version__,
-    }
-    compounding, held_out = None, setup.held_out
-    with Progress(sum(map(bool, plan.values())), plan, unit="part") as progress:
-        if setup.env is not None:
-            games, played = _play(setup, progress)
-            results["returns"] = {**asdict(games), "mean": games.mean, "std": games.std, "ci95": games.ci95}
-            progress.epoch_done(f"{len(games.returns)} games played")
-            held_out = held_out or played
-        if held_out is not None:
-            results["world_model"], compounding = _judge(setup, held_out, progress)
-            progress.epoch_done("world model compared with real episodes")
-    return plain(results), compounding
-
-
-def _play(setup: Setup, progress: "Progress") -> "tuple[Evaluation, Replay | None]":
-    """Games and, where the world model is to be judged on them, their recording."""
-    from diamond_fast.replay import Replay
-    from diamond_fast.training.evaluate import about_cut_games, evaluate
-
-    config, policy = setup.trained.config, setup.trained.agent.actor_critic
-    num_stored = 0 if config.model_free or setup.held_out is not None else min(setup.num_episodes, NUM_STORED)
-    replay = None
-    if num_stored:
-        replay = Replay(config.frame_shape, capacity=num_stored * config.evaluation.max_steps)
-    with progress.phase("play", setup.num_episodes) as phase:
-        try:
-            games = evaluate(
-                policy, setup.env, setup.num_episodes, setup.args.seed, 0, replay, phase.advance, num_stored
-            )
-        finally:
-            setup.env.close()
-    if line := about_cut_games(games, config):
-        progress.say(line)
-    return games, replay
-
-
-def _judge(setup: Setup, replay: "Replay", progress: "Progress") -> "tuple[dict[str, Any], Compounding | None]":
-    """The world model's figures on held-out episodes."""
-    from diamond_fast.training.compounding import measure_compounding, measure_sampling_rate, with_denoising_steps
-    from diamond_fast.training.held_out import cut_into_windows, denoiser_loss, reward_end_quality
-
-    args, agent, config = setup.args, setup.trained.agent, setup.trained.config
-    num_windows = len(cut_into_windows(replay.lengths, config.reward_end_seq_length))
-    with progress.phase("classify", num_windows) as phase:
-        quality = reward_end_quality(agent.rew_end_model, replay, config, advance=phase.advance)
-    with progress.phase("imagine", setup.num_imagined) as phase:
-        compounding = measure_compounding(
-            agent,
-            replay,
-            config,
-            args.denoising_steps,
-            args.segments,
-            args.noise_seeds,
-            args.seed,
-            args.batch_size,
-            phase.advance,
-        )
-    rates = {
-        str(n): [
-            measure_sampling_rate(agent, replay, with_denoising_steps(config, n), args.batch_size, fast)
-            for fast in (False, True)
-        ]
-        for n in args.denoising_steps
-    }
-    strips = {} if compounding is None else compounding.strips
-    figures = {
-        "held_out": {
-            "source": "the games played" if args.held_out is None else str(args.held_out),
-            "episodes": replay.num_episodes,
-            "steps": replay.num_steps,
-        },
-        "denoiser_loss": denoiser_loss(agent, replay, config, args.seed),
-        "reward_end": {
-            "steps": quality.steps,
-            "loss": quality.loss,
-            "confusion_reward": quality.confusion_reward,
-            "reward": quality.reward,
-            "confusion_end": quality.confusion_end,
-            "end": quality.end,
-        },
-        "sampling": {n: [asdict(rate) for rate in both if rate] for n, both in rates.items()},
-        "pixel_error": compounding
-        and {
-            "unit": "grey levels of 255",
-            "segments": compounding.num_segments,
-            "noise_seeds": args.noise_seeds,
-            "horizon": config.world_model.horizon,
-            "by_denoising_steps": {str(n): asdict(curve) for n, curve in compounding.curves.items()},
-            "unchanged": asdict(compounding.unchanged),
-        },
-        "perceptual": {str(n): setup.perceptual.distances(imagined) for n, imagined in strips.items()},
-    }
-    return figures, compounding
-
-
-def _name_of(device: "torch.device") -> str:
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":

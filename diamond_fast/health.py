@@ -144,7 +144,7 @@ def fast_denoiser(device: Any, config: Any, seconds: float = 1.0) -> Finding:
     import torch
 
     from diamond_fast.engine.fast_denoiser import FastDenoiser
-    from diamond_fast.training.compounding import frames_per_second
+    from diamond_fast.evaluation.sampling_rate import frames_per_second
     from diamond_fast.world_model import Denoiser, DiffusionSampler
 
     n = 32 if device.type == "cuda" else 2

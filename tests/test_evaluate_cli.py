@@ -15,10 +15,11 @@ from small_world import SMALL_WORLD, make_replay
 
 from diamond_fast import evaluate
 from diamond_fast.envs.real import make_real_env
+from diamond_fast.evaluation import measure
+from diamond_fast.evaluation.returns import evaluate as play
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
-from diamond_fast.training.evaluate import evaluate as play
 from diamond_fast.world_model import Agent
 
 CFG = replace(SMALL_WORLD, env_id="diamond_fast/Catch-v0", frame_size=24)
@@ -151,7 +152,7 @@ def test_a_model_free_run_has_returns_only(capsys, tmp_path):
 
 def test_ctrl_c_is_no_traceback(capsys, monkeypatch, tmp_path):
     make_run(tmp_path / "run")
-    monkeypatch.setattr(evaluate, "measure", lambda setup: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(measure, "measure", lambda task: signal.raise_signal(signal.SIGINT))
     with pytest.raises(SystemExit) as stop:
         run_main("--run run --episodes 1")
     assert stop.value.code == 130
@@ -230,11 +231,11 @@ def test_pictures_that_cannot_be_drawn_cost_no_figure(capsys, tmp_path, largest_
 
 
 def test_out_of_memory_names_the_flags(capsys, monkeypatch, tmp_path):
-    def no_memory(setup):
+    def no_memory(task):
         raise MemoryError
 
     make_run(tmp_path / "run")
-    monkeypatch.setattr(evaluate, "measure", no_memory)
+    monkeypatch.setattr(measure, "measure", no_memory)
     said = fails(capsys, "--run run --episodes 1 --out x")
     assert said.err == "out of memory on cpu: take a lower --batch-size or fewer --episodes\n"
     assert not (tmp_path / "x").exists()

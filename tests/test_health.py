@@ -12,7 +12,7 @@ from small_world import SMALL_WORLD
 from diamond_fast import health
 from diamond_fast.engine import cpu_program
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.training import compounding
+from diamond_fast.evaluation import sampling_rate
 from diamond_fast.world_model import DiffusionSampler
 
 
@@ -151,7 +151,7 @@ def test_fast_denoiser_is_timed_beside_the_plain_sampler(monkeypatch, device):
         shapes.append((tuple(obs.shape), tuple(act.shape), obs.device.type))
         return rates[type(sampler)]
 
-    monkeypatch.setattr(compounding, "frames_per_second", frames_per_second)
+    monkeypatch.setattr(sampling_rate, "frames_per_second", frames_per_second)
     monkeypatch.setattr(FastDenoiser, "path", "amx bfloat16")
     finding = health.fast_denoiser(torch.device(device), SMALL_WORLD)
     assert (finding.state, finding.remedy) == ("on", None)

@@ -13,10 +13,10 @@ import torch
 
 from diamond_fast import train
 from diamond_fast.config import RunConfig
+from diamond_fast.evaluation.returns import Evaluation
 from diamond_fast.presets import PRESETS
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.speed import MeasuredSpeed, Speed
-from diamond_fast.training.evaluate import Evaluation
 from diamond_fast.training.finite import NonFiniteError
 
 GIGAFLOPS = MeasuredSpeed(Speed(1e9, 1e9), Speed(1e9, 1e9))

@@ -25,7 +25,7 @@ def _tiny_runs(tmp_path, monkeypatch):
     monkeypatch.setitem(train.PRESETS, "quick", CONFIG)
     monkeypatch.setattr(Trainer, "_draw_learning_curves", lambda self: None)
     monkeypatch.setattr("diamond_fast.training.trainer.save_gif", lambda path, segments: path)
-    monkeypatch.setattr("diamond_fast.runs.evaluation.draw", lambda folder, results, compounding: ([], []))
+    monkeypatch.setattr("diamond_fast.evaluation.results.draw", lambda folder, results, compounding: ([], []))
 
 
 def run(capsys, *flags, main=train.main, **env_kwargs):

@@ -1,1 +1,1 @@
-"""DIAMOND's training: the loop, the three updates, collection and evaluation."""
+"""DIAMOND's training: the loop, the three updates, and collection."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from diamond_fast.envs.acting import Player, Policy
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.replay import Replay
-from diamond_fast.training.acting import Player, Policy
 
 
 @dataclass

@@ -15,6 +15,9 @@ from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import RealEnv, make_env
+from diamond_fast.evaluation.held_out import held_out_figures
+from diamond_fast.evaluation.open_loop import imagine_held_out
+from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
 from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
@@ -31,8 +34,6 @@ from diamond_fast.training.action_count import count_actions
 from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
 from diamond_fast.training.crew import Crew, CrewLostError
-from diamond_fast.training.evaluate import Evaluation, about_cut_games, evaluate
-from diamond_fast.training.held_out import held_out_figures, imagine_held_out
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.precision import set_matmul_precision
 from diamond_fast.training.resuming import load_progress

@@ -60,7 +60,7 @@ PROGRAM = """
 import sys
 import numpy as np
 from diamond_fast import train
-from diamond_fast.training.evaluate import Evaluation
+from diamond_fast.evaluation.returns import Evaluation
 from diamond_fast.training.trainer import Trainer
 
 def run(self, stop):

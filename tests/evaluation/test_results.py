@@ -1,6 +1,6 @@
 """An evaluation's results in words: the figures of the JSON, and what could not be measured."""
 
-from diamond_fast.runs.evaluation import summary
+from diamond_fast.evaluation.results import summary
 
 CURVE = {
     "mean_absolute": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0],

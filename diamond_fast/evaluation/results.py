@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from diamond_fast.evaluation.compounding import Compounding
 from diamond_fast.runs.durable import strict_json, write_durably
 from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
-from diamond_fast.training.compounding import Compounding
 
 NUM_PICTURED = 3
 
@@ -47,7 +47,7 @@ def draw(folder: Path, results: dict[str, Any], compounding: Compounding) -> tup
 
 def _pictures(results: dict[str, Any], compounding: Compounding) -> dict[str, Callable[[Path], object]]:
     """What writes each picture to a path, by the file's name."""
-    strips = next(iter(compounding.strips.values()))
+    strips = next(iter(compounding.predictions.values()))
     shown = np.linspace(0, len(strips.real) - 1, min(NUM_PICTURED, len(strips.real))).astype(int)
     segments = [(strips.real[s], strips.imagined[s]) for s in shown]
     return {

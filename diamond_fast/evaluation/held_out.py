@@ -1,21 +1,19 @@
-"""The world model on episodes it was not trained on: losses, rewards and ends, and frames beside real ones."""
+"""The world model on episodes it was not trained on: losses, rewards and ends."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from diamond_fast.config import RunConfig
-from diamond_fast.frames import to_float, to_uint8
+from diamond_fast.evaluation.open_loop import seeded_randn
 from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES, RewardEndModel
 from diamond_fast.replay import Replay
 from diamond_fast.runs.metrics import classification
-from diamond_fast.world_model import Agent, DiffusionSampler
+from diamond_fast.world_model import Agent
 
 NUM_BATCHES = 4  # of the denoiser's loss
-NUM_STRIPS = 3
 MAX_BATCHES = 16  # of the reward/end model's sequences during training; with the paper's settings some 9 000 steps
 
 
@@ -46,7 +44,7 @@ def denoiser_loss(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> fl
     if replay.num_steps < cfg.denoiser_seq_length:
         return None
     device = agent.denoiser.device
-    randn = _seeded_randn(device, seed)
+    randn = seeded_randn(device, seed)
     segments = replay.segments(cfg.denoiser_update.batch_size, cfg.denoiser_seq_length, seed=seed)
     total = torch.zeros((), device=device)
     for _ in range(NUM_BATCHES):
@@ -123,116 +121,3 @@ def reward_end_quality(
 def cut_into_windows(lengths: np.ndarray, length: int) -> list[tuple[int, int]]:
     """(episode, first step) of windows that hold each step once; the last frame of one is the first of the next."""
     return [(e, t) for e, n in enumerate(lengths.tolist()) for t in range(0, n, length - 1)]
-
-
-# --- frames ---------------------------------------------------------------------------------------------------------
-
-
-class Strips(NamedTuple):
-    """Real frames and what the world model made of the same actions: S segments of K frames."""
-
-    last_seen: np.ndarray  # uint8 [S,H,W,C], the real frame before the first imagined one
-    real: np.ndarray  # uint8 [S,K,H,W,C]
-    imagined: np.ndarray  # uint8 [S,K,H,W,C]
-
-
-def spread(lengths: np.ndarray, needed: int, count: int) -> list[tuple[int, int]]:
-    """Up to ``count`` segments (episode, first step), spread evenly over all episodes longer than ``needed`` steps.
-
-    Fewer where the episodes have fewer places.
-    """
-    long_enough = [i for i, n in enumerate(lengths.tolist()) if n > needed]
-    if not long_enough:
-        return []
-    episodes = [long_enough[k % len(long_enough)] for k in range(count)]
-    starts = [(e, int(lengths[e] - needed) * (2 * k + 1) // (2 * count)) for k, e in enumerate(episodes)]
-    return list(dict.fromkeys(starts))
-
-
-def imagine_held_out(
-    agent: Agent,
-    replay: Replay,
-    cfg: RunConfig,
-    seed: int,
-    count: int = NUM_STRIPS,
-    batch_size: int = 32,
-    advance: Callable[[int], None] = lambda frames: None,
-) -> Strips | None:
-    """Predict ``horizon`` frames after held-out contexts, from the recorded actions and the model's own frames alone.
-
-    Args:
-        cfg: its sampler and horizon count.
-        seed: of the noise.
-        count: segments, see :func:`spread`.
-        batch_size: segments imagined together; part of what decides the noise of each.
-        advance: told how many frames are imagined, whenever some are.
-
-    Returns:
-        None where no episode is long enough.
-    """
-    context = cfg.denoiser.inner_model.num_steps_conditioning
-    length = context + cfg.world_model.horizon
-    starts = spread(replay.lengths, length, count)
-    if not starts:
-        return None
-    device = agent.denoiser.device
-    randn = _seeded_randn(device, seed)
-    sampler = DiffusionSampler(agent.denoiser, cfg.world_model.sampler)
-    batch = replay.cut(starts, length)
-    imagined = []
-    for frames, act in zip(batch.frames.split(batch_size), batch.act.split(batch_size), strict=True):
-        real_context = to_float(frames[:, :context].to(device))
-        imagined.append(to_uint8(predict_frames(sampler, real_context, act.to(device), randn, advance)).cpu())
-    real = batch.frames.numpy()
-    return Strips(real[:, context - 1], real[:, context:], torch.cat(imagined).numpy())
-
-
-@torch.no_grad()
-def predict_frames(
-    sampler: DiffusionSampler,
-    context: Tensor,
-    act: Tensor,
-    randn: Callable[..., Tensor] = torch.randn,
-    advance: Callable[[int], None] = lambda frames: None,
-) -> Tensor:
-    """Frames imagined one after the other, each from its predecessors.
-
-    Args:
-        context: [S,T,C,H,W] real frames in [-1, 1].
-        act: [S,T+K] int64; the action at index T+k-1 leads to predicted frame k (from 0).
-        advance: told S after each step.
-
-    Returns:
-        [S,K,C,H,W].
-    """
-    t = context.size(1)
-    frames = list(context.unbind(1))
-    for k in range(act.size(1) - t):
-        next_frame, _ = sampler.sample(torch.stack(frames[k:], dim=1), act[:, k : k + t], randn)
-        frames.append(next_frame)
-        advance(len(act))
-    return torch.stack(frames[t:], dim=1)
-
-
-def pixel_errors(real: np.ndarray, imagined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean absolute difference and root mean square difference of each frame, in grey levels (0 to 255).
-
-    Args:
-        real, imagined: uint8 [..., H, W, C]; shapes that broadcast.
-
-    Returns:
-        two float64 arrays [...].
-    """
-    difference = real.astype(np.float32) - imagined
-    pixels = (-3, -2, -1)
-    mean_absolute = np.abs(difference).mean(pixels, dtype=np.float64)
-    return mean_absolute, np.sqrt(np.square(difference).mean(pixels, dtype=np.float64))
-
-
-def _seeded_randn(device: torch.device, seed: int) -> Callable[..., Tensor]:
-    generator = torch.Generator(device).manual_seed(seed)
-
-    def randn(*shape: int, device: torch.device) -> Tensor:
-        return torch.randn(*shape, device=device, generator=generator)
-
-    return randn

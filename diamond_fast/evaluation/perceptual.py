@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diamond_fast.evaluation.open_loop import Predictions
 from diamond_fast.frames import to_float
 from diamond_fast.one_line import one_line
-from diamond_fast.training.held_out import Strips
 
 LEAST_SIZE = 64  # pixels; AlexNet's layers need about as many, smaller frames are enlarged
 BATCH_SIZE = 64
@@ -44,7 +44,7 @@ class Perceptual:
             self._fid = _built(_fid, "--fid-weights", fid_weights).to(device)
 
     @torch.no_grad()
-    def distances(self, strips: Strips) -> dict[str, Any]:
+    def distances(self, predictions: Predictions) -> dict[str, Any]:
         """
         Returns:
             ``lpips``: mean over segments after 1, 2, ... steps, a list [K]; ``fid``: of all frames, whatever their
@@ -53,11 +53,11 @@ class Perceptual:
         """
         measured = dict.fromkeys(("lpips", "fid", "fid_frames"))
         if self._lpips is not None:
-            steps = range(_steps(strips))
-            measured["lpips"] = [self._lpips_of(strips.real[:, k], strips.imagined[:, k]) for k in steps]
+            steps = range(_steps(predictions))
+            measured["lpips"] = [self._lpips_of(predictions.real[:, k], predictions.imagined[:, k]) for k in steps]
         if self._fid is not None:
-            measured["fid"] = self._fid_of(strips)
-            measured["fid_frames"] = len(strips.real) * _steps(strips)
+            measured["fid"] = self._fid_of(predictions)
+            measured["fid_frames"] = len(predictions.real) * _steps(predictions)
         return measured
 
     def _lpips_of(self, real: np.ndarray, imagined: np.ndarray) -> float:
@@ -66,9 +66,9 @@ class Perceptual:
             self._lpips.update(*(_enlarged(to_float(x)) for x in (a, b)))
         return self._lpips.compute().item()
 
-    def _fid_of(self, strips: Strips) -> float:
+    def _fid_of(self, predictions: Predictions) -> float:
         self._fid.reset()
-        for frames, real in ((strips.real, True), (strips.imagined, False)):
+        for frames, real in ((predictions.real, True), (predictions.imagined, False)):
             for batch in self._batches(frames.reshape(-1, *frames.shape[2:])):
                 self._fid.update(batch.movedim(-1, 1), real=real)
         return self._fid.compute().item()
@@ -78,8 +78,8 @@ class Perceptual:
         return [part.to(self._device) for part in torch.from_numpy(np.ascontiguousarray(frames)).split(BATCH_SIZE)]
 
 
-def _steps(strips: Strips) -> int:
-    return strips.real.shape[1]
+def _steps(predictions: Predictions) -> int:
+    return predictions.real.shape[1]
 
 
 def _enlarged(x: Tensor) -> Tensor:

@@ -1,20 +1,15 @@
-"""How errors add up over imagined frames, for any number of denoising steps, and how fast frames are imagined."""
+"""How errors add up over imagined frames, for any number of denoising steps."""
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor
 
 from diamond_fast.config import RunConfig
-from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.frames import to_float
+from diamond_fast.evaluation.intervals import ci95
+from diamond_fast.evaluation.open_loop import Predictions, imagine_held_out, pixel_errors
 from diamond_fast.replay import Replay
-from diamond_fast.training.evaluate import ci95
-from diamond_fast.training.held_out import Strips, imagine_held_out, pixel_errors, spread
-from diamond_fast.world_model import Agent, DiffusionSampler
+from diamond_fast.world_model import Agent
 
 
 @dataclass(frozen=True)
@@ -39,12 +34,12 @@ class Compounding:
     curves: dict[int, ErrorCurve]
     unchanged: ErrorCurve
     """Of a model that would repeat the last real frame: the yardstick."""
-    strips: dict[int, Strips]
+    predictions: dict[int, Predictions]
     """With the first noise seed."""
 
     @property
     def num_segments(self) -> int:
-        return len(next(iter(self.strips.values())).real)
+        return len(next(iter(self.predictions.values())).real)
 
 
 def measure_compounding(
@@ -71,7 +66,7 @@ def measure_compounding(
     Returns:
         None where no episode is as long as context and horizon together.
     """
-    curves, strips = {}, {}
+    curves, predictions = {}, {}
     for steps in denoising_steps:
         errors = []
         for number in range(num_noise_seeds):
@@ -81,57 +76,13 @@ def measure_compounding(
             )
             if imagined is None:
                 return None
-            strips.setdefault(steps, imagined)
+            predictions.setdefault(steps, imagined)
             errors.append(pixel_errors(imagined.real, imagined.imagined))
         curves[steps] = ErrorCurve.of(*np.mean(errors, axis=0))
     unchanged = ErrorCurve.of(*pixel_errors(imagined.real, imagined.last_seen[:, None]))
-    return Compounding(curves, unchanged, strips)
+    return Compounding(curves, unchanged, predictions)
 
 
 def with_denoising_steps(cfg: RunConfig, steps: int) -> RunConfig:
     world_model = cfg.world_model
     return replace(cfg, world_model=replace(world_model, sampler=replace(world_model.sampler, num_steps=steps)))
-
-
-@dataclass(frozen=True)
-class SamplingRate:
-    path: str
-    """The plain sampler, or which of FastDenoiser's paths."""
-    batch_size: int
-    frames_per_second: float
-    """Imagined frames of all segments together: the median over batches."""
-    denoiser_calls_per_second: float
-    """Evaluations of the denoiser for one frame each."""
-
-
-def measure_sampling_rate(
-    agent: Agent, replay: Replay, cfg: RunConfig, batch_size: int, fast: bool = False, seconds: float = 1.0
-) -> SamplingRate | None:
-    """Draw next frames of held-out contexts for some seconds (3 batches at least); None without any.
-
-    Args:
-        fast: with FastDenoiser, whose arithmetic may be coarser; else with the sampler that the errors are measured of.
-    """
-    context = cfg.denoiser.inner_model.num_steps_conditioning
-    starts = spread(replay.lengths, context, batch_size)
-    if not starts:
-        return None
-    device, s = agent.denoiser.device, cfg.world_model.sampler
-    sampler = FastDenoiser(agent.denoiser, s) if fast else DiffusionSampler(agent.denoiser, s)
-    batch = replay.cut(starts, context)
-    obs, act = to_float(batch.frames.to(device)), batch.act.to(device)
-    rate = frames_per_second(sampler, obs, act, seconds)
-    calls = s.num_steps if s.order == 1 else 2 * s.num_steps - 1
-    return SamplingRate(sampler.path if fast else "plain", len(starts), rate, rate * calls)
-
-
-def frames_per_second(sampler: DiffusionSampler | FastDenoiser, obs: Tensor, act: Tensor, seconds: float) -> float:
-    """Next frames drawn a second, after contexts [N,T,C,H,W] and their actions [N,T]: the median over batches."""
-    times: list[float] = []
-    sampler.sample(obs, act)  # warms up
-    while len(times) < 3 or sum(times) < seconds:
-        started = time.perf_counter()
-        frames, _ = sampler.sample(obs, act)
-        frames.sum().item()  # waits for the device
-        times.append(time.perf_counter() - started)
-    return len(obs) / statistics.median(times)

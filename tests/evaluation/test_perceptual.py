@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_fast.training import perceptual
-from diamond_fast.training.held_out import Strips
-from diamond_fast.training.perceptual import Perceptual
+from diamond_fast.evaluation import perceptual
+from diamond_fast.evaluation.open_loop import Predictions
+from diamond_fast.evaluation.perceptual import Perceptual
 
 CPU = torch.device("cpu")
 
 
-def make_strips(size=64, segments=3, steps=2):
+def make_predictions(size=64, segments=3, steps=2):
     rng = np.random.default_rng(0)
     real, imagined = rng.integers(256, size=(2, segments, steps, size, size, 3), dtype=np.uint8)
-    return Strips(real[:, 0], real, imagined)
+    return Predictions(real[:, 0], real, imagined)
 
 
 class FakeLpips:
@@ -98,29 +98,29 @@ def weights(tmp_path):
 @pytest.mark.parametrize("batch_size", [2, 64])
 def test_frames_arrive_by_step_and_side(fakes, weights, monkeypatch, batch_size):
     monkeypatch.setattr(perceptual, "BATCH_SIZE", batch_size)
-    strips, hub = make_strips(), torch.hub.get_dir()
+    predictions, hub = make_predictions(), torch.hub.get_dir()
     measure = Perceptual(weights, weights, CPU)
-    measured = measure.distances(strips)
-    difference = np.abs(strips.real.astype(float) - strips.imagined) / 127.5
+    measured = measure.distances(predictions)
+    difference = np.abs(predictions.real.astype(float) - predictions.imagined) / 127.5
     assert measured["lpips"] == pytest.approx(difference.mean((0, 2, 3, 4)).tolist(), rel=1e-5)
-    red = strips.real[..., 0].mean() - strips.imagined[..., 0].mean()
+    red = predictions.real[..., 0].mean() - predictions.imagined[..., 0].mean()
     assert measured["fid"] == pytest.approx(red, rel=1e-3)
     assert measured["fid_frames"] == measure._fid.count == 6
     assert measure._lpips.weights["w"].tolist() == [1, 2]
     assert torch.hub.get_dir() == hub
-    assert measure.distances(strips) == measured  # nothing is left over from the first time
+    assert measure.distances(predictions) == measured  # nothing is left over from the first time
 
 
 def test_small_frames_are_enlarged(fakes, weights):
     measure = Perceptual(weights, None, CPU)
-    measured = measure.distances(make_strips(24))
+    measured = measure.distances(make_predictions(24))
     assert measure._lpips.sizes == {72}
     assert measured["fid"] is None
     assert 0 < measured["lpips"][0] < 2
 
 
 def test_nothing_is_measured_without_weights():
-    assert Perceptual(None, None, CPU).distances(make_strips()) == {"lpips": None, "fid": None, "fid_frames": None}
+    assert Perceptual(None, None, CPU).distances(make_predictions()) == {"lpips": None, "fid": None, "fid_frames": None}
 
 
 def test_what_is_missing_is_named(monkeypatch, weights):
@@ -161,15 +161,15 @@ def test_with_the_real_networks_and_random_weights(tmp_path, monkeypatch):
         m.setattr(feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *args, **kwargs: {})
         torch.save(Blank("inception-v3-compat", ["2048"]).state_dict(), tmp_path / "inception.pth")
     measure = Perceptual(tmp_path / "alex.pth", tmp_path / "inception.pth", CPU)
-    strips = make_strips(24, segments=4, steps=3)
-    same = measure.distances(strips._replace(imagined=strips.real))
+    predictions = make_predictions(24, segments=4, steps=3)
+    same = measure.distances(predictions._replace(imagined=predictions.real))
     assert same["lpips"] == [0, 0, 0]
     assert same["fid"] == pytest.approx(0, abs=1e-3)
 
-    measured = measure.distances(strips)
+    measured = measure.distances(predictions)
     assert min(measured["lpips"]) > 0
     features = []
-    for frames in (strips.real, strips.imagined):
+    for frames in (predictions.real, predictions.imagined):
         images = torch.from_numpy(frames).flatten(0, 1).movedim(-1, 1)
         features.append(measure._fid.inception(images).double().numpy())
     (mean, cov), (mean2, cov2) = ((x.mean(0), np.cov(x.T)) for x in features)

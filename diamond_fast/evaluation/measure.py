@@ -1,0 +1,139 @@
+"""One evaluation from its games to its figures."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from diamond_fast.envs.real import RealEnv
+from diamond_fast.evaluation.compounding import Compounding, measure_compounding, with_denoising_steps
+from diamond_fast.evaluation.held_out import cut_into_windows, denoiser_loss, reward_end_quality
+from diamond_fast.evaluation.perceptual import Perceptual
+from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
+from diamond_fast.evaluation.sampling_rate import measure_sampling_rate
+from diamond_fast.replay import Replay
+from diamond_fast.runs.agents import TrainedAgent
+from diamond_fast.runs.metrics import plain
+from diamond_fast.runs.progress import Progress
+
+NUM_STORED = 8
+"""Games the world model is judged on, at most: frames of 100 games would fill the memory."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to measure, and of which agent."""
+
+    trained: TrainedAgent
+    """On the device, ready to evaluate; its config has the horizon to imagine."""
+    device: torch.device
+    env: RealEnv | None
+    """The game, which is closed in the end; None: no games are played."""
+    num_episodes: int
+    """Games to play."""
+    held_out: Replay | None
+    """What the world model is judged on; None: the games played."""
+    held_out_source: str
+    perceptual: Perceptual
+    num_segments: int
+    denoising_steps: tuple[int, ...]
+    noise_seeds: int
+    batch_size: int
+    seed: int
+
+    @property
+    def num_imagined(self) -> int:
+        """Frames, at most."""
+        horizon = self.trained.config.world_model.horizon
+        return self.num_segments * horizon * self.noise_seeds * len(self.denoising_steps)
+
+
+def measure(task: Task) -> tuple[dict[str, Any], Compounding | None]:
+    """Everything that goes into evaluation.json, and the frames behind it.
+
+    Raises:
+        EnvironmentFailedError: the game raised something, or took too long.
+    """
+    config, device = task.trained.config, task.device
+    plan = {"play": task.num_episodes, "imagine": 0 if config.model_free else task.num_imagined}
+    on_gpu = device.type == "cuda"
+    results: dict[str, Any] = {
+        "agent": task.trained.source,
+        "game": config.name,
+        "epoch": task.trained.epoch,
+        "seed": task.seed,
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+    }
+    compounding, held_out = None, task.held_out
+    with Progress(sum(map(bool, plan.values())), plan, unit="part") as progress:
+        if task.env is not None:
+            games, played = _play(task, progress)
+            results["returns"] = {**asdict(games), "mean": games.mean, "std": games.std, "ci95": games.ci95}
+            progress.epoch_done(f"{len(games.returns)} games played")
+            held_out = held_out or played
+        if held_out is not None:
+            results["world_model"], compounding = _judge(task, held_out, progress)
+            progress.epoch_done("world model compared with real episodes")
+    return plain(results), compounding
+
+
+def _play(task: Task, progress: Progress) -> tuple[Evaluation, Replay | None]:
+    """Games and, if the world model is to be judged on them, their recording."""
+    config, policy = task.trained.config, task.trained.agent.actor_critic
+    num_stored = 0 if config.model_free or task.held_out is not None else min(task.num_episodes, NUM_STORED)
+    replay = None
+    if num_stored:
+        replay = Replay(config.frame_shape, capacity=num_stored * config.evaluation.max_steps)
+    with progress.phase("play", task.num_episodes) as phase:
+        try:
+            games = evaluate(policy, task.env, task.num_episodes, task.seed, 0, replay, phase.advance, num_stored)
+        finally:
+            task.env.close()
+    if line := about_cut_games(games, config):
+        progress.say(line)
+    return games, replay
+
+
+def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, Any], Compounding | None]:
+    """The world model's figures on held-out episodes."""
+    agent, config = task.trained.agent, task.trained.config
+    num_windows = len(cut_into_windows(replay.lengths, config.reward_end_seq_length))
+    with progress.phase("classify", num_windows) as phase:
+        quality = reward_end_quality(agent.rew_end_model, replay, config, advance=phase.advance)
+    with progress.phase("imagine", task.num_imagined) as phase:
+        compounding = measure_compounding(
+            agent,
+            replay,
+            config,
+            task.denoising_steps,
+            task.num_segments,
+            task.noise_seeds,
+            task.seed,
+            task.batch_size,
+            phase.advance,
+        )
+    sampling = {}
+    for n in task.denoising_steps:
+        cfg = with_denoising_steps(config, n)
+        rates = (measure_sampling_rate(agent, replay, cfg, task.batch_size, fast) for fast in (False, True))
+        sampling[str(n)] = [asdict(rate) for rate in rates if rate]
+    figures = {
+        "held_out": {"source": task.held_out_source, "episodes": replay.num_episodes, "steps": replay.num_steps},
+        "denoiser_loss": denoiser_loss(agent, replay, config, task.seed),
+        "reward_end": quality._asdict() | {"reward": quality.reward, "end": quality.end},
+        "sampling": sampling,
+        "pixel_error": None,
+        "perceptual": {},
+    }
+    if compounding is not None:
+        figures["pixel_error"] = {
+            "unit": "grey levels of 255",
+            "segments": compounding.num_segments,
+            "noise_seeds": task.noise_seeds,
+            "horizon": config.world_model.horizon,
+            "by_denoising_steps": {str(n): asdict(curve) for n, curve in compounding.curves.items()},
+            "unchanged": asdict(compounding.unchanged),
+        }
+        figures["perceptual"] = {str(n): task.perceptual.distances(p) for n, p in compounding.predictions.items()}
+    return figures, compounding

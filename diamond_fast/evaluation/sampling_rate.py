@@ -1,0 +1,58 @@
+"""How fast frames are imagined."""
+
+import statistics
+import time
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diamond_fast.config import RunConfig
+from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.evaluation.open_loop import spread
+from diamond_fast.frames import to_float
+from diamond_fast.replay import Replay
+from diamond_fast.world_model import Agent, DiffusionSampler
+
+
+@dataclass(frozen=True)
+class SamplingRate:
+    path: str
+    """The plain sampler, or which of FastDenoiser's paths."""
+    batch_size: int
+    frames_per_second: float
+    """Imagined frames of all segments together: the median over batches."""
+    denoiser_calls_per_second: float
+    """Evaluations of the denoiser for one frame each."""
+
+
+def measure_sampling_rate(
+    agent: Agent, replay: Replay, cfg: RunConfig, batch_size: int, fast: bool = False, seconds: float = 1.0
+) -> SamplingRate | None:
+    """Draw next frames of held-out contexts for some seconds (3 batches at least); None without any.
+
+    Args:
+        fast: with FastDenoiser, whose arithmetic may be coarser; else with the sampler that the errors are measured of.
+    """
+    context = cfg.denoiser.inner_model.num_steps_conditioning
+    starts = spread(replay.lengths, context, batch_size)
+    if not starts:
+        return None
+    device, s = agent.denoiser.device, cfg.world_model.sampler
+    sampler = FastDenoiser(agent.denoiser, s) if fast else DiffusionSampler(agent.denoiser, s)
+    batch = replay.cut(starts, context)
+    obs, act = to_float(batch.frames.to(device)), batch.act.to(device)
+    rate = frames_per_second(sampler, obs, act, seconds)
+    calls = s.num_steps if s.order == 1 else 2 * s.num_steps - 1
+    return SamplingRate(sampler.path if fast else "plain", len(starts), rate, rate * calls)
+
+
+def frames_per_second(sampler: DiffusionSampler | FastDenoiser, obs: Tensor, act: Tensor, seconds: float) -> float:
+    """Next frames drawn a second, after contexts [N,T,C,H,W] and their actions [N,T]: the median over batches."""
+    times: list[float] = []
+    sampler.sample(obs, act)  # warms up
+    while len(times) < 3 or sum(times) < seconds:
+        started = time.perf_counter()
+        frames, _ = sampler.sample(obs, act)
+        frames.sum().item()  # waits for the device
+        times.append(time.perf_counter() - started)
+    return len(obs) / statistics.median(times)
