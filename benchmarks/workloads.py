@@ -19,10 +19,10 @@ from diamond_fast.config import (
     UpdateConfig,
     WorldModelConfig,
 )
+from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.replay import Replay
-from diamond_fast.training.capture import CudaGraphs
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, Play, RewardEndObjective
 from diamond_fast.training.paths import make_imagination
 from diamond_fast.training.precision import autocast
@@ -149,8 +149,7 @@ def fast_imagination(
 ) -> tuple[BatchedEnv, Play | None]:
     """Imagination as runs have it, and what plays rollouts there."""
     contexts = replay.segments(num_envs, cfg.denoiser.inner_model.num_steps_conditioning)
-    graphs = CudaGraphs(device) if device.type == "cuda" else None
-    return make_imagination(cfg, agent, contexts, num_envs, device, graphs)
+    return make_imagination(cfg, agent, contexts, num_envs, device, partial(Captured, changes_state=True))
 
 
 def published_updates(

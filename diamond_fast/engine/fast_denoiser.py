@@ -14,7 +14,7 @@ from diamond_fast.engine.denoiser_networks import AmxUNet, DenoiserNetwork, Fuse
 from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.given_weights import Watch, as_inner_model, bind, find_unet, rebuild, weights_of
-from diamond_fast.engine.graphs import Recorded
+from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.paths import fast_dtype, runs_on_amx
 from diamond_fast.engine.uncompiled import uncompiled
 from diamond_fast.networks.exact import outside_autocast
@@ -222,7 +222,7 @@ class FastDenoiser(nn.Module):
         if n == 0:
             return torch.empty_like(noisy_next_obs)
         with self._arithmetic(device):
-            return self._ready(device).denoise(noisy_next_obs, sigma.expand(n), obs, act)[0]
+            return self._ready(device).denoise(noisy_next_obs, sigma.expand(n), obs, act)
 
     @_by_itself
     def sample(
@@ -296,13 +296,10 @@ class _Fast:
         impl = "auto" if owner.techniques.fused_edm else "torch"
         self.sampler = EDMSampler(self.network, owner.sampler_config, *scales, device, owner._quantised, impl)
         self.sample: Callable[..., list[Tensor]] = self.sampler.sample
-        self.denoise: Callable[..., list[Tensor]] = self._denoise
+        self.denoise: Callable[..., Tensor] = self.sampler.denoise
         if owner.techniques.cuda_graphs:
-            self.sample = Recorded(self.sampler.sample, owner.max_graphs)
-            self.denoise = Recorded(self._denoise, owner.max_graphs)
-
-    def _denoise(self, *inputs: Tensor) -> list[Tensor]:
-        return [self.sampler.denoise(*inputs)]
+            self.sample = Captured("FastDenoiser.sample", self.sampler.sample, max_graphs=owner.max_graphs)
+            self.denoise = Captured("FastDenoiser.denoise", self.sampler.denoise, max_graphs=owner.max_graphs)
 
     def refresh(self, owner: FastDenoiser) -> None:
         """Takes the weights as they are now, in place."""

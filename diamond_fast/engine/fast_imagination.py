@@ -6,6 +6,7 @@ order of random draws differs from the twin's, their distribution does not.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.edm_sampler import EDMSampler
-from diamond_fast.engine.fast_encoders import FastRewardEnd
+from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.imagination import ImaginationState, InitialStates
-from diamond_fast.engine.rollout import EnvStep, sample_categorical
+from diamond_fast.engine.recompute import Played, play
+from diamond_fast.engine.rollout import EnvStep, RolloutState, sample_categorical
 from diamond_fast.frames import to_float
 
 
@@ -212,3 +214,36 @@ def _where(condition: Tensor, a: ImaginationState, b: ImaginationState) -> Imagi
         return torch.where(rows, x, y)
 
     return ImaginationState(*(pick(name) for name in ("obs", "act", "hx", "cx", "ep_len")))
+
+
+class ImaginedRollouts:
+    """Plays on in the imagination where the last rollout stopped, without gradients.
+
+    Args:
+        env: where to play.
+        policy: who plays; its copies of the weights are refreshed before every rollout.
+        num_steps: of a rollout.
+        capacity: burn-ins kept for the recomputation, at most.
+        captured: makes a rollout one CUDA graph, as ``Captured`` does; None: it is none.
+    """
+
+    def __init__(
+        self,
+        env: FastImaginedEnv,
+        policy: FastPolicy,
+        num_steps: int,
+        capacity: int,
+        captured: Callable[[str, Callable], Callable] | None = None,
+    ):
+        self.env = env
+        self.policy = policy
+        self._play = partial(play, env, policy, num_steps=num_steps, capacity=capacity)
+        if captured is not None:
+            self._play = captured("imagined rollout", self._play)
+
+    def __call__(self, state: RolloutState) -> tuple[Played, RolloutState]:
+        self.policy.refresh()
+        self.env.begin_rollout()
+        played = self._play(state)
+        self.env.end_rollout()
+        return played

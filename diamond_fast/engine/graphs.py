@@ -3,11 +3,14 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
-WARM_UPS = 3  # runs before recording: libraries choose algorithms, kernels are compiled
+WARM_UP_CALLS = 3
+"""Calls before a capture: libraries choose algorithms, kernels are compiled, optimisers allocate their moments."""
 
 
 @contextmanager
@@ -23,63 +26,127 @@ def own_casts() -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-class Recording:
-    """A function recorded with inputs of one shape. Its inputs and outputs lie at fixed addresses.
+class Pool:
+    """What graphs share that never run at the same time: memory, and a stream, as the allocator keeps memory by stream.
 
-    Args:
-        function: of tensors, gives a list of tensors; asks the device nothing and makes no random numbers.
-        inputs: examples.
-        pool: memory shared with other recordings that never run at the same time.
+    They have to live equally long: with the first one goes what libraries keep for the stream.
     """
 
-    def __init__(self, function: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor], pool: tuple[int, int]):
-        self.inputs = [x.clone() for x in inputs]
-        with torch.cuda.device(inputs[0].device):
-            current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-            side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UPS):
-                    function(*self.inputs)
-            current.wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            # other threads, such as one that prefetches batches, may go on using the GPU
-            with own_casts(), torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
-                self.outputs = list(function(*self.inputs))
-
-    def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Outputs of its own for every call: the next one would overwrite those at the fixed addresses."""
-        for fixed, x in zip(self.inputs, inputs, strict=True):
-            fixed.copy_(x)
-        self.graph.replay()
-        return [y.clone() for y in self.outputs]
+    def __init__(self, device: torch.device):
+        self.handle = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream(device)
 
 
-class Recorded:
-    """A function that is recorded when it first meets a shape on a GPU, and called as it is elsewhere.
+class _Graph:
+    """What is kept for inputs of one shape."""
 
-    Where the caller is capturing a graph, that one takes the function's kernels.
+    def __init__(self, pool: Pool):
+        self.pool = pool
+        self.num_calls = 0
+        self.replay: Callable[[], None] | None = None
+        self.inputs: Any = None
+        self.outputs: Any = None
+
+
+class Captured:
+    """A function that is captured on a GPU, and called as it is elsewhere.
+
+    If the caller is capturing a graph itself, that one takes the function's kernels. If a capture fails, which is said
+    in one line, the function is called as it is from then on.
 
     Args:
-        function: as for ``Recording``; everything else it reads must stay at its address.
-        max_recordings: the least recently used is dropped beyond that.
+        name: of the function, for messages.
+        function: takes tensors and returns tensors, either in tuples, lists and dicts of any depth. It asks the device
+            nothing, and everything else that it reads or writes stays at its address.
+        changes_state: whether a call changes more than what it returns. If so, the first calls with inputs of a shape
+            are ordinary ones; if not, the first call repeats the function until it can be captured.
+        generators: that it draws random numbers from, besides the default one. They continue from call to call.
+        pool: shared with other functions; None: each graph has its own.
+        max_graphs: the least recently used is dropped beyond that.
     """
 
-    def __init__(self, function: Callable[..., Sequence[Tensor]], max_recordings: int = 8):
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        *,
+        changes_state: bool = False,
+        generators: Sequence[torch.Generator] = (),
+        pool: Pool | None = None,
+        max_graphs: int = 8,
+    ):
+        self.name = name
         self.function = function
-        self.max_recordings = max_recordings
-        self._recordings: OrderedDict[tuple, Recording] = OrderedDict()
-        self._pool: tuple[int, int] | None = None
+        self.changes_state = changes_state
+        self.generators = generators
+        self.pool = pool
+        self.max_graphs = max_graphs
+        self.failed = False
+        self._graphs: OrderedDict[tuple, _Graph] = OrderedDict()
 
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        if not inputs[0].is_cuda or torch.cuda.is_current_stream_capturing():
-            return list(self.function(*inputs))
+    def __call__(self, *inputs: Any) -> Any:
+        """The function's result, in tensors that no later call overwrites."""
+        tensors = tree_leaves(inputs)
+        if self.failed or not self.can_capture(tensors[0]):
+            return self.function(*inputs)
+        graph = self._graph_for(tensors)
+        while graph.num_calls < WARM_UP_CALLS:
+            graph.num_calls += 1
+            result = self.warm_up(graph, inputs)
+            if self.changes_state:
+                return result
+        if graph.replay is None:
+            graph.inputs = tree_map(torch.clone, inputs)
+            try:
+                graph.replay, graph.outputs = self.capture(graph)
+            except Exception as error:  # a library or a compiler can raise anything
+                self.failed = True
+                self._graphs.clear()
+                reason = str(error).strip().partition("\n")[0]
+                print(f"{self.name}: not captured as a CUDA graph ({reason}); going on without one", flush=True)
+                return self.function(*inputs)
+        for held, given in zip(tree_leaves(graph.inputs), tensors, strict=True):
+            held.copy_(given, non_blocking=True)
+        graph.replay()
+        return tree_map(torch.clone, graph.outputs)
+
+    def can_capture(self, tensor: Tensor) -> bool:
+        return tensor.is_cuda and not torch.cuda.is_current_stream_capturing()
+
+    def _graph_for(self, tensors: Sequence[Tensor]) -> _Graph:
         autocast = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
-        key = (autocast, *((x.shape, x.dtype, x.device) for x in inputs))
-        if key not in self._recordings:
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            while len(self._recordings) >= self.max_recordings:
-                self._recordings.popitem(last=False)
-            self._recordings[key] = Recording(self.function, inputs, self._pool)
-        self._recordings.move_to_end(key)
-        return self._recordings[key](inputs)
+        key = (autocast, *((x.shape, x.dtype, x.device) for x in tensors))
+        if key not in self._graphs:
+            while len(self._graphs) >= self.max_graphs:
+                self._graphs.popitem(last=False)
+            self._graphs[key] = _Graph(self.pool or Pool(tensors[0].device))
+        self._graphs.move_to_end(key)
+        return self._graphs[key]
+
+    def warm_up(self, graph: _Graph, inputs: Any) -> Any:
+        """Calls the function on the stream that it will be captured on."""
+        stream = graph.pool.stream
+        current = torch.cuda.current_stream(stream.device)
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            result = self.function(*inputs)
+        current.wait_stream(stream)
+        return result
+
+    def capture(self, graph: _Graph) -> tuple[Callable[[], None], Any]:
+        """Records what the function does with the graph's inputs, without doing it.
+
+        Returns:
+            what replays it, and where its results will be.
+        """
+        recorded, stream = torch.cuda.CUDAGraph(), graph.pool.stream
+        for generator in self.generators:
+            recorded.register_generator_state(generator)
+        with (
+            own_casts(),
+            torch.cuda.stream(stream),  # here too: a capture that fails does not give the stream back
+            # other threads, such as one that writes a checkpoint, may go on using the GPU
+            torch.cuda.graph(recorded, pool=graph.pool.handle, stream=stream, capture_error_mode="thread_local"),
+        ):
+            outputs = self.function(*graph.inputs)
+        return recorded.replay, outputs

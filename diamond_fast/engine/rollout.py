@@ -3,7 +3,6 @@
 Gradients flow through the whole rollout, burn-in after resets included, but never into the rollout before it.
 """
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -42,8 +41,7 @@ class BatchedEnv(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-@dataclass
-class RolloutState:
+class RolloutState(NamedTuple):
     """What a rollout continues from: the frames to act on [N,C,H,W] and the policy's LSTM state, each [N,D]."""
 
     obs: Tensor

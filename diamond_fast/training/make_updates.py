@@ -5,9 +5,9 @@ from functools import partial
 import torch
 
 from diamond_fast.config import RunConfig, UpdateConfig
+from diamond_fast.engine.graphs import Captured, Pool
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.replay import Replay, Segments
-from diamond_fast.training.capture import CudaGraphs
 from diamond_fast.training.crew import Crew
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.paths import make_imagination, play_in, trained
@@ -34,14 +34,15 @@ def make_updates(
         cuda_graphs: on a GPU, captures each update as one graph.
         crew: shares every batch with other processes; their exchange of gradients is in no graph.
     """
-    captures = cuda_graphs and device.type == "cuda" and crew is None
-    graphs = CudaGraphs(device) if captures else None
+    captured = None
+    if cuda_graphs and device.type == "cuda" and crew is None:
+        captured = partial(Captured, changes_state=True, pool=Pool(device))
     train = partial(trained, precision=cfg.precision, device=device)
     make_update = partial(
         Update,
         autocast=partial(autocast, device, cfg.precision),
         on_nonfinite=cfg.on_nonfinite,
-        graphs=graphs,
+        captured=captured,
         crew=crew,
     )
 
@@ -66,7 +67,7 @@ def make_updates(
         updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
         num_envs = cfg.actor_critic_update.batch_size // (1 if crew is None else crew.size)
-        rl_env, play = make_imagination(cfg, agent, contexts, num_envs, device, graphs)
+        rl_env, play = make_imagination(cfg, agent, contexts, num_envs, device, captured)
     else:
         play = play_in(real_env, agent, cfg, device)
     policy = train(agent.actor_critic) if play is not None else agent.actor_critic

@@ -128,7 +128,7 @@ class ActorCriticObjective:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        rollout_state = None if self.state is None else vars(self.state)
+        rollout_state = None if self.state is None else self.state._asdict()
         return {"rollout": rollout_state, "env": self.env.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

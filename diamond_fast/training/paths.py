@@ -1,5 +1,6 @@
 """The paths a run takes: readable networks, or the fast ones where machine and precision allow them."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -11,15 +12,13 @@ from diamond_fast.engine.amx_training import on_amx
 from diamond_fast.engine.denoiser_networks import AmxUNet, FusedUNet
 from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
-from diamond_fast.engine.fast_imagination import FastImaginedEnv
+from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
 from diamond_fast.engine.paths import runs_on_amx
 from diamond_fast.engine.recompute import play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.replay import Segments
-from diamond_fast.training.capture import CudaGraphs
-from diamond_fast.training.imagined_rollouts import ImaginedRollouts
 from diamond_fast.training.objectives import Play
 from diamond_fast.training.precision import network_dtype
 from diamond_fast.world_model import Agent
@@ -33,7 +32,12 @@ def trained(model: Model, precision: Precision, device: torch.device) -> Model:
 
 
 def make_imagination(
-    cfg: RunConfig, agent: Agent, contexts: Segments, num_envs: int, device: torch.device, graphs: CudaGraphs | None
+    cfg: RunConfig,
+    agent: Agent,
+    contexts: Segments,
+    num_envs: int,
+    device: torch.device,
+    captured: Callable[[str, Callable], Callable] | None = None,
 ) -> tuple[BatchedEnv, Play | None]:
     """The world model as an environment, and how rollouts in it are played; None: with gradients, step by step.
 
@@ -52,7 +56,7 @@ def make_imagination(
     starts = InitialStates(contexts, reward_end, num_batches)
     env = FastImaginedEnv(EDMSampler(unet, world.sampler, *scales, device), reward_end, world, starts, num_envs, steps)
     capacity = usual_capacity(num_envs, steps, world.horizon)
-    return env, ImaginedRollouts(env, policy, steps, capacity, graphs)
+    return env, ImaginedRollouts(env, policy, steps, capacity, captured)
 
 
 def play_in(env: BatchedEnv, agent: Agent, cfg: RunConfig, device: torch.device) -> Play | None:

@@ -14,8 +14,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from diamond_fast.config import RunConfig
+from diamond_fast.engine.graphs import WARM_UP_CALLS
 from diamond_fast.envs.acting import Player
-from diamond_fast.training.capture import WARM_UP_CALLS
 from diamond_fast.training.trainer import Trainer
 from diamond_fast.training.update import Update
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from diamond_fast.config import UpdateConfig
-from diamond_fast.training.capture import Captured, CudaGraphs
 from diamond_fast.training.crew import Crew
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.optim import load_optimizer, make_optimizer, set_learning_rate, warmed_up
@@ -48,7 +47,8 @@ class Update:
         cfg: how the model is optimised.
         autocast: makes the context losses are computed in.
         on_nonfinite: "skip" leaves out an update that is not finite and goes on; "stop" raises.
-        graphs: captures losses, gradients and the optimiser's step; None: they are launched one by one.
+        captured: makes losses, gradients and the optimiser's step one CUDA graph, as ``Captured`` does; None: they are
+            launched one by one.
         crew: processes whose gradients are averaged, each from its share of the batches.
     """
 
@@ -60,7 +60,7 @@ class Update:
         cfg: UpdateConfig,
         autocast: Callable[[], AbstractContextManager],
         on_nonfinite: Literal["stop", "skip"] = "stop",
-        graphs: CudaGraphs | None = None,
+        captured: Callable[[str, Callable], Callable] | None = None,
         crew: Crew | None = None,
     ):
         self.name = name
@@ -73,7 +73,7 @@ class Update:
         self.optimizer = make_optimizer(model, cfg.lr, cfg.weight_decay, cfg.eps)
         self.guard = FiniteGuard(name, self.parameters[0].device)
         self.num_updates = 0
-        self._apply = self.apply if graphs is None else Captured(name, self.apply, graphs)
+        self._apply = self.apply if captured is None else captured(name, self.apply)
         self._begin()
 
     def _begin(self) -> None:
@@ -133,7 +133,7 @@ class Update:
             self.objective.recover()
             return
         for name, value in figures.items():
-            self._totals[name] = self._totals[name] + value if name in self._totals else value.clone()
+            self._totals[name] = self._totals[name] + value if name in self._totals else value
 
     def step(self) -> Figures:
         """One update, over ``grad_acc_steps`` batches whose gradients add up, as published.

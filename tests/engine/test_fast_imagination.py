@@ -251,7 +251,7 @@ def test_a_whole_rollout_never_leaves_the_gpu(models, replay, monkeypatch):
         env.randn = lambda *shape, device: torch.empty(shape, device=device)
         env.categorical = lambda logits: logits.argmax(1)
         monkeypatch.setattr(recompute, "sample_categorical", env.categorical)
-        state = RolloutState(*(fake(x) for x in vars(state).values()))
+        state = RolloutState(*map(fake, state))
         with no_host_traffic():
             played, after = play(env, policy, state, STEPS, capacity=ENVS)
     assert played.obs.shape == (ENVS, STEPS, 3, SIZE, SIZE)

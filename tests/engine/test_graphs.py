@@ -1,88 +1,177 @@
-"""Recording without a GPU: a stand-in for CUDA's graphs runs the recorded function again on the fixed inputs."""
+"""Capturing without a GPU: a stand-in for CUDA's graphs runs the captured function again on the fixed inputs."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._pytree import tree_leaves
 
 from diamond_fast.engine import graphs
-from diamond_fast.engine.graphs import WARM_UPS, Recorded, own_casts
+from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured, Pool, own_casts
 
 
-class Graph:
-    """Replays what was recorded: the function, its fixed inputs, its fixed outputs."""
+class Cuda:
+    """CUDA that is none. Keeps what was captured, with the generators, pool and stream of each."""
 
     def __init__(self):
-        self.replays = 0
+        self.captured = []
+        self.stream_now = "current"
+        self.capturing = False
 
-    def replay(self):
-        self.replays += 1
-        with torch.no_grad():
-            for fixed, y in zip(self.recording.outputs, self.recording.function(*self.recording.inputs), strict=True):
-                fixed.copy_(y)
+    def CUDAGraph(self):
+        graph = SimpleNamespace(generators=[], replays=0)
+        graph.register_generator_state = graph.generators.append
+
+        def replay():
+            graph.replays += 1
+            with torch.no_grad():
+                for fixed, y in zip(*map(tree_leaves, (graph.outputs, graph.function(*graph.inputs))), strict=True):
+                    fixed.copy_(y)
+
+        graph.replay = replay
+        return graph
+
+    def graph(self, graph, pool, stream, capture_error_mode):
+        assert self.stream_now == stream
+        assert capture_error_mode == "thread_local"
+        graph.pool, graph.stream = pool, stream
+        self.captured.append(graph)
+        return nullcontext()
+
+    @contextmanager
+    def stream(self, stream):
+        before, self.stream_now = self.stream_now, stream
+        yield
+        self.stream_now = before
+
+    def Stream(self, device):
+        return SimpleNamespace(wait_stream=lambda other: None, device=device)
+
+    def current_stream(self, device):
+        return SimpleNamespace(wait_stream=lambda other: None)
+
+    def graph_pool_handle(self):
+        return object()
+
+    def is_current_stream_capturing(self):
+        return self.capturing
 
 
 @pytest.fixture
-def recordings(monkeypatch):
-    """CUDA that is none; lists the recordings made."""
-    made = []
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    cuda = SimpleNamespace(
-        device=lambda device: nullcontext(),
-        current_stream=lambda: stream,
-        Stream=lambda: stream,
-        stream=lambda s: nullcontext(),
-        CUDAGraph=Graph,
-        graph=lambda graph, pool, capture_error_mode: nullcontext(),
-        graph_pool_handle=lambda: (0, 1),
-        is_current_stream_capturing=lambda: False,
-    )
-    autocast = (torch.is_autocast_enabled, torch.get_autocast_dtype, torch.clear_autocast_cache)
-    monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda, **{f.__name__: f for f in autocast}))
+def cuda(monkeypatch):
+    cuda = Cuda()
+    others = (torch.is_autocast_enabled, torch.get_autocast_dtype, torch.clear_autocast_cache, torch.clone)
+    monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda, **{f.__name__: f for f in others}))
+    capture = Captured.capture
 
-    class Recording(graphs.Recording):
-        def __init__(self, function, inputs, pool):
-            super().__init__(function, inputs, pool)
-            self.function = function
-            self.graph.recording = self
-            made.append(self)
+    def remembered(self, graph):
+        replay, outputs = capture(self, graph)
+        made = cuda.captured[-1]
+        made.function, made.inputs, made.outputs = self.function, graph.inputs, outputs
+        return replay, outputs
 
-    monkeypatch.setattr(graphs, "Recording", Recording)
+    monkeypatch.setattr(Captured, "capture", remembered)
     monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda self: True))
-    return made
+    return cuda
 
 
-def test_replays_with_other_inputs_give_other_outputs(recordings):
-    calls = []
-
-    def function(x, y):
-        calls.append(1)
-        return [x + y, x * y]
-
-    recorded = Recorded(function)
-    first = recorded(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
-    second = recorded(torch.tensor([5.0, 6.0]), torch.tensor([7.0, 8.0]))
+def test_replays_with_other_inputs_give_other_outputs(cuda):
+    captured = Captured("f", lambda x, y: [x + y, x * y])
+    first = captured(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
+    second = captured(torch.tensor([5.0, 6.0]), torch.tensor([7.0, 8.0]))
     assert [x.tolist() for x in first] == [[4.0, 6.0], [3.0, 8.0]]  # not overwritten by the second call
     assert [x.tolist() for x in second] == [[12.0, 14.0], [35.0, 48.0]]
-    assert len(recordings) == 1
-    assert recordings[0].graph.replays == 2
+    assert [graph.replays for graph in cuda.captured] == [2]
 
 
-def test_one_recording_a_shape_and_the_oldest_goes(recordings):
-    recorded = Recorded(lambda x: [x * 2], max_recordings=2)
+def test_the_first_calls_of_what_changes_state_are_ordinary_ones(cuda):
+    """As many as warm up; a replay then does what a call would."""
+    total, calls = torch.zeros(()), []
+
+    def add(batches):
+        calls.append(len(cuda.captured))
+        new = total + sum(x for (x,) in batches)
+        if not cuda.captured or cuda.captured[-1].replays:  # a capture does nothing
+            total.copy_(new)
+        return {"total": new}
+
+    captured = Captured("sum", add, changes_state=True)
+    results = [captured([(torch.tensor(float(i)),), (torch.tensor(1.0),)])["total"] for i in range(6)]
+    assert [x.item() for x in results] == [1, 3, 6, 10, 15, 21]
+    assert calls == [0] * WARM_UP_CALLS + [1] * (1 + 6 - WARM_UP_CALLS)
+
+
+def test_one_graph_a_shape_and_the_oldest_goes(cuda):
+    captured = Captured("f", lambda x: x * 2, max_graphs=2)
     for n in (1, 2, 1, 3, 1, 2):
-        assert recorded(torch.ones(n))[0].tolist() == [2.0] * n
-    assert [len(r.inputs[0]) for r in recordings] == [1, 2, 3, 2]
-    recorded(torch.ones(1, dtype=torch.float64))
-    assert recordings[-1].inputs[0].dtype == torch.float64
+        assert captured(torch.ones(n)).tolist() == [2.0] * n
+    assert [len(graph.inputs[0]) for graph in cuda.captured] == [1, 2, 3, 2]
+    captured(torch.ones(1, dtype=torch.float64))
+    assert cuda.captured[-1].inputs[0].dtype == torch.float64
 
 
-def test_a_graph_that_the_caller_captures_takes_the_kernels(recordings, monkeypatch):
-    monkeypatch.setattr(graphs.torch.cuda, "is_current_stream_capturing", lambda: True)
-    assert Recorded(lambda x: [x * 2])(torch.ones(2))[0].tolist() == [2.0, 2.0]
-    assert not recordings
+def test_graphs_have_a_stream_of_their_own_or_that_of_their_pool(cuda):
+    captured = Captured("f", lambda x: x * 2)
+    captured(torch.ones(1)), captured(torch.ones(2))
+    pool = Pool(torch.device("cpu"))
+    generator = torch.Generator()
+    for name in "ab":
+        Captured(name, lambda x: x, pool=pool, generators=[generator])(torch.ones(1))
+    assert len({id(graph.stream) for graph in cuda.captured}) == 3
+    assert {id(graph.stream) for graph in cuda.captured[2:]} == {id(pool.stream)}
+    assert {id(graph.pool) for graph in cuda.captured[2:]} == {id(pool.handle)}
+    assert [graph.generators for graph in cuda.captured] == [[], [], [generator], [generator]]
+
+
+def test_a_graph_that_the_caller_captures_takes_the_kernels(cuda):
+    cuda.capturing = True
+    assert Captured("f", lambda x: x * 2)(torch.ones(2)).tolist() == [2.0, 2.0]
+    assert not cuda.captured
+
+
+class CompilationError(Exception):
+    """As Triton raises: no RuntimeError."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError, CompilationError])
+@pytest.mark.parametrize("changes_state", [True, False])
+def test_where_the_capture_fails_the_calls_go_on(cuda, monkeypatch, capsys, changes_state, error):
+    """On the stream they began on, though a capture that fails leaves it behind."""
+
+    class Failing:
+        def __init__(self, *args, **kwargs):
+            pass
+
+        def __enter__(self):
+            cuda.stream_now = "of the capture"
+
+        def __exit__(self, *args):
+            raise error("operation not permitted when stream is capturing\nand more lines")
+
+    monkeypatch.setattr(cuda, "graph", Failing)
+
+    @contextmanager
+    def stream(stream):
+        before = cuda.stream_now
+        try:
+            yield
+        finally:
+            cuda.stream_now = before
+
+    monkeypatch.setattr(cuda, "stream", stream)
+    seen = []
+    captured = Captured("denoiser", lambda x: seen.append(x.item()) or {}, changes_state=changes_state)
+    for i in range(6):
+        captured(torch.tensor(i))
+    assert set(seen) == set(range(6))
+    assert seen[-2:] == [4, 5]
+    assert cuda.stream_now == "current"
+    assert capsys.readouterr().out == (
+        "denoiser: not captured as a CUDA graph (operation not permitted when stream is capturing); "
+        "going on without one\n"
+    )
 
 
 def test_around_a_capture_autocast_forgets_its_casts():
@@ -101,7 +190,8 @@ def test_around_a_capture_autocast_forgets_its_casts():
         assert product() == 6
 
 
-def test_a_recording_reads_no_cast_made_before_it(recordings):
+def test_a_capture_reads_no_cast_made_before_it(cuda):
+    """As where a rollout is captured while autocast is on; a cast kept from before would show as old weights."""
     weight, x = torch.nn.Parameter(torch.eye(2)), torch.ones(1, 2)
     seen = []
 
@@ -111,9 +201,9 @@ def test_a_recording_reads_no_cast_made_before_it(recordings):
         return [x]
 
     with torch.autocast("cpu", torch.bfloat16):
-        Recorded(function)(x)
-    assert seen[: WARM_UPS + 1] == [1.0] * WARM_UPS + [4.0]
+        Captured("f", function)(x)
+    assert seen[: WARM_UP_CALLS + 1] == [1.0] * WARM_UP_CALLS + [4.0]
 
 
 def test_without_a_gpu_the_function_is_called():
-    assert Recorded(lambda x: (x + 1,))(torch.zeros(2))[0].tolist() == [1.0, 1.0]
+    assert Captured("f", lambda x: (x + 1,))(torch.zeros(2))[0].tolist() == [1.0, 1.0]

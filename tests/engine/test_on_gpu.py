@@ -5,6 +5,7 @@ pytest -m gpu tests/engine/test_on_gpu.py
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -15,13 +16,12 @@ from diamond_fast.engine.denoiser_networks import FusedUNet
 from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
-from diamond_fast.engine.fast_imagination import FastImaginedEnv
+from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
 from diamond_fast.engine.imagination import InitialStates
 from diamond_fast.engine.rollout import initial_state
 from diamond_fast.replay import Replay
-from diamond_fast.training.capture import WARM_UP_CALLS, CudaGraphs
-from diamond_fast.training.imagined_rollouts import ImaginedRollouts
 from diamond_fast.world_model import DiffusionSampler
 
 LEVEL = 2 / 255
@@ -104,7 +104,7 @@ def test_graphs_see_the_weights_as_they_are(device):
     assert ((fast.sample(obs, act, noise_from(0))[0] - truth).abs() / LEVEL > 0.01).float().mean() < 0.02
 
 
-def make_rollouts(device, graphs):
+def make_rollouts(device, captured):
     models = denoiser("small"), reward_end_model(), actor_critic()
     world, rewards, policy = (m.to(device) for m in models)
     size, actions = 32, policy.num_actions
@@ -125,14 +125,13 @@ def make_rollouts(device, graphs):
         ENVS,
         STEPS,
     )
-    return env, ImaginedRollouts(env, FastPolicy(policy, torch.float32), STEPS, 2 * ENVS, graphs), policy
+    return env, ImaginedRollouts(env, FastPolicy(policy, torch.float32), STEPS, 2 * ENVS, captured), policy
 
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_rollouts_in_a_graph_equal_those_without(device):
     """Frames acted on follow from frames and actions alike: each rollout continues the one before, whoever plays it."""
-    graphs = CudaGraphs(torch.device(device)) if device == "cuda" else None
-    env, rollouts, policy = make_rollouts(device, graphs)
+    env, rollouts, policy = make_rollouts(device, partial(Captured, changes_state=True))
     state = initial_state(env, policy)
     for _ in range(WARM_UP_CALLS + 3):
         first = state.obs.clone()

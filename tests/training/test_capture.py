@@ -4,13 +4,12 @@ A trace knows what a CUDA graph would know: addresses, and the kernels that run 
 depends on data, a wait for the device, or state that moved to another address shows as a failure or a wrong weight.
 """
 
-from contextlib import nullcontext
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._pytree import tree_leaves
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -21,12 +20,11 @@ from diamond_fast.config import (
     SigmaDistributionConfig,
     UpdateConfig,
 )
+from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
 from diamond_fast.engine.recompute import play
 from diamond_fast.engine.rollout import EnvStep
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
-from diamond_fast.training import capture as capture_module
-from diamond_fast.training.capture import WARM_UP_CALLS, Captured, CudaGraphs
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.precision import autocast
@@ -90,30 +88,33 @@ def make_objective(name, device="cpu"):
 NAMES = ["denoiser", "reward_end", "actor_critic"]
 
 
-class TracedGraphs:
+class Traced(Captured):
     """A CUDA graph's manners on a CPU: capturing changes nothing, a replay does the same on what is there by then."""
 
-    def __init__(self, state):
+    def __init__(self, name, function, state):
+        super().__init__(name, function, changes_state=True, pool="none")
         self.state = state  # tensors that the function changes
         self.captures = 0
 
-    def warm_up(self, function, batches):
-        return function(batches)
+    def can_capture(self, tensor):
+        return True
 
-    def capture(self, function, batches):
+    def warm_up(self, graph, inputs):
+        return self.function(*inputs)
+
+    def capture(self, graph):
         self.captures += 1
-        for tensors in batches:
-            for x in tensors:
-                x.zero_()
+        for x in tree_leaves(graph.inputs):
+            x.zero_()
         tensors, random_state = self.state(), torch.get_rng_state()
         before = [x.detach().clone() for x in tensors]
         result = {}
 
-        def traced_function(batches):
-            result.update(function(batches))
+        def traced_function(*inputs):
+            result.update(self.function(*inputs))
             return dict(result)
 
-        graph = make_fx(traced_function)(batches)
+        traced = make_fx(traced_function)(*graph.inputs)
         with torch.no_grad():
             for x, old in zip(tensors, before, strict=True):
                 x.copy_(old)
@@ -122,7 +123,7 @@ class TracedGraphs:
 
         def replay():
             with torch.no_grad():
-                for name, x in graph(batches).items():
+                for name, x in traced(*graph.inputs).items():
                     static[name].copy_(x)
 
         return replay, static
@@ -135,10 +136,10 @@ def make_update(name, traced, grad_acc_steps=1):
     # The learning rate is constant behind the first update: a number on a CPU, which a trace would keep.
     model, objective = make_objective(name)
     cfg = UpdateConfig(lr=1e-2, lr_warmup_steps=1, max_grad_norm=0.5, grad_acc_steps=grad_acc_steps)
-    graphs = TracedGraphs(lambda: state_of(update)) if traced else None
-    update = Update(name, model, objective, cfg, AUTOCAST, graphs=graphs)
+    captured = partial(Traced, state=lambda: state_of(update)) if traced else None
+    update = Update(name, model, objective, cfg, AUTOCAST, captured=captured)
     update.guard.waits = False
-    return update, graphs
+    return update
 
 
 def state_of(update):
@@ -153,11 +154,11 @@ def test_a_replayed_update_equals_an_ordinary_one(name, grad_acc_steps):
     """Over warm-up, capture and three replays, each with a batch and random numbers of its own; then one that fails."""
     figures, updates = [], []
     for traced in (False, True):
-        update, graphs = make_update(name, traced, grad_acc_steps)
+        update = make_update(name, traced, grad_acc_steps)
         torch.manual_seed(1)
         figures.append([{k: v.clone() for k, v in update.step().items()} for _ in range(WARM_UP_CALLS + 3)])
         updates.append(update)
-    assert graphs.captures == 1
+    assert update._apply.captures == 1
     for plain, replayed in zip(*figures, strict=True):
         for key, value in plain.items():
             torch.testing.assert_close(replayed[key], value, rtol=1e-5, atol=1e-6)
@@ -188,61 +189,17 @@ def test_nothing_waits_for_a_gpu(name):
     assert all(p.grad is not None for p in model.parameters())
 
 
-class Failing:
-    """A GPU on which captures fail."""
-
-    def warm_up(self, function, batches):
-        return function(batches)
-
-    def capture(self, function, batches):
-        raise RuntimeError("operation not permitted when stream is capturing\nand more lines")
-
-
-def test_where_the_capture_fails_the_updates_go_on(capsys):
-    seen = []
-    captured = Captured("denoiser", lambda batches: seen.append(batches[0][0].item()) or {}, Failing())
-    for i in range(6):
-        captured([(torch.tensor(i),)])
-    assert seen == [0, 1, 2, 3, 4, 5]
-    assert capsys.readouterr().out == (
-        "denoiser: not captured as a CUDA graph (operation not permitted when stream is capturing); "
-        "going on without one\n"
-    )
-
-
-def test_a_capture_reads_no_cast_made_before_it(monkeypatch):
-    """As where a rollout is captured while autocast is on; a cast kept from before would show as old weights."""
-    cuda = SimpleNamespace(
-        graph_pool_handle=lambda: (0, 1),
-        device=lambda device: nullcontext(),
-        CUDAGraph=lambda: SimpleNamespace(replay=None),
-        graph=lambda graph, pool, capture_error_mode: nullcontext(),
-    )
-    monkeypatch.setattr(capture_module, "torch", SimpleNamespace(cuda=cuda))
-    weight, x = torch.nn.Parameter(torch.eye(2)), torch.ones(1, 2)
-
-    def product(batches):
-        return {"y": torch.nn.functional.linear(*batches[0], weight)[0, 0].detach()}
-
-    with AUTOCAST():
-        assert product([(x,)])["y"] == 1
-        weight.data.fill_(2)
-        assert product([(x,)])["y"] == 1
-        _, result = CudaGraphs(torch.device("cpu")).capture(product, [(x,)])
-    assert result["y"] == 4
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", NAMES)
 @torch.backends.cudnn.flags(enabled=True, deterministic=True)  # bfloat16 sums in another order would show
 def test_a_captured_update_equals_an_ordinary_one(name):
     """The same on a GPU, with CUDA graphs, another learning rate at each update, and no wait in between."""
     weights = []
-    for graphs in (None, CudaGraphs(torch.device("cuda"))):
+    for captured in (None, partial(Captured, changes_state=True)):
         model, objective = make_objective(name, "cuda")
         with torch.device("cuda"):
             runs_autocast = partial(autocast, torch.device("cuda"), "bf16")
-            update = Update(name, model, objective, UpdateConfig(lr_warmup_steps=20), runs_autocast, graphs=graphs)
+            update = Update(name, model, objective, UpdateConfig(lr_warmup_steps=20), runs_autocast, captured=captured)
             torch.manual_seed(1)
             for _ in range(WARM_UP_CALLS + 1):
                 update.step()
@@ -252,7 +209,7 @@ def test_a_captured_update_equals_an_ordinary_one(name):
                     update.step()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
-        assert graphs is None or update._apply._replay is not None
+        assert captured is None or all(graph.replay for graph in update._apply._graphs.values())
         weights.append([p.detach().clone() for p in update.parameters])
     for a, b in zip(*weights, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
