@@ -22,12 +22,6 @@ BAD_INPUT = 2
 
 UNBROKEN = 10_000  # columns on which no message wraps
 ONE_COLUMN = 100  # on a wider terminal the help stands in several columns
-_PLAIN_METAVARS = {
-    "INT": "a whole number",
-    "FLOAT": "a number",
-    "[INT [INT ...]]": "whole numbers",
-    "[FLOAT [FLOAT ...]]": "numbers",
-}
 
 
 def parse(cls: type[T], args: Sequence[str] | None = None, *, default: T | None = None, prog: str | None = None) -> T:
@@ -53,7 +47,7 @@ def parse(cls: type[T], args: Sequence[str] | None = None, *, default: T | None 
     except SystemExit as stop:
         if stop.code != BAD_INPUT:
             raise
-        fail(_condensed(_printed(cls, UNBROKEN, **options)))
+        fail(_one_line(_printed(cls, UNBROKEN, **options)))
     except BrokenPipeError:  # --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
@@ -126,41 +120,14 @@ def _printed(cls: type[Any], columns: int, **options: Any) -> str:
     return text.getvalue()
 
 
-def _condensed(box: str) -> str:
-    """The one line that matters in tyro's framed message."""
-    text = _text_of(box)
-    if m := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)\.", text):
-        choices = ", ".join(re.findall(r"'([^']*)'", m[3]))
-        return f"{m[2]}: invalid choice '{m[1]}'; one of {choices}"
-    if m := re.match(r"Missing value for argument '(\S+)'", text):
-        return f"{m[1]}: needs a value"
-    if m := re.match(r"Error parsing (\S+): (.*?)(?: Argument helptext: (.*))?$", text):
-        name, reason, usage = m[1].split("/")[-1], m[2], m[3] or ""
-        metavar = next((metavar for metavar in _PLAIN_METAVARS if f"{name} {metavar}" in usage), None)
-        values = re.findall(r"'([^']*)'", reason)
-        if metavar and values:
-            return f"{name}: expected {_PLAIN_METAVARS[metavar]}, got '{' '.join(values)}'"
-        return f"{name}: {reason}"
-    if m := re.match(r"Missing from .*?: +(-\S+)", text):
-        return f"{m[1]}: must be given"
-    return text
+def _one_line(message: str) -> str:
+    """tyro's own message, without its frame and title, the hint at --help, and all but the usage of a flag's help.
 
-
-def _text_of(box: str) -> str:
-    """A frame's content in one line, without its title and the hint at --help that ends it.
-
-    The title is part of the frame's upper edge, or stands above a rule where the terminal has no box characters.
+    The title is part of the frame's upper edge, or stands above a rule where tyro draws without box characters.
     """
-    lines = [line.strip(" │╰╯\n") for line in box.splitlines()]
-    rules = [i for i, line in enumerate(lines) if line.startswith("╭") or (line and set(line) <= set("-─"))]
-    content = lines[rules[0] + 1 :] if rules else lines
-    kept = []
-    for line in content:
-        if line.startswith("For full helptext"):
-            break
-        if not set(line) <= set("-─"):
-            kept.append(line)
-    return " ".join(kept)
+    parts = re.split(r"^(?:╭.*|╰.*|[│\s]*[─-]+[│\s]*)$", message, flags=re.MULTILINE)[1:]
+    sections = [[line.strip("│ ") for line in part.strip().splitlines()] for part in parts]
+    return "; ".join(" ".join(lines[:2]) for lines in sections if lines and not lines[0].startswith("For full help"))
 
 
 def _unexpected(token: str, args: Sequence[str], flags: Sequence[str]) -> str:

@@ -62,24 +62,43 @@ def test_flags_override_the_given_defaults():
     assert parse(Args, ["--steps", "9"], default=default) == Args("Boxing", 9, update=Inner(lr=7.0))
 
 
+PARSING, NO_PARSE, USAGE = "Error parsing", "Could not find valid parse for arguments:", "Argument helptext:"
+
+
 @pytest.mark.parametrize("columns", ["30", "80", "300"])
 @pytest.mark.parametrize(
     ("args", "expected"),
     [
-        ("--precision fp8", "--precision: invalid choice 'fp8'; one of fp32, tf32, bf16"),
+        (
+            "--precision fp8",
+            "invalid choice 'fp8' for argument '--precision'. Expected one of ('fp32', 'tf32', 'bf16').",
+        ),
         ("--gme Boxing", "--gme: unknown flag; did you mean --game?"),
         ("--gme=Boxing", "--gme: unknown flag; did you mean --game?"),
         ("--updat.lr 1", "--updat.lr: unknown flag; did you mean --update.lr?"),
         ("--lr 1", "--lr: unknown flag; did you mean --update.lr?"),
         ("--xyzzy", "--xyzzy: unknown flag; --help lists them all"),
-        ("--steps 1.5", "--steps: expected a whole number, got '1.5'"),
-        ("--steps=", "--steps: expected a whole number, got ''"),
-        ("--update.lr fast", "--update.lr: expected a number, got 'fast'"),
-        ("--update.sizes 1 x", "--update.sizes: expected whole numbers, got '1 x'"),
-        ("--update.weights 1 x", "--update.weights: expected numbers, got '1 x'"),
-        ("--temperature hot", "--update.temperature: expected a number, got 'hot'"),
-        ("--steps", "--steps: needs a value"),
-        ("--steps --fast", "--steps: needs a value"),
+        ("--steps 1.5", f"{PARSING} --steps: invalid literal for int() with base 10: '1.5'; {USAGE} --steps INT"),
+        ("--steps=", f"{PARSING} --steps: invalid literal for int() with base 10: ''; {USAGE} --steps INT"),
+        (
+            "--update.lr fast",
+            f"{PARSING} --update.lr: could not convert string to float: 'fast'; {USAGE} --update.lr FLOAT",
+        ),
+        (
+            "--update.sizes 1 x",
+            f"{PARSING} --update.sizes: {NO_PARSE} ['1', 'x']; {USAGE} --update.sizes [INT [INT ...]]",
+        ),
+        (
+            "--update.weights 1 x",
+            f"{PARSING} --update.weights: {NO_PARSE} ['1', 'x']; {USAGE} --update.weights [FLOAT [FLOAT ...]]",
+        ),
+        (
+            "--temperature hot",
+            f"{PARSING} --temperature/--update.temperature: could not convert string to float: 'hot'; "
+            f"{USAGE} --temperature FLOAT, --update.temperature FLOAT",
+        ),
+        ("--steps", "Missing value for argument '--steps'. Expected 1 values."),
+        ("--steps --fast", "Missing value for argument '--steps'. Expected 1 values."),
         ("--steps 1 2", "--steps: unexpected further value '2'"),
         ("--steps 1 --fast 1", "--fast: unexpected further value '1'"),
         ("Boxing", "'Boxing': unexpected; every setting has a flag, which --help lists"),
@@ -91,8 +110,16 @@ def test_one_line_says_what_is_wrong(capsys, monkeypatch, columns, args, expecte
 
 
 def test_what_must_be_given(capsys):
-    assert message(capsys, Needy, []) == "--checkpoint: must be given"
+    assert message(capsys, Needy, []) == "Missing from python -m program: --checkpoint PATH"
     assert parse(Needy, ["--checkpoint", "x"]) == Needy(Path("x"))
+
+
+def test_both_of_tyros_frames_are_taken_off():
+    boxed = "╭─ Value error ──╮\n│ Error: '─-1' │\n│ ──── │\n│ Argument helptext: │\n│   --a INT │\n│   A. │\n"
+    boxed += "│ ──── │\n│ For full helptext, see p --help │\n╰───╯"
+    plain = " Value error \n ----- \n Error: '─-1' \n ---- \n Argument helptext: \n   --a INT \n   A. \n"
+    plain += " ----- \n For full helptext, see p --help \n"
+    assert cli._one_line(boxed) == cli._one_line(plain) == "Error: '─-1'; Argument helptext: --a INT"
 
 
 def test_the_width_of_the_terminal_is_left_alone(capsys, monkeypatch):

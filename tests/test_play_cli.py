@@ -60,7 +60,7 @@ def run(tmp_path):
         (["--run", "a", "--horizon", "0"], "--horizon: must be at least 1, got 0"),
         (["--run", "a", "--port", "70000"], "--port: must be at most 65535, got 70000"),
         (["--run", "a", "--host", "no.such.name.invalid"], "--host no.such.name.invalid"),
-        (["--run", "a", "--player", "cat"], "--player: invalid choice 'cat'; one of human, agent"),
+        (["--run", "a", "--player", "cat"], "invalid choice 'cat' for argument '--player'. Expected one of ('human',"),
     ],
 )
 def test_wrong_input_is_one_line(args, message, capsys):
