@@ -11,18 +11,18 @@ namespace replay {
 namespace {
 
 // The size of everything, in which no step can have overflowed.
-bool fits(int64_t batch_size, int64_t seq_length, int64_t frame_bytes) {
-  constexpr int64_t kMost = int64_t{1} << 46, kBytesAStep = 32;  // rounded up: all arrays but the frames
-  if (batch_size < 1 || seq_length < 1 || frame_bytes < 0) return false;
+bool fits(int64_t batch_size, int64_t seq_length, int64_t frame_bytes, int64_t act_bytes) {
+  constexpr int64_t kMost = int64_t{1} << 46, kBytesAStep = 32;  // rounded up: all arrays but frames and actions
+  if (batch_size < 1 || seq_length < 1 || frame_bytes < 0 || act_bytes < 1 || act_bytes > kMost) return false;
   if (batch_size > kMost / kBytesAStep || seq_length > kMost / kBytesAStep / batch_size) return false;
-  return frame_bytes <= kMost / (batch_size * seq_length) - kBytesAStep;
+  return frame_bytes <= kMost / (batch_size * seq_length) - kBytesAStep - act_bytes;
 }
 
 }  // namespace
 
-BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_bytes)
-    : batch_size(batch_size), seq_length(seq_length), frame_bytes(frame_bytes), num_bytes(0) {
-  if (!fits(batch_size, seq_length, frame_bytes)) {
+BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_bytes, int64_t act_bytes)
+    : batch_size(batch_size), seq_length(seq_length), frame_bytes(frame_bytes), act_bytes(act_bytes), num_bytes(0) {
+  if (!fits(batch_size, seq_length, frame_bytes, act_bytes)) {
     throw std::invalid_argument("batch_size, seq_length: " + std::to_string(batch_size) + " segments of " +
                                 std::to_string(seq_length) + " steps are not positive sizes within 64 TiB");
   }
@@ -33,7 +33,7 @@ BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_b
   };
   const int64_t steps = batch_size * seq_length;
   frames = place(steps * frame_bytes);
-  act = place(steps * static_cast<int64_t>(sizeof(int64_t)));
+  act = place(steps * act_bytes);
   slot = place(steps * static_cast<int64_t>(sizeof(int64_t)));
   rew = place(steps * static_cast<int64_t>(sizeof(float)));
   end = place(steps);
@@ -63,15 +63,6 @@ void copy(uint8_t* to, const uint8_t* from, int64_t num_bytes, const uint8_t* ne
   std::memcpy(to + i, from + i, num_bytes - i);
 }
 
-// One row of an array: zeros, then `count` stored elements, then zeros.
-template <typename T>
-void copy_row(uint8_t* array, int64_t row, const T* stored, int64_t before, int64_t count, int64_t length) {
-  T* to = reinterpret_cast<T*>(array) + row * length;
-  std::fill_n(to, before, T{0});
-  std::copy_n(stored, count, to + before);
-  std::fill_n(to + before + count, length - before - count, T{0});
-}
-
 // What a segment covers of its episode: `before` steps of padding, then frames from `slot` on, of which the last may be
 // a final observation, then padding.
 struct Span {
@@ -94,6 +85,10 @@ void check_cuts(const Store& store, const View& view, const std::vector<Cut>& cu
   if (layout.frame_bytes != 0 && layout.frame_bytes != store.frame_bytes()) {
     throw std::invalid_argument("layout: made for frames of " + std::to_string(layout.frame_bytes) + " bytes, not " +
                                 std::to_string(store.frame_bytes()));
+  }
+  if (layout.act_bytes != store.act_bytes()) {
+    throw std::invalid_argument("layout: made for actions of " + std::to_string(layout.act_bytes) + " bytes, not " +
+                                std::to_string(store.act_bytes()));
   }
   for (const Cut& cut : cuts) {
     if (cut.episode < 0 || cut.episode >= view.num_episodes()) {
@@ -124,8 +119,14 @@ void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const Ba
     copy(frames + first * frame_bytes, store.frame(span.slot), span.num_frames * frame_bytes, store.frame(next.slot));
     std::memset(frames + after * frame_bytes, 0, (base + length - after) * frame_bytes);
 
-    copy_row(block + layout.act, row, store.act(span.slot), span.before, span.num_frames, length);
-    copy_row(block + layout.rew, row, store.rew(span.slot), span.before, span.num_frames, length);
+    const auto copy_row = [&](int64_t array, const void* stored, int64_t bytes) {  // zeros, what is stored, zeros
+      uint8_t* to = block + array;
+      std::memset(to + base * bytes, 0, span.before * bytes);
+      std::memcpy(to + first * bytes, stored, span.num_frames * bytes);
+      std::memset(to + after * bytes, 0, (base + length - after) * bytes);
+    };
+    copy_row(layout.act, store.act(span.slot), layout.act_bytes);
+    copy_row(layout.rew, store.rew(span.slot), sizeof(float));
     for (int64_t i = 0; i < span.num_steps; ++i) {
       const uint8_t flags = *store.flags(span.slot + i);
       block[layout.end + first + i] = (flags & kEnd) != 0;

@@ -33,10 +33,10 @@ const T* data_of(const Array<T>& array, int64_t size, const char* name) {
   return array.data();
 }
 
-void append(Store& store, const Array<uint8_t>& obs, const Array<int64_t>& act, const Array<float>& rew,
+void append(Store& store, const Array<uint8_t>& obs, const Array<uint8_t>& act, const Array<float>& rew,
             const Array<bool>& end, const Array<bool>& trunc, const Array<uint8_t>& final_obs) {
   const int64_t n = store.num_lanes(), frame_bytes = store.frame_bytes();
-  store.append(data_of(obs, n * frame_bytes, "obs"), data_of(act, n, "act"), data_of(rew, n, "rew"),
+  store.append(data_of(obs, n * frame_bytes, "obs"), data_of(act, n * store.act_bytes(), "act"), data_of(rew, n, "rew"),
                data_of(end, n, "end"), data_of(trunc, n, "trunc"), data_of(final_obs, n * frame_bytes, "final_obs"));
 }
 
@@ -76,7 +76,7 @@ py::tuple slots(py::object self, int64_t first, int64_t count) {
   Store& store = self.cast<Store&>();
   store.check_slots(first, count);
   return py::make_tuple(py::array_t<uint8_t>({count, store.frame_bytes()}, store.frame(first), self),
-                        py::array_t<int64_t>(count, store.act(first), self),
+                        py::array_t<uint8_t>({count, store.act_bytes()}, store.act(first), self),
                         py::array_t<float>(count, store.rew(first), self),
                         py::array_t<uint8_t>(count, store.flags(first), self));
 }
@@ -113,7 +113,6 @@ PYBIND11_MODULE(_replay, m) {
       .def_readonly("has_final", &Episode::has_final);
 
   py::class_<View, std::shared_ptr<View>>(m, "View")
-      .def_readonly("version", &View::version)
       .def_property_readonly("num_episodes", &View::num_episodes)
       .def_property_readonly("num_steps", &View::num_steps)
       .def_readonly("reward_counts", &View::reward_counts)
@@ -127,8 +126,8 @@ PYBIND11_MODULE(_replay, m) {
       .def("episode", [](const View& view, int64_t i) { return view.episodes.at(i); });
 
   py::class_<BatchLayout>(m, "BatchLayout")
-      .def(py::init<int64_t, int64_t, int64_t>(), py::arg("batch_size"), py::arg("seq_length"),
-           py::arg("frame_bytes"))
+      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("batch_size"), py::arg("seq_length"),
+           py::arg("frame_bytes"), py::arg("act_bytes") = sizeof(int64_t))
       .def_readonly("batch_size", &BatchLayout::batch_size)
       .def_readonly("seq_length", &BatchLayout::seq_length)
       .def_readonly("frame_bytes", &BatchLayout::frame_bytes)
@@ -159,7 +158,8 @@ PYBIND11_MODULE(_replay, m) {
            py::arg("stream"));
 
   py::class_<Store, std::shared_ptr<Store>>(m, "Store")
-      .def(py::init<int64_t, int64_t, int64_t>(), py::arg("frame_bytes"), py::arg("num_lanes"), py::arg("capacity"))
+      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("frame_bytes"), py::arg("num_lanes"),
+           py::arg("capacity"), py::arg("act_bytes") = sizeof(int64_t))
       .def("append", &append)
       .def("publish_running", &Store::publish_running)
       .def("close_running", &Store::close_running)
@@ -174,7 +174,6 @@ PYBIND11_MODULE(_replay, m) {
            })
       .def("check_flags", &Store::check_flags, py::arg("lane"), py::arg("num_steps"), py::arg("num_slots"))
       .def("lane_used", &Store::lane_used)
-      .def("lane_running", &Store::lane_running)
       .def_property_readonly("num_vector_steps", &Store::num_vector_steps)
       .def("slots", &slots, py::arg("first"), py::arg("count"))
       // Draws batch number `batch` into the block.

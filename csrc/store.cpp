@@ -37,24 +37,26 @@ void check_at_least_one(int64_t value, const char* name) {
   if (value < 1) throw std::invalid_argument(std::string(name) + ": expected at least 1, got " + std::to_string(value));
 }
 
-int64_t vector_steps(int64_t frame_bytes, int64_t num_lanes, int64_t capacity) {
+int64_t vector_steps(int64_t frame_bytes, int64_t num_lanes, int64_t capacity, int64_t act_bytes) {
   check_at_least_one(frame_bytes, "frame_shape");
   check_at_least_one(num_lanes, "num_envs");
   check_at_least_one(capacity, "capacity");
+  check_at_least_one(act_bytes, "action");
   if (num_lanes > kMaxLanes) throw std::invalid_argument("num_envs: expected at most " + std::to_string(kMaxLanes));
-  const auto bytes = 2 * (static_cast<unsigned __int128>(capacity) + num_lanes) * frame_bytes;
+  const auto bytes = 2 * (static_cast<unsigned __int128>(capacity) + num_lanes) * std::max(frame_bytes, act_bytes);
   if (bytes >> 46) throw std::invalid_argument("capacity: " + std::to_string(capacity) + " steps exceed 64 TiB");
   return (capacity + num_lanes - 1) / num_lanes;
 }
 
 }  // namespace
 
-Store::Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity)
+Store::Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity, int64_t act_bytes)
     : frame_bytes_(frame_bytes),
-      max_vector_steps_(vector_steps(frame_bytes, num_lanes, capacity)),
+      act_bytes_(act_bytes),
+      max_vector_steps_(vector_steps(frame_bytes, num_lanes, capacity, act_bytes)),
       slots_per_lane_(2 * max_vector_steps_),
       frames_(num_lanes * slots_per_lane_ * frame_bytes),
-      act_(num_lanes * slots_per_lane_),
+      act_(num_lanes * slots_per_lane_ * act_bytes),
       rew_(num_lanes * slots_per_lane_),
       flags_(num_lanes * slots_per_lane_),
       lanes_(num_lanes) {
@@ -64,7 +66,7 @@ Store::Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity)
   view_ = std::move(empty);
 }
 
-void Store::append(const uint8_t* obs, const int64_t* act, const float* rew, const bool* end, const bool* trunc,
+void Store::append(const uint8_t* obs, const uint8_t* act, const float* rew, const bool* end, const bool* trunc,
                    const uint8_t* final_obs) {
   if (vector_steps_ == max_vector_steps_) {
     throw std::runtime_error("replay full: it holds " + std::to_string(max_vector_steps_ * num_lanes()) +
@@ -77,7 +79,7 @@ void Store::append(const uint8_t* obs, const int64_t* act, const float* rew, con
     Lane& lane = lanes_[i];
     const int64_t slot = lane_start(i) + lane.used;
     std::memcpy(frame(slot), obs + i * frame_bytes_, frame_bytes_);
-    *this->act(slot) = act[i];
+    std::memcpy(this->act(slot), act + i * act_bytes_, act_bytes_);
     *this->rew(slot) = rew[i];
     *flags(slot) = (end[i] ? kEnd : 0) | (trunc[i] ? kTrunc : 0) | (lane.running ? 0 : kFirst);
     if (end[i] || trunc[i]) {
@@ -200,7 +202,6 @@ std::shared_ptr<const View> Store::view() {
 }
 
 template class Reserved<uint8_t>;
-template class Reserved<int64_t>;
 template class Reserved<float>;
 
 }  // namespace replay

@@ -3,7 +3,7 @@
 // Every environment owns a lane of slots, so an episode is contiguous even when several environments interleave and a
 // segment of it is one memcpy. A slot holds a frame, the action taken at it and what followed. An ended episode
 // owns one more slot for its final observation. Slots are written once: what a View shows never changes, so readers
-// copy without a lock.
+// copy without a lock. Frames and actions are bytes whose meaning is the caller's.
 #pragma once
 
 #include <array>
@@ -68,14 +68,14 @@ class Store {
  public:
   // capacity: steps in all, rounded up to whole vector steps. Throws std::invalid_argument, and std::bad_alloc where
   // there is no address space for as many.
-  Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity);
+  Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity, int64_t act_bytes = sizeof(int64_t));
 
   // --- the writer's side: one thread at a time ---
 
   // Takes one step of every lane; final_obs is read where an episode ended only. An ended episode becomes visible at
   // once, a running one with publish_running(). Throws std::runtime_error when full, std::invalid_argument where a
   // reward is not finite; then nothing is taken.
-  void append(const uint8_t* obs, const int64_t* act, const float* rew, const bool* end, const bool* trunc,
+  void append(const uint8_t* obs, const uint8_t* act, const float* rew, const bool* end, const bool* trunc,
               const uint8_t* final_obs);
   void publish_running();
   // Every running episode stays as it is, without an end, and the next step starts a new one.
@@ -90,7 +90,6 @@ class Store {
 
   int64_t lane_start(int64_t lane) const { return lane * slots_per_lane_; }
   int64_t lane_used(int64_t lane) const { return lanes_.at(lane).used; }
-  bool lane_running(int64_t lane) const { return lanes_.at(lane).running; }
   int64_t num_vector_steps() const { return vector_steps_; }
   // Throws std::out_of_range unless slots [first, first + count) lie in one lane.
   void check_slots(int64_t first, int64_t count) const;
@@ -100,11 +99,12 @@ class Store {
   std::shared_ptr<const View> view();
   uint64_t version() const { return version_.load(std::memory_order_acquire); }
   int64_t frame_bytes() const { return frame_bytes_; }
+  int64_t act_bytes() const { return act_bytes_; }
   int64_t num_lanes() const { return static_cast<int64_t>(lanes_.size()); }
   int64_t num_slots() const { return num_lanes() * slots_per_lane_; }  // room for, in all lanes
 
   uint8_t* frame(int64_t slot) { return frames_.at(slot * frame_bytes_); }
-  int64_t* act(int64_t slot) { return act_.at(slot); }
+  uint8_t* act(int64_t slot) { return act_.at(slot * act_bytes_); }
   float* rew(int64_t slot) { return rew_.at(slot); }
   uint8_t* flags(int64_t slot) { return flags_.at(slot); }
   const uint8_t* flags(int64_t slot) const { return flags_.at(slot); }
@@ -121,11 +121,11 @@ class Store {
   void take_step(Lane& lane, int64_t slot);
   void publish(Lane& lane, bool has_final);
 
-  const int64_t frame_bytes_;
+  const int64_t frame_bytes_, act_bytes_;
   const int64_t max_vector_steps_;
   const int64_t slots_per_lane_;  // twice the steps: every episode might have one step and a final observation
   Reserved<uint8_t> frames_;
-  Reserved<int64_t> act_;
+  Reserved<uint8_t> act_;
   Reserved<float> rew_;
   Reserved<uint8_t> flags_;
   std::vector<Lane> lanes_;

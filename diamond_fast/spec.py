@@ -1,6 +1,5 @@
 """What a world looks like: its frames, its actions, and how much of the past the next frame depends on. No torch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -87,13 +86,12 @@ class Box(Action):
 ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Discrete, MultiBinary, Box)}
 
 
-def action_from_json(data: Mapping[str, Any]) -> Action:
-    """What ``Action.to_json`` gave. Raises ValueError where it is something else."""
-    cls = ACTIONS.get(data.get("kind", ""))
-    n = data.get("n")
-    if cls is None or type(n) is not int:
-        raise ValueError(f"action: expected kind ({', '.join(ACTIONS)}) and n, got {dict(data)}")
-    return cls(n)
+def action_from_json(data: Any) -> Action:
+    """What ``Action.to_json`` gave. Raises ValueError if it is something else."""
+    match data:
+        case {"kind": str(kind), "n": int(n)} if kind in ACTIONS and not isinstance(n, bool):
+            return ACTIONS[kind](n)
+    raise ValueError(f"action: expected kind ({', '.join(ACTIONS)}) and n, got {data}")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from diamond_fast.replay import journal as journal_module
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.replay.journal import Journal
 from diamond_fast.runs import checkpoint
+from diamond_fast.spec import Action, Box, MultiBinary
 
 MEMORY = 1 << 30  # bytes of address space beyond what the process has when everything is imported
 SECONDS = 60  # of computing a file
@@ -125,10 +126,12 @@ class Kind:
 
 
 class JournalKind(Kind):
+    action: Action | None = None
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.path = folder / "journal"
-        replay, rng = Replay.open(self.path, SHAPE, 2), np.random.default_rng(0)
+        replay, rng = Replay.open(self.path, SHAPE, 2, action=self.action), np.random.default_rng(0)
         for _ in range(3):
             random_steps(replay, rng, 12)
             replay.commit()
@@ -139,7 +142,8 @@ class JournalKind(Kind):
 
     def build(self, parts):
         header, *records = parts.values()
-        head = journal_module._HEADER.pack(journal_module._MAGIC, journal_module._VERSION, len(header)) + header
+        version = 1 if self.action is None else 2
+        head = journal_module._HEADER.pack(journal_module._MAGIC, version, len(header)) + header
         self.path.write_bytes(head + journal_module._digest(head))
         try:
             with closing(Journal(self.path)) as journal:
@@ -151,14 +155,20 @@ class JournalKind(Kind):
 
     def read(self):
         Replay.load(self.path)
-        Replay.open(self.path, SHAPE, 2, capacity=1000).close()
+        Replay.open(self.path, SHAPE, 2, capacity=1000, action=self.action).close()
+
+
+class JournalOfButtons(JournalKind):
+    action = MultiBinary(3)
 
 
 class Npz(Kind):
+    action: Action | None = None
+
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.path = folder / "recording.npz"
-        replay = Replay((4, 4, 3))
+        replay = Replay((4, 4, 3), action=self.action)
         random_steps(replay, np.random.default_rng(0), 40)
         replay.commit()
         write_npz(replay, self.path)
@@ -172,6 +182,10 @@ class Npz(Kind):
 
     def read(self):
         load_recording(self.path)
+
+
+class NpzOfNumbers(Npz):
+    action = Box(3)
 
 
 class TorchFile(Kind):
@@ -238,7 +252,9 @@ class Checkpoint(Kind):
 
 KINDS: dict[str, Callable[[Path], Kind]] = {
     "journal": JournalKind,
+    "journal of buttons": JournalOfButtons,
     "npz": Npz,
+    "npz of numbers": NpzOfNumbers,
     "agent": PublishedAgent,
     "episode": PublishedEpisode,
     "checkpoint": Checkpoint,

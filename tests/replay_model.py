@@ -3,8 +3,19 @@
 import numpy as np
 
 from diamond_fast.replay import Replay
+from diamond_fast.spec import Action, Box, MultiBinary
 
 SHAPE = (2, 3, 1)
+
+
+def random_actions(action: Action | None, rng: np.random.Generator, n: int) -> np.ndarray:
+    """n actions of a world in which this is done at each step."""
+    match action:
+        case MultiBinary(k):
+            return rng.integers(0, 2, (n, k), np.uint8)
+        case Box(k):
+            return rng.standard_normal((n, k), np.float32)
+    return rng.integers(0, 6, n)
 
 
 def append_steps(replay: Replay, rng: np.random.Generator, ends: np.ndarray, truncs: np.ndarray) -> list[dict]:
@@ -14,7 +25,7 @@ def append_steps(replay: Replay, rng: np.random.Generator, ends: np.ndarray, tru
         n = len(end)
         step = {
             "obs": rng.integers(0, 256, (n, *replay.frame_shape), np.uint8),
-            "act": rng.integers(0, 6, n),
+            "act": random_actions(replay.action, rng, n),
             "rew": rng.integers(-2, 3, n).astype(np.float32),
             "end": np.asarray(end, bool),
             "trunc": np.asarray(trunc, bool),
@@ -34,6 +45,7 @@ def random_steps(replay: Replay, rng: np.random.Generator, num_steps: int) -> li
 def assert_same(a: Replay, b: Replay) -> None:
     """Both hold the same episodes."""
     np.testing.assert_array_equal(a.lengths, b.lengths)
+    assert a.action == b.action
     for i in range(a.num_episodes):
         for left, right in zip(a.episode(i), b.episode(i), strict=True):
             np.testing.assert_array_equal(left, right)
@@ -83,6 +95,7 @@ class Model:
         assert replay.end_counts.tolist() == [ends.count(False), ends.count(True)]
         for i, (steps, n) in enumerate(zip(self.episodes, self.visible, strict=True)):
             episode = replay.episode(i)
+            assert episode.act.dtype == (np.int64 if replay.action is None else replay.action.dtype)
             for stored, column in zip(episode[:5], zip(*steps[:n], strict=True), strict=True):
                 np.testing.assert_array_equal(stored, np.stack(column))
             np.testing.assert_array_equal(episode.final_obs, self.finals.get(i))

@@ -41,12 +41,22 @@ def test_cuts_of_huge_sizes_are_refused(replay, size):
 
 @pytest.mark.parametrize("size", [*HUGE, 0, -1])
 def test_layouts_of_huge_sizes_are_refused(size):
-    for sizes in ((size, 1, 1), (1, size, 1), (size, size, size)):
+    for sizes in ((size, 1, 1), (1, size, 1), (1, 1, 1, size), (size, size, size, size)):
         with pytest.raises(ValueError, match="batch_size, seq_length: "):
             _replay.BatchLayout(*sizes)
 
 
-@pytest.mark.parametrize("layout", [(3, 2, FRAME_BYTES), (1, 2, FRAME_BYTES), (2, 2, FRAME_BYTES + 1), (2, 2, 1)])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        (3, 2, FRAME_BYTES),
+        (1, 2, FRAME_BYTES),
+        (2, 2, FRAME_BYTES + 1),
+        (2, 2, 1),
+        (2, 2, FRAME_BYTES, 7),
+        (2, 2, FRAME_BYTES, 51),
+    ],
+)
 def test_layouts_for_something_else_are_refused(replay, layout):
     layout = _replay.BatchLayout(*layout)
     block = np.zeros(layout.num_bytes, np.uint8)
@@ -88,7 +98,7 @@ def test_places_outside_are_refused(replay):
         with pytest.raises(IndexError):
             store.slots(slot, count)
     for lane in (-1, 1, 2**62):
-        for ask in (store.lane_start, store.lane_used, store.lane_running):
+        for ask in (store.lane_start, store.lane_used):
             with pytest.raises(IndexError):
                 ask(lane)
         with pytest.raises(IndexError):
@@ -114,5 +124,8 @@ def test_sizes_that_no_memory_has_are_refused():
     for sizes in ((2**62, 1, 1), (1, 2**62, 1), (1, 1, 2**62), (1, 2**16 + 1, 1), (2**31, 2**31, 2**31)):
         with pytest.raises(ValueError, match=r"frame_shape|num_envs|capacity"):
             _replay.Store(*sizes)
+    for act_bytes in (2**62, 0, -1):
+        with pytest.raises(ValueError, match=r"capacity|action"):
+            _replay.Store(1, 1, 1, act_bytes)
     with pytest.raises(TypeError):
         _replay.Prefetcher(None, options(), _replay.BatchLayout(2, 2, 1), 1)

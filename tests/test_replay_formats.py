@@ -260,7 +260,7 @@ def test_npz_with_something_wrong(replay, tmp_path):
         ("observations", good["observations"] / 1.0, r"observations: expected uint8, or .*, got float64 from 0 to 255"),
         ("observations", good["observations"][..., :2], r"observations: expected \[T, H, W, 3\] or gray"),
         ("actions", good["actions"] - 7, "episode 0: act: expected 0 or more, got -"),
-        ("actions", np.ones((60, 2)), r"actions: expected integers \[T\], or one-hot rows, got float64 \[60, 2\]"),
+        ("actions", np.full((60, 2), 2.0), r"actions: expected integers \[T\], or one-hot rows, got float64 \[60, 2\]"),
         ("rewards", np.zeros((60, 2)), r"rewards: expected one number a step, got \[60, 2\]"),
         ("rewards", np.full(60, 1e39), "episode 0: rew: expected finite rewards that fit in float32"),
         ("final_observations", None, "final_observations: expected .* frames, got 0 .*next_observations has them"),

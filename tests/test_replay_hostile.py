@@ -19,6 +19,7 @@ from diamond_fast.replay.formats import write_npz
 from diamond_fast.replay.journal import Journal
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.durable import NewerFormatError
+from diamond_fast.spec import MultiBinary
 
 
 def peak_memory():
@@ -129,10 +130,65 @@ def test_a_journal_that_another_process_writes_is_not_called_damaged(tmp_path):
 def test_a_newer_journal_is_not_called_damaged(tmp_path, monkeypatch):
     path = tmp_path / "journal"
     with monkeypatch.context() as newer:
-        newer.setattr("diamond_fast.replay.journal._VERSION", 2)
+        newer.setattr("diamond_fast.replay.journal._VERSION", 3)
+        newer.setattr("diamond_fast.replay.journal._version", lambda meta: 3)
         write_journal(path)
-    with pytest.raises(NewerFormatError, match="journal: written in format 2, this program reads up to 1"):
+    with pytest.raises(NewerFormatError, match="journal: written in format 3, this program reads up to 2"):
         Replay.open(path, SHAPE)
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_a_version_that_the_header_belies(tmp_path, monkeypatch, version):
+    """One that names an action is of version 2."""
+    meta = {"frame_shape": [1, 1, 1], "num_envs": 1, "action": {"kind": "box", "n": 3}}
+    with monkeypatch.context() as older:
+        older.setattr("diamond_fast.replay.journal._version", lambda meta: version)
+        path = forge_journal(tmp_path / "journal", meta)
+    with pytest.raises(JournalError, match="damaged header"):
+        Replay.load(path)
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        None,
+        [],
+        "box",
+        {},
+        {"kind": "box"},
+        {"kind": ["box"], "n": 3},
+        {"kind": "a kind that comes later", "n": 3},
+        {"kind": "box", "n": 0},
+        {"kind": "box", "n": True},
+        {"kind": "box", "n": 2.0},
+        {"kind": "box", "n": 2**62},
+        {"kind": "multi_binary", "n": 2**62},
+        {"kind": "multi_binary", "n": 10**400},
+    ],
+)
+def test_a_header_with_a_strange_action(tmp_path, action, capsys):
+    before = peak_memory()
+    meta = {"frame_shape": [1, 1, 1], "num_envs": 1, "action": action}
+    path = forge_journal(tmp_path / "journal", meta, {"steps": 1, "slots": [1], "closed": False}, [bytes(100)])
+    for read in (Replay.load, lambda path: Replay.open(path, (1, 1, 1))):
+        with pytest.raises(JournalError) as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 1000
+    assert main(["verify", str(path)]) == 1
+    assert peak_memory() - before < 100e6
+
+
+def test_a_commit_that_ends_within_an_action(tmp_path):
+    meta = {"frame_shape": [1, 1, 1], "num_envs": 1, "action": {"kind": "multi_binary", "n": 51}}
+    head, body = {"steps": 1, "slots": [1], "closed": False}, bytes([8]) + bytes([1] * 51) + bytes(4) + bytes(1)
+    for size in range(len(body)):
+        path = forge_journal(tmp_path / "journal", meta, head, [body[:size]])
+        with pytest.raises(JournalError, match="a commit ends early"):
+            Replay.load(path)
+    whole = Replay.load(forge_journal(tmp_path / "journal", meta, head, [body]))
+    assert whole.action == MultiBinary(51)
+    assert whole.episode(0).act.tolist() == [[1] * 51]
 
 
 def test_a_commit_that_the_system_reads_in_pieces(tmp_path, monkeypatch):

@@ -13,13 +13,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from replay_model import SHAPE, Model, append_steps
 
 from diamond_fast.replay import Replay
+from diamond_fast.spec import Box, Discrete, MultiBinary
 
 WEIGHTS = (0.1, 0.1, 0.1, 0.7)
 
 
 class ReplayMachine(RuleBasedStateMachine):
-    @initialize(num_envs=st.integers(1, 3), seed=st.integers(0, 1000), num_threads=st.integers(0, 2))
-    def start(self, num_envs, seed, num_threads):
+    @initialize(
+        num_envs=st.integers(1, 3),
+        seed=st.integers(0, 1000),
+        num_threads=st.integers(0, 2),
+        action=st.sampled_from([None, Discrete(6), MultiBinary(51), Box(3)]),
+    )
+    def start(self, num_envs, seed, num_threads, action):
+        self.action = action
         self.folder = Path(tempfile.mkdtemp())
         self.path, self.num_envs, self.num_threads = self.folder / "journal", num_envs, num_threads
         self.rng = np.random.default_rng(seed)
@@ -28,7 +35,7 @@ class ReplayMachine(RuleBasedStateMachine):
         self.commits = [(self.replay.commit(), copy.deepcopy(self.model))]
 
     def open(self, length: int | None) -> None:
-        self.replay = Replay.open(self.path, SHAPE, self.num_envs, capacity=2000, length=length)
+        self.replay = Replay.open(self.path, SHAPE, self.num_envs, 2000, length, self.action)
         self.segments = self.replay.segments(8, 4, WEIGHTS, beyond_end=True, num_threads=self.num_threads)
 
     @rule(data=st.data(), num_steps=st.integers(1, 6))
@@ -84,11 +91,12 @@ class ReplayMachine(RuleBasedStateMachine):
                 if real:
                     obs, act, rew, end, trunc = steps[t]
                     np.testing.assert_array_equal(batch.frames[row, j], obs)
-                    stored = [batch.act[row, j], batch.rew[row, j], batch.end[row, j], batch.trunc[row, j]]
-                    assert stored == [act, rew, end, trunc]
+                    np.testing.assert_array_equal(batch.act[row, j], act)
+                    assert [batch.rew[row, j], batch.end[row, j], batch.trunc[row, j]] == [rew, end, trunc]
                 else:
                     is_final = final is not None and t == length
                     assert batch.pixel_mask[row, j] == is_final
+                    assert not batch.act[row, j].any()
                     np.testing.assert_array_equal(batch.frames[row, j], final if is_final else np.zeros(SHAPE))
 
     @invariant()

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from numpy_order import NumpyOrderSegments
 from replay_model import SHAPE, random_steps
 
-from diamond_fast.replay import NumpyOrderSegments, Replay
+from diamond_fast.replay import Replay
 
 QUARTERS = [0.1, 0.1, 0.1, 0.7]
 

@@ -13,10 +13,10 @@ using namespace replay;
 
 void append_steps(Store& store, int count) {
   const std::vector<uint8_t> frame(16, 1);
-  const int64_t act = 0;
+  const uint8_t act[sizeof(int64_t)] = {};
   const float rew = 0;
   const bool no = false;
-  for (int i = 0; i < count; ++i) store.append(frame.data(), &act, &rew, &no, &no, frame.data());
+  for (int i = 0; i < count; ++i) store.append(frame.data(), act, &rew, &no, &no, frame.data());
 }
 
 int main(int, char** arguments) {

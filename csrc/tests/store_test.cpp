@@ -56,7 +56,8 @@ void append_step(Store& store, int64_t number, const std::vector<char>& ends) {
     end[i] = ends[i];
     trunc[i] = false;
   }
-  store.append(obs.data(), act.data(), rew.data(), end.get(), trunc.get(), final_obs.data());
+  const auto* act_bytes = reinterpret_cast<const uint8_t*>(act.data());
+  store.append(obs.data(), act_bytes, rew.data(), end.get(), trunc.get(), final_obs.data());
 }
 
 // A batch is whole: numbers count up within a row, and everything outside the masks is zero.
@@ -143,6 +144,27 @@ void test_adopt_checks_its_flags() {
   *store.flags(3) = kFirst;
   *store.rew(3) = std::numeric_limits<float>::quiet_NaN();
   expect_throws<std::invalid_argument>([&] { store.adopt(1, {1}); });
+}
+
+void test_actions_of_an_odd_size() {
+  constexpr int64_t kActBytes = 51;
+  Store store(kFrameBytes, 1, 10, kActBytes);
+  const std::vector<uint8_t> frame(kFrameBytes);
+  const float rew = 0;
+  const bool no = false;
+  for (uint8_t t = 1; t <= 3; ++t) {
+    const bool end = t == 3;
+    store.append(frame.data(), std::vector<uint8_t>(kActBytes, t).data(), &rew, &end, &no, frame.data());
+  }
+  const BatchLayout layout(1, 6, kFrameBytes, kActBytes);
+  std::vector<uint8_t> block(layout.num_bytes, 77);
+  fill(store, *store.view(), {{0, -1}}, layout, block.data());
+  for (int64_t i = 0; i < 6; ++i) {
+    const uint8_t* act = &block[layout.act + i * kActBytes];
+    EXPECT(std::all_of(act, act + kActBytes, [i](uint8_t byte) { return byte == (i < 4 ? i : 0); }));
+  }
+  const BatchLayout of_numbers(1, 6, kFrameBytes);
+  expect_throws<std::invalid_argument>([&] { fill(store, *store.view(), {{0, 0}}, of_numbers, block.data()); });
 }
 
 void test_pool() {
@@ -347,6 +369,7 @@ int main() {
   test_store();
   test_every_cut();
   test_adopt_checks_its_flags();
+  test_actions_of_an_odd_size();
   test_pool();
   test_sizes_that_would_overflow();
   test_layouts_and_cuts_that_do_not_fit();

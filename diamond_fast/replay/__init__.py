@@ -9,7 +9,6 @@ _HOME = {
     "Batch": "diamond_fast.replay.batch",
     "Episode": "diamond_fast.replay.buffer",
     "JournalError": "diamond_fast.replay.journal",
-    "NumpyOrderSegments": "diamond_fast.replay.numpy_order",
     "Replay": "diamond_fast.replay.buffer",
     "Segments": "diamond_fast.replay.segments",
     "load_recording": "diamond_fast.replay.formats",

@@ -103,9 +103,10 @@ def summary(path: Path) -> str:
     replay = load_recording(path)
     lengths, (negative, zero, positive) = replay.lengths, replay.reward_counts
     height, width, channels = replay.frame_shape
+    action = f"{replay.action.kind}, n = {replay.action.n}" if replay.action else "numbers"
     lines = [
         f"{path}: {replay.num_steps} steps in {replay.num_episodes} episodes, {replay.num_envs} environments at a time",
-        f"frames: {height}x{width}x{channels}",
+        f"frames: {height}x{width}x{channels}; actions: {action}",
         f"rewards: {negative} negative, {zero} zero, {positive} positive; ends: {replay.end_counts[1]}",
     ]
     if len(lengths):
@@ -150,13 +151,15 @@ def export(path: Path, out: Path) -> None:
 
 def import_recording(path: Path, out: Path, frame_size: int | None = None) -> None:
     from diamond_fast.replay import Replay
+    from diamond_fast.replay.conversion import action_of
     from diamond_fast.replay.formats import read_episodes, with_frame_size
 
     refuse_to_overwrite(out)
     episodes = [each if frame_size is None else with_frame_size(each, frame_size) for each in read_episodes(path)]
     out.parent.mkdir(parents=True, exist_ok=True)
     with put_when_done(out) as partial, errors_of(out):
-        replay = Replay.open(partial, episodes[0].obs.shape[1:], capacity=sum(len(each.act) for each in episodes))
+        first, capacity = episodes[0], sum(len(each.act) for each in episodes)
+        replay = Replay.open(partial, first.obs.shape[1:], capacity=capacity, action=action_of(first.act))
         for episode in episodes:
             replay.append_episode(episode)
         replay.commit()

@@ -6,11 +6,13 @@ import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from diamond_fast import _replay
 from diamond_fast.frames import to_float
+from diamond_fast.spec import Action
 
 if TYPE_CHECKING:  # the mirror needs Triton, a batch alone does not
     from diamond_fast.replay.mirror import DeviceMirror
@@ -28,6 +30,7 @@ class Batch:
         block: Tensor,
         layout: _replay.BatchLayout,
         frame_shape: tuple[int, int, int],
+        action: Action,
         mirror: DeviceMirror | None = None,
         part: slice = slice(None),
     ) -> None:
@@ -35,6 +38,7 @@ class Batch:
         self._block = block
         self._layout = layout
         self._frame_shape = frame_shape
+        self._action = action
         self._mirror = mirror
         self._part = part
         self._rows = (layout.batch_size,)
@@ -55,8 +59,9 @@ class Batch:
 
     @cached_property
     def act(self) -> Tensor:
-        """int64 [B, L]."""
-        return self._view(self._layout.act, torch.int64, self._steps)
+        """[B, L, ...] of the dtype and shape of the replay's action: int64 [B, L] where one of several is chosen."""
+        dtype = torch.from_numpy(np.empty(0, self._action.dtype)).dtype
+        return self._view(self._layout.act, dtype, self._steps + self._action.shape)
 
     @cached_property
     def rew(self) -> Tensor:
@@ -100,9 +105,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Returns the batch on a device; from pinned memory the copy does not wait."""
-        return Batch(
-            self._block.to(device, non_blocking=True), self._layout, self._frame_shape, self._mirror, self._part
-        )
+        block = self._block.to(device, non_blocking=True)
+        return Batch(block, self._layout, self._frame_shape, self._action, self._mirror, self._part)
 
     def obs(self) -> Tensor:
         """Returns float32 [B, L, C, H, W] in [-1, 1]; padding is exactly 0.0."""

@@ -20,6 +20,7 @@ from diamond_fast.replay import commits
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.journal import Journal, JournalError
 from diamond_fast.replay.segments import Segments
+from diamond_fast.spec import Action, Discrete, action_from_json
 
 if TYPE_CHECKING:
     from diamond_fast.replay.mirror import DeviceMirror
@@ -36,7 +37,7 @@ class Episode(NamedTuple):
     obs: np.ndarray
     """uint8 [T, H, W, C]: the frames the actions were taken at."""
     act: np.ndarray
-    """int64 [T]."""
+    """[T, ...] of the action's dtype and shape: int64 [T] where one of several is chosen."""
     rew: np.ndarray
     """float32 [T]."""
     end: np.ndarray
@@ -54,13 +55,20 @@ class Replay:
     running at the next `commit()`. One thread writes; reading is safe from any thread meanwhile.
     """
 
-    def __init__(self, frame_shape: Sequence[int] = (64, 64, 3), num_envs: int = 1, capacity: int = 100_000) -> None:
+    def __init__(
+        self,
+        frame_shape: Sequence[int] = (64, 64, 3),
+        num_envs: int = 1,
+        capacity: int = 100_000,
+        action: Action | None = None,
+    ) -> None:
         """Makes an empty buffer in memory.
 
         Args:
             frame_shape: (H, W, C).
             num_envs: environments stepped together.
             capacity: steps in all, rounded up to whole vector steps. What is not used costs no memory.
+            action: what is done at each step; None: int64 numbers, of how many is not known.
 
         Raises:
             ValueError: an argument is not positive, or frame_shape has not three numbers.
@@ -69,7 +77,9 @@ class Replay:
         if len(self.frame_shape) != 3 or min(self.frame_shape) < 1:
             raise ValueError(f"frame_shape: expected (height, width, channels), got {self.frame_shape}")
         self.num_envs = int(num_envs)
-        self._store = _replay.Store(math.prod(self.frame_shape), self.num_envs, int(capacity))
+        self.action = action
+        self._act = action or Discrete(1)  # the dtype and shape are those of any number of choices
+        self._store = _replay.Store(math.prod(self.frame_shape), self.num_envs, int(capacity), self._act.nbytes)
         self._journal: Journal | None = None
         self._num_followed = 0  # records taken by catch_up
         self._mark_committed()
@@ -89,19 +99,24 @@ class Replay:
 
         Args:
             obs: uint8 [N, H, W, C], the frames the actions were taken at.
-            act: integers [N].
+            act: [N, ...] of the action's dtype and shape; any integers [N] where one of several is chosen.
             rew: floats [N].
             end, trunc: bool [N].
             final_obs: uint8 [N, H, W, C], the true next frames; stored where an episode ended.
 
         Raises:
-            TypeError, ValueError: an array has the wrong dtype or shape, or a reward is not finite.
+            TypeError, ValueError: an array has the wrong dtype or shape, an action is none of the world's, or a reward
+                is not finite.
             RuntimeError: the buffer is full.
         """
         steps, frames = (self.num_envs,), (self.num_envs, *self.frame_shape)
+        kind = self._act.dtype.kind
+        act = _checked("act", act, "iu" if kind == "i" else kind, self._act.dtype, steps + self._act.shape)
+        if self.action is not None and (reason := self.action.why_not(act)):
+            raise ValueError(f"act: {reason}")
         self._store.append(
             _checked("obs", obs, "u", np.uint8, frames),
-            _checked("act", act, "iu", np.int64, steps),
+            act.reshape(-1).view(np.uint8),
             _checked("rew", rew, "f", np.float32, steps),
             _checked("end", end, "b", np.bool_, steps),
             _checked("trunc", trunc, "b", np.bool_, steps),
@@ -169,6 +184,7 @@ class Replay:
         episode = view.episode(index)
         frames, act, rew, flags = self._store.slots(episode.first_slot, episode.length + episode.has_final)
         frames = frames.reshape(-1, *self.frame_shape)
+        act = act.view(self._act.dtype).reshape(-1, *self._act.shape)
         for array in (frames, act, rew):
             array.flags.writeable = False
         steps = slice(episode.length)
@@ -205,10 +221,10 @@ class Replay:
         for name, values in zip(("episode", "start"), zip(*starts, strict=True), strict=True):
             for value in values:
                 _check_integer(name, value, -_MOST_STEPS, _MOST_STEPS)
-        layout = _replay.BatchLayout(len(starts), seq_length, math.prod(self.frame_shape))
+        layout = _replay.BatchLayout(len(starts), seq_length, math.prod(self.frame_shape), self._act.nbytes)
         block = torch.empty(layout.num_bytes, dtype=torch.uint8)
         self._store.cut_into(starts, layout, block.numpy())
-        return Batch(block, layout, self.frame_shape)
+        return Batch(block, layout, self.frame_shape, self._act)
 
     def segments(
         self,
@@ -255,8 +271,8 @@ class Replay:
             "beyond_end": beyond_end,
         }
         frame_bytes = math.prod(self.frame_shape) if mirror is None else 0
-        layout = _replay.BatchLayout(batch_size, seq_length, frame_bytes)
-        return Segments(self._store, self.frame_shape, layout, options, seed, stream, num_threads, mirror)
+        layout = _replay.BatchLayout(batch_size, seq_length, frame_bytes, self._act.nbytes)
+        return Segments(self._store, self.frame_shape, self._act, layout, options, seed, stream, num_threads, mirror)
 
     def mirror(self, device: torch.device | str) -> DeviceMirror:
         """Returns a copy of all frames on a device that follows this buffer, for `segments`."""
@@ -274,29 +290,33 @@ class Replay:
         num_envs: int = 1,
         capacity: int = 100_000,
         length: int | None = None,
+        action: Action | None = None,
     ) -> Replay:
         """Opens the buffer kept in a journal, or starts one, and goes on writing to it.
 
         Args:
             path: the journal, a file.
-            frame_shape, num_envs, capacity: as for `Replay`; the first two must be the journal's.
+            frame_shape, num_envs, capacity, action: as for `Replay`; all but capacity must be the journal's. A journal
+                that names no action, as older ones, is one of any number of choices.
             length: go back to the commit that returned this; None: to the last whole one. What follows is dropped
                 from the file, with a warning in the log.
 
         Raises:
-            JournalError: not a journal, made for other frames or environments, larger than capacity, or damaged
-                before `length`. The file is left as it was.
+            JournalError: not a journal, made for other frames, environments or actions, larger than capacity, or
+                damaged before `length`. The file is left as it was.
             NewerFormatError: a newer version of this program wrote it.
             BlockingIOError: another process is writing to it.
             OSError: it cannot be read or written.
         """
-        replay = cls(frame_shape, num_envs, capacity)
+        replay = cls(frame_shape, num_envs, capacity, action)
         meta = {"frame_shape": list(replay.frame_shape), "num_envs": replay.num_envs}
-        journal = Journal(path) if Path(path).exists() else Journal.create(path, meta)
+        named = {} if action is None else {"action": action.to_json()}
+        journal = Journal(path) if Path(path).exists() else Journal.create(path, meta | named)
         try:
             for name, value in meta.items():
                 if journal.meta.get(name) != value:
                     raise JournalError(f"{path}: made for {name} {journal.meta.get(name)}, not {value}")
+            replay._agree_on_action(journal)
             if length is not None:
                 journal.rewind(length)
             replay._restore(journal)
@@ -323,7 +343,8 @@ class Replay:
                 num_envs = journal.meta["num_envs"]
                 _check_integer("num_envs", num_envs, 1, _replay.MAX_ENVS)
                 num_steps = sum(commits.num_vector_steps(record) for record in journal.records())
-                replay = cls(journal.meta["frame_shape"], num_envs, max(1, num_steps * num_envs))
+                capacity = max(1, num_steps * num_envs)
+                replay = cls(journal.meta["frame_shape"], num_envs, capacity, _action_of(journal))
             except MemoryError as error:
                 raise JournalError(f"{path}: there is no memory for as much as it says it holds") from error
             except _MALFORMED as error:
@@ -365,6 +386,18 @@ class Replay:
             self._journal.close()
             self._journal = None
 
+    def _agree_on_action(self, journal: Journal) -> None:
+        """Raises JournalError unless it has our actions. Choices agree if one of us does not say how many there are."""
+        try:
+            stored = _action_of(journal)
+        except _MALFORMED as error:
+            raise JournalError(f"{journal.path}: {one_line(error)}") from error
+        either = stored or self.action
+        if self.action != stored and not (isinstance(either, Discrete) and None in (self.action, stored)):
+            ours, theirs = (action or "int64 numbers" for action in (self.action, stored))
+            raise JournalError(f"{journal.path}: made for action {theirs}, not {ours}")
+        self.action = either
+
     def _restore(self, journal: Journal, first: int = 0) -> None:
         for record in itertools.islice(journal.records(), first, None):
             try:
@@ -381,6 +414,10 @@ class Replay:
         self._closed = False
 
 
+def _action_of(journal: Journal) -> Action | None:
+    return action_from_json(journal.meta["action"]) if "action" in journal.meta else None
+
+
 def _check_integer(name: str, value: Any, least: int, most: int) -> None:
     if not isinstance(value, (int, np.integer)):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
@@ -388,7 +425,7 @@ def _check_integer(name: str, value: Any, least: int, most: int) -> None:
         raise ValueError(f"{name}: expected {least} .. {most}, got {value}")
 
 
-def _checked(name: str, array: Any, kinds: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+def _checked(name: str, array: Any, kinds: str, dtype: np.dtype | type, shape: tuple[int, ...]) -> np.ndarray:
     """Returns array as a contiguous one of dtype, if its kind of numbers and its shape are right."""
     array = np.asarray(array)
     if array.dtype.kind not in kinds or (dtype == np.uint8 and array.dtype != np.uint8):

@@ -1,6 +1,6 @@
 """What a commit adds to a buffer, as the contents of a journal's record.
 
-    length u32 | JSON {steps, slots, closed} | per environment: flags u8, act i64, rew f32 and frames of its new slots
+    length u32 | JSON {steps, slots, closed} | per environment: flags u8, act, rew f32 and frames of its new slots
 
 `steps` counts vector steps, `slots` the new slots per environment; `closed` says that running episodes were closed
 after these steps. The arrays are the buffer's own memory: written from it and read into it without a copy between.

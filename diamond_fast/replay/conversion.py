@@ -4,26 +4,44 @@ from collections.abc import Callable
 
 import numpy as np
 
+from diamond_fast.spec import Action, Box, MultiBinary
+
 
 def one_a_step(array: np.ndarray) -> np.ndarray:
     """[T] of [T, 1]; anything else is left for the check of shapes."""
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 
-def action_numbers(where: str, array: np.ndarray) -> np.ndarray:
-    """Integers [T] of [T, 1], or of one-hot rows [T, A].
+def action_of(act: np.ndarray) -> Action | None:
+    """What actions [T, ...] are, by dtype and shape as a replay keeps them; None: numbers of one of several."""
+    kind = {np.dtype(np.uint8): MultiBinary, np.dtype(np.float32): Box}.get(act.dtype)
+    return kind(act.shape[1]) if kind and act.ndim == 2 and act.shape[1] else None
+
+
+def stored_actions(where: str, array: np.ndarray) -> np.ndarray:
+    """Actions as a replay keeps them: integers [T], buttons uint8 [T, n] or continuous ones float32 [T, n].
+
+    Numbers of one of several are integers [T] or [T, 1], or one-hot rows [T, n]. Other rows of 0 and 1 are buttons,
+    and rows of floats that are not all whole numbers are continuous.
 
     Raises:
-        ValueError: the array has rows that are neither.
+        ValueError: the array has rows that are none of these.
     """
-    array = one_a_step(array)
     if array.ndim != 2:
         return array
-    if array.dtype.kind not in "biuf" or not (np.isin(array, (0, 1)).all() and (array.sum(axis=1) == 1).all()):
-        raise ValueError(
-            f"{where}: expected integers [T], or one-hot rows, got {array.dtype} {list(array.shape)} that are neither"
-        )
-    return array.argmax(axis=1)
+    whole = array.dtype.kind in "biu" or (array.dtype.kind == "f" and bool((array == np.trunc(array)).all()))
+    if whole and array.shape[1] == 1:
+        return array[:, 0]
+    if whole and array.size and np.isin(array, (0, 1)).all():
+        one_hot = (array.sum(axis=1) == 1).all()
+        return array.argmax(axis=1) if one_hot else array.astype(np.uint8)
+    if array.dtype.kind == "f" and not whole:
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32)
+    raise ValueError(
+        f"{where}: expected integers [T], or one-hot rows, got {array.dtype} {list(array.shape)} that are neither, "
+        "nor rows of 0 and 1 (buttons), nor of floats that are not whole (continuous)"
+    )
 
 
 def frame_conversion(where: str, array: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

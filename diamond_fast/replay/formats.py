@@ -3,7 +3,7 @@
 A .npz recording holds T steps of one episode after another, under Gymnasium's and Minari's names, ours, or D4RL's:
 
     observations (obs)              uint8 [T, H, W, 3], or what `conversion` makes into it
-    actions (act)                   integers [T], or one-hot rows [T, A]
+    actions (act)                   integers [T], one-hot rows [T, n], or others that `conversion` knows
     rewards (rew)                   numbers [T]
     terminations (end, terminals)   bool [T]
     truncations (trunc, timeouts)   bool [T]
@@ -11,6 +11,8 @@ A .npz recording holds T steps of one episode after another, under Gymnasium's a
     next_observations               frames [T, ...], the true frame after each step, or
                                     observations with one frame more in each episode, its last: [T + episodes, ...]
     episode_lengths                 integers, optional: where episodes stop that have no end
+    action_kind                     "multi_binary" or "box" in ASCII, optional: the actions are uint8 or float32 [T, n]
+                                    and stay so, whatever their values look like
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ import torch
 from diamond_fast.area import AreaResize
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay.buffer import Episode, Replay
-from diamond_fast.replay.conversion import action_numbers, frame_conversion, one_a_step, repeat_gray
+from diamond_fast.replay.conversion import action_of, frame_conversion, one_a_step, repeat_gray, stored_actions
 from diamond_fast.replay.npz import NpzArchive
 from diamond_fast.torch_file import load_torch_file
 
@@ -51,7 +53,8 @@ def load_recording(path: Path | str) -> Replay:
     if not path.is_dir() and path.suffix != ".npz":
         return Replay.load(path)
     episodes = list(read_episodes(path))
-    replay = Replay(episodes[0].obs.shape[1:], capacity=sum(len(episode.act) for episode in episodes))
+    first, capacity = episodes[0], sum(len(episode.act) for episode in episodes)
+    replay = Replay(first.obs.shape[1:], capacity=capacity, action=action_of(first.act))
     for episode in episodes:
         replay.append_episode(episode)
     return replay
@@ -64,16 +67,16 @@ def read_episodes(path: Path | str) -> Iterator[Episode]:
         ValueError: the message names the first wrong array.
         OSError: it cannot be read.
     """
-    path, frame_shape = Path(path), None
+    path, first = Path(path), None
     if path.is_dir():
         episodes = _read_published(path)
     else:
         episodes = _read_npz(path) if path.suffix == ".npz" else _read_journal(path)
     for i, episode in enumerate(episodes):
-        _check(f"{path}: episode {i}", episode, frame_shape)
-        frame_shape = episode.obs.shape[1:]
+        first = first or episode
+        _check(f"{path}: episode {i}", episode, first)
         yield episode
-    if frame_shape is None:
+    if first is None:
         raise ValueError(f"{path}: no episodes")
 
 
@@ -99,6 +102,9 @@ def write_npz(replay: Replay, path: Path | str) -> None:
         for name, short in _SHORT_NAMES.items():
             parts = (getattr(replay.episode(i), short) for i in episodes)
             _write_array(archive, name, steps, parts)
+        if replay.action is not None and replay.action.shape:
+            kind = np.frombuffer(replay.action.kind.encode(), np.uint8)
+            _write_array(archive, "action_kind", len(kind), [kind])
         finals = (replay.episode(i).final_obs[None] for i in ended)
         _write_array(archive, "final_observations", len(ended), finals, like=replay.episode(0).obs)
         _write_array(archive, "episode_lengths", len(episodes), [replay.lengths])
@@ -120,7 +126,7 @@ def _write_array(
 
 def _read_npz(path: Path) -> Iterator[Episode]:
     arrays = _load_arrays(path)
-    arrays["actions"] = action_numbers(f"{path}: actions", arrays["actions"])
+    arrays["actions"] = _actions(path, arrays)
     for name in ("rewards", "terminations", "truncations"):
         arrays[name] = one_a_step(arrays[name])
         _check_rows(path, name, arrays)
@@ -139,6 +145,16 @@ def _read_npz(path: Path) -> Iterator[Episode]:
         columns = (arrays[name][start:stop] for name in _SHORT_NAMES if name != "observations")
         yield Episode(convert(obs[:end]), *columns, final_obs=None if final is None else convert(final[None])[0])
         start = stop
+
+
+def _actions(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
+    stored, kind = arrays["actions"], arrays.get("action_kind")
+    if kind is None:
+        return stored_actions(f"{path}: actions", stored)
+    action = action_of(stored)
+    if action is None or kind.tobytes() != action.kind.encode():
+        raise ValueError(f"{path}: action_kind: is not that of actions {stored.dtype} {list(stored.shape)}")
+    return stored
 
 
 def _check_rows(path: Path, name: str, arrays: dict[str, np.ndarray], other: str = "") -> None:
@@ -175,7 +191,7 @@ def _load_arrays(path: Path) -> dict[str, np.ndarray]:
             if stored is None:
                 raise ValueError(f"{path}: {name}: missing; there are {', '.join(archive.names)}")
             arrays[name] = archive.read(stored)
-        for name in ("final_observations", "next_observations", "episode_lengths"):
+        for name in ("final_observations", "next_observations", "episode_lengths", "action_kind"):
             if name in archive.names:
                 arrays[name] = archive.read(name)
     return arrays
@@ -236,7 +252,7 @@ def _published_episode(file: Path) -> Episode:
         raise ValueError(f"{file}: obs: expected [T, C, H, W], got {list(columns['obs'].shape)}")
     return Episode(
         obs=repeat_gray(columns["obs"].transpose(0, 2, 3, 1)),
-        act=action_numbers(f"{file}: act", columns["act"]),
+        act=stored_actions(f"{file}: act", columns["act"]),
         rew=one_a_step(columns["rew"]),
         end=one_a_step(columns["end"]),
         trunc=one_a_step(columns["trunc"]),
@@ -265,26 +281,33 @@ def _published_final(where: str, info: Any) -> np.ndarray | None:
     return repeat_gray(to_uint8(final.float().reshape(final.shape[-3:])).numpy())
 
 
-def _check(where: str, episode: Episode, frame_shape: tuple[int, ...] | None) -> None:
-    """Raises ValueError with the name of the first array that is wrong."""
+def _check(where: str, episode: Episode, first: Episode) -> None:
+    """Raises ValueError with the name of the first array that is wrong. Frames and actions are to be as the first's."""
 
     def expect(right: bool, name: str, expected: str, got: object) -> None:
         if not right:
             raise ValueError(f"{where}: {name}: expected {expected}, got {got}")
 
-    expect(episode.act.ndim == 1, "act", "one number a step", list(episode.act.shape))
+    action = action_of(episode.act)
+    expect(action is not None or episode.act.ndim == 1, "act", "one action a step", list(episode.act.shape))
     length, obs = len(episode.act), episode.obs
     expect(length > 0, "act", "at least one step", "none")
     expect(obs.dtype == np.uint8, "obs", "uint8", obs.dtype)
     expect(obs.ndim == 4 and len(obs) == length, "obs", f"[{length}, H, W, C]", list(obs.shape))
     expect(obs.size > 0, "obs", "frames of at least one pixel", list(obs.shape))
-    expect(frame_shape in (None, obs.shape[1:]), "obs", f"frames {frame_shape} as before", obs.shape[1:])
-    for name, kinds in (("act", "iu"), ("rew", "fiu"), ("end", "biu"), ("trunc", "biu")):
+    shape, wanted = first.obs.shape[1:], action_of(first.act)
+    expect(obs.shape[1:] == shape, "obs", f"frames {shape} as before", obs.shape[1:])
+    expect(action == wanted, "act", f"{wanted or 'integers'} as before", action or "integers")
+    if action is None:
+        expect(episode.act.dtype.kind in "iu", "act", "integers", episode.act.dtype)
+        expect(bool((episode.act >= 0).all()), "act", "0 or more", episode.act.min())
+        expect(int(episode.act.max()) < 2**63, "act", "less than 2**63", episode.act.max())
+    elif reason := action.why_not(episode.act):
+        raise ValueError(f"{where}: act: {reason}")
+    for name, kinds in (("rew", "fiu"), ("end", "biu"), ("trunc", "biu")):
         array = getattr(episode, name)
         expect(array.shape == (length,), name, f"[{length}]", list(array.shape))
-        expect(array.dtype.kind in kinds, name, {"iu": "integers", "fiu": "numbers", "biu": "bool"}[kinds], array.dtype)
-    expect(bool((episode.act >= 0).all()), "act", "0 or more", episode.act.min())
-    expect(int(episode.act.max()) < 2**63, "act", "less than 2**63", episode.act.max())
+        expect(array.dtype.kind in kinds, name, {"fiu": "numbers", "biu": "bool"}[kinds], array.dtype)
     with np.errstate(over="ignore"):
         finite = np.isfinite(episode.rew.astype(np.float32)).all()
     expect(bool(finite), "rew", "finite rewards that fit in float32", "nan, infinity or more")

@@ -5,6 +5,8 @@
 
 Numbers are little-endian. A record's digest (BLAKE2b) covers the digest before it, its length and its payload, so a
 flipped bit, a torn write and a lost, repeated or moved record all show.
+
+In version 1 the JSON does not name an action: its actions are int64 numbers, of how many is not said.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import zstandard
 from diamond_fast.runs.durable import NewerFormatError, write_durably
 
 _MAGIC = b"DFREPLAY"
-_VERSION = 1
+_VERSION = 2
 _HEADER = struct.Struct("<8sII")
 _RECORD_MAGIC = b"RCRD"
 _RECORD = struct.Struct("<4sQ16s")
@@ -38,6 +40,10 @@ _log = logging.getLogger(__name__)
 
 class JournalError(ValueError):
     """A journal cannot be used; one line says why."""
+
+
+def _version(meta: dict[str, Any]) -> int:
+    return 2 if "action" in meta else 1
 
 
 def _digest(*parts: bytes) -> bytes:
@@ -83,12 +89,14 @@ class Journal:
     def create(path: Path | str, meta: dict[str, Any]) -> Journal:
         """Makes an empty journal that says `meta` of itself, in place of what is there.
 
+        It is of version 1 unless `meta` names an action, so that older programs read it, too.
+
         Raises:
             OSError: it cannot be written.
         """
         path = Path(path)
         text = json.dumps(meta).encode()
-        header = _HEADER.pack(_MAGIC, _VERSION, len(text)) + text
+        header = _HEADER.pack(_MAGIC, _version(meta), len(text)) + text
         path.parent.mkdir(parents=True, exist_ok=True)
         write_durably(path, header + _digest(header))
         return Journal(path)
@@ -177,13 +185,11 @@ class Journal:
             raise JournalError(f"{self.path}: damaged header")
         if version > _VERSION:
             raise NewerFormatError(f"{self.path}: written in format {version}, this program reads up to {_VERSION}")
-        if version != _VERSION:
-            raise JournalError(f"{self.path}: damaged header")
         try:
             meta = json.loads(text)
         except (ValueError, RecursionError):
             meta = None
-        if not isinstance(meta, dict):
+        if not isinstance(meta, dict) or version != _version(meta):
             raise JournalError(f"{self.path}: damaged header")
         return meta, [_HEADER.size + text_length + 16], [digest]
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from diamond_fast import _replay
 from diamond_fast.replay.batch import Batch
+from diamond_fast.spec import Action
 
 if TYPE_CHECKING:  # the mirror needs Triton, segments alone do not
     from diamond_fast.replay.mirror import DeviceMirror
@@ -43,6 +44,7 @@ class Segments(Iterator[Batch]):
         self,
         store: _replay.Store,
         frame_shape: tuple[int, int, int],
+        action: Action,
         layout: _replay.BatchLayout,
         options: dict[str, Any],
         seed: int,
@@ -52,6 +54,7 @@ class Segments(Iterator[Batch]):
     ) -> None:
         self._store = store
         self._frame_shape = frame_shape
+        self._action = action
         self._layout = layout
         self._options = options
         self._num_threads = num_threads
@@ -85,7 +88,7 @@ class Segments(Iterator[Batch]):
                 self._restart(**self._state)
                 raise
             self._state["next_batch"] += 1
-            batch = Batch(block, self._layout, self._frame_shape, self._mirror, self.part)
+            batch = Batch(block, self._layout, self._frame_shape, self._action, self._mirror, self.part)
             if self._mirror is not None:
                 self._mirror.update()
                 self._mirror.to_rows(batch.slot)
