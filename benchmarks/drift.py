@@ -43,7 +43,7 @@ def errors(sampler, frames: torch.Tensor, act: torch.Tensor, context: int, seed:
 def play_games(cfg: RunConfig, policy: ActorCritic, num_steps: int) -> Replay:
     """Real games that training has not seen."""
     env = make_real_env(cfg.game, cfg.env_id, 4, cfg.frame_size, done_on_life_loss=False)
-    replay = Replay((cfg.frame_size, cfg.frame_size, 3), num_envs=4, capacity=num_steps + 4)
+    replay = Replay(cfg.frame_shape, num_envs=4, capacity=num_steps + 4)
     Collector(env, seed=2**31 - 1).collect(policy, replay, num_steps)
     env.close()
     return replay

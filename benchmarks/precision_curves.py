@@ -30,7 +30,7 @@ MODELS = ("denoiser", "reward_end")
 def record(cfg: RunConfig, steps: int) -> tuple[Replay, int]:
     """Real steps of a policy that has not learned anything, and how many actions there are."""
     env = make_real_env(cfg.game, cfg.env_id, 1, cfg.frame_size, done_on_life_loss=True)
-    replay = Replay((cfg.frame_size, cfg.frame_size, 3), capacity=steps)
+    replay = Replay(cfg.frame_shape, capacity=steps)
     Collector(env, seed=0).collect(Agent(cfg, env.num_actions).actor_critic, replay, steps)
     env.close()
     return replay, env.num_actions

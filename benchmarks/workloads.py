@@ -113,9 +113,8 @@ def make_agent(cfg: RunConfig, device: torch.device, memory_format=torch.contigu
 
 def noise_replay(cfg: RunConfig, num_steps: int, episode_steps: int = 200, room: int = 0) -> Replay:
     """What is in the frames does not matter to a measurement. Room for so many more steps."""
-    shape = (cfg.frame_size, cfg.frame_size, 3)
-    replay, rng = Replay(shape, capacity=num_steps + room), np.random.default_rng(0)
-    frames = rng.integers(0, 256, (64, 1, *shape), np.uint8)
+    replay, rng = Replay(cfg.frame_shape, capacity=num_steps + room), np.random.default_rng(0)
+    frames = rng.integers(0, 256, (64, 1, *cfg.frame_shape), np.uint8)
     acts, rews = rng.integers(0, NUM_ACTIONS, (num_steps, 1)), rng.integers(-1, 2, (num_steps, 1)).astype(np.float32)
     flags = np.array([[False], [True]])
     for t in range(num_steps):

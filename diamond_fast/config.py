@@ -124,6 +124,11 @@ class SamplerConfig:
     s_noise: PositiveFloat = 1.0
     """Scale of the noise put back."""
 
+    @property
+    def num_evaluations(self) -> int:
+        """Of the denoiser, for one frame: Heun's method takes two a step, except at the last."""
+        return self.num_steps if self.order == 1 else 2 * self.num_steps - 1
+
 
 @dataclass(frozen=True)
 class SigmaDistributionConfig:
@@ -148,6 +153,10 @@ class WorldModelConfig:
     """Imagined steps before an episode is truncated."""
     num_batches_to_preload: Width = 256
     """Batches of initial states drawn from the replay at once."""
+
+    def with_denoising_steps(self, count: int) -> "WorldModelConfig":
+        """The same, with frames drawn in so many steps."""
+        return replace(self, sampler=replace(self.sampler, num_steps=count))
 
 
 # --- training -------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ FLOPs are counted on meta tensors, which have shapes but no data. Hours follow f
 (``speed.py``); environments are not counted.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -86,8 +87,7 @@ def estimate(config: RunConfig, num_actions: int) -> Estimate:
             ),
             "actor_critic": _policy_cost(config, agent, epochs),
         }
-    frame_bytes = 3 * config.frame_size**2
-    return Estimate(costs, epochs, replay_bytes=frame_bytes * config.collection.num_steps_total)
+    return Estimate(costs, epochs, math.prod(config.frame_shape) * config.collection.num_steps_total)
 
 
 def time_needed(total: Estimate, speed: MeasuredSpeed) -> str:
@@ -132,10 +132,9 @@ def _reward_end_loss(config: RunConfig, reward_end: nn.Module, n: int) -> Tensor
 
 
 def _policy_step(config: RunConfig, actor_critic: nn.Module, n: int) -> Tensor:
-    device = actor_critic.device
-    obs = torch.zeros(n, 3, config.frame_size, config.frame_size, device=device)
-    state = torch.zeros(n, actor_critic.lstm_dim, device=device, requires_grad=True)  # of the step before
-    logits, value, _ = actor_critic.predict_act_value(obs, (state, state))
+    obs, _, _ = batch_of_zeros(config, n, 1, actor_critic.device)
+    state = torch.zeros(n, actor_critic.lstm_dim, device=obs.device, requires_grad=True)  # of the step before
+    logits, value, _ = actor_critic.predict_act_value(obs[:, 0], (state, state))
     return logits.sum() + value.sum()
 
 
@@ -148,10 +147,8 @@ def _policy_cost(config: RunConfig, agent: Agent, epochs: int) -> Cost:
     policy_step = partial(_policy_step, config)
     if config.model_free:
         return _cost(agent.actor_critic, update, epochs, policy_step, times=steps)
-    n = update.batch_size
+    n, evaluations = update.batch_size, config.world_model.sampler.num_evaluations
     burn_in = steps / config.world_model.horizon * (config.denoiser.inner_model.num_steps_conditioning - 1)
-    sampler = config.world_model.sampler
-    evaluations = sampler.num_steps if sampler.order == 1 else 2 * sampler.num_steps - 1
     reward_end = agent.rew_end_model
     obs, act, _ = batch_of_zeros(config, n, 1, reward_end.device)
     frame_flops = evaluations * count_flops(lambda: denoiser_forward(config, agent.denoiser, n))

@@ -213,12 +213,15 @@ def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:
 
 def _open_game(source: str, config: RunConfig, num_episodes: int, num_actions: int) -> "RealEnv":
     from diamond_fast.envs.real import make_env
+    from diamond_fast.runs.agents import check_actions
 
     num_envs = min(num_episodes, config.evaluation.num_envs)
     env = make_env(config, num_envs, done_on_life_loss=False)
-    if env.num_actions != num_actions:
+    try:
+        check_actions(f"{source}: it", num_actions, config, env.num_actions)
+    except ValueError:
         env.close()
-        raise ValueError(f"{source}: it knows {num_actions} actions, {config.name} has {env.num_actions}")
+        raise
     return env
 
 

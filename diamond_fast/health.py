@@ -141,17 +141,15 @@ def fast_denoiser(device: Any, config: Any, seconds: float = 1.0) -> Finding:
         config: ``RunConfig`` with the networks' sizes.
         seconds: to spend on either.
     """
-    import torch
 
     from diamond_fast.engine.fast_denoiser import FastDenoiser
     from diamond_fast.evaluation.sampling_rate import frames_per_second
+    from diamond_fast.speed import batch_of_zeros
     from diamond_fast.world_model import Denoiser, DiffusionSampler
 
     n = 32 if device.type == "cuda" else 2
     denoiser = Denoiser(config.denoiser, num_actions=1).to(device)
-    steps = config.denoiser.inner_model.num_steps_conditioning
-    obs = torch.zeros(n, steps, 3, config.frame_size, config.frame_size, device=device)
-    act = torch.zeros(n, steps, dtype=torch.int64, device=device)
+    obs, act, _ = batch_of_zeros(config, n, config.denoiser.inner_model.num_steps_conditioning, device)
     plain = frames_per_second(DiffusionSampler(denoiser, config.world_model.sampler), obs, act, seconds)
     try:
         sampler = FastDenoiser(denoiser, config.world_model.sampler)

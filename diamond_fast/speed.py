@@ -1,12 +1,10 @@
 """How fast this machine computes in these networks, now and with nothing else to do."""
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.timing import Timing, timed, wait_for
 from diamond_fast.training.paths import trained
 from diamond_fast.training.precision import autocast, network_dtype
 from diamond_fast.world_model import Agent
@@ -44,14 +43,6 @@ class MeasuredSpeed:
     """Of torch on a CPU; 0 on a GPU."""
 
 
-class Timing(NamedTuple):
-    """Seconds of one call."""
-
-    wall: float
-    cpu: float
-    """Of all threads together."""
-
-
 def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> MeasuredSpeed:
     """Time the denoiser, the largest network, forward and in training: a few seconds.
 
@@ -66,7 +57,7 @@ def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> 
     threads = torch.get_num_threads()
     with _num_threads(1 if load else threads):
         calls = _forward_and_training(config, num_actions, device, batch_size)
-        times = [_timed(call, at_least=1 if load else 2) for call, _ in calls]
+        times = [timed(call, MEASURE_FOR, at_least=1 if load else 2) for call, _ in calls]
     return _speed(times, [flops for _, flops in calls], load, 0 if on_gpu else threads)
 
 
@@ -75,20 +66,19 @@ def _forward_and_training(
 ) -> list[tuple[Callable[[], None], int]]:
     """Two calls, and the FLOPs of each."""
     model = Agent(config, num_actions).denoiser.to(device)
-    frames = torch.zeros(batch_size, config.denoiser.inner_model.num_steps_conditioning, 3, *2 * [config.frame_size])
-    act = torch.zeros(frames.shape[:2], dtype=torch.int64)
+    obs, act, _ = batch_of_zeros(config, batch_size, config.denoiser.inner_model.num_steps_conditioning, device)
     fast = FastDenoiser(model, SamplerConfig(num_steps=1), dtype=network_dtype(config.precision, device))
     fast_model = trained(model, config.precision, device)
 
     def forward() -> None:
-        fast.sample(frames.to(device), act.to(device))
-        _wait(device)
+        fast.sample(obs, act)
+        wait_for(device)
 
     def train() -> None:
         with autocast(device, config.precision):
             loss = denoiser_loss(config, fast_model, batch_size)
         loss.backward()
-        _wait(device)
+        wait_for(device)
 
     with torch.device("meta"):  # counting needs shapes only
         counted = Agent(config, num_actions).denoiser
@@ -124,18 +114,6 @@ def _load() -> str:
     return f"load {load:.1f} on {cores} cores" if load > BUSY * cores else ""
 
 
-def _timed(call: Callable[[], None], at_least: int) -> list[Timing]:
-    """Several calls, after one that warms up."""
-    call()
-    timings: list[Timing] = []
-    began = time.perf_counter()
-    while len(timings) < at_least or time.perf_counter() - began < MEASURE_FOR:
-        wall, cpu = time.perf_counter(), time.process_time()
-        call()
-        timings.append(Timing(time.perf_counter() - wall, time.process_time() - cpu))
-    return timings
-
-
 @contextmanager
 def _num_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
@@ -146,21 +124,13 @@ def _num_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 # --- the denoiser at work, with nothing in its frames ---------------------------------------------------------------
 
 
 def denoiser_forward(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
     """One evaluation of the denoiser's network for n frames."""
-    size, t, device = config.frame_size, config.denoiser.inner_model.num_steps_conditioning, denoiser.device
-    frames = torch.zeros(n, 3, size, size, device=device)
-    context = torch.zeros(n, 3 * t, size, size, device=device)
-    act = torch.zeros(n, t, dtype=torch.int64, device=device)
-    return denoiser.inner_model(frames, torch.zeros(n, device=device), context, act)
+    obs, act, _ = batch_of_zeros(config, n, config.denoiser.inner_model.num_steps_conditioning, denoiser.device)
+    return denoiser.inner_model(obs[:, 0], torch.zeros(n, device=obs.device), obs.flatten(1, 2), act)
 
 
 def denoiser_loss(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
@@ -170,8 +140,9 @@ def denoiser_loss(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
 
 
 def batch_of_zeros(config: RunConfig, n: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames float32 [N,L,3,H,W], actions int64 [N,L] and an all-true mask [N,L]."""
-    obs = torch.zeros(n, length, 3, config.frame_size, config.frame_size, device=device)
+    """Frames float32 [N,L,C,H,W], actions int64 [N,L] and an all-true mask [N,L]."""
+    height, width, channels = config.frame_shape
+    obs = torch.zeros(n, length, channels, height, width, device=device)
     act = torch.zeros(n, length, dtype=torch.int64, device=device)
     return obs, act, torch.ones(n, length, dtype=torch.bool, device=device)
 

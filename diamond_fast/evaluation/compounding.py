@@ -68,12 +68,10 @@ def measure_compounding(
     """
     curves, predictions = {}, {}
     for steps in denoising_steps:
-        errors = []
+        errors, steps_cfg = [], replace(cfg, world_model=cfg.world_model.with_denoising_steps(steps))
         for number in range(num_noise_seeds):
             noise = int(np.random.SeedSequence((seed, steps, number)).generate_state(1)[0])
-            imagined = imagine_held_out(
-                agent, replay, with_denoising_steps(cfg, steps), noise, num_segments, batch_size, advance
-            )
+            imagined = imagine_held_out(agent, replay, steps_cfg, noise, num_segments, batch_size, advance)
             if imagined is None:
                 return None
             predictions.setdefault(steps, imagined)
@@ -81,8 +79,3 @@ def measure_compounding(
         curves[steps] = ErrorCurve.of(*np.mean(errors, axis=0))
     unchanged = ErrorCurve.of(*pixel_errors(imagined.real, imagined.last_seen[:, None]))
     return Compounding(curves, unchanged, predictions)
-
-
-def with_denoising_steps(cfg: RunConfig, steps: int) -> RunConfig:
-    world_model = cfg.world_model
-    return replace(cfg, world_model=replace(world_model, sampler=replace(world_model.sampler, num_steps=steps)))

@@ -1,12 +1,12 @@
 """One evaluation from its games to its figures."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
 from diamond_fast.envs.real import RealEnv
-from diamond_fast.evaluation.compounding import Compounding, measure_compounding, with_denoising_steps
+from diamond_fast.evaluation.compounding import Compounding, measure_compounding
 from diamond_fast.evaluation.held_out import cut_into_windows, denoiser_loss, reward_end_quality
 from diamond_fast.evaluation.perceptual import Perceptual
 from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
@@ -115,7 +115,7 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
         )
     sampling = {}
     for n in task.denoising_steps:
-        cfg = with_denoising_steps(config, n)
+        cfg = replace(config, world_model=config.world_model.with_denoising_steps(n))
         rates = (measure_sampling_rate(agent, replay, cfg, task.batch_size, fast) for fast in (False, True))
         sampling[str(n)] = [asdict(rate) for rate in rates if rate]
     figures = {

@@ -1,7 +1,6 @@
 """How fast frames are imagined."""
 
 import statistics
-import time
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,6 +10,7 @@ from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.evaluation.open_loop import spread
 from diamond_fast.frames import to_float
 from diamond_fast.replay import Replay
+from diamond_fast.timing import timed, wait_for
 from diamond_fast.world_model import Agent, DiffusionSampler
 
 
@@ -42,17 +42,14 @@ def measure_sampling_rate(
     batch = replay.cut(starts, context)
     obs, act = to_float(batch.frames.to(device)), batch.act.to(device)
     rate = frames_per_second(sampler, obs, act, seconds)
-    calls = s.num_steps if s.order == 1 else 2 * s.num_steps - 1
-    return SamplingRate(sampler.path if fast else "plain", len(starts), rate, rate * calls)
+    return SamplingRate(sampler.path if fast else "plain", len(starts), rate, rate * s.num_evaluations)
 
 
 def frames_per_second(sampler: DiffusionSampler | FastDenoiser, obs: Tensor, act: Tensor, seconds: float) -> float:
     """Next frames drawn a second, after contexts [N,T,C,H,W] and their actions [N,T]: the median over batches."""
-    times: list[float] = []
-    sampler.sample(obs, act)  # warms up
-    while len(times) < 3 or sum(times) < seconds:
-        started = time.perf_counter()
-        frames, _ = sampler.sample(obs, act)
-        frames.sum().item()  # waits for the device
-        times.append(time.perf_counter() - started)
-    return len(obs) / statistics.median(times)
+
+    def sample() -> None:
+        sampler.sample(obs, act)
+        wait_for(obs.device)
+
+    return len(obs) / statistics.median(t.wall for t in timed(sample, seconds, at_least=3))

@@ -1,12 +1,12 @@
 """How fast the world model will run here."""
 
-import time
-from dataclasses import replace
+import statistics
 
 import torch
 
 from diamond_fast.playing.source import Source
 from diamond_fast.playing.worlds import Dream
+from diamond_fast.timing import timed
 
 MEASURE_FOR = 1.0  # seconds
 
@@ -14,8 +14,7 @@ MEASURE_FOR = 1.0  # seconds
 @torch.inference_mode()
 def measure_frame_rate(source: Source, denoising_steps: int) -> float:
     """Imagined frames a second, with reward/end model and policy as in a game. Takes about a second, or two frames."""
-    cfg = source.cfg.world_model
-    dream = Dream(source, replace(cfg, sampler=replace(cfg.sampler, num_steps=denoising_steps)), seed=0)
+    dream = Dream(source, source.cfg.world_model.with_denoising_steps(denoising_steps), seed=0)
     policy = source.agent.actor_critic
     memory = (torch.zeros(1, policy.lstm_dim, device=source.device),) * 2
     dream.begin()
@@ -24,9 +23,4 @@ def measure_frame_rate(source: Source, denoising_steps: int) -> float:
         outcome = dream.step(0)
         policy.predict_act_value(outcome.obs, memory)[1].item()  # waits for the device
 
-    frame()  # the first one is slower: memory is allocated, kernels are chosen
-    count, started = 0, time.perf_counter()
-    while (seconds := time.perf_counter() - started) < MEASURE_FOR:
-        frame()
-        count += 1
-    return count / seconds
+    return 1 / statistics.fmean(t.wall for t in timed(frame, MEASURE_FOR))

@@ -276,9 +276,8 @@ class Session:
             return Real(self.source.make_real_env(), self.seed, self.source.device)
         if world == "replay":
             return Recorded(self.source.replay, self.source.device)
-        run = self.source.cfg.world_model
-        cfg = replace(run, horizon=self.horizon, sampler=replace(run.sampler, num_steps=self.denoising_steps))
-        return Dream(self.source, cfg, self.seed)
+        cfg = self.source.cfg.world_model.with_denoising_steps(self.denoising_steps)
+        return Dream(self.source, replace(cfg, horizon=self.horizon), self.seed)
 
     def _change_to(self, name: WorldName, world: World) -> None:
         self.recorder.finish()

@@ -15,7 +15,7 @@ from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv, make_env
 from diamond_fast.playing.buttons import action_names
 from diamond_fast.replay import Replay, load_recording
-from diamond_fast.runs.agents import load_agent, run_of
+from diamond_fast.runs.agents import check_actions, load_agent, run_of
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.training.collect import Collector
 from diamond_fast.training.precision import set_matmul_precision
@@ -58,7 +58,7 @@ class Source:
 
     def make_real_env(self) -> RealEnv:
         """The real game: one environment, full games."""
-        return _make_env(self.cfg, done_on_life_loss=False)
+        return make_env(self.cfg, 1, done_on_life_loss=False)
 
 
 class Sampler(Protocol):
@@ -104,22 +104,14 @@ def load_source(
 
 
 def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
-    channels = cfg.denoiser.inner_model.img_channels
-    replay = Replay((cfg.frame_size, cfg.frame_size, channels), capacity=NUM_RANDOM_STEPS)
+    replay = Replay(cfg.frame_shape, capacity=NUM_RANDOM_STEPS)
     try:
-        env = _make_env(cfg, done_on_life_loss=True)
+        env = make_env(cfg, 1, done_on_life_loss=True)
     except (ValueError, EnvironmentFailedError) as error:
         raise ValueError(f"imagined episodes start from real frames, of which none are here: {error}") from None
     try:
-        if env.num_actions != agent.actor_critic.num_actions:
-            raise ValueError(
-                f"the agent knows {agent.actor_critic.num_actions} actions, {cfg.name} has {env.num_actions}"
-            )
+        check_actions("the agent", agent.actor_critic.num_actions, cfg, env.num_actions)
         Collector(env, cfg.seed).collect(agent.actor_critic, replay, NUM_RANDOM_STEPS, epsilon=1.0)
     finally:
         env.close()
     return replay
-
-
-def _make_env(cfg: RunConfig, done_on_life_loss: bool) -> RealEnv:
-    return make_env(cfg, 1, done_on_life_loss)

@@ -1,6 +1,5 @@
 """Three worlds to play in, one episode at a time: the world model, the real game, and what was recorded of it."""
 
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -102,7 +101,7 @@ class Dream:
         return Outcome(step.final_obs, float(step.rew), end, trunc and not end, trajectory)
 
     def set_denoising_steps(self, count: int) -> None:
-        self._cfg = replace(self._cfg, sampler=replace(self._cfg.sampler, num_steps=count))
+        self._cfg = self._cfg.with_denoising_steps(count)
         self._env.sampler = _Traced(self._source.sampler(self._cfg.sampler))
 
     def set_horizon(self, horizon: int) -> None:

@@ -89,6 +89,12 @@ def num_actions_of(saved: checkpoint.Checkpoint) -> int:
         raise ValueError(f"the checkpoint of epoch {saved.epoch} has no policy that could be read") from None
 
 
+def check_actions(who: str, known: int, cfg: RunConfig, num_actions: int) -> None:
+    """ValueError unless an agent knows as many actions as its game has."""
+    if known != num_actions:
+        raise ValueError(f"{who} knows {known} actions, {cfg.name} has {num_actions}")
+
+
 def load_weights(agent: Agent, saved: checkpoint.Checkpoint) -> None:
     """Copy a checkpoint's weights into an agent of the same settings, on whatever device.
 

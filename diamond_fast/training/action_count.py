@@ -3,7 +3,7 @@
 from diamond_fast.config import RunConfig
 from diamond_fast.replay import Replay
 from diamond_fast.replay.fitting import check_fits
-from diamond_fast.runs.agents import num_actions_of
+from diamond_fast.runs.agents import check_actions, num_actions_of
 from diamond_fast.runs.checkpoint import Checkpoint
 from diamond_fast.world_model import Agent
 
@@ -30,6 +30,6 @@ def count_actions(
     if cfg.static_dataset is not None:
         least = max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
         count = check_fits("--static-dataset", cfg.static_dataset, replay, cfg.frame_shape, count, least)
-    if networks not in (None, count):
-        raise ValueError(f"agent: it knows {networks} actions, {cfg.name} has {count}")
+    if networks is not None:
+        check_actions("agent: it", networks, cfg, count)
     return count

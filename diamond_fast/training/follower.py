@@ -32,8 +32,7 @@ def follow(crew: Crew, cfg: RunConfig, device: torch.device) -> Agent:
     agent.load_state_dict(weights)
     agent.to(device, memory_format=torch.channels_last)
     if cfg.static_dataset is None:
-        frame_shape = (cfg.frame_size, cfg.frame_size, cfg.denoiser.inner_model.img_channels)
-        replay = Replay(frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total)
+        replay = Replay(cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total)
     else:
         replay = load_recording(Path(cfg.static_dataset))
     updates = make_updates(cfg, agent, replay, device, segments_seed, crew=crew)

@@ -16,6 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.graphs import WARM_UP_CALLS
 from diamond_fast.envs.acting import Player
+from diamond_fast.timing import wait_for
 from diamond_fast.training.trainer import Trainer
 from diamond_fast.training.update import Update
 
@@ -135,11 +136,11 @@ class _Stopwatch:
         update.objective.draw = self._timed_draw
 
     def _timed_draw(self):
-        _wait(self._device)
+        wait_for(self._device)
         started = time.perf_counter()
         with record_function("diamond: prepare"):
             inputs = self._draw()
-        _wait(self._device)
+        wait_for(self._device)
         self.seconds += time.perf_counter() - started
         return inputs
 
@@ -153,11 +154,11 @@ def _measure(
     """
     seconds: list[float] = []
     prepared: list[float] = []
-    _wait(device)
+    wait_for(device)
     while len(seconds) <= warm_up or (len(seconds) < warm_up + MOST_TURNS and sum(seconds[warm_up:]) < ENOUGH_SECONDS):
         started, before = time.perf_counter(), watch.seconds if watch else 0.0
         turn()
-        _wait(device)
+        wait_for(device)
         seconds.append(time.perf_counter() - started)
         prepared.append((watch.seconds if watch else 0.0) - before)
         if seconds[-1] > ENOUGH_SECONDS and device.type != "cuda":  # there the first ones compile and capture
@@ -187,11 +188,6 @@ def _measure_game(trainer: Trainer) -> Phase:
 
 def _peak_bytes(device: torch.device) -> int | None:
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _collect(trainer: Trainer, num_steps: int) -> None:

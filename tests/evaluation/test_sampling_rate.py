@@ -7,9 +7,9 @@ import pytest
 from small_world import SMALL_WORLD as CFG
 from small_world import make_agent, make_replay
 
+from diamond_fast import timing
 from diamond_fast.config import SamplerConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.evaluation import sampling_rate
 from diamond_fast.evaluation.sampling_rate import measure_sampling_rate
 from diamond_fast.world_model import DiffusionSampler
 
@@ -35,7 +35,7 @@ def test_the_sampling_rate_of_a_sampler_that_takes_20_ms(agent, monkeypatch, ord
         return prev_obs[:, -1], []
 
     monkeypatch.setattr(FastDenoiser if fast else DiffusionSampler, "sample", sample)
-    monkeypatch.setattr(sampling_rate, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: 0.0))
     sampler = SamplerConfig(num_steps=3, order=order)
     cfg = replace(CFG, world_model=replace(CFG.world_model, sampler=sampler))
     rate = measure_sampling_rate(agent, make_replay([40]), cfg, batch_size=2, fast=fast, seconds=0.57)
