@@ -166,7 +166,6 @@ PYBIND11_MODULE(_cpu, m) {
           },
           py::arg("value"))
       .def("num_ops", &cpu::Program::num_ops)
-      .def("arena_bytes", &cpu::Program::arena_bytes)
       .def(
           "set_conv",
           [](cpu::Program& program, int i, const Array& weight, const Array& bias) {

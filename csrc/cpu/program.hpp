@@ -150,7 +150,6 @@ class Program {
   int input_size(int i) const { return input_planes_[i]; }
   int modulation_size() const { return modulation_size_; }
   const Value& value(int i) const { return values_.at(i); }
-  size_t arena_bytes() const { return forward_.layout.size; }
 
  private:
   int add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Value& writes);
