@@ -63,7 +63,7 @@ def run_suite(effort: Effort, files: Sequence[Path], minutes: float | None) -> d
         path = Path(folder) / "report.json"
         options = ["-m", "not slow", "--benchmark-only", "--benchmark-quiet", "-vv", "--effort", effort]
         options += ["-p", "no:cacheprovider", "-o", f"timeout={LONGEST_BENCHMARK}", f"--benchmark-json={path}"]
-        # pytest-benchmark measures nothing where it believes to be one of several parallel test processes
+        # pytest-benchmark measures nothing if it believes itself to be one of several parallel test processes
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
         command = [sys.executable, "-m", "pytest", *map(str, files or [BENCHMARKS]), *options, *limit]
         code = subprocess.run(command, cwd=BENCHMARKS.parent, env=environment, check=False).returncode

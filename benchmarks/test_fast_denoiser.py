@@ -163,7 +163,7 @@ def gpu_rungs(twin: Denoiser) -> dict[str, FastDenoiser]:
 
 
 def cpu_rungs(twin: Denoiser) -> dict[str, Denoiser | FastDenoiser]:
-    """Channels-last and bfloat16 come with any torch; the program of fused operations only where there is AMX."""
+    """Channels-last and bfloat16 come with any torch; the program of fused operations only if there is AMX."""
     channels_last = make_denoiser(twin.cfg, twin.device).to(memory_format=torch.channels_last)
     rungs: dict[str, Denoiser | FastDenoiser] = {"+ channels-last": channels_last}
     if why_unavailable() is None:

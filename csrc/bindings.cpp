@@ -169,7 +169,7 @@ PYBIND11_MODULE(_replay, m) {
       .def_property_readonly("num_slots", &Store::num_slots)
       .def("lane_start",
            [](const Store& store, int64_t lane) {
-             store.lane_used(lane);  // throws where there is no such lane
+             store.lane_used(lane);  // throws if there is no such lane
              return store.lane_start(lane);
            })
       .def("check_flags", &Store::check_flags, py::arg("lane"), py::arg("num_steps"), py::arg("num_slots"))

@@ -31,7 +31,7 @@ void check(const SamplerOptions& options);
 // fewer episodes than weights, or no weights. Then a step t of it, t ~ U[0, length), and
 //   stop = min(length, t + 1 + U[0, seq_length)), padding before the episode only; or with beyond_end
 //   start = t - U[0, seq_length), padding on both sides.
-// Throws std::runtime_error where nothing is visible yet, or seq_length exceeds all visible steps together.
+// Throws std::runtime_error if nothing is visible yet, or seq_length exceeds all visible steps together.
 std::vector<Cut> draw(const View& view, const SamplerOptions& options, uint64_t batch);
 
 }  // namespace replay

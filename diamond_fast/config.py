@@ -52,7 +52,7 @@ class InnerModelConfig:
     channels: tuple[Width, ...] = (64, 64, 64, 64)
     """Channels per level."""
     attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
-    """1 where a level's blocks have self-attention."""
+    """1 if a level's blocks have self-attention."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class RewardEndConfig:
     channels: tuple[Width, ...] = (32, 32, 32, 32)
     """Channels per level."""
     attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
-    """1 where a level's blocks have self-attention."""
+    """1 if a level's blocks have self-attention."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ActorCriticConfig:
     channels: tuple[Width, ...] = (32, 32, 64, 64)
     """Channels per level."""
     down: tuple[Switch, ...] = (1, 1, 1, 1)
-    """1 where a level ends with 2x2 max-pooling."""
+    """1 if a level ends with 2x2 max-pooling."""
 
 
 # --- world model ----------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class RunConfig:
     num_actions: Annotated[NumActions | None, arg(metavar="N")] = None
     """Actions of the game in --static-dataset, if neither --game nor --env-id says it and not all were recorded."""
     precision: Precision = "bf16"
-    """Arithmetic of the networks. bf16: convolutions in bfloat16 where the machine is made for it (tensor cores, AMX),
+    """Arithmetic of the networks. bf16: convolutions in bfloat16 if the machine is made for it (tensor cores, AMX),
     else float32; weights, sums and losses stay float32. tf32: as published; on a CPU the same as fp32."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is NaN or infinite, which never reaches the weights. stop: the run ends and says where.

@@ -134,7 +134,7 @@ def _check_networks(config: RunConfig) -> None:
 
 
 def _check_channels(path: str, network: InnerModelConfig | RewardEndConfig | ActorCriticConfig) -> None:
-    """Channels must split evenly into normalisation groups and, where there is attention, into heads."""
+    """Channels must split evenly into normalisation groups and, if there is attention, into heads."""
     from diamond_fast.networks.blocks import HEAD_DIM, num_groups  # imports torch: only once everything else is right
 
     channels = network.channels

@@ -27,7 +27,7 @@ RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 class DoctorArgs:
     """Say what is installed, which fast paths are on and why others are not, and what the paper's run would take.
 
-    Exit code 0 where the project is usable, 1 where it is not; each finding that can be helped ends in one line of
+    Exit code 0 if the project is usable, 1 if it is not; each finding that can be helped ends in one line of
     what to do.
         python -m diamond_fast.doctor
     """

@@ -184,7 +184,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
 
 
 def _num_episodes(args: EvaluateArgs, config: RunConfig) -> int:
-    """Games to play: none where the agent was trained from a recording alone."""
+    """Games to play: none if the agent was trained from a recording alone."""
     if config.has_env:
         return config.evaluation.num_final_episodes if args.episodes is None else args.episodes
     if args.episodes or args.held_out is None:

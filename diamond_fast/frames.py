@@ -13,7 +13,7 @@ def to_float(frames: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Args:
         frames: uint8 [..., H, W, C].
-        mask: bool [...], True where a frame is real; None where all are.
+        mask: bool [...], True where a frame is real; None if all are.
 
     Returns:
         float32 [..., C, H, W]; in memory the channels stay last.

@@ -75,7 +75,7 @@ def find_official(source: str | Path) -> Path:
 
 
 def read_official(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a published file. Runs no code from it. Raises ValueError where it is something else."""
+    """The state dict in a published file. Runs no code from it. Raises ValueError if it is something else."""
     try:
         state = read_weights(path)
     except ValueError as error:
@@ -92,7 +92,7 @@ def read_official(path: Path) -> Mapping[str, Tensor]:
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a file of weights. Runs no code from it. Raises ValueError where it is something else."""
+    """The state dict in a file of weights. Runs no code from it. Raises ValueError if it is something else."""
     state = load_torch_file(path)
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path}: expected names of weights and tensors")

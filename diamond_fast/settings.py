@@ -27,7 +27,7 @@ class Limits:
     infinite: bool = False
 
     def broken_by(self, value: float) -> str | None:
-        """What ``value`` should be instead, None where it is right."""
+        """What ``value`` should be instead, None if it is right."""
         if math.isnan(value) or (math.isinf(value) and not self.infinite):
             return "a finite number"
         if value < self.minimum:

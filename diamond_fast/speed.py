@@ -91,7 +91,7 @@ def _forward_and_training(
 
 
 def _speed(times: list[list[Timing]], flops: list[int], load: str, threads: int) -> MeasuredSpeed:
-    """From timings of forward and training calls: of all threads, or of one where there is other load."""
+    """From timings of forward and training calls: of all threads, or of one if there is other load."""
     if not load:
         now, best = (
             Speed(*(n / of([t.wall for t in timings]) for timings, n in zip(times, flops, strict=True)))

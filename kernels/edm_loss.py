@@ -220,7 +220,7 @@ def edm_loss(
         network_output: F [N,C,H,W] bfloat16, float16 or float32; the first channels of a padded output will do.
         noisy, clean: [N,C,H,W], the frame with and without noise.
         sigma: [N] float32, noise levels without the offset noise.
-        mask: [N] bool, False for samples that do not count. The loss is 0 where none does.
+        mask: [N] bool, False for samples that do not count. The loss is 0 if none does.
         quantised: whether frames have 256 levels; if not, ``denoised`` is neither clamped nor rounded.
         impl: ``auto``, ``triton`` or ``torch``.
 

@@ -146,7 +146,7 @@ HEADLINES: list[tuple[str, dict[str, object], str]] = [
 
 
 def headline_table(document: Document) -> str | None:
-    """Ours beside the published way and the strongest rival; None where nothing of it was measured."""
+    """Ours beside the published way and the strongest rival; None if nothing of it was measured."""
     lines = []
     for stem, case, title in HEADLINES:
         for row in document["rows"]:

@@ -84,7 +84,7 @@ struct Sample {
   }
 };
 
-// Group normalisation with a gain and an offset a channel, and SiLU where asked, of one value or of two concatenated.
+// Group normalisation with a gain and an offset a channel, and SiLU if asked, of one value or of two concatenated.
 struct Norm {
   int groups = 0;  // 0: none
   float eps = 0;
@@ -180,7 +180,7 @@ class Program {
   size_t weight_grads_size_ = 0;
 };
 
-// What normalises a channel, for all channels of all inputs, each padded to whole blocks; 0 where there is no channel.
+// What normalises a channel, for all channels of all inputs, each padded to whole blocks; 0 if there is no channel.
 struct Normaliser {
   std::vector<float> gain, offset;  // normalised and scaled = x * gain + offset
   std::vector<float> mean, rstd;    // of the channel's group

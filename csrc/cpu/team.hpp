@@ -19,7 +19,7 @@ namespace cpu {
 class Team {
  public:
   // The team of that size. It lives as long as the process; a forked child, which inherits no threads, gets its own.
-  // Throws std::system_error where a thread could not be started; the next call tries again.
+  // Throws std::system_error if a thread could not be started; the next call tries again.
   static Team& of_size(int size) {
     static std::atomic<All*> all{nullptr};
     All* ours = all.load();

@@ -21,7 +21,7 @@ NEEDED = ("amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq",
 
 @cache
 def why_unavailable() -> str | None:
-    """None where programs run; else what is missing, in a few words."""
+    """None if programs run; else what is missing, in a few words."""
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:

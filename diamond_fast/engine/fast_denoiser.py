@@ -53,7 +53,7 @@ class FastDenoiser(nn.Module):
         sampler: noise levels, order and churn; the paper's three Euler steps if None. Settings of the published
             project's sampler will do.
         sigma_data, sigma_offset_noise: of the preconditioning; the denoiser's own, or the paper's 0.5 and 0.3.
-        dtype: of the network: bfloat16 or float32; if None, bfloat16 where tensor cores or AMX make it fast.
+        dtype: of the network: bfloat16 or float32; None: bfloat16 if tensor cores or AMX make it fast, else float32.
         techniques: what to use on a GPU.
         max_graphs: shapes whose graphs are kept.
 
@@ -166,7 +166,7 @@ class FastDenoiser(nn.Module):
 
     @property
     def device(self) -> torch.device | None:
-        """Where the weights are; None where a wrapped function has none."""
+        """Where the weights are; None if a wrapped function has none."""
         tensor = next(self.parameters(), None)
         return None if tensor is None else tensor.device
 

@@ -1,6 +1,6 @@
 """The reward/end model and the policy for use without gradients: encoders on the fastest path, the small rest as it is.
 
-Encoders work on copies of the weights, in bfloat16 where the machine is made for it: ``refresh`` takes the weights as
+Encoders work on copies of the weights, in bfloat16 if the machine is made for it: ``refresh`` takes the weights as
 they are now. LSTMs and heads read the models' own float32 weights.
 """
 

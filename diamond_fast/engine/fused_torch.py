@@ -47,7 +47,7 @@ class FusedTorch:
 
     Args:
         shadow: the network that is walked must be ``shadow.network``.
-        modulation: [N,M] rows from ``shadow.modulation_weight``; None where the norms are to compute their own from
+        modulation: [N,M] rows from ``shadow.modulation_weight``; None if the norms are to compute their own from
             ``cond``.
         cond: [N,E] conditioning.
     """

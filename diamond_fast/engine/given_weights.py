@@ -18,7 +18,7 @@ Slot = tuple[dict[str, Tensor | None], str]  # a module's table of weights or bu
 
 
 def find_unet(denoiser: nn.Module) -> nn.Module:
-    """The U-Net in a denoiser, an agent, or either in a wrapper. Raises ValueError where there is none."""
+    """The U-Net in a denoiser, an agent, or either in a wrapper. Raises ValueError if there is none."""
     prefix = _find_prefix(name for name, _ in _slots(denoiser))
     path = prefix.removesuffix(".")
     return [m for name, m in denoiser.named_modules() if _plain(name) == path][-1]
@@ -51,7 +51,7 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def bind(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Makes these very tensors the network's weights. Raises RuntimeError where names or shapes differ."""
+    """Makes these very tensors the network's weights. Raises RuntimeError if names or shapes differ."""
     network.load_state_dict(weights, assign=True)
 
 

@@ -6,7 +6,7 @@ from diamond_fast.engine import cpu_program
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where tensor cores or AMX make it fast, else float32."""
+    """bfloat16 if tensor cores or AMX make it fast, else float32."""
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:

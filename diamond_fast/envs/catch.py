@@ -23,7 +23,7 @@ class Catch(gymnasium.Env):
     """Five balls an episode, each in one of 8 columns at random; they fall straight down, 10 steps each.
 
     Observations are uint8 [24,24,3]: a white ball, a green paddle, and a red square for every ball still to come.
-    Actions: 0 left, 1 stay, 2 right. The reward is +1 where a ball is caught, -1 where it is missed.
+    Actions: 0 left, 1 stay, 2 right. The reward is +1 if a ball is caught, -1 if it is missed.
 
     Every ball can be reached from everywhere: a perfect player scores 5. Two of the 8 columns are above the paddle
     wherever it stands: a player who does not look scores 5 * (2/8 - 6/8) = -2.5 on average.

@@ -36,7 +36,7 @@ class GymSlot:
     Raises:
         ValueError: the id is unknown, observations are not uint8 images [H,W], [H,W,1] or [H,W,3], or actions are
             not discrete.
-        EnvironmentFailedError: the environment raised something; so do ``reset`` and ``recv``, also where it gave a
+        EnvironmentFailedError: the environment raised something; so do ``reset`` and ``recv``, even if it gave a
             frame or a reward that is none.
     """
 

@@ -65,10 +65,10 @@ def make_real_env(
         done_on_life_loss: a lost life ends the episode, and the same game goes on in the next one.
         timeout: seconds to wait for a step before giving up.
         env_kwargs: arguments of the Gymnasium environment.
-        start_timeout: seconds to wait for an environment to be made, and to begin; as ``timeout`` where None.
+        start_timeout: seconds to wait for an environment to be made, and to begin; as ``timeout`` if None.
         runs_in: where a Gymnasium environment runs: in a thread for all of them, in a process for each, or in the main
             thread, without time limits. Made in another thread, ``main`` becomes ``process``.
-        max_steps: a game is cut short after so many steps; never where None.
+        max_steps: a game is cut short after so many steps; never if None.
 
     Raises:
         ValueError: an argument is out of range, or there is no such environment, or it is not of this kind.
@@ -115,10 +115,10 @@ class RealEnv(VectorEnv):
         num_envs: how many.
         done_on_life_loss: a lost life terminates the episode, and the same game goes on in the next one.
         timeout: seconds to wait for a step; then the environment is of no more use.
-        start_timeout: seconds to wait for one game to be made, and for its first episode; as ``timeout`` where None.
+        start_timeout: seconds to wait for one game to be made, and for its first episode; as ``timeout`` if None.
         name: of the game, for errors.
         in_main_thread: results are made where they are asked for, in the main thread, however long that takes.
-        max_steps: a game is cut short after so many steps; never where None.
+        max_steps: a game is cut short after so many steps; never if None.
 
     Raises:
         EnvironmentFailedError: it took too long. Besides what ``make_slot`` raises.

@@ -37,7 +37,7 @@ class Worker(ABC):
         """Wait for the call started last: its value, or its exception.
 
         Args:
-            timeout: seconds to wait; where None, as many as for every call.
+            timeout: seconds to wait; if None, as many as for every call.
 
         Raises:
             TimeoutError: no answer in that time.

@@ -64,7 +64,7 @@ def measure_compounding(
             number of steps, if the episodes have room for the segments.
 
     Returns:
-        None where no episode is as long as context and horizon together.
+        None if no episode is as long as context and horizon together.
     """
     curves, predictions = {}, {}
     for steps in denoising_steps:

@@ -21,7 +21,7 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
     """What a run records of its world model at each evaluation.
 
     Returns:
-        ``denoiser/held_out_loss``, None where there are fewer steps than a sequence has; ``reward_end/held_out_loss``
+        ``denoiser/held_out_loss``, None if there are fewer steps than a sequence has; ``reward_end/held_out_loss``
         and, as ``reward_end/held_out_reward/precision/+1`` and so on, precision, recall and F1 of each reward sign and
         of ends.
     """
@@ -39,7 +39,7 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
 def denoiser_loss(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> float | None:
     """The denoiser's training loss, on a few batches drawn uniformly from held-out episodes.
 
-    None where all of them together are shorter than one of its training sequences.
+    None if all of them together are shorter than one of its training sequences.
     """
     if replay.num_steps < cfg.denoiser_seq_length:
         return None
@@ -69,12 +69,12 @@ class RewardEndQuality(NamedTuple):
 
     @property
     def reward(self) -> dict[str, float | None]:
-        """``precision/-1``, ``recall/-1``, ...; None where it is not defined."""
+        """``precision/-1``, ``recall/-1``, ...; None if it is not defined."""
         return classification(self.confusion_reward, REWARD_NAMES)
 
     @property
     def end(self) -> dict[str, float | None]:
-        """``precision/ends``, ``recall/ends``, ...; None where it is not defined."""
+        """``precision/ends``, ``recall/ends``, ...; None if it is not defined."""
         return classification(self.confusion_end, END_NAMES)
 
 

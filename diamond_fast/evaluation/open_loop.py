@@ -55,7 +55,7 @@ def imagine_held_out(
         advance: told how many frames are imagined, whenever some are.
 
     Returns:
-        None where no episode is long enough.
+        None if no episode is long enough.
     """
     context = cfg.denoiser.inner_model.num_steps_conditioning
     length = context + cfg.world_model.horizon

@@ -119,7 +119,7 @@ def evaluate(
 
 
 def about_cut_games(result: Evaluation, cfg: RunConfig) -> str | None:
-    """A line on games that were cut short, whose returns say less; None where all have ended."""
+    """A line on games that were cut short, whose returns say less; None if all have ended."""
     most = cfg.evaluation.max_steps
     cut = int((result.lengths >= most).sum())
     if not cut:

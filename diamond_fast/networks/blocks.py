@@ -132,7 +132,7 @@ class SmallResBlock(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Conditioned residual block, with attention behind it where asked. x [N,C,H,W], cond [N,E] -> [N,C',H,W].
+    """Conditioned residual block, with attention behind it if asked. x [N,C,H,W], cond [N,E] -> [N,C',H,W].
 
     The last convolution's weight starts at zero, so that a new block passes its input on.
     """

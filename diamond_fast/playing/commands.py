@@ -40,7 +40,7 @@ def decode(text: str) -> Command:
 
 
 def perform(session: Session, command: Command) -> None:
-    """Do what a command asks for. Raises what the session raises, ValueError where it makes no sense."""
+    """Do what a command asks for. Raises what the session raises, ValueError if it makes no sense."""
     _, action = _COMMANDS[command.do]
     action(session, command.value)
 

@@ -110,7 +110,7 @@ class Recorder:
         self._journal.close()
 
     def summary(self) -> list[str]:
-        """What became of the recordings, in a few lines; none where nothing was recorded."""
+        """What became of the recordings, in a few lines; none if nothing was recorded."""
         if not self._started:
             return []
         lines = [f"Recorded: {self.folder}: {self._journal.num_episodes} of {self._started} episodes in the journal, "]

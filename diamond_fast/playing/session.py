@@ -32,7 +32,7 @@ class View:
     frame: np.ndarray
     """uint8 [H,W,3]."""
     trajectory: np.ndarray
-    """uint8 [S,H,W,3]: how the frame was denoised, pure noise first; S = 0 where no model made it."""
+    """uint8 [S,H,W,3]: how the frame was denoised, pure noise first; S = 0 if no model made it."""
     noise_levels: tuple[float, ...]
     """[S]: standard deviation of the noise in them."""
     world: WorldName
@@ -237,7 +237,7 @@ class Session:
         self._enter(recorded.begin())
 
     def set_controller(self, controller: Controller) -> None:
-        """Raises ValueError where it is neither human nor agent."""
+        """Raises ValueError if it is neither human nor agent."""
         if controller not in get_args(Controller):
             raise ValueError(f"controller: expected one of {', '.join(get_args(Controller))}, got {controller!r}")
         self.controller = controller
@@ -324,7 +324,7 @@ class Session:
         return self.buttons.action((*self._held, *(b for b in self._tapped if b not in self._held)))
 
     def _seen(self, length: int) -> Batch:
-        """The last frames of the episode, as a batch of one; padded where there were fewer."""
+        """The last frames of the episode, as a batch of one; padded if there were fewer."""
         steps = [*self._recent, (self._frame, self.buttons.idle)][-length:]
         replay = Replay(self._frame.shape, capacity=len(steps))
         no = np.zeros(1, bool)

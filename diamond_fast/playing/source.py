@@ -40,7 +40,7 @@ class Source:
     """What that experience is, in a few words."""
     action_names: tuple[str, ...]
     fast: bool = True
-    """Draw frames with ``FastDenoiser``, in bfloat16 where that is faster; else with its readable float32 twin."""
+    """Draw frames with ``FastDenoiser``, in bfloat16 if that is faster; else with its readable float32 twin."""
 
     @cached_property
     def sampler(self) -> Callable[[SamplerConfig], "Sampler"]:

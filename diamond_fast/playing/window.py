@@ -41,7 +41,7 @@ HELP = (
 
 
 def require_display() -> None:
-    """Raises ValueError where no window can be opened."""
+    """Raises ValueError if no window can be opened."""
     if sys.platform.startswith("linux") and not any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
     ):

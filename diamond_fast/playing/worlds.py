@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
     trunc: bool
     """The episode was cut off."""
     trajectory: Tensor | None = None
-    """[S,C,H,W]: the steps of denoising that made the frame, pure noise first; None where no model made it."""
+    """[S,C,H,W]: the steps of denoising that made the frame, pure noise first; None if no model made it."""
 
 
 class World(Protocol):

@@ -30,7 +30,7 @@ class Info:
 
 @dataclass(frozen=True)
 class Verify:
-    """Check every byte of a journal, or every array of a recording; exit code 1 where something is wrong."""
+    """Check every byte of a journal, or every array of a recording; exit code 1 if something is wrong."""
 
     path: Positional[Path]
 

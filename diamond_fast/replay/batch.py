@@ -47,7 +47,7 @@ class Batch:
     @cached_property
     def frames(self) -> Tensor | None:
         """uint8 [B, L, H, W, C]: the frames the actions were taken at, and the final observation after a last step;
-        None where a device mirror holds them."""
+        None if a device mirror holds them."""
         if self._layout.frame_bytes == 0:
             return None
         return self._view(self._layout.frames, torch.uint8, self._steps + self._frame_shape)
@@ -90,7 +90,7 @@ class Batch:
 
     @cached_property
     def start(self) -> Tensor:
-        """int64 [B]: the segment's first step in its episode; below 0 where it begins with padding."""
+        """int64 [B]: the segment's first step in its episode; below 0 if it begins with padding."""
         return self._view(self._layout.start, torch.int64, self._rows)
 
     @cached_property

@@ -239,7 +239,7 @@ class Replay:
     ) -> Segments:
         """Returns an endless iterator of batches, drawn as DIAMOND does.
 
-        An episode is drawn with probability proportional to its length or, where there are at least as many episodes
+        An episode is drawn with probability proportional to its length or, if there are at least as many episodes
         as sample_weights, from the parts (quarters, for four weights) of the episodes in order of age with these
         weights, equally within a part. Then a step t of it and an offset u < seq_length, both equally, and the
         segment is cut so that it stops at min(length, t + 1 + u), or starts at t - u with beyond_end.
@@ -365,7 +365,7 @@ class Replay:
             self._num_followed = journal.num_records
 
     def commit(self) -> int:
-        """Makes all steps visible to readers and, where there is a journal, safe on the disk.
+        """Makes all steps visible to readers and, if there is a journal, safe on the disk.
 
         Returns:
             The journal's length in bytes, for `open`; 0 without one.

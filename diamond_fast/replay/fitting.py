@@ -26,7 +26,7 @@ def check_fits(
         path: of the recording.
         replay: what it holds.
         frame_shape: H, W, C of the networks.
-        num_actions: of the game; None where nobody knows.
+        num_actions: of the game; None if nobody knows.
         least_steps: that are needed.
 
     Raises:

@@ -113,7 +113,7 @@ def write_npz(replay: Replay, path: Path | str) -> None:
 def _write_array(
     archive: zipfile.ZipFile, name: str, length: int, parts: Iterable[np.ndarray], like: np.ndarray | None = None
 ) -> None:
-    """Adds an array, the concatenation of parts; `like` has its dtype and shape where there may be none."""
+    """Adds an array, the concatenation of parts; `like` has its dtype and shape if there may be none."""
     parts = iter(parts)
     first = next(parts, None)
     like = first if like is None else like

@@ -40,7 +40,7 @@ class DeviceMirror:
         array[...] = self._row_of_slot[array]
 
     def obs(self, rows: Tensor) -> Tensor:
-        """Returns float32 [..., C, H, W]: the frames at rows, int64 [...], in [-1, 1]; 0.0 where a row is -1."""
+        """Returns float32 [..., C, H, W]: the frames at rows, int64 [...], in [-1, 1]; 0.0 if a row is -1."""
         return replay_gather(self._frames, rows.to(self._frames.device, non_blocking=True))
 
     def _append(self, first_slot: int, frames: np.ndarray) -> None:

@@ -135,7 +135,7 @@ class Segments(Iterator[Batch]):
     def _new_block(self) -> tuple[Tensor, np.ndarray]:
         """A block to fill, as a tensor and as the same memory for the compiled core.
 
-        It was used before where possible: fresh pages would cost more than filling them.
+        It was used before if possible: fresh pages would cost more than filling them.
         """
         if self._pinned:
             block = torch.empty(self._layout.num_bytes, dtype=torch.uint8, pin_memory=True)

@@ -59,7 +59,7 @@ class Standing:
     at_human_level: int
     """Games with a mean score that reaches the human's."""
     profile: Profile | None
-    """None where only means were published."""
+    """None if only means were published."""
     improvement: Estimate | None = None
     """Probability that a run of the report's subject beats one of this agent; None for the subject, and for means."""
 

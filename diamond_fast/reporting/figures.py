@@ -63,7 +63,7 @@ def as_svg(figure: Figure) -> bytes:
 
 
 def aggregates(comparison: Comparison) -> Figure:
-    """Mean, median, IQM and optimality gap of every agent, with intervals where there are runs."""
+    """Mean, median, IQM and optimality gap of every agent, with intervals if there are runs."""
     standings = comparison.standings
     figure = Figure(figsize=(11.5, 1.5 + 0.29 * len(standings)), layout="constrained")
     axes = figure.subplots(1, len(PANELS), sharey=True)

@@ -168,7 +168,7 @@ def load_latest(
 
 
 def latest_epoch(folder: Path) -> int | None:
-    """Epoch of the newest commit, unverified; None where there is none."""
+    """Epoch of the newest commit, unverified; None if there is none."""
     manifests = _manifests(folder)
     return _epoch(manifests[-1]) if manifests else None
 

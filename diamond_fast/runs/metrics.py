@@ -104,7 +104,7 @@ def classification(confusion: np.ndarray, names: Sequence[str]) -> dict[str, flo
         names: of the K classes.
 
     Returns:
-        ``{"precision/<name>": ..., "recall/<name>": ..., "f1/<name>": ...}``; None where a class was never
+        ``{"precision/<name>": ..., "recall/<name>": ..., "f1/<name>": ...}``; None if a class was never
         predicted (precision), never occurred (recall) or neither (F1).
 
     Raises:
@@ -135,7 +135,7 @@ def open_dashboard(logger: Logger, folder: Path, keep_epochs: int, settings: dic
 
 
 def require_installed(logger: Logger) -> None:
-    """ValueError where the dashboard's package is not installed."""
+    """ValueError if the dashboard's package is not installed."""
     if logger != "none" and find_spec(logger) is None:
         raise ValueError(f"--logger {logger}: {logger} is not installed; pip install 'diamond_fast[{logger}]'")
 

@@ -24,7 +24,7 @@ YARDSTICK = "last real frame"
 
 
 class Band:
-    """A mean and the half width of its 95 % interval (nan where there is none), by time.
+    """A mean and the half width of its 95 % interval (nan if there is none), by time.
 
     Args:
         mean, ci95: [K].

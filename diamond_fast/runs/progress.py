@@ -107,7 +107,7 @@ class Progress:
         self.say(f"{self._unit} {self._epoch}/{self._epochs}: {summary}" + (f", {left}" if left else ""))
 
     def say(self, line: str) -> None:
-        """Print a line, above the bars where there are any."""
+        """Print a line, above the bars if there are any."""
         self._last_shown = self._clock()
         if self._bars is not None:
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)

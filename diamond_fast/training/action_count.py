@@ -15,7 +15,7 @@ def count_actions(
 
     Args:
         cfg: of the run.
-        of_game: what the game says; None where there is none.
+        of_game: what the game says; None if there is none.
         saved: what the run goes on from.
         agent: what it starts from.
         replay: its experience, all of it where it only reads a recording.

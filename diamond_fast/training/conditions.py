@@ -25,7 +25,7 @@ def conditions(precision: Precision, device: torch.device) -> Conditions:
 
 
 def why_not_bit_for_bit(before: Conditions, now: Conditions) -> str | None:
-    """Why a run that was saved under other conditions goes on with other bits, in one line; None where it does not.
+    """Why a run that was saved under other conditions goes on with other bits, in one line; None if it does not.
 
     Args:
         before: those a checkpoint recorded; older ones recorded none. On a GPU no bits were promised.

@@ -121,7 +121,7 @@ def local_device(name: str) -> str:
 
 
 def check_crew(cfg: RunConfig, size: int) -> None:
-    """Raises ValueError where a run cannot be shared by so many processes."""
+    """Raises ValueError if a run cannot be shared by so many processes."""
     if cfg.model_free:
         raise ValueError("--model-free: plays real games in one process; start it without torchrun")
     for name in ("denoiser_update", "reward_end_update", "actor_critic_update"):

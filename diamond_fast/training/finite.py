@@ -31,7 +31,7 @@ class FiniteGuard:
         """Looks at one update before it is applied, with nothing but operations on the device.
 
         Returns:
-            scalar float32, 1 where the update must not be applied: what fused optimisers know as ``found_inf``.
+            scalar float32, 1 if the update must not be applied: what fused optimisers know as ``found_inf``.
 
         Raises:
             NonFiniteError: it is not finite, on a CPU.

@@ -27,7 +27,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def trained(model: Model, precision: Precision, device: torch.device) -> Model:
-    """The model as its loss is computed: on AMX in bfloat16, where asked for and if the processor has it."""
+    """The model as its loss is computed: on AMX in bfloat16 if asked for and the processor has it."""
     return on_amx(model) if runs_on_amx(device, network_dtype(precision, device)) else model
 
 

@@ -16,7 +16,7 @@ def set_matmul_precision(precision: Precision) -> None:
 
 
 def network_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """What networks compute in: bfloat16 where asked for, if the machine is made for it, else float32."""
+    """What networks compute in: bfloat16 if asked for and the machine is made for it, else float32."""
     return fast_dtype(device) if precision == "bf16" else torch.float32
 
 

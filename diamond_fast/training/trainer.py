@@ -50,7 +50,7 @@ class Trainer:
         cfg: every setting.
         folder: where the run lives; created by the caller, who also holds its lock.
         device: where the networks run.
-        agent: networks to start from; new ones where None.
+        agent: networks to start from; new ones if None.
         logger: dashboard besides ``metrics.jsonl``.
         cuda_graphs: on a GPU, captures each update as one graph.
         crew: processes that train along; this one leads them.
@@ -114,7 +114,7 @@ class Trainer:
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
 
     def _make_train_env(self) -> RealEnv | None:
-        """None where there is only a recording."""
+        """None if there is only a recording."""
         cfg = self.cfg
         if not cfg.has_env:
             return None
@@ -124,7 +124,7 @@ class Trainer:
     # --- the loop ---
 
     def run(self, stop: StopSignals | None = None) -> Evaluation | None:
-        """Trains to the end and returns the final evaluation; None where there is no game to play.
+        """Trains to the end and returns the final evaluation; None if there is no game to play.
 
         Args:
             stop: signals to obey. When one comes, what is done is saved, in mid-epoch too, before Stopped is raised.
@@ -224,7 +224,7 @@ class Trainer:
             self._save()
 
     def _initial_steps_to_come(self) -> int:
-        """Of the next stretch; 0 where enough was seen."""
+        """Of the next stretch; 0 if enough was seen."""
         c = self.cfg.collection
         if self.env_steps < c.first_epoch_min:
             num_chunks = math.ceil(INITIAL_CHUNK / c.num_envs)

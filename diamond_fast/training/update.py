@@ -166,7 +166,7 @@ class Update:
         return {**figures, "grad_norm": grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything but the model's weights. Raises NonFiniteError where ``train`` would at its end."""
+        """Everything but the model's weights. Raises NonFiniteError if ``train`` would at its end."""
         self.guard.check()
         return {
             "optimizer": self.optimizer.state_dict(),

@@ -94,7 +94,7 @@ WAYS = [
 
 @pytest.mark.parametrize(("compiled", "kind"), WAYS, ids=str)
 def test_in_the_published_environment(published, compiled, kind):
-    """Its first sample is drawn in compiled code, where there is any."""
+    """Its first sample is drawn in compiled code, if there is any."""
     twin, reward_end = make_twin(), reward_end_model()
     given = twin if kind is None else kind(twin)
     environment = PublishedEnvironment(fast_sampler, given, reward_end)

@@ -25,7 +25,7 @@ def truth(noisy, obs, sigma):
 
 
 def exact_frames(frames, mask=None):
-    """Bytes [N,T,H,W,C] as numbers in [-1, 1], 0 where masked, [N,T,C,H,W] float64."""
+    """Bytes [N,T,H,W,C] as numbers in [-1, 1], 0 if masked, [N,T,C,H,W] float64."""
     numbers = frames.double().movedim(-1, -3) / 255 * 2 - 1
     return numbers if mask is None else numbers * mask[:, :, None, None, None]
 

@@ -12,7 +12,7 @@ def random_slab(frame_shape: tuple[int, int, int], num_frames: int = 9) -> torch
 
 
 def exact(frames: torch.Tensor, rows: torch.Tensor | None = None) -> torch.Tensor:
-    """Bytes [...,H,W,C] as numbers in [-1, 1], 0 where the row is below 0, [...,C,H,W] float64."""
+    """Bytes [...,H,W,C] as numbers in [-1, 1], 0 if the row is below 0, [...,C,H,W] float64."""
     numbers = frames.double().movedim(-1, -3) / 255 * 2 - 1
     return numbers if rows is None else numbers * (rows >= 0)[..., None, None, None]
 

@@ -273,7 +273,7 @@ def test_dreaming_on_from_the_real_game(source, make_session, num_steps):
 
     padding = [torch.zeros(1, 3, 24, 24)] * 4
     obs = torch.stack([*padding, *(to_float(torch.from_numpy(f))[None] for f in frames)][-4:], dim=1)
-    act = torch.zeros(1, 4, dtype=torch.int64)  # left where there were frames, and 0 stands for none
+    act = torch.zeros(1, 4, dtype=torch.int64)  # left if there were frames, and 0 stands for none
     noise, _, _ = start_generators(source, 9)
     cfg = source.cfg.world_model.sampler
     expected, _ = DiffusionSampler(source.agent.denoiser, cfg).sample(

@@ -16,7 +16,7 @@ from diamond_fast.networks.exact import at_least_float32, outside_autocast
 
 
 class ActorCriticEncoder(nn.Module):
-    """Small residual blocks, each level followed by 2x2 max-pooling where asked. [N,C,H,W] -> [N,C',H',W']."""
+    """Small residual blocks, each level followed by 2x2 max-pooling if asked. [N,C,H,W] -> [N,C',H',W']."""
 
     def __init__(self, cfg: ActorCriticConfig):
         super().__init__()
