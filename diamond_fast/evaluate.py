@@ -147,6 +147,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     from diamond_fast.replay import load_recording
     from diamond_fast.replay.fitting import check_fits
     from diamond_fast.runs.agents import load_agent
+    from diamond_fast.spec import Discrete
     from diamond_fast.training.precision import set_matmul_precision
 
     device = resolve_device(args.device)
@@ -160,7 +161,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     held_out = None if args.held_out is None else load_recording(args.held_out)
     num_actions = trained.agent.actor_critic.num_actions
     if held_out is not None:
-        check_fits("--held-out", args.held_out, held_out, config.frame_shape, num_actions)
+        check_fits("--held-out", args.held_out, held_out, config.frame_shape, Discrete(num_actions))
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     out = _new_folder(args, trained)
     env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, num_actions)

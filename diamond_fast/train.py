@@ -339,10 +339,9 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
 def _num_actions(config: RunConfig) -> int:
     if not config.has_env:
         from diamond_fast.replay import load_recording
-        from diamond_fast.replay.fitting import check_fits
+        from diamond_fast.training.action_count import count_actions
 
-        replay = load_recording(config.static_dataset)
-        return check_fits("--static-dataset", config.static_dataset, replay, config.frame_shape, config.num_actions)
+        return count_actions(config, None, None, None, load_recording(config.static_dataset))
     from diamond_fast.envs.real import make_env
 
     env = make_env(config, num_envs=1, done_on_life_loss=False)

@@ -11,6 +11,7 @@ from replay_model import SHAPE, Model, append_steps, assert_same, random_actions
 
 from diamond_fast.replay import JournalError, Replay, load_recording
 from diamond_fast.replay.__main__ import main
+from diamond_fast.replay.fitting import check_fits
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.replay.journal import Journal
 from diamond_fast.spec import Action, Box, Discrete, MultiBinary
@@ -247,6 +248,34 @@ def test_actions_that_could_be_anything_are_refused(tmp_path, actions, more, mes
     with pytest.raises(ValueError, match=message) as caught:
         load_recording(tmp_path / "a.npz")
     assert "\n" not in str(caught.value)
+
+
+def test_which_actions_fit(tmp_path):
+    """Choices are of the number that is known, the networks' first; other kinds are what they are."""
+    frame = np.full((1, 2, 2, 3), 9, np.uint8)
+
+    def fits(recorded: Action | None, act: np.ndarray, networks: Action | None) -> Action:
+        replay, no = Replay((2, 2, 3), action=recorded), np.zeros(1, bool)
+        replay.append(frame, act[None], np.zeros(1, np.float32), no, no, frame)
+        replay.commit()
+        return check_fits("--held-out", "it", replay, (2, 2, 3), networks)
+
+    three, pressed, moved = np.array(3), np.ones(3, np.uint8), np.ones(3, np.float32)
+    assert fits(None, three, None) == Discrete(4)
+    assert fits(Discrete(6), three, None) == Discrete(6)
+    assert fits(Discrete(6), three, Discrete(5)) == Discrete(5)
+    assert fits(MultiBinary(3), pressed, None) == MultiBinary(3)
+    assert fits(MultiBinary(3), pressed, MultiBinary(3)) == MultiBinary(3)
+    assert fits(Box(3), moved, None) == Box(3)
+    for recorded, act, networks, message in (
+        (None, three, Discrete(3), "--held-out it: its actions go from 3 to 3, expected 0 to 2"),
+        (None, three, MultiBinary(3), r"its actions are Discrete\(n=4\), the networks' MultiBinary\(n=3\)"),
+        (MultiBinary(3), pressed, Discrete(3), r"its actions are MultiBinary\(n=3\), the networks' Discrete\(n=3\)"),
+        (MultiBinary(3), pressed, MultiBinary(4), r"its actions are MultiBinary\(n=3\), the networks' MultiB"),
+        (Box(3), moved, MultiBinary(3), r"its actions are Box\(n=3\), the networks' MultiBinary\(n=3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fits(recorded, act, networks)
 
 
 def test_published_episodes_of_buttons(tmp_path):

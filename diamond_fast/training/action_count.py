@@ -5,6 +5,7 @@ from diamond_fast.replay import Replay
 from diamond_fast.replay.fitting import check_fits
 from diamond_fast.runs.agents import check_actions, num_actions_of
 from diamond_fast.runs.checkpoint import Checkpoint
+from diamond_fast.spec import Discrete
 from diamond_fast.world_model import Agent
 
 
@@ -29,7 +30,12 @@ def count_actions(
     count = of_game or cfg.num_actions or networks
     if cfg.static_dataset is not None:
         least = max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
-        count = check_fits("--static-dataset", cfg.static_dataset, replay, cfg.frame_shape, count, least)
+        known = None if count is None else Discrete(count)
+        action = check_fits("--static-dataset", cfg.static_dataset, replay, cfg.frame_shape, known, least)
+        if not isinstance(action, Discrete):
+            where = f"--static-dataset {cfg.static_dataset}"
+            raise ValueError(f"{where}: its actions are {action}, the networks take numbers")
+        count = action.n
     if networks is not None:
         check_actions("agent: it", networks, cfg, count)
     return count
