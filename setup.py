@@ -16,7 +16,7 @@ AMX = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-
 
 
 class Build(build_ext):
-    """Says in one line what is missing where no C++17 compiler is found. Only the replay buffer is indispensable."""
+    """Says in one line what is missing if no C++17 compiler is found. Only the replay buffer is indispensable."""
 
     def build_extensions(self):
         try:

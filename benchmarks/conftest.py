@@ -53,7 +53,7 @@ def pytest_configure(config):
 
 
 class Ledger:
-    """Puts beside the rows what the machine can do, and what was not run."""
+    """Adds to the rows what the machine can do, and what was not run."""
 
     def __init__(self, effort: str):
         self.effort = effort

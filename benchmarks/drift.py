@@ -1,4 +1,4 @@
-"""Whether the fast path's rounding adds up: errors over long imaginations of a trained model, beside float32's.
+"""Whether the fast path's rounding adds up: errors over long imaginations of a trained model, compared with float32's.
 
     python benchmarks/drift.py --run runs/DIR --horizon 200 --seeds 5
 

@@ -56,7 +56,7 @@ class GpuMeter:
             self.notes["not_measured"] = f"energy and clocks: {error}"
 
     def clock(self) -> int | None:
-        """Of the multiprocessors, in MHz."""
+        """The multiprocessors' clock in MHz."""
         if self._handle is None:
             return None
         with suppress(pynvml.NVMLError):

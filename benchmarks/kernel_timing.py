@@ -1,4 +1,4 @@
-"""Times a kernel's call on a GPU beside its torch twin, the twin compiled, and a copy of the bytes it moves."""
+"""Times a kernel's call on a GPU against its torch twin, the twin compiled, and a copy of the bytes it moves."""
 
 from collections.abc import Callable, Sequence
 

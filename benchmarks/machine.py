@@ -35,7 +35,7 @@ class Machine:
 
 
 def versions() -> dict[str, str | None]:
-    """Of what the figures depend on."""
+    """The versions of what the figures depend on."""
     packages = {name: importlib.metadata.version(name) for name in ("torch", "triton", "numpy")}
     return {**packages, "CUDA": torch.version.cuda}
 

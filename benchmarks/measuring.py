@@ -45,9 +45,9 @@ class Turns(NamedTuple):
     """What was measured."""
 
     seconds: dict[str, list[float]]
-    """Of one call of each candidate, turn by turn."""
+    """Seconds of one call of each candidate, turn by turn."""
     peak_bytes: dict[str, int]
-    """Of GPU memory beyond what was there before the first call: of weights and inputs; empty on a CPU."""
+    """Peak of GPU memory beyond what was there before the first call (weights and inputs); empty on a CPU."""
     left_out: dict[str, str]
     """Candidates without a figure, and why."""
 

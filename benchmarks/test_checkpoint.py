@@ -1,4 +1,4 @@
-"""Writing an epoch of the paper's networks with optimisers: flushed to the disk and checksummed, beside torch.save.
+"""Writing an epoch of the paper's networks with optimisers: flushed to the disk and checksummed, against torch.save.
 
 pytest benchmarks/test_checkpoint.py --benchmark-only
 """

@@ -1,4 +1,4 @@
-"""Collection steps a second beside bare emulator stepping, and Python preprocessing in Gymnasium's AsyncVectorEnv.
+"""Collection steps a second against bare emulator stepping, and Python preprocessing in Gymnasium's AsyncVectorEnv.
 
     pytest benchmarks/test_collect.py --benchmark-only          (the latter needs opencv-python-headless)
 

@@ -1,4 +1,4 @@
-"""An imagined step, and a rollout of imagined steps with the policy: the fast path beside the readable twin.
+"""An imagined step, and a rollout of imagined steps with the policy: the fast path against the readable twin.
 
     pytest benchmarks/test_imagination.py --benchmark-only
 

@@ -1,4 +1,4 @@
-"""Batches a second beside a plain NumPy gather and the machine's memcpy limit; size and opening time on disk.
+"""Batches a second against a plain NumPy gather and the machine's memcpy limit; size and opening time on disk.
 
 pytest benchmarks/test_replay.py --benchmark-only
 """

@@ -3,7 +3,7 @@
     pytest benchmarks/test_updates.py --benchmark-only
 
 Ours is what a run with ``--precision bf16`` does; the twin is the published way: float32 (TF32 on a GPU), one operation
-after the other, gradients kept while imagined episodes are played, and on a GPU the world model compiled besides.
+after the other, gradients kept while imagined episodes are played, and on a GPU the same with the world model compiled.
 """
 
 from dataclasses import replace
@@ -61,7 +61,7 @@ def stepping(updates, model):
 
 
 def least_time(machine, cfg, model, dtype):
-    """Of forward and backward passes, at the rate of a matrix product."""
+    """The time of forward and backward passes, at the rate of a matrix product."""
     cost = estimate(cfg, 18).costs[model]
     return machine.arithmetic(cost.forward_flops + cost.training_flops, dtype)
 

@@ -1,4 +1,4 @@
-"""What is measured: networks of the paper's and other sizes, batches, and the published way beside ours."""
+"""What is measured: networks of the paper's and other sizes, batches, and the published way to compare with."""
 
 import copy
 from dataclasses import replace
@@ -75,7 +75,7 @@ def make_denoiser(cfg: DenoiserConfig, device: torch.device) -> Denoiser:
 
 
 def denoiser_flops(cfg: DenoiserConfig, height: int, width: int) -> int:
-    """Of one evaluation of the network for one sample."""
+    """Floating-point operations of one evaluation of the network for one sample."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         network = Denoiser(cfg, NUM_ACTIONS).inner_model
         network(torch.empty(1, 3, height, width), torch.empty(1), torch.empty(1, 12, height, width), _no_actions())

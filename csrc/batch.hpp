@@ -23,7 +23,7 @@ struct BatchLayout {
 // Fills a block with the segments. Outside an episode everything is 0, slots are -1 and both masks are false;
 // pixel_mask is true at the final observation too, mask_padding at steps only.
 // Throws std::invalid_argument if the layout is for another number of cuts, or frames or actions of another size,
-// and std::out_of_range where a cut's episode is not in the view; then nothing is written.
+// and std::out_of_range if a cut's episode is not in the view; then nothing is written.
 void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const BatchLayout& layout, uint8_t* block);
 
 }  // namespace replay

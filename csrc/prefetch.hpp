@@ -26,7 +26,7 @@ class Prefetcher {
   void ask(uint64_t batch, uint8_t* block);
 
   // Waits until the batch asked for first is filled and forgets it. Throws what filling it threw, and
-  // std::runtime_error where nothing was asked for or in a forked process.
+  // std::runtime_error if nothing was asked for or in a forked process.
   void take();
 
  private:

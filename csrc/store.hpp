@@ -66,14 +66,14 @@ struct View {
 
 class Store {
  public:
-  // capacity: steps in all, rounded up to whole vector steps. Throws std::invalid_argument, and std::bad_alloc where
+  // capacity: steps in all, rounded up to whole vector steps. Throws std::invalid_argument, and std::bad_alloc if
   // there is no address space for as many.
   Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity, int64_t act_bytes = sizeof(int64_t));
 
   // --- the writer's side: one thread at a time ---
 
-  // Takes one step of every lane; final_obs is read where an episode ended only. An ended episode becomes visible at
-  // once, a running one with publish_running(). Throws std::runtime_error when full, std::invalid_argument where a
+  // Takes one step of every lane; final_obs is read only if an episode ended. An ended episode becomes visible at
+  // once, a running one with publish_running(). Throws std::runtime_error when full, std::invalid_argument if a
   // reward is not finite; then nothing is taken.
   void append(const uint8_t* obs, const uint8_t* act, const float* rew, const bool* end, const bool* trunc,
               const uint8_t* final_obs);
@@ -81,7 +81,7 @@ class Store {
   // Every running episode stays as it is, without an end, and the next step starts a new one.
   void close_running();
   // Takes num_steps vector steps whose slots were written from outside, as append() would have taken them.
-  // lane_slots: slots per lane. Throws std::invalid_argument, having changed nothing, where the flags do not fit or a
+  // lane_slots: slots per lane. Throws std::invalid_argument, having changed nothing, if the flags do not fit or a
   // reward is not finite.
   void adopt(int64_t num_steps, const std::vector<int64_t>& lane_slots);
 

@@ -16,7 +16,7 @@ class AreaResize:
         self._rows, self._columns = _area_weights(height, size), _area_weights(width, size)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [..., height, width, C] -> uint8 [..., size, size, C]; the same array where the sizes are equal."""
+        """uint8 [..., height, width, C] -> uint8 [..., size, size, C]; the same array if the sizes are equal."""
         if self._shapes[0] == self._shapes[1]:
             return images
         resized = np.einsum("ih,...hwc,jw->...ijc", self._rows, images, self._columns, optimize=True)

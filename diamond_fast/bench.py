@@ -19,7 +19,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 @dataclass(frozen=True)
 class BenchArgs:
-    """Measure what diamond_fast gains on this machine: every path beside the published way and others' compilers.
+    """Measure what diamond_fast gains on this machine: every path against the published way and others' compilers.
 
     Everything this machine can do, at most ten minutes without a GPU:
         python -m diamond_fast.bench --out bench

@@ -18,7 +18,7 @@ from diamond_fast.envs.failure import EnvironmentFailedError
 T = TypeVar("T")
 
 BAD_INPUT = 2
-"""Exit code where the command line asks for something that cannot be."""
+"""Exit code if the command line asks for something that cannot be."""
 
 UNBROKEN = 10_000  # columns on which no message wraps
 ONE_COLUMN = 100  # on a wider terminal the help stands in several columns
@@ -94,7 +94,7 @@ def user_errors() -> Iterator[None]:
 
 
 def _missing_parts() -> list[str]:
-    """Parts that an installation puts beside the source: missing where a mere checkout hides the installed package."""
+    """Parts that an installation adds to the source: missing if a mere checkout hides the installed package."""
     return [name for name in ("diamond_fast._replay", "diamond_fast.kernels") if find_spec(name) is None]
 
 
@@ -123,7 +123,7 @@ def _printed(cls: type[Any], columns: int, **options: Any) -> str:
 def _one_line(message: str) -> str:
     """tyro's own message, without its frame and title, the hint at --help, and all but the usage of a flag's help.
 
-    The title is part of the frame's upper edge, or stands above a rule where tyro draws without box characters.
+    The title is part of the frame's upper edge, or stands above a rule if tyro draws without box characters.
     """
     parts = re.split(r"^(?:╭.*|╰.*|[│\s]*[─-]+[│\s]*)$", message, flags=re.MULTILINE)[1:]
     sections = [[line.strip("│ ") for line in part.strip().splitlines()] for part in parts]

@@ -126,7 +126,7 @@ class SamplerConfig:
 
     @property
     def num_evaluations(self) -> int:
-        """Of the denoiser, for one frame: Heun's method takes two a step, except at the last."""
+        """Evaluations of the denoiser for one frame: Heun's method takes two a step, except at the last."""
         return self.num_steps if self.order == 1 else 2 * self.num_steps - 1
 
 
@@ -179,7 +179,7 @@ class UpdateConfig:
     lr: PositiveFloat = 1e-4
     """Learning rate of AdamW."""
     weight_decay: NonNegativeFloat = 1e-2
-    """Of weights; biases, embeddings and norms never decay."""
+    """Weight decay of weights; biases, embeddings and norms never decay."""
     eps: PositiveFloat = 1e-8
     """Of AdamW."""
     lr_warmup_steps: CountInt = 100
@@ -199,9 +199,9 @@ class ActorCriticLossConfig:
     lambda_: Annotated[Fraction, arg(name="lambda")] = 0.95
     """Weight of longer returns against bootstrapped values."""
     weight_value_loss: NonNegativeFloat = 1.0
-    """Of the value's squared error."""
+    """Weight of the value's squared error in the loss."""
     weight_entropy_loss: NonNegativeFloat = 0.001
-    """Of the policy's entropy."""
+    """Weight of the policy's entropy in the loss."""
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ ENV_FLAGS = ("env_runs_in", "env_timeout", "env_start_timeout")
 
 
 def with_env_flags(config: RunConfig, args: Any) -> RunConfig:
-    """The settings with those of ``ENV_FLAGS`` that ``args`` has, where they are not None."""
+    """The settings with those of ``ENV_FLAGS`` that ``args`` has, if they are not None."""
     given = {name: getattr(args, name) for name in ENV_FLAGS}
     return replace(config, **{name: value for name, value in given.items() if value is not None})
 

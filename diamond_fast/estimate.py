@@ -44,7 +44,7 @@ class Cost:
     """In the whole run."""
 
     def seconds(self, speed: Speed) -> float:
-        """Of one update."""
+        """Seconds of one update."""
         return self.forward_flops / speed.forward + self.training_flops / speed.training
 
 
@@ -91,7 +91,7 @@ def estimate(config: RunConfig, num_actions: int) -> Estimate:
 
 
 def time_needed(total: Estimate, speed: MeasuredSpeed) -> str:
-    """How long a run takes, as a range where the machine does not do the same work in the same time."""
+    """How long a run takes, as a range if the machine does not do the same work in the same time."""
     best, now = total.seconds(speed.best), total.seconds(speed.now)
     if speed.load:
         return f"{duration(best)} if nothing else ran here, at least {duration(now)} as busy as it is ({speed.load})"

@@ -48,9 +48,9 @@ class EvaluateArgs:
     pretrained: Annotated[str | None, arg(metavar="GAME")] = None
     """The published agent for this game, fetched from the Hub."""
     game: Annotated[str | None, arg(metavar="NAME")] = None
-    """What --checkpoint plays, where the file's name does not say it."""
+    """What --checkpoint plays, if the file's name does not say it."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """The run's own, where it begins with a module (module:Id): code is imported only if you name it here."""
+    """The run's own, if it begins with a module (module:Id): code is imported only if you name it here."""
     env_runs_in: Place | None = None
     """Where the real environment runs, if not where the run has it: in a thread, a process, or the main thread."""
     env_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
         finally:
             with suppress(OSError):
-                out.rmdir()  # where nothing was written
+                out.rmdir()  # if nothing was written
 
 
 def tell(out: Path, results: "dict[str, Any]", compounding: "Compounding | None") -> None:

@@ -24,7 +24,7 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
 
     Args:
         source: path of a published agent's ``.pt`` file, or an Atari game's name to fetch it from the Hub.
-        cfg: the networks' settings; the paper's where None. The file's shapes decide the number of actions.
+        cfg: the networks' settings; the paper's if None. The file's shapes decide the number of actions.
 
     Raises:
         FileNotFoundError: there is no such file, and ``source`` is not a game's name.

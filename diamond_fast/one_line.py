@@ -2,5 +2,5 @@
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message without line breaks, at most 200 characters; its kind where it has none."""
+    """An error's message without line breaks, at most 200 characters; its kind if it has none."""
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -47,7 +47,7 @@ class PlayArgs:
     game: Annotated[str | None, arg(metavar="NAME")] = None
     """Game of a .pt file that is not named after it."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """The run's own, where it begins with a module (module:Id): code is imported only if you name it here."""
+    """The run's own, if it begins with a module (module:Id): code is imported only if you name it here."""
     env_runs_in: Place | None = None
     """Where the real environment runs, if not where the run has it: in a thread, a process, or the main thread."""
     env_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
@@ -63,7 +63,7 @@ class PlayArgs:
     horizon: Annotated[int, Limits(minimum=1, maximum=10_000)] = 50
     """Imagined steps before an episode is cut off and the next begins. Training uses 15."""
     seed: Seed = 0
-    """Of starts, noise and the agent's actions."""
+    """Seed of starts, noise and the agent's actions."""
     speed: Annotated[int, Limits(minimum=1, maximum=60)] = 15
     """Steps a second, at most. Atari games run at 15."""
     recordings: Annotated[Path, arg(metavar="DIR")] = Path("recordings")
@@ -106,7 +106,7 @@ def _prepare_page(args: PlayArgs) -> Callable[[], None]:
     link = server.address(listening, page.token)
     print(f"Play at {link}\nWhoever has this link can play. Ctrl-C ends.", flush=True)
     if args.host not in ("127.0.0.1", "localhost", "::1"):
-        print("The link goes over the network unencrypted; share it only where that is fine.", flush=True)
+        print("The link goes over the network unencrypted; share it only if that is fine.", flush=True)
     elif "SSH_CONNECTION" in os.environ:
         port = listening.getsockname()[1]
         print(f"On the machine you sit at, first: ssh -L {port}:localhost:{port} <this machine>", flush=True)
@@ -139,7 +139,7 @@ def _then_tell(play: Callable[[], None], session: "Session") -> Callable[[], Non
 
 
 def _missing(error: ModuleNotFoundError, library: str, extra: str) -> Exception:
-    """What to say where the library of an extra is not installed; anything else missing is a bug."""
+    """What to say if the library of an extra is not installed; anything else missing is a bug."""
     return ValueError(f"needs {library}: pip install 'diamond_fast[{extra}]'") if error.name == library else error
 
 

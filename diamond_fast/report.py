@@ -1,4 +1,4 @@
-"""``python -m diamond_fast.report``: our runs beside the published agents, as tables, pictures and one HTML page."""
+"""``python -m diamond_fast.report``: our runs next to the published agents, as tables, pictures and one HTML page."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ DEFAULT_OUT = Path("report")
 
 @dataclass(frozen=True)
 class ReportArgs:
-    """Human-normalised scores of runs beside the published agents of Atari 100k.
+    """Human-normalised scores of runs next to the published agents of Atari 100k.
 
     All runs, finished and unfinished; runs of the same game are its seeds:
         python -m diamond_fast.report runs/*

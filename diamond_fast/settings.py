@@ -18,7 +18,7 @@ T = TypeVar("T")
 class Limits:
     """What a number must satisfy, as ``Annotated[int, Limits(minimum=1)]``; for a tuple, what each entry must.
 
-    Floats must be finite besides, unless ``infinite``. nan never passes.
+    Floats must also be finite, unless ``infinite``. nan never passes.
     """
 
     minimum: float = -math.inf

@@ -24,7 +24,7 @@ class Action:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of one action. A batch of them has it behind its own dimensions."""
+        """Shape of one action. A batch of them has it behind its own dimensions."""
         return (self.n,)
 
     @property

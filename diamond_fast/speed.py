@@ -36,18 +36,18 @@ class MeasuredSpeed:
     now: Speed
     """On average while it was measured, with the threads that a run uses; on busy processors at most."""
     best: Speed
-    """Of the fastest calls. On busy processors: what one thread does while it has one, times the threads."""
+    """Speed of the fastest calls. On busy processors: what one thread does while it has one, times the threads."""
     load: str = ""
-    """How busy the processors are with other work, in a few words; empty where they are not."""
+    """How busy the processors are with other work, in a few words; empty if they are not."""
     threads: int = 0
-    """Of torch on a CPU; 0 on a GPU."""
+    """Number of torch's threads on a CPU; 0 on a GPU."""
 
 
 def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> MeasuredSpeed:
     """Time the denoiser, the largest network, forward and in training: a few seconds.
 
     On busy processors threads wait for each other, and how much they do together in a second says little about the
-    machine: a call that took 0.2 s of one processor's time took 1 to 9 s with two threads beside five other processes.
+    machine: a call that took 0.2 s of one processor's time took 1 to 9 s with two threads next to five other processes.
     So one thread is timed there, by the time it had a processor for itself. The share of the time in which it had one
     is the most that several threads can get.
     """
@@ -105,7 +105,7 @@ def _speed(times: list[list[Timing]], flops: list[int], load: str, threads: int)
 
 
 def _load() -> str:
-    """What the processors have to do besides, as the system counts it over the last minute."""
+    """What else the processors have to do, as the system counts it over the last minute."""
     try:
         load = os.getloadavg()[0]
     except OSError:

@@ -12,7 +12,7 @@ class Timing(NamedTuple):
 
     wall: float
     cpu: float
-    """Of all threads together."""
+    """Processor time of all threads together."""
 
 
 def timed(call: Callable[[], object], seconds: float, at_least: int = 1) -> list[Timing]:

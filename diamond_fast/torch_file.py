@@ -59,7 +59,7 @@ def _contents(archive: zipfile.ZipFile, size_on_disk: int) -> dict[str, bytes]:
         _, _, name = entry.filename.partition("/")
         if name in contents:
             raise ValueError(f"{name} is there twice")
-        contents[name] = archive.read(entry)  # raises BadZipFile where the CRC-32 differs
+        contents[name] = archive.read(entry)  # raises BadZipFile if the CRC-32 differs
     if contents.get("byteorder", b"little") != b"little":
         raise ValueError("its numbers are not little-endian")
     return contents

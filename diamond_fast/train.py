@@ -72,9 +72,9 @@ class TrainArgs:
     init_from: Annotated[str | None, arg(metavar="PATH|GAME")] = None
     """Start from a published agent: a .pt file, or a game's name to fetch its agent from the Hub."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
-    """Dashboard to feed besides metrics.jsonl."""
+    """Dashboard to send the scalars to, in addition to metrics.jsonl."""
     cuda_graphs: bool = True
-    """With CUDA: launch each update as one graph. Where that fails, training says so and goes on without."""
+    """With CUDA: launch each update as one graph. If that fails, training says so and goes on without."""
     profile: FlagCreatePairsOff[bool] = False
     """Measure each phase of such a run on a few updates and print a table; write it with a trace to profiles/, or to
     the folder that --out names; then stop."""
@@ -323,7 +323,7 @@ def dry_run(args: TrainArgs) -> None:
 
 
 def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
-    """What ``--preset auto`` became and, where that is not the paper's, what the paper's would take here."""
+    """What ``--preset auto`` became and, if that is not the paper's, what the paper's would take here."""
     if device.type == "cuda":
         return "CUDA is there: taking the paper's settings (--preset atari100k)."
     from diamond_fast.estimate import estimate, measure_speed, time_needed

@@ -60,7 +60,7 @@ def quantise(x):
 
 @triton.jit
 def pitched(n, i, M, CHANNELS: tl.constexpr, PITCH: tl.constexpr):
-    """Offset of the i-th of sample n's M elements where pixels lie PITCH apart instead of CHANNELS."""
+    """Offset of the i-th of sample n's M elements, with pixels PITCH apart instead of CHANNELS."""
     if PITCH == CHANNELS:
         at = n * M + i
     else:
@@ -69,7 +69,7 @@ def pitched(n, i, M, CHANNELS: tl.constexpr, PITCH: tl.constexpr):
 
 
 def with_pitch(x: Tensor) -> tuple[Tensor, int]:
-    """x [N,C,H,W] and the distance of its pixels: C where channels are last in memory, more in a slice of channels."""
+    """x [N,C,H,W] and the distance of its pixels: C if channels are last in memory, more in a slice of channels."""
     _, c, h, w = x.shape
     pitch = x.stride(3)
     if x.stride() == (h * w * pitch, 1, w * pitch, pitch) and pitch >= c:

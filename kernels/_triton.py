@@ -1,4 +1,4 @@
-"""Triton where it is installed. Elsewhere a stand-in that lets the modules load: their torch paths need no Triton."""
+"""Triton if it is installed. Elsewhere a stand-in that lets the modules load: their torch paths need no Triton."""
 
 try:
     import triton

@@ -239,7 +239,7 @@ def edm_step(
 
     Args:
         noisy, network_output, sigma_data, sigma_offset_noise, quantised, impl: as for ``edm_denoise``.
-        sigma: what the network was told. sigma_hat: what the slope divides by, where noise was put back before the
+        sigma: what the network was told. sigma_hat: what the slope divides by, if noise was put back before the
             step; sigma if None.
         next_sigma: where the step leads, 0 at the last one.
         with_slope: whether the slope is wanted, for Heun's correction.

@@ -16,12 +16,12 @@ WHOLE_GROUP_ELEMENTS = 16384  # groups up to this size are normalised by one pro
 # quarter in float32.
 WIDE_BLOCK = 1024
 MIN_TILE_ELEMENTS = 2048  # smaller tiles would spend their time on the launch
-ROW_BYTES = 128  # channels a program reads of each pixel: a full cache line where the groups allow it
+ROW_BYTES = 128  # channels a program reads of each pixel: a full cache line if the groups allow it
 MAX_SPLITS = 64  # partial results a program has to merge
 # Registers a thread of a kernel with a loop may take. Left alone, the assembler stops at a step of occupancy below what
 # the loop needs and spills a register or two; two blocks of 8 warps a multiprocessor keep the memory busy all the same.
 LOOP_REGISTERS = 128
-POINTWISE_BLOCK = 1024  # elements of a program where nothing is reduced over pixels
+POINTWISE_BLOCK = 1024  # elements of a program that reduces nothing over pixels
 INPUT_TILE_ELEMENTS = 2048  # pixels x channels of the network's input
 POINTWISE_WARPS = 4  # 8 elements a thread: one 16-byte load of bfloat16, two of float32
 
@@ -89,7 +89,7 @@ def whole_group_launch(pixels: int, group_channels: int, groups: int, itemsize: 
 def split_launch(
     n: int, pixels: int, group_channels: int, groups: int, itemsize: int, chip: Chip, max_splits: int | None = None
 ) -> NormLaunch:
-    """Tiles over the pixels, small enough to give every multiprocessor work; one tile a program where no
+    """Tiles over the pixels, small enough to give every multiprocessor work; one tile a program if no
     ``max_splits`` bounds the number of partial results.
 
     Args:
@@ -112,7 +112,7 @@ def split_launch(
 
 
 def reduce_warps(num_warps: int) -> int:
-    """Warps where two inputs are reduced at once: a thread gets half as many elements of each."""
+    """Warps of a program that reduces two inputs at once: a thread gets half as many elements of each."""
     return min(16, 2 * num_warps)
 
 

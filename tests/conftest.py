@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 # Before torch is imported, here and in the programs that tests start: networks this small gain nothing from more
-# threads, and lose much where cores are shared.
+# threads, and lose much if cores are shared.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest

@@ -25,7 +25,7 @@ def arguments_class(program):
 
 
 def commands_in(text):
-    """(program, what follows it) of each line that runs one, joined where a line ends with a backslash."""
+    """(program, what follows it) of each line that runs one, joined if a line ends with a backslash."""
     for line in text.replace("\\\n", " ").splitlines():
         for program, rest in [] if "`" in line else re.findall(r"-m diamond_fast\.(\w+)\b(.*)", line):
             yield program, shlex.split(rest, comments=True)
@@ -66,7 +66,7 @@ def test_they_were_found():
 
 @pytest.mark.parametrize(("program", "argv"), COMMANDS, ids=str)
 def test_commands(program, argv):
-    """They are taken; where they name a game, it can be made as shown."""
+    """They are taken; if they name a game, it can be made as shown."""
     read(program, argv)
     if program == "train" and not {"--resume", "--static-dataset"} & set(argv):
         if "CarRacing-v3" in argv:

@@ -147,7 +147,7 @@ def test_names_of_d4rl(replay, tmp_path):
 
 
 def test_observations_with_the_last_one_of_each_episode(replay, tmp_path):
-    """As Minari stores them: one more than steps. Of episodes without an end the last one is not needed."""
+    """As Minari stores them: one more than steps. An episode without an end does not need the last one."""
     arrays = arrays_of(replay)
     episodes = [replay.episode(i) for i in range(replay.num_episodes)]
     assert any(e.final_obs is None for e in episodes)
@@ -237,7 +237,7 @@ def run_command(capsys, *argv) -> tuple[int, str]:
 
 
 def test_import_makes_frames_of_another_size(tmp_path, capsys):
-    """Of a journal, too; gray ones become RGB. Truth: the mean over each new pixel's area."""
+    """A journal is resized, too; gray ones become RGB. Truth: the mean over each new pixel's area."""
     gray, no = Replay.open(tmp_path / "gray.journal", (6, 4, 1)), np.zeros((5, 1), bool)
     append_steps(gray, np.random.default_rng(0), no, np.array([[False]] * 4 + [[True]]))
     gray.commit()

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def from_pytest(report: dict[str, Any]) -> Document:
-    """From what pytest-benchmark wrote, with what ``benchmarks/conftest.py`` put beside it."""
+    """From what pytest-benchmark wrote, with what ``benchmarks/conftest.py`` added to it."""
     suite, cpu = report["suite"], report["machine_info"]["cpu"]
     hardware = {"cpu": cpu.get("brand_raw", "unknown processor"), "cores": cpu["count"], "gpu": suite["gpu"]}
     return {
@@ -34,7 +34,7 @@ def from_pytest(report: dict[str, Any]) -> Document:
 def merged(earlier: Document, later: Document) -> Document:
     """Parts of a suite that were run one after the other: the later one's rows replace the earlier one's.
 
-    Of another commit, machine or effort, the earlier one is dropped.
+    If commit, machine or effort differ, the earlier one is dropped.
     """
     if any(earlier.get(name) != later[name] for name in ("format", "hardware", "software", "commit", "effort")):
         return later

@@ -37,7 +37,7 @@ class Ratio:
 
 
 def figure(values: Sequence[float], higher_is_better: bool) -> Figure:
-    """Of one value a turn."""
+    """The figure of one value a turn."""
     low, high = spread(values)
     return Figure(median(values), max(values) if higher_is_better else min(values), low, high, len(values))
 

@@ -8,7 +8,7 @@ PUBLISHED = "as published"
 
 
 def number(x: float) -> str:
-    """Three digits, more where the integer part has more."""
+    """Three digits, more if the integer part has more."""
     if abs(x) >= 100:
         return f"{x:,.0f}"
     return f"{x:.3g}"
@@ -146,7 +146,7 @@ HEADLINES: list[tuple[str, dict[str, object], str]] = [
 
 
 def headline_table(document: Document) -> str | None:
-    """Ours beside the published way and the strongest rival; None if nothing of it was measured."""
+    """Ours against the published way and the strongest rival; None if nothing of it was measured."""
     lines = []
     for stem, case, title in HEADLINES:
         for row in document["rows"]:

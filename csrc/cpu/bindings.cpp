@@ -1,7 +1,7 @@
 // Python face: build a program, set its weights, run it on NumPy arrays.
 //
 // This file alone is compiled for any processor (setup.py), so that the module can be imported on any. Everything else
-// is reached through a Program, which is refused where the rest cannot run.
+// is reached through a Program, which is refused if the rest cannot run.
 #include <cpuid.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>

@@ -90,7 +90,7 @@ struct Norm {
   float eps = 0;
   bool silu = false;
   int modulation = -1;               // where scale and shift begin in the sample's row; -1: gain and offset are learned
-  std::vector<float> weight, bias;   // [C] each, where learned; 1 and 0 until they are set
+  std::vector<float> weight, bias;   // [C] each, if learned; 1 and 0 until they are set
 };
 
 class Op {
@@ -187,8 +187,8 @@ struct Normaliser {
   Normaliser(const Norm& norm, const Sample& sample, const std::vector<int>& inputs);
 };
 
-// Back through a norm, and SiLU where it has it.
-// grads: of its result, [pixels, blocks of all inputs]; overwritten. weight_grads: [2, C], where the norm is learned.
+// Back through a norm, and SiLU if it has it.
+// grads: of its result, [pixels, blocks of all inputs]; overwritten. weight_grads: [2, C], if the norm is learned.
 void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, bf16* grads,
                    float* weight_grads);
 // Adds what lies in rows of row_blocks blocks, from block first_block on, to a value's gradient.

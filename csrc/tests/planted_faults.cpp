@@ -1,6 +1,6 @@
 // Faults on purpose: a sanitizer that does not report them would report nothing.
 //   overflow: a batch is filled into a block one byte too small
-//   race:     two threads append, where one may
+//   race:     two threads append, although only one may
 
 #include <cstring>
 #include <thread>

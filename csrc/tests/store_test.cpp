@@ -1,4 +1,4 @@
-// The buffer without Python: what is stored, cut and drawn, one writer beside readers, batches filled ahead.
+// The buffer without Python: what is stored, cut and drawn, one writer next to readers, batches filled ahead.
 // Small and plain, so that it runs under the sanitizers.
 
 #include <sys/wait.h>

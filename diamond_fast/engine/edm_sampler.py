@@ -19,7 +19,7 @@ class Step(NamedTuple):
     """One step of the sampler, from noise level sigma_hat to next_sigma."""
 
     sigma: float  # what the network is told
-    sigma_hat: float  # sigma, or more where noise is put back first
+    sigma_hat: float  # sigma, or more if noise is put back first
     next_sigma: float
     noise_scale: float | None  # of the noise put back; None: none
     heun: bool  # whether the slope at next_sigma is averaged in

@@ -21,7 +21,7 @@ class FastEncoder:
 
     Args:
         network: whose weights are used.
-        device, dtype: where and in what it runs.
+        device, dtype: what it runs on, and in.
         techniques: what to use on a GPU.
     """
 

@@ -25,7 +25,7 @@ def find_unet(denoiser: nn.Module) -> nn.Module:
 
 
 def as_inner_model(unet: nn.Module) -> InnerModel:
-    """The U-Net itself where it is ours, else ours around the very tensors of another."""
+    """The U-Net itself if it is ours, else ours around the very tensors of another."""
     wrapped = any(not WRAPPERS.isdisjoint(name.split(".")) for name, _ in unet.named_modules())
     if isinstance(unet, InnerModel) and not wrapped:
         return unet

@@ -60,7 +60,7 @@ class Captured:
             nothing, and everything else that it reads or writes stays at its address.
         changes_state: whether a call changes more than what it returns. If so, the first calls with inputs of a shape
             are ordinary ones; if not, the first call repeats the function until it can be captured.
-        generators: that it draws random numbers from, besides the default one. They continue from call to call.
+        generators: that it draws random numbers from, in addition to the default one. They continue from call to call.
         pool: shared with other functions; None: each graph has its own.
         max_graphs: the least recently used is dropped beyond that.
     """

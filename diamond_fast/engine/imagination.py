@@ -17,7 +17,7 @@ from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 @dataclass
 class ImaginationState:
-    """Everything an imagined step depends on, besides the models. N episodes, contexts of T frames."""
+    """Everything an imagined step depends on, apart from the models. N episodes, contexts of T frames."""
 
     obs: Tensor  # [N,T,C,H,W] in [-1, 1], oldest first
     act: Tensor  # [N,T] int64; the last entry is overwritten by the action taken

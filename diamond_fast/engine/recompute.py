@@ -48,7 +48,7 @@ class Played(NamedTuple):
     cx_next: Tensor  # [N,T,D]
     burnin_obs: Tensor  # [K,B,C,H,W]
     burnin_cell: Tensor  # [K] int64, n * T + t of the step that ended the episode; N * T where a place is not used
-    num_burnins: Tensor  # [] int64, more than K where some found no place
+    num_burnins: Tensor  # [] int64, more than K if some found no place
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ class EnvStep(NamedTuple):
     rew: Tensor  # [N] float
     end: Tensor  # [N] bool
     trunc: Tensor  # [N] bool
-    final_obs: Tensor  # [N,C,H,W] the frame the action led to; equals obs where no episode ended
+    final_obs: Tensor  # [N,C,H,W] the frame the action led to; equals obs if no episode ended
     burnin_obs: Tensor | None  # [N,B,C,H,W] frames before obs, for the policy's memory after a reset; None: none
 
 

@@ -14,7 +14,7 @@ R = TypeVar("R")
 def uncompiled(function: Callable[P, R]) -> Callable[P, R]:
     """Keeps ``torch.compile`` out of a function and of all that it calls.
 
-    As ``torch.compiler.disable``, but without the seconds that importing the compiler takes where nothing is compiled.
+    As ``torch.compiler.disable``, but without the seconds that importing the compiler takes if nothing is compiled.
     """
     disabled: Callable[P, R] | None = None
 

@@ -12,7 +12,7 @@ _WANTS_THE_MAIN_THREAD = re.compile(r"main thread|event loop|signal only works|m
 class EnvironmentFailedError(RuntimeError):
     """An environment raised, stopped answering, or gave something that is no frame or no reward.
 
-    The message is one line that names the environment and says how to go on where that is known.
+    The message is one line that names the environment and says how to go on if that is known.
     """
 
 

@@ -50,7 +50,7 @@ class GymSlot:
         try:
             if not isinstance(action_space, spaces.Discrete):
                 raise ValueError(
-                    f"{env_id}: expected discrete actions, got {action_space}; where an environment has both, "
+                    f"{env_id}: expected discrete actions, got {action_space}; if an environment has both, "
                     """--env-kwargs says which, as '{"continuous": false}' for CarRacing-v3"""
                 )
             if not (isinstance(obs_space, spaces.Box) and obs_space.dtype == np.uint8 and _is_image(obs_space.shape)):

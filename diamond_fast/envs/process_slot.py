@@ -32,7 +32,7 @@ class ProcessSlot:
         name: of the environment.
 
     Raises:
-        EnvironmentFailedError: the process ended; so do all methods. Besides what ``make_slot`` raises.
+        EnvironmentFailedError: the process ended; so do all methods. What ``make_slot`` raises is passed on.
     """
 
     def __init__(self, make_slot: Callable[[], Slot], name: str):

@@ -121,7 +121,7 @@ class RealEnv(VectorEnv):
         max_steps: a game is cut short after so many steps; never if None.
 
     Raises:
-        EnvironmentFailedError: it took too long. Besides what ``make_slot`` raises.
+        EnvironmentFailedError: it took too long. What ``make_slot`` raises is passed on.
     """
 
     metadata: dict[str, Any] = {"autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012

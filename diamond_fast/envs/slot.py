@@ -9,16 +9,16 @@ class SlotStep(NamedTuple):
     """What one action led to."""
 
     frame: np.ndarray
-    """uint8 [H,W,C]: the next frame; where the game ended, its last."""
+    """uint8 [H,W,C]: the next frame; if the game ended, its last."""
     reward: float
     terminated: bool
     """The game ended."""
     truncated: bool
     """The game was cut short."""
     lives: int
-    """Lives left in the game that goes on: the next one where this one ended. 0 in games without lives."""
+    """Lives left in the game that goes on: the next one if this one ended. 0 in games without lives."""
     first_frame: np.ndarray | None
-    """uint8 [H,W,C]: where the game ended and the slot began the next by itself, its first frame; else None."""
+    """uint8 [H,W,C]: if the game ended and the slot began the next by itself, its first frame; else None."""
 
 
 class Slot(Protocol):

@@ -33,7 +33,7 @@ class Compounding:
 
     curves: dict[int, ErrorCurve]
     unchanged: ErrorCurve
-    """Of a model that would repeat the last real frame: the yardstick."""
+    """The error of repeating the last real frame: the baseline."""
     predictions: dict[int, Predictions]
     """With the first noise seed."""
 

@@ -88,7 +88,7 @@ def reward_end_quality(
 ) -> RewardEndQuality:
     """Classify every step of the replay once, in windows as long as those of training.
 
-    A step is left out where the frame it led to is not stored: the last one of an episode without an end.
+    A step is left out if the frame it led to is not stored: the last one of an episode without an end.
 
     Args:
         at_most: windows, taken evenly from all there are.

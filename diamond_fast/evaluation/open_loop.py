@@ -26,7 +26,7 @@ class Predictions(NamedTuple):
 def spread(lengths: np.ndarray, needed: int, count: int) -> list[tuple[int, int]]:
     """Up to ``count`` segments (episode, first step), spread evenly over all episodes longer than ``needed`` steps.
 
-    Fewer where the episodes have fewer places.
+    Fewer if the episodes have fewer places.
     """
     long_enough = [i for i, n in enumerate(lengths.tolist()) if n > needed]
     if not long_enough:

@@ -23,7 +23,7 @@ BATCH_SIZE = 64
 
 
 class Perceptual:
-    """LPIPS (AlexNet; Zhang et al. 2018) and FID (Heusel et al. 2017), each where its weights are given.
+    """LPIPS (AlexNet; Zhang et al. 2018) and FID (Heusel et al. 2017), each if its weights are given.
 
     Args:
         lpips_weights: torchvision's ImageNet weights of AlexNet, ``alexnet-owt-7be5be79.pth``.

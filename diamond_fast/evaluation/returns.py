@@ -67,7 +67,7 @@ def evaluate(
         index: of this evaluation in the run. Seed and index determine every random number.
         replay: stores the games one after the other as they end, if given.
         advance: told how many games have ended, whenever some do.
-        num_stored: only the first so many games dealt out are stored; all where None.
+        num_stored: only the first so many games dealt out are stored; all if None.
 
     Raises:
         ValueError: there is no game to play, or a lost life ends an episode of the environments, or the replay buffer

@@ -18,5 +18,5 @@ def outside_autocast(device: torch.device) -> AbstractContextManager:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32 where it is coarser; float64 stays."""
+    """x in float32 if it is coarser; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -11,7 +11,7 @@ _IDLE_NAMES = ("noop", "stay", "nothing")
 
 
 class Buttons:
-    """The buttons of a game: directions and fire where its actions are named so, else one for each action.
+    """The buttons of a game: directions and fire if its actions are named so, else one for each action.
 
     Args:
         action_names: of all actions in order, such as NOOP, UPRIGHTFIRE or anything else.
@@ -43,9 +43,9 @@ class Buttons:
 
 
 def action_names(cfg: RunConfig, num_actions: int) -> tuple[str, ...]:
-    """What the actions of a run's Atari game or Gymnasium environment are called; numbers where nobody says.
+    """What the actions of a run's Atari game or Gymnasium environment are called; numbers if nobody says.
 
-    The world model can be played without the game it was learned from: where that is not installed, or does not start,
+    The world model can be played without the game it was learned from: if that is not installed, or does not start,
     nobody says.
     """
     try:

@@ -49,7 +49,7 @@ class GameLoop:
         self._session.close()
 
     def submit(self, command: Command) -> bool:
-        """Ask for something; it is done between two steps. False where too much is waiting already."""
+        """Ask for something; it is done between two steps. False if too much is waiting already."""
         with self._changed:
             if len(self._commands) >= MAX_WAITING:
                 return False

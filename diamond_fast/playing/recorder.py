@@ -74,7 +74,7 @@ class Recorder:
             self.finish()
 
     def finish(self) -> None:
-        """Write what was taken since the last episode, without an end where it has none. Returns at once."""
+        """Write what was taken since the last episode, without an end if it has none. Returns at once."""
         if not self._steps:
             return
         if self._writer is None:
@@ -207,7 +207,7 @@ class _Journal:
 
 
 def require_film_writers() -> None:
-    """Raises ValueError, saying what to install, where films cannot be written."""
+    """Raises ValueError, saying what to install, if films cannot be written."""
     for module in ("imageio", "imageio_ffmpeg"):
         if find_spec(module) is None:
             raise ValueError(f"recording needs {module}: pip install 'diamond_fast[play]'")

@@ -42,7 +42,7 @@ class PlayServer:
         recorder: whose films can be fetched.
         description: what the page is told first, see ``wire.describe``.
         host: the name it is bound to.
-        token: in every address; a new random one where None.
+        token: in every address; a new random one if None.
     """
 
     def __init__(

@@ -50,9 +50,9 @@ class View:
     action: int | None
     """The one that led to the frame; None at the start of an episode."""
     reward: float
-    """Of the last step."""
+    """The reward of the last step."""
     total: float
-    """Of the episode."""
+    """The sum of the episode's rewards."""
     value: float
     """What the agent expects from here on, discounted."""
     probabilities: tuple[float, ...]
@@ -75,13 +75,13 @@ class Session:
         source: agent, world model and real experience.
         recorder: takes the episodes that are recorded.
         world, controller: to begin with.
-        denoising_steps: per imagined frame; the run's own number where None.
+        denoising_steps: per imagined frame; the run's own number if None.
         horizon: imagined steps before an episode is cut off.
         seed: of everything.
         speed: steps a second, for whoever keeps time.
 
     Raises:
-        ValueError: a setting is out of range, or there is no real environment where one is asked for.
+        ValueError: a setting is out of range, or a real environment is asked for and there is none.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Session:
     # --- playing ----------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
-        """One action and the frame it leads to; the start of the next episode where one is over."""
+        """One action and the frame it leads to; the start of the next episode if one is over."""
         if self._over:
             self._enter(self._world.begin())
             return

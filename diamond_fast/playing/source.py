@@ -22,7 +22,7 @@ from diamond_fast.training.precision import set_matmul_precision
 from diamond_fast.world_model import Agent, DiffusionSampler
 
 NUM_RANDOM_STEPS = 500
-"""Real steps collected as starts for imagined episodes where an agent comes without its experience."""
+"""Real steps collected as starts for imagined episodes if an agent comes without its experience."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def load_source(
 ) -> Source:
     """What one of a run, a checkpoint and a published agent has to offer; ``load_agent`` explains which is which.
 
-    A run may still be training. Where an agent comes without its experience, some is collected with random actions:
+    A run may still be training. If an agent comes without its experience, some is collected with random actions:
     only then must the real game be installed.
 
     Raises:

@@ -32,7 +32,7 @@ class Outcome(NamedTuple):
     """What one action led to."""
 
     obs: Tensor
-    """[1,C,H,W]: the next frame; where the episode ended, its last."""
+    """[1,C,H,W]: the next frame; if the episode ended, its last."""
     reward: float
     end: bool
     """The game, or the world model's idea of it, ended the episode."""
@@ -109,7 +109,7 @@ class Dream:
 
     @property
     def noise_levels(self) -> list[float]:
-        """Of the frames of a trajectory."""
+        """The noise levels of the frames of a trajectory."""
         return noise_schedule(self._cfg.sampler)
 
     def close(self) -> None:
@@ -168,7 +168,7 @@ class Recorded:
         return int(self._recording.act[self._t])
 
     def begin(self) -> Start:
-        """The next episode where one has been played to its end, else the frame it stands at."""
+        """The next episode if one has been played to its end, else the frame it stands at."""
         if self._at_end:
             self.seek((self.episode + 1) % self._replay.num_episodes, 0)
         before = self._recording.obs[max(self._t - BURN_IN, 0) : self._t]
@@ -204,7 +204,7 @@ class Recorded:
         return Outcome(self._float(frame[None]), float(recording.rew[t]), end, last and not end)
 
     def context(self, length: int) -> Batch:
-        """The frames up to the one it stands at, as a batch of one; padded where the episode has fewer."""
+        """The frames up to the one it stands at, as a batch of one; padded if the episode has fewer."""
         return self._replay.segment(self.episode, self._t + 1 - length, self._t + 1)
 
     def close(self) -> None:

@@ -59,7 +59,7 @@ class Batch:
 
     @cached_property
     def act(self) -> Tensor:
-        """[B, L, ...] of the dtype and shape of the replay's action: int64 [B, L] where one of several is chosen."""
+        """[B, L, ...] of the dtype and shape of the replay's action: int64 [B, L] if one of several is chosen."""
         dtype = torch.from_numpy(np.empty(0, self._action.dtype)).dtype
         return self._view(self._layout.act, dtype, self._steps + self._action.shape)
 

@@ -37,7 +37,7 @@ class Episode(NamedTuple):
     obs: np.ndarray
     """uint8 [T, H, W, C]: the frames the actions were taken at."""
     act: np.ndarray
-    """[T, ...] of the action's dtype and shape: int64 [T] where one of several is chosen."""
+    """[T, ...] of the action's dtype and shape: int64 [T] if one of several is chosen."""
     rew: np.ndarray
     """float32 [T]."""
     end: np.ndarray
@@ -45,7 +45,7 @@ class Episode(NamedTuple):
     trunc: np.ndarray
     """bool [T]."""
     final_obs: np.ndarray | None
-    """uint8 [H, W, C], or None while the episode runs or where it was closed without an end."""
+    """uint8 [H, W, C], or None while the episode runs or if it was closed without an end."""
 
 
 class Replay:
@@ -99,10 +99,10 @@ class Replay:
 
         Args:
             obs: uint8 [N, H, W, C], the frames the actions were taken at.
-            act: [N, ...] of the action's dtype and shape; any integers [N] where one of several is chosen.
+            act: [N, ...] of the action's dtype and shape; any integers [N] if one of several is chosen.
             rew: floats [N].
             end, trunc: bool [N].
-            final_obs: uint8 [N, H, W, C], the true next frames; stored where an episode ended.
+            final_obs: uint8 [N, H, W, C], the true next frames; stored if an episode ended.
 
         Raises:
             TypeError, ValueError: an array has the wrong dtype or shape, an action is none of the world's, or a reward

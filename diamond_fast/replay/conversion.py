@@ -1,4 +1,4 @@
-"""Arrays that other programs wrote in another form, brought into ours where their meaning is certain."""
+"""Arrays that other programs wrote in another form, brought into ours if their meaning is certain."""
 
 from collections.abc import Callable
 
@@ -47,7 +47,7 @@ def stored_actions(where: str, array: np.ndarray) -> np.ndarray:
 def frame_conversion(where: str, array: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """What makes uint8 [..., H, W, 3] of any part of this array of frames.
 
-    Frames may be [T, H, W, 3], gray [T, H, W, 1] or [T, H, W], or channels first where the last dimension is neither 1
+    Frames may be [T, H, W, 3], gray [T, H, W, 1] or [T, H, W], or channels first if the last dimension is neither 1
     nor 3; uint8, or floats from 0 to 1.
 
     Raises:

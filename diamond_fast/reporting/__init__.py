@@ -1,1 +1,1 @@
-"""Scores of our runs beside the published ones: statistics, pictures and the page of ``diamond_fast.report``."""
+"""Scores of our runs next to the published ones: statistics, pictures and the page of ``diamond_fast.report``."""

@@ -27,7 +27,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure, and its 95 % interval where runs are enough for one."""
+    """A figure, and its 95 % interval if runs are enough for one."""
 
     value: float
     low: float | None = None
@@ -53,7 +53,7 @@ class Standing:
     scores: Mapping[str, tuple[float, ...]]
     """By game: raw scores of the runs, or the one mean that was published."""
     has_runs: bool
-    """False where only means were published."""
+    """False if only means were published."""
     metrics: Mapping[str, Estimate]
     """By name, as in :data:`METRICS`."""
     at_human_level: int
@@ -106,7 +106,7 @@ class Comparison:
 
 
 def compare(runs: Sequence[OwnRun]) -> Comparison:
-    """Our finished runs beside all published agents, on the benchmark's games that ours were played on.
+    """Our finished runs next to all published agents, on the benchmark's games that ours were played on.
 
     Unfinished runs and other games have learning curves, but no part in the aggregates. Without a finished run on a
     game of the benchmark the published agents stand alone, on all 26 games.

@@ -4,7 +4,7 @@ from diamond_fast.reporting.comparison import Comparison, Standing
 from diamond_fast.reporting.published import scale
 
 AT_MOST = 6
-"""World models beside the report's subject that fit on a page."""
+"""World models next to the report's subject that fit on a page."""
 _ESCAPES = str.maketrans({"_": r"\_", "%": r"\%", "&": r"\&", "Δ": r"$\Delta$"})
 
 

@@ -34,7 +34,7 @@ class OwnRun:
     env_steps: int
     """Real steps so far."""
     seconds: float
-    """Of training so far."""
+    """Seconds of training so far."""
     steps: np.ndarray
     """int64 [E]: real steps at each evaluation, the final one included."""
     hours: np.ndarray

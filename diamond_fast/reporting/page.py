@@ -182,7 +182,7 @@ quarter; the optimality gap is how far runs fall short of 1 on average, those ab
 <li>Intervals hold 95 % of {_grouped(MOST_SAMPLES, 0)} bootstrap samples, drawn among the runs of each game
 ({_grouped(FEWEST_SAMPLES, 0)} for agents with 100 runs of each). They say how much other seeds might differ, not other
 games. They need at least two runs of each game.</li>
-<li>Where games have different numbers of runs, each game weighs the same.</li>
+<li>If games have different numbers of runs, each game weighs the same.</li>
 </ul>"""
 
 

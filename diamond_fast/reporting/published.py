@@ -24,7 +24,7 @@ class PublishedAgent:
     note: str
     """What one should know about them; may be empty."""
     scores: Mapping[str, tuple[float, ...]]
-    """By game: the score of each run, or the one mean over all runs where no more was published."""
+    """By game: the score of each run, or the one mean over all runs if no more was published."""
 
     @property
     def has_runs(self) -> bool:

@@ -20,7 +20,7 @@ class TrainedAgent:
     source: str
     """Where it comes from, for people: a folder and epoch, a file, or a game's name."""
     epoch: int | None
-    """Of a run; None for a published agent."""
+    """The run's epoch it is from; None for a published agent."""
 
 
 def load_agent(
@@ -36,8 +36,8 @@ def load_agent(
         run: a run's folder, whose newest whole checkpoint is taken.
         file: a published agent's ``.pt``, or one checkpoint of a run, ``checkpoints/epoch_000012.json``.
         pretrained: a game, whose agent is fetched from the Hub.
-        game: what a ``.pt`` plays; needed where its name, such as ``Boxing.pt``, does not say it.
-        env_id: the run's environment; needed where its id begins with a module (``RunFolder.read_config``).
+        game: what a ``.pt`` plays; needed if its name, such as ``Boxing.pt``, does not say it.
+        env_id: the run's environment; needed if its id begins with a module (``RunFolder.read_config``).
 
     Raises:
         ValueError: not exactly one is given, or there is no agent in it.

@@ -1,4 +1,4 @@
-"""One write at a time beside the training, so that the training need not wait for the disk."""
+"""One write at a time, while training goes on, so that the training need not wait for the disk."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor

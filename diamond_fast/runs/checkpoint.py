@@ -142,7 +142,7 @@ def load_latest(
     Args:
         folder: the run's ``checkpoints/``.
         say: is given one line for each damaged epoch that is passed over.
-        use: is given what was read, and gives what to return; where it raises ValueError, for damage to what lies
+        use: is given what was read, and gives what to return; if it raises ValueError, for damage to what lies
             elsewhere, the epoch is passed over too.
 
     Raises:
@@ -272,7 +272,7 @@ def _epoch(manifest: Path) -> int:
 
 
 def _unused(path: Path) -> Path:
-    """``path``, or the first of path.2, path.3, ... where an earlier save of the same epoch has it."""
+    """``path``, or the first of path.2, path.3, ... if an earlier save of the same epoch has it."""
     taken, number = path, 1
     while os.path.lexists(taken):
         number += 1

@@ -30,9 +30,9 @@ def write_durably(path: Path, content: bytes) -> None:
 
 @contextmanager
 def put_when_done(path: Path) -> Iterator[Path]:
-    """Give a name beside ``path`` to write to, by code that does not follow links: there is nothing of that name yet.
+    """Give a name next to ``path`` to write to, by code that does not follow links: there is nothing of that name yet.
 
-    What is there in the end is put at ``path`` in one step; where the block raises, it is removed.
+    What is there in the end is put at ``path`` in one step; if the block raises, it is removed.
 
     Raises:
         OSError: the disk refused the last step.

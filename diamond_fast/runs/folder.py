@@ -2,7 +2,7 @@
 
 ::
 
-    config.json        every setting of the run; beside it its checksum, which `sha256sum -c` reads
+    config.json        every setting of the run; next to it its checksum, which `sha256sum -c` reads
     metrics.jsonl      one line per epoch
     checkpoints/       the last three epochs
     replay/            the real experience
@@ -27,7 +27,7 @@ from diamond_fast.runs.durable import errors_of, fsync_folder, parse_json, stric
 from diamond_fast.settings import check_limits, from_json, to_json
 
 FORMAT = 1
-"""Of config.json, also of one that names none. A new setting with a default needs no new format."""
+"""The format of config.json, also of one that names none. A new setting with a default needs no new format."""
 
 IMAGINED, LEARNING_CURVES = "imagined.gif", "learning_curves.png"
 """Pictures that are drawn anew at each evaluation."""
@@ -100,7 +100,7 @@ class RunFolder:
         if runs_code and config.env_id != env_id:
             given = config.env_id if config.env_kwargs is None else f"{config.env_id} with {config.env_kwargs}"
             raise ValueError(
-                f"{self.config_file}: its env_id, {given}, would import code, which is done only where the "
+                f"{self.config_file}: its env_id, {given}, would import code, which is done only if the "
                 f"command line names it too; if you trust it, add --env-id {shlex.quote(config.env_id)}"
             )
         return config
@@ -212,7 +212,7 @@ def _checksum_line(content: bytes) -> bytes:
 
 
 def without_format(settings: Any) -> dict[str, Any]:
-    """The settings that a config.json holds besides its format.
+    """The settings in a config.json, without its format.
 
     Raises:
         ValueError: it is of a newer format, or holds no settings.

@@ -6,7 +6,7 @@ from diamond_fast.runs.metrics import read_metrics
 
 
 def check_nothing_is_lost(folder: RunFolder) -> None:
-    """To be asked where no checkpoint is committed, before anything is written.
+    """To be asked if no checkpoint is committed, before anything is written.
 
     Raises:
         ValueError: there once was one; the message names what is left.

@@ -1,4 +1,4 @@
-"""Figures of a run: one JSON object per line, and a live dashboard beside it where one is wanted."""
+"""Figures of a run: one JSON object per line, and a live dashboard as well if one is wanted."""
 
 import json
 import math
@@ -14,11 +14,11 @@ from diamond_fast.runs.durable import errors_of, strict_json, write_durably
 
 Logger = Literal["none", "tensorboard", "wandb"]
 MOST = 2**53
-"""Of epochs, steps and seconds: a number beyond is damage, and would not fit where they are drawn."""
+"""Greatest number of epochs, steps or seconds: one beyond is damage, and would not fit where they are drawn."""
 
 
 class Dashboard(Protocol):
-    """Where scalars go besides the file."""
+    """Where scalars go in addition to the file."""
 
     def log(self, epoch: int, scalars: dict[str, float]) -> None: ...
 
@@ -33,7 +33,7 @@ class Metrics:
         keep_epochs: where a resumed run stands; later lines are dropped, since those epochs will be logged again.
             A new run keeps none.
         logger: dashboard to feed too.
-        settings: shown beside the run on a dashboard.
+        settings: shown with the run on a dashboard.
 
     Raises:
         ValueError: the dashboard's package is not installed; the message says how to.

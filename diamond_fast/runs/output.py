@@ -67,7 +67,7 @@ def _lasting(stream: TextIO | None, own: TextIO | None) -> TextIO:
 
 
 class _LastingFile(io.FileIO):
-    """Drops what it cannot write: for ever where its reader is gone, else (a full disk) that piece alone."""
+    """Drops what it cannot write: for ever if its reader is gone, else (a full disk) that piece alone."""
 
     at_the_end = False
 

@@ -1,4 +1,4 @@
-"""Pictures that show what the world model imagines beside what really happened."""
+"""Pictures that show what the world model imagines next to what really happened."""
 
 from collections.abc import Sequence
 from pathlib import Path

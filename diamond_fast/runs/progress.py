@@ -43,7 +43,7 @@ class Progress:
         stream: where to write. Bars if it is a terminal, else one line per epoch and, in phases that take
             longer, one a minute.
         clock: seconds, monotonic.
-        unit: what ``epochs`` counts, where a program goes through something else.
+        unit: what ``epochs`` counts, if a program goes through something else.
     """
 
     LINE_EVERY = 60.0

@@ -25,7 +25,7 @@ class StopSignals:
     Either is as safe as SIGKILL, which what is on the disk must survive anyway.
 
     SIGHUP, which a terminal sends when it is closed, is never the second: it comes from the shell and from the kernel,
-    and some systems send it together with a SIGTERM. Where it is ignored from the start (nohup), it stays so.
+    and some systems send it together with a SIGTERM. If it is ignored from the start (nohup), it stays so.
     """
 
     def __init__(self):

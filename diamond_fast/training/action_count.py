@@ -19,7 +19,7 @@ def count_actions(
         of_game: what the game says; None if there is none.
         saved: what the run goes on from.
         agent: what it starts from.
-        replay: its experience, all of it where it only reads a recording.
+        replay: its experience, all of it if it only reads a recording.
 
     Raises:
         ValueError: the networks know another number, or the recording does not fit.

@@ -50,7 +50,7 @@ class Collector:
         self._lengths = np.zeros(env.num_envs, np.int64)
 
     def begin(self) -> None:
-        """Reset the environments, unless games are under way. The first ``collect`` does it where this was not called.
+        """Reset the environments, unless games are under way. The first ``collect`` does it if this was not called.
 
         Raises:
             EnvironmentFailedError: an environment raised something, or took too long.

@@ -1,4 +1,4 @@
-"""What the bits of a run on a CPU depend on besides its settings: recorded in checkpoints, compared by a resume."""
+"""What the bits of a run on a CPU depend on apart from its settings: recorded in checkpoints, compared by a resume."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ Conditions = Mapping[str, str | int]
 
 
 def conditions(precision: Precision, device: torch.device) -> Conditions:
-    """Of a run with this precision, here and now: the kind of device, threads, path, torch, instruction set."""
+    """What this run would depend on here and now: the kind of device, threads, path, torch, instruction set."""
     dtype = network_dtype(precision, device)
     on_cpu = "AMX" if runs_on_amx(device, dtype) else "readable"
     return {

@@ -30,7 +30,7 @@ class CrewLostError(RuntimeError):
 class Crew:
     """One process's view of all. The leader has rank 0.
 
-    All raise CrewLostError where another process is gone.
+    All raise CrewLostError if another process is gone.
     """
 
     rank: int

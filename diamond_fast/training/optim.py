@@ -39,7 +39,7 @@ def warmed_up(lr: float, warmup_steps: int, updates_done: int) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets it in every group; where it is a tensor on the device, without waiting for the device."""
+    """Sets it in every group; if it is a tensor on the device, without waiting for the device."""
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(lr)

@@ -1,4 +1,4 @@
-"""The paths a run takes: readable networks, or the fast ones where machine and precision allow them."""
+"""The paths a run takes: readable networks, or the fast ones if machine and precision allow them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -41,7 +41,7 @@ def make_imagination(
 ) -> tuple[BatchedEnv, Play | None]:
     """The world model as an environment, and how rollouts in it are played; None: with gradients, step by step.
 
-    The readable path is taken on a CPU in float32, where the fast one gains nothing.
+    The readable path is taken on a CPU in float32: the fast one gains nothing there.
     """
     dtype = network_dtype(cfg.precision, device)
     world, num_batches = cfg.world_model, cfg.world_model.num_batches_to_preload

@@ -33,7 +33,7 @@ def load_progress(folder: RunFolder, cfg: RunConfig) -> tuple[Checkpoint | None,
     """The newest checkpoint that is whole together with its experience, or with a recording the run only reads.
 
     Returns:
-        None and an empty buffer where nothing is committed yet: the run begins, or begins anew.
+        None and an empty buffer if nothing is committed yet: the run begins, or begins anew.
 
     Raises:
         ValueError: no checkpoint is whole, one is of a newer version, or there were some that are lost; or the

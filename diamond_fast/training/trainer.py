@@ -51,7 +51,7 @@ class Trainer:
         folder: where the run lives; created by the caller, who also holds its lock.
         device: where the networks run.
         agent: networks to start from; new ones if None.
-        logger: dashboard besides ``metrics.jsonl``.
+        logger: dashboard that gets the scalars in addition to ``metrics.jsonl``.
         cuda_graphs: on a GPU, captures each update as one graph.
         crew: processes that train along; this one leads them.
 
@@ -94,7 +94,7 @@ class Trainer:
         self.epoch = 0
         """Epochs finished."""
         self.figures: dict[str, Any] = {}
-        """Of the epoch under way, from those of its phases that are done."""
+        """Metrics of the epoch under way, from those of its phases that are done."""
         self.at_work: Update | None = None
         """The update under way."""
         self.num_epochs = 0  # known once the initial collection is done
@@ -189,7 +189,7 @@ class Trainer:
                 self.crew.say("end")
         try:
             self._saving.close()
-        except OSError as error:  # only where something else ended the run before this could
+        except OSError as error:  # only if something else ended the run before this could
             print(f"checkpoint not written: {error}", flush=True)
         if self.train_env is not None:
             self.train_env.close()
@@ -224,7 +224,7 @@ class Trainer:
             self._save()
 
     def _initial_steps_to_come(self) -> int:
-        """Of the next stretch; 0 if enough was seen."""
+        """Number of steps of the next stretch; 0 if enough was seen."""
         c = self.cfg.collection
         if self.env_steps < c.first_epoch_min:
             num_chunks = math.ceil(INITIAL_CHUNK / c.num_envs)
@@ -303,7 +303,7 @@ class Trainer:
             if key in figures:
                 figures[key.removeprefix("confusion_")] = classification(np.array(figures[key]), names)
         frames = update.cfg.batch_size * update.cfg.grad_acc_steps * self._frames_per_sample(name)
-        # Where a resumed run began in the middle: time and speed of what was left.
+        # An epoch that a resumed run began in the middle has the time and speed of what was left.
         speed = frames * phase.done / phase.seconds
         figures |= {"seconds": phase.seconds, "frames_per_second": speed, "updates": num_updates}
         if self.cfg.model_free:

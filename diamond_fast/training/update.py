@@ -94,7 +94,7 @@ class Update:
 
         Raises:
             NonFiniteError: the loss or a gradient is not finite; neither that update nor a later one was applied.
-                Where such updates are skipped: an epoch's first 20 all were. Or: a weight is not finite at the end.
+                If such updates are skipped: an epoch's first 20 all were. Or: a weight is not finite at the end.
         """
         if self.done == 0:
             with self.autocast():

@@ -66,7 +66,7 @@ def into_loss(trainer, model, value):
 
 
 def into_gradient(trainer, model, value):
-    """Of one number of one weight; the loss is as it should be."""
+    """The gradient of one number of one weight; the loss is as it should be."""
     update = trainer.updates[model]
 
     def spoil(gradient):

@@ -45,7 +45,7 @@ def gradients(model):
 
 
 def assert_gradients(network, walk, forward, x, cond=None, tolerance=2e-2):
-    """Of a random weighting of the output, for every parameter and the conditioning."""
+    """Gradients of a random weighting of the output, for every parameter and the conditioning."""
     network = randomised(network)
     twin = copy.deepcopy(network).double()
     x = x.to(torch.bfloat16).float()
@@ -166,7 +166,7 @@ def test_attention_pooling_and_resizing():
 
 
 def total_error(model, loss):
-    """Of the whole gradient, and of the loss."""
+    """Errors of the whole gradient and of the loss."""
     fast = on_amx(model)
     expected = loss(model)
     expected.backward()

@@ -1,7 +1,7 @@
 """The compiled program against torch in float64, on a processor that can run it.
 
-Where nothing but rounding of the inputs to bfloat16 is expected, the truth rounds them too and the tolerance is
-float32's; where activations are rounded on the way it is a fraction of bfloat16's spacing of 2^-8.
+If nothing but rounding of the inputs to bfloat16 is expected, the truth rounds them too and the tolerance is
+float32's; if activations are rounded on the way it is a fraction of bfloat16's spacing of 2^-8.
 """
 
 import os

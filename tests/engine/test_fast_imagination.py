@@ -166,7 +166,7 @@ def test_resumes_bit_by_bit(models, replay, interrupted_after):
 
 
 def test_an_epoch_begins_with_the_weights_as_they_are(models, replay):
-    """Denoiser and reward/end model; and with starts burned in anew. This fails where a copy is not refreshed."""
+    """Denoiser and reward/end model; and with starts burned in anew. This fails if a copy is not refreshed."""
     denoiser, reward_end, _ = models
     env, act = make_fast(models, replay, dtype=torch.float32), torch.zeros(ENVS, dtype=torch.int64)
     env.reset()

@@ -191,7 +191,7 @@ def test_around_a_capture_autocast_forgets_its_casts():
 
 
 def test_a_capture_reads_no_cast_made_before_it(cuda):
-    """As where a rollout is captured while autocast is on; a cast kept from before would show as old weights."""
+    """As when a rollout is captured while autocast is on; a cast kept from before would show as old weights."""
     weight, x = torch.nn.Parameter(torch.eye(2)), torch.ones(1, 2)
     seen = []
 

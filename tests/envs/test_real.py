@@ -243,7 +243,7 @@ def test_closing_closes_every_game_once_also_in_the_middle_of_a_step():
 
 
 def test_a_program_that_closes_nothing_ends_at_once():
-    """Also where the environment is collected, and closed, only while the interpreter shuts down."""
+    """Also if the environment is collected, and closed, only while the interpreter shuts down."""
     code = """
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv, make_real_env

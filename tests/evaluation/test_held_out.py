@@ -30,7 +30,7 @@ class Oracle(RewardEndModel):
 
 
 def make_classified(lengths, ended):
-    """Episodes of random frames and rewards; the last one runs on where ``ended`` is False."""
+    """Episodes of random frames and rewards; the last one runs on if ``ended`` is False."""
     rng = np.random.default_rng(3)
     replay = Replay((8, 8, 3), capacity=sum(lengths))
     for number, length in enumerate(lengths):

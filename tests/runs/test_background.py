@@ -41,7 +41,7 @@ def test_an_error_is_raised_where_it_is_waited_for_and_only_once():
 
 
 def test_saving_the_papers_agent_holds_training_up_for_less_than_one_percent():
-    """Of 18 s, which an epoch of the paper's run takes where an update takes 45 ms; there, too, CPUs do this work."""
+    """Of 18 s, which an epoch of the paper's run takes if an update takes 45 ms; there, too, CPUs do this work."""
     agent = Agent(RunConfig(), 18)
     optimizers = [torch.optim.AdamW(model.parameters()) for model in agent.children()]
     for p in agent.parameters():

@@ -94,7 +94,7 @@ class RewardEndModel(nn.Module):
         Args:
             obs, next_obs: [N,T,C,H,W] in [-1, 1].
             act: [N,T] int64.
-            hx_cx: LSTM state, each [1,N,D]; zeros where None.
+            hx_cx: LSTM state, each [1,N,D]; zeros if None.
 
         Returns:
             reward logits [N,T,3], end logits [N,T,2], the LSTM's new state.
