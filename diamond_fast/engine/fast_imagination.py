@@ -15,10 +15,9 @@ from torch import Tensor
 from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
-from diamond_fast.engine.imagination import ImaginationState, InitialStates
+from diamond_fast.engine.imagination import ImaginationState, InitialStates, as_stored
 from diamond_fast.engine.recompute import Played, play
 from diamond_fast.engine.rollout import EnvStep, RolloutState, sample_categorical
-from diamond_fast.frames import to_float
 
 
 class StartPool:
@@ -82,8 +81,7 @@ class StartPool:
         rows = (self._cursor + wanted.cumsum(0) - 1).clamp(0, len(self._pool[0]) - 1)
         self._cursor.add_(wanted.sum())
         frames, pixel_mask, act, hx, cx = (x.index_select(0, rows) for x in self._pool)
-        obs = to_float(frames, pixel_mask)
-        return ImaginationState(obs, act, hx.unsqueeze(0), cx.unsqueeze(0), torch.zeros_like(rows))
+        return ImaginationState(frames, pixel_mask, act, hx.unsqueeze(0), cx.unsqueeze(0), torch.zeros_like(rows))
 
     def state_dict(self) -> dict[str, Any]:
         if not self._stale:
@@ -135,7 +133,7 @@ class FastImaginedEnv:
         self.starts.reserve(self.num_envs)
         everyone = torch.ones(self.num_envs, dtype=torch.bool, device=self.reward_end.device)
         self._set(self.starts.take(everyone))
-        return self.state.obs[:, -1].clone()
+        return self.state.obs[:, -1]
 
     def begin_rollout(self) -> None:
         """Makes sure there are starts for every end a rollout can have."""
@@ -146,18 +144,19 @@ class FastImaginedEnv:
 
     @torch.no_grad()
     def step(self, act: Tensor) -> EnvStep:
-        s, n = self.state, self.num_envs
+        s, obs, n = self.state, self.state.obs, self.num_envs
         if act.device.type == "cpu":  # where asking is free
             self.starts.reserve(n)
         acts = torch.cat((s.act[:, :-1], act.unsqueeze(1)), dim=1)
-        _, t, c, h, w = s.obs.shape
+        _, t, c, h, w = obs.shape
         with torch.autocast(act.device.type, enabled=False):  # every part has its own precision
             noise = self.randn(self.sampler.num_draws, n, c, h, w, device=act.device)
-            next_obs = self.sampler.sample(s.obs.reshape(n, t * c, h, w), acts, noise)[-1]
+            drawn = self.sampler.sample(obs.reshape(n, t * c, h, w), acts, noise)[-1]
+            next_frames, next_obs, nan = as_stored(drawn)
             logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
-                s.obs[:, -1:], act.unsqueeze(1), next_obs.unsqueeze(1), (s.hx, s.cx)
+                obs[:, -1:], act.unsqueeze(1), next_obs.unsqueeze(1), (s.hx, s.cx)
             )
-        rew = self.categorical(logits_rew.squeeze(1)).float() - 1
+        rew = self.categorical(logits_rew.squeeze(1)).float() - 1 + nan
         end = self.categorical(logits_end.squeeze(1)).bool()
         ep_len = s.ep_len + 1
         trunc = ep_len >= self.horizon
@@ -165,14 +164,15 @@ class FastImaginedEnv:
         dead = end | trunc
         fresh = self.starts.take(dead)
         alive = ImaginationState(
-            obs=torch.cat((s.obs[:, 1:], next_obs.unsqueeze(1)), dim=1),
+            frames=torch.cat((s.frames[:, 1:], next_frames.unsqueeze(1)), dim=1),
+            pixel_mask=torch.cat((s.pixel_mask[:, 1:], torch.ones_like(trunc.unsqueeze(1))), dim=1),
             act=acts.roll(-1, dims=1),  # the last entry waits for the next action
             hx=hx,
             cx=cx,
             ep_len=ep_len,
         )
         self._set(_where(dead, fresh, alive))
-        obs = self.state.obs.clone()  # the next step overwrites the state's own
+        obs = self.state.obs
         return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
 
     def _set(self, new: ImaginationState) -> None:
@@ -201,7 +201,7 @@ class FastImaginedEnv:
         if saved is None:
             self.state = None
         else:
-            self._set(ImaginationState(**{k: v.to(self.reward_end.device) for k, v in saved.items()}))
+            self._set(ImaginationState.load(saved, self.reward_end.device))
         self.starts.load_state_dict(state["initial_states"])
 
 
@@ -213,7 +213,7 @@ def _where(condition: Tensor, a: ImaginationState, b: ImaginationState) -> Imagi
         rows = condition.view(1, -1, 1) if name in ("hx", "cx") else condition.view(-1, *[1] * (x.dim() - 1))
         return torch.where(rows, x, y)
 
-    return ImaginationState(*(pick(name) for name in ("obs", "act", "hx", "cx", "ep_len")))
+    return ImaginationState(**{name: pick(name) for name in vars(a)})
 
 
 class ImaginedRollouts:

@@ -1,5 +1,6 @@
 """The world model as a batched environment: denoiser, reward/end model, horizon and resets (paper, section 3.2)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.rollout import EnvStep, sample_categorical
-from diamond_fast.frames import to_float
+from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
 from diamond_fast.world_model import Denoiser, DiffusionSampler
@@ -19,11 +20,36 @@ from diamond_fast.world_model import Denoiser, DiffusionSampler
 class ImaginationState:
     """Everything an imagined step depends on, apart from the models. N episodes, contexts of T frames."""
 
-    obs: Tensor  # [N,T,C,H,W] in [-1, 1], oldest first
+    frames: Tensor  # uint8 [N,T,H,W,C], oldest first
+    pixel_mask: Tensor  # bool [N,T], False where a frame is padding
     act: Tensor  # [N,T] int64; the last entry is overwritten by the action taken
     hx: Tensor  # [1,N,D] reward/end LSTM
     cx: Tensor  # [1,N,D]
     ep_len: Tensor  # [N] int64, imagined steps so far
+
+    @property
+    def obs(self) -> Tensor:
+        """[N,T,C,H,W] in [-1, 1]; padding is exactly 0.0."""
+        return to_float(self.frames, self.pixel_mask)
+
+    @classmethod
+    def load(cls, saved: Mapping[str, Tensor], device: torch.device) -> "ImaginationState":
+        """From its attributes. Runs saved by earlier versions have ``obs`` in place of bytes and mask."""
+        if "obs" in saved:
+            saved = dict(saved)
+            obs = saved.pop("obs")
+            saved |= {"frames": to_uint8(obs), "pixel_mask": (obs != 0).flatten(2).any(2)}
+        return cls(**{name: x.to(device) for name, x in saved.items()})
+
+
+def as_stored(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A drawn frame [N,C,H,W] as bytes [N,H,W,C], as what they stand for [N,C,H,W], and 0, or NaN where it was [N].
+
+    A quantised sampler draws the 256 levels, but for the rounding of its last step. Bytes know no NaN: added to the
+    reward, it still shows in the losses.
+    """
+    frames = to_uint8(drawn)
+    return frames, to_float(frames), drawn.mean(dim=(1, 2, 3)) * 0
 
 
 class InitialStates:
@@ -55,7 +81,7 @@ class InitialStates:
         self.used += n
         frames, pixel_mask, act, hx, cx = (x[rows] for x in self.pool)
         ep_len = torch.zeros(n, dtype=torch.int64, device=act.device)
-        return ImaginationState(to_float(frames, pixel_mask), act, hx[None], cx[None], ep_len)
+        return ImaginationState(frames, pixel_mask, act, hx[None], cx[None], ep_len)
 
     def state_dict(self) -> dict[str, Any]:
         drawn = None if self._drawn is None else {**self._drawn, "used": self.used}
@@ -123,20 +149,22 @@ class ImaginedEnv:
 
     @torch.no_grad()
     def step(self, act: Tensor) -> EnvStep:
-        s = self.state
+        s, obs = self.state, self.state.obs
         acts = torch.cat((s.act[:, :-1], act[:, None]), dim=1)
-        next_obs, _ = self.sampler.sample(s.obs, acts, partial(torch.randn, generator=self.generator))
+        drawn, _ = self.sampler.sample(obs, acts, partial(torch.randn, generator=self.generator))
+        next_frames, next_obs, nan = as_stored(drawn)
 
         logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
-            s.obs[:, -1:], act[:, None], next_obs[:, None], (s.hx, s.cx)
+            obs[:, -1:], act[:, None], next_obs[:, None], (s.hx, s.cx)
         )
-        rew = sample_categorical(logits_rew.squeeze(1), self.generator).float() - 1
+        rew = sample_categorical(logits_rew.squeeze(1), self.generator).float() - 1 + nan
         end = sample_categorical(logits_end.squeeze(1), self.generator).bool()
         ep_len = s.ep_len + 1
         trunc = ep_len >= self.horizon
 
         self.state = ImaginationState(
-            obs=torch.cat((s.obs[:, 1:], next_obs[:, None]), dim=1),
+            frames=torch.cat((s.frames[:, 1:], next_frames[:, None]), dim=1),
+            pixel_mask=torch.cat((s.pixel_mask[:, 1:], torch.ones_like(trunc[:, None])), dim=1),
             act=acts.roll(-1, dims=1),  # the last entry waits for the next action
             hx=hx,
             cx=cx,
@@ -157,9 +185,8 @@ class ImaginedEnv:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        device = self.reward_end.device
         saved = state["state"]
-        self.state = None if saved is None else ImaginationState(**{k: v.to(device) for k, v in saved.items()})
+        self.state = None if saved is None else ImaginationState.load(saved, self.reward_end.device)
         self.initial_states.load_state_dict(state["initial_states"])
 
     def _restart(self, dead: Tensor) -> None:
@@ -167,5 +194,6 @@ class ImaginedEnv:
         if not dead.numel():
             return
         s, fresh = self.state, self.initial_states.take(dead.numel())
-        s.obs[dead], s.act[dead], s.ep_len[dead] = fresh.obs, fresh.act, fresh.ep_len
+        s.frames[dead], s.pixel_mask[dead] = fresh.frames, fresh.pixel_mask
+        s.act[dead], s.ep_len[dead] = fresh.act, fresh.ep_len
         s.hx[:, dead], s.cx[:, dead] = fresh.hx, fresh.cx

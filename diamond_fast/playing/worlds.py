@@ -85,7 +85,9 @@ class Dream:
         obs = context.obs()
         with torch.no_grad():
             *_, (hx, cx) = model.predict(obs[:, :-1], context.act[:, :-1], obs[:, 1:])
-        self._env.state = ImaginationState(obs, context.act.clone(), hx, cx, torch.zeros_like(context.act[:, 0]))
+        self._env.state = ImaginationState(
+            context.frames, context.pixel_mask, context.act.clone(), hx, cx, torch.zeros_like(context.act[:, 0])
+        )
         return self._started()
 
     def _started(self) -> Start:

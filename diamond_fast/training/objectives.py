@@ -8,6 +8,7 @@ from torch import Tensor
 from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
 from diamond_fast.engine.recompute import Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
+from diamond_fast.frames import to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
@@ -18,7 +19,11 @@ Play = Callable[[RolloutState], tuple[Played, RolloutState]]
 
 
 class ReplayObjective:
-    """Common to what is trained on sequences from the replay."""
+    """Common to what is trained on sequences from the replay.
+
+    Frames are drawn as bytes, uint8 [N,L,H,W,C] with a mask [N,L] of those that are real: a graph's inputs are a
+    quarter as large then, and it makes floats of them itself.
+    """
 
     def __init__(self, segments: Segments):
         self.segments = segments
@@ -46,10 +51,10 @@ class DenoiserObjective(ReplayObjective):
 
     def draw(self) -> Inputs:
         batch = self.segments.next().to(self.denoiser.device)
-        return batch.obs(), batch.act, batch.mask_padding
+        return batch.frames, batch.pixel_mask, batch.act, batch.mask_padding
 
-    def loss(self, obs: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
-        loss = self.denoiser.loss(obs, act, mask, self.sigma_distribution)
+    def loss(self, frames: Tensor, pixel_mask: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
+        loss = self.denoiser.loss(to_float(frames, pixel_mask), act, mask, self.sigma_distribution)
         return loss, {"loss": loss.detach()}
 
 
@@ -62,10 +67,11 @@ class RewardEndObjective(ReplayObjective):
 
     def draw(self) -> Inputs:
         batch = self.segments.next().to(self.reward_end.device)
-        return batch.obs(), batch.act, batch.rew, batch.end, batch.mask_padding
+        return batch.frames, batch.pixel_mask, batch.act, batch.rew, batch.end, batch.mask_padding
 
-    def loss(self, obs: Tensor, act: Tensor, rew: Tensor, end: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
-        loss = self.reward_end.loss(obs, act, rew, end, mask)
+    def loss(self, frames: Tensor, pixel_mask: Tensor, *rest: Tensor) -> tuple[Tensor, Figures]:
+        """rest: act, rew, end and mask, as ``RewardEndModel.loss`` takes them."""
+        loss = self.reward_end.loss(to_float(frames, pixel_mask), *rest)
         return loss.total, {
             "loss": loss.total.detach(),
             "loss_reward": loss.reward,

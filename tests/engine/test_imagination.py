@@ -12,7 +12,8 @@ from diamond_fast.config import (
     SamplerConfig,
     WorldModelConfig,
 )
-from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
+from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
+from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Replay
 from diamond_fast.world_model import Denoiser, DiffusionSampler
@@ -87,6 +88,7 @@ class Transcription:
         acts = torch.tensor([e["act"] for e in self.episodes])
         sampler = DiffusionSampler(self.denoiser, CFG.sampler)
         next_obs, _ = sampler.sample(context, acts, lambda *s, device: torch.randn(*s, generator=self.generator))
+        next_obs = to_float(to_uint8(next_obs))  # kept as bytes
         logits = []
         for e, frame in zip(self.episodes, next_obs, strict=True):
             act = torch.tensor([[e["act"][-1]]])
@@ -162,6 +164,40 @@ def test_starts_are_padded_contexts_with_a_burned_in_memory(models, replay):
     with torch.no_grad():
         *_, (hx, _) = models[1].predict(batch.obs()[:, :-1], batch.act[:, :-1], batch.obs()[:, 1:])
     torch.testing.assert_close(taken.hx, hx)
+
+
+def test_a_context_is_kept_as_bytes_and_loses_nothing(models, replay):
+    """Padding included, which no byte stores; and a state as earlier versions saved it, with floats, is the same."""
+    env = make_env(models, replay, 5)
+    env.reset()
+    padded = not env.state.pixel_mask.all()
+    for _ in range(6):
+        step = env.step(torch.zeros(ENVS, dtype=torch.int64))
+        state = env.state
+        assert state.frames.dtype == torch.uint8
+        assert torch.equal(torch.cat((step.burnin_obs, step.obs[:, None]), dim=1), state.obs)
+        alive = ~(step.end | step.trunc)
+        assert torch.equal(state.obs[alive, -1], step.final_obs[alive])
+        padded |= not state.pixel_mask.all()
+        rounding = torch.empty_like(state.obs).uniform_(-1e-6, 1e-6) * state.pixel_mask[..., None, None, None]
+        old = {"obs": state.obs + rounding, **{name: getattr(state, name) for name in ("act", "hx", "cx", "ep_len")}}
+        loaded = ImaginationState.load(old, torch.device("cpu"))
+        assert torch.equal(loaded.obs, state.obs)
+        assert torch.equal(loaded.pixel_mask, state.pixel_mask)
+        assert loaded.ep_len is state.ep_len
+    assert padded
+
+
+def test_a_frame_that_is_not_a_number_shows_in_the_reward(models, replay):
+    """Bytes could not tell it from black."""
+    env = make_env(models, replay, 5)
+    env.reset()
+    frame = to_float(env.state.frames[:, -1])
+    frame[2, 1, 3, 3] = torch.nan
+    env.sampler.sample = lambda *args: (frame, [])
+    step = env.step(torch.zeros(ENVS, dtype=torch.int64))
+    assert step.rew.isnan().tolist() == [False, False, True, False, False]
+    assert torch.equal(step.final_obs[:2], frame[:2])
 
 
 def test_more_starts_than_the_pool_holds(models, replay):

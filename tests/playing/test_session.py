@@ -72,6 +72,7 @@ def dream(source, seed, num_moments, horizon, denoising_steps, choose, context=N
                 torch.tensor([act[-4:]]),
                 lambda *shape, device: torch.randn(*shape, generator=noise),
             )
+            next_obs = to_float(to_uint8(next_obs))  # kept as bytes
             logits_rew, logits_end, rew_end_memory = agent.rew_end_model.predict(
                 obs[-1][:, None], torch.tensor([act[-1:]]), next_obs[:, None], rew_end_memory
             )

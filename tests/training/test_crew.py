@@ -19,6 +19,7 @@ from test_trainer import TINY, train
 
 from diamond_fast.config import UpdateConfig
 from diamond_fast.config_checks import checked
+from diamond_fast.frames import to_uint8
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
@@ -61,7 +62,7 @@ def given_batches(name, objective):
             noise = [torch.randn(shape) for _ in range(2) for shape in ((N,), (N, 3, 1, 1), (N, 3, 8, 8))]
             batches.append((obs, act, every, *noise))
         elif name == "reward_end":
-            batches.append((obs, act, torch.randn(N, 6), torch.rand(N, 6) < 0.2, every))
+            batches.append((to_uint8(obs), every, act, torch.randn(N, 6), torch.rand(N, 6) < 0.2, every))
         else:  # no burn-ins, which belong to steps rather than to rows
             flags, memory = torch.rand(2, N, 6) < 0.2, torch.randn(4, N, 6)
             memories = *memory[:2], *torch.randn(2, N, 6, 6)
