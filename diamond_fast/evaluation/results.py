@@ -9,7 +9,7 @@ import numpy as np
 
 from diamond_fast.evaluation.compounding import Compounding
 from diamond_fast.runs.durable import strict_json, write_durably
-from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
+from diamond_fast.runs.pictures import pictured_times, save_frame_grid, save_gif
 
 NUM_PICTURED = 3
 
@@ -47,20 +47,20 @@ def draw(folder: Path, results: dict[str, Any], compounding: Compounding) -> tup
 
 def _pictures(results: dict[str, Any], compounding: Compounding) -> dict[str, Callable[[Path], object]]:
     """What writes each picture to a path, by the file's name."""
-    strips = next(iter(compounding.predictions.values()))
-    shown = np.linspace(0, len(strips.real) - 1, min(NUM_PICTURED, len(strips.real))).astype(int)
-    segments = [(strips.real[s], strips.imagined[s]) for s in shown]
+    predictions = next(iter(compounding.predictions.values()))
+    shown = np.linspace(0, len(predictions.real) - 1, min(NUM_PICTURED, len(predictions.real))).astype(int)
+    segments = [(predictions.real[s], predictions.imagined[s]) for s in shown]
     return {
         "compounding_error.png": lambda path: _draw_error_curves(path, results, compounding),
-        "strips.png": lambda path: save_strips(path, segments, strip_times(strips.real.shape[1])),
+        "strips.png": lambda path: save_frame_grid(path, segments, pictured_times(predictions.real.shape[1])),
         "imagined.gif": lambda path: save_gif(path, segments),
     }
 
 
 def _draw_error_curves(path: Path, results: dict[str, Any], compounding: Compounding) -> None:
-    from diamond_fast.runs.plots import YARDSTICK, Band, save_error_curves  # matplotlib: only once the figures are safe
+    from diamond_fast.runs.plots import BASELINE, Band, save_error_curves  # matplotlib: only once the figures are safe
 
-    curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {YARDSTICK: compounding.unchanged}
+    curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {BASELINE: compounding.unchanged}
     bands = {label: Band(curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
     save_error_curves(path, bands, f"{results['game']}: {results['agent']}")
 
@@ -85,7 +85,7 @@ def summary(results: dict[str, Any]) -> str:
         lines.append("pixel error: no held-out episode is as long as context and --horizon together")
         return "\n".join(lines)
     horizon = errors["horizon"]
-    times = strip_times(horizon)
+    times = pictured_times(horizon)
     lines.append("pixel error after " + ", ".join(map(str, times)) + " imagined steps, in grey levels of 255:")
     rows = {_steps(int(n)): curve for n, curve in errors["by_denoising_steps"].items()}
     for label, curve in (rows | {"the last real frame repeated": errors["unchanged"]}).items():

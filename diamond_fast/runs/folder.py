@@ -189,9 +189,9 @@ class RunFolder:
         return self.path / "pictures"
 
     def newest_pictures(self) -> list[Path]:
-        """What there is to look at: the last evaluation's strips and their GIF, and the learning curves."""
-        strips = sorted(self.pictures.glob("epoch_*.png"))[-1:]
-        return strips + [path for name in (IMAGINED, LEARNING_CURVES) if (path := self.pictures / name).exists()]
+        """What there is to look at: the last evaluation's frames and their GIF, and the learning curves."""
+        frames = sorted(self.pictures.glob("epoch_*.png"))[-1:]
+        return frames + [path for name in (IMAGINED, LEARNING_CURVES) if (path := self.pictures / name).exists()]
 
     @property
     def lock_file(self) -> Path:

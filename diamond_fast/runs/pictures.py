@@ -16,12 +16,12 @@ FAINT = (130, 130, 136)
 ROWS = ("real", "imagined", "difference")
 
 
-def strip_times(horizon: int) -> list[int]:
-    """The steps that strips show: 1, 5, 10 and 15 as far as the horizon goes, and its last."""
+def pictured_times(horizon: int) -> list[int]:
+    """The steps that are pictured: 1, 5, 10 and 15 as far as the horizon goes, and its last."""
     return sorted({t for t in (1, 5, 10, 15) if t <= horizon} | {horizon})
 
 
-def save_strips(
+def save_frame_grid(
     path: Path,
     segments: Sequence[tuple[np.ndarray, np.ndarray]],
     times: Sequence[int],

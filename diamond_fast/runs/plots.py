@@ -19,7 +19,7 @@ STYLE = {
 }
 FAINT, TESTED, TRAINED = "#8a8a90", "#1f5fa8", "#c2410c"
 LOSSES = {"denoiser": "denoiser loss", "reward_end": "reward/end loss"}
-YARDSTICK = "last real frame"
+BASELINE = "last real frame"
 """The curve of a model that would repeat the last frame it saw."""
 
 
@@ -73,7 +73,7 @@ def save_error_curves(path: Path, curves: Mapping[str, Band], title: str = "") -
 
     Args:
         path: the file, PNG; its folder must exist.
-        curves: errors in grey levels by label; that of ``YARDSTICK`` is drawn dashed.
+        curves: errors in grey levels by label; that of ``BASELINE`` is drawn dashed.
         title: above the plot.
 
     Returns:
@@ -84,13 +84,13 @@ def save_error_curves(path: Path, curves: Mapping[str, Band], title: str = "") -
         ax = figure.subplots()
         for label, band in curves.items():
             t = np.arange(1, len(band.mean) + 1)
-            yardstick = label == YARDSTICK
+            baseline = label == BASELINE
             (line,) = ax.plot(
                 t,
                 band.mean,
-                color=FAINT if yardstick else None,
-                linestyle="--" if yardstick else "-",
-                marker="o" if len(t) <= 30 and not yardstick else None,
+                color=FAINT if baseline else None,
+                linestyle="--" if baseline else "-",
+                marker="o" if len(t) <= 30 and not baseline else None,
                 label=label,
             )
             ax.fill_between(t, band.mean - band.ci95, band.mean + band.ci95, color=line.get_color(), alpha=0.18, lw=0)

@@ -25,7 +25,7 @@ from diamond_fast.runs.agents import load_weights
 from diamond_fast.runs.background import BackgroundWriter
 from diamond_fast.runs.folder import IMAGINED, LEARNING_CURVES, RunFolder
 from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
-from diamond_fast.runs.pictures import save_gif, save_strips, strip_times
+from diamond_fast.runs.pictures import pictured_times, save_frame_grid, save_gif
 from diamond_fast.runs.plots import save_learning_curves
 from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.runs.signals import Stopped, StopSignals
@@ -355,13 +355,13 @@ class Trainer:
         return result
 
     def _save_pictures(self, replay: Replay, seed: int, epoch: int) -> None:
-        strips = imagine_held_out(self.agent, replay, self.cfg, seed)
-        if strips is None:
+        predictions = imagine_held_out(self.agent, replay, self.cfg, seed)
+        if predictions is None:
             self.progress.say(f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together.")
             return
-        segments = list(zip(strips.real, strips.imagined, strict=True))
+        segments = list(zip(predictions.real, predictions.imagined, strict=True))
         path = self.folder.new_picture(f"epoch_{epoch:06d}.png")
-        save_strips(path, segments, strip_times(self.cfg.world_model.horizon))
+        save_frame_grid(path, segments, pictured_times(self.cfg.world_model.horizon))
         save_gif(self.folder.new_picture(IMAGINED), segments)
 
     def _draw_learning_curves(self) -> None:

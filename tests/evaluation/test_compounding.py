@@ -31,7 +31,7 @@ def test_means_and_intervals_over_segments():
     np.testing.assert_allclose(curve.root_mean_square_ci95, [2 * t_quantile_975(2) * np.sqrt(7 / 3), 0])
 
 
-def test_curves_are_those_of_the_strips(agent):
+def test_curves_are_those_of_the_predictions(agent):
     told = []
     result = measure(agent, make_replay([40, 30]), steps=(1, 2), advance=told.append)
     assert list(result.curves) == list(result.predictions) == [1, 2]

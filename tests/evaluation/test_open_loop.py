@@ -38,7 +38,7 @@ def test_frames_are_predicted_from_the_models_own(agent):
     assert torch.equal(act2, act[:, 2:6])
 
 
-def test_strips_come_from_episodes_that_are_long_enough(agent):
+def test_predictions_come_from_episodes_that_are_long_enough(agent):
     replay = make_replay([3, 30, 5])
     predictions = imagine_held_out(agent, replay, CFG, seed=0)
     assert predictions.real.shape == predictions.imagined.shape == (3, 5, 8, 8, 3)
@@ -49,7 +49,7 @@ def test_strips_come_from_episodes_that_are_long_enough(agent):
         assert (real == obs[start : start + 5]).all()
 
 
-def test_strips_depend_on_the_seed_alone(agent):
+def test_predictions_depend_on_the_seed_alone(agent):
     replay = make_replay([30])
     torch.manual_seed(1)
     first = imagine_held_out(agent, replay, CFG, seed=0).imagined
@@ -57,7 +57,7 @@ def test_strips_depend_on_the_seed_alone(agent):
     assert (imagine_held_out(agent, replay, CFG, seed=0).imagined == first).all()
 
 
-def test_no_strips_from_short_episodes(agent):
+def test_no_predictions_from_short_episodes(agent):
     assert imagine_held_out(agent, make_replay([9, 4]), CFG, seed=0) is None
 
 

@@ -1,10 +1,10 @@
-"""Strips: every shown frame is the right one, enlarged without a changed pixel."""
+"""Grids of frames: every shown frame is the right one, enlarged without a changed pixel."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from diamond_fast.runs.pictures import BACKGROUND, save_gif, save_strips, strip_times
+from diamond_fast.runs.pictures import BACKGROUND, pictured_times, save_frame_grid, save_gif
 
 
 def random_frames(seed, steps, height, width):
@@ -27,7 +27,7 @@ def find(picture, frame, scale):
 @pytest.mark.parametrize(("height", "width", "scale"), [(64, 64, 3), (24, 24, 8), (5, 7, 28), (210, 160, 2)])
 def test_each_frame_stands_in_its_row_and_column(tmp_path, height, width, scale):
     segments = [(random_frames(2 * s, 6, height, width), random_frames(2 * s + 1, 6, height, width)) for s in range(2)]
-    path = save_strips(tmp_path / "strip.png", segments, times=(1, 3, 6), titles=["episode 1", "episode 2"])
+    path = save_frame_grid(tmp_path / "grid.png", segments, times=(1, 3, 6), titles=["episode 1", "episode 2"])
     picture = np.asarray(Image.open(path))
     rows, columns = [], []
     for real, imagined in segments:
@@ -44,14 +44,14 @@ def test_each_frame_stands_in_its_row_and_column(tmp_path, height, width, scale)
     assert columns[0] == sorted(columns[0])
 
 
-def test_strips_show_the_last_step_of_any_horizon():
-    assert strip_times(15) == [1, 5, 10, 15]
-    assert [strip_times(n) for n in (1, 7, 40)] == [[1], [1, 5, 7], [1, 5, 10, 15, 40]]
+def test_pictures_show_the_last_step_of_any_horizon():
+    assert pictured_times(15) == [1, 5, 10, 15]
+    assert [pictured_times(n) for n in (1, 7, 40)] == [[1], [1, 5, 7], [1, 5, 10, 15, 40]]
 
 
 def test_labels_are_drawn(tmp_path):
     frames = np.full((1, 64, 64, 3), BACKGROUND, np.uint8)
-    plain = np.asarray(Image.open(save_strips(tmp_path / "a.png", [(frames, frames)], times=(1,))))
+    plain = np.asarray(Image.open(save_frame_grid(tmp_path / "a.png", [(frames, frames)], times=(1,))))
     left_of_frames, above_frames = plain[60:, :100], plain[:55, 140:]
     for labels in (left_of_frames, above_frames):
         assert (labels != np.array(BACKGROUND)).any()
@@ -72,7 +72,7 @@ def test_labels_are_drawn(tmp_path):
 )
 def test_what_does_not_fit_is_refused(tmp_path, segments, times, titles, error):
     with pytest.raises(error):
-        save_strips(tmp_path / "strip.png", segments, times, titles)
+        save_frame_grid(tmp_path / "grid.png", segments, times, titles)
     assert list(tmp_path.iterdir()) == []
 
 
