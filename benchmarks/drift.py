@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.envs.real import make_real_env
 from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.evaluation.open_loop import spread
 from diamond_fast.frames import to_float

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.engine.paths import fast_dtype
-from diamond_fast.envs.real import make_real_env
 from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.presets import PRESETS
 from diamond_fast.replay import Replay

@@ -16,7 +16,7 @@ import torch
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.replay import Replay
 from diamond_fast.training.collect import Collector
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.replay import Replay
 
 NUM_STEPS = 100_000

@@ -19,8 +19,8 @@ from workloads import (
     with_batches,
 )
 
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.engine.paths import fast_dtype
-from diamond_fast.envs.real import make_real_env
 from diamond_fast.estimate import estimate
 from diamond_fast.presets import PRESETS
 from diamond_fast.training.collect import Collector

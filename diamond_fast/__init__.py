@@ -22,7 +22,7 @@ _HOME = {
     "WorldModelEnv": "diamond_fast.envs.world_model",
     "export_official": "diamond_fast.official",
     "load_official": "diamond_fast.official",
-    "make_real_env": "diamond_fast.envs.real",
+    "make_real_env": "diamond_fast.domains.environments",
 }
 
 __all__ = list(_HOME)

@@ -6,6 +6,7 @@ is its help on the command line, the type says what values it takes. Units: step
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -252,10 +253,12 @@ class RunConfig:
     """Atari game: Boxing, Pong, ... One of the two is needed, --game or --env-id; or a recording to learn from."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
     """Any Gymnasium environment with image observations and discrete actions."""
+    domain: Annotated[str | None, arg(metavar="NAME")] = None
+    """The world, where neither --game nor --env-id says it."""
     env_kwargs: Annotated[str | None, arg(metavar="JSON")] = None
     """Arguments for the environment of --env-id, such as '{"continuous": false}' for CarRacing-v3."""
     env_runs_in: Place = "thread"
-    """Where the environment of --env-id runs. process: each in a process of its own, for one that needs the main
+    """Where the environment runs. process: each in a process of its own, for one that needs the main
     thread, signal handlers or an event loop, or that may crash. main: in the main thread, without time limits."""
     env_timeout: PositiveFloat = 60.0
     """Seconds to wait for a step of the environment before the run ends."""
@@ -305,11 +308,6 @@ class RunConfig:
         return self.frame_size, self.frame_size, self.denoiser.inner_model.img_channels
 
     @property
-    def has_env(self) -> bool:
-        """Whether there is a game to play, and not only a recording of one."""
-        return self.game is not None or self.env_id is not None
-
-    @property
     def env_arguments(self) -> dict[str, Any]:
         """``env_kwargs``, decoded.
 
@@ -327,8 +325,8 @@ class RunConfig:
 
     @property
     def name(self) -> str:
-        """The game, the environment's id or, without either, what the recording is called."""
-        return self.game or self.env_id or recording_name(Path(self.static_dataset or ""))
+        """The game, the environment's id, the world or, without any, what the recording is called."""
+        return world_name(vars(self))
 
     @property
     def title(self) -> str:
@@ -356,7 +354,14 @@ def with_env_flags(config: RunConfig, args: Any) -> RunConfig:
     return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
-def recording_name(path: Path) -> str:
-    """What a recording is called: the last part of the path that says something: boxing of ``boxing/dataset/train``."""
-    generic = ("", "train", "test", "dataset", "replay", "journal")
+def world_name(settings: Mapping[str, Any]) -> str:
+    """What a run is about, by its settings, which may be those of an older version; empty if they do not say.
+
+    A recording is called by the last part of its path that says something: boxing of ``boxing/dataset/train``.
+    """
+    if name := settings.get("game") or settings.get("env_id") or settings.get("domain"):
+        return name
+    if not (recording := settings.get("static_dataset")):
+        return ""
+    path, generic = Path(recording), ("", "train", "test", "dataset", "replay", "journal")
     return next((part.stem for part in (path, *path.parents) if part.stem not in generic), "recording")

@@ -1,12 +1,11 @@
 """What would only fail hours into a run, found before it starts."""
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from diamond_fast.config import ActorCriticConfig, InnerModelConfig, RewardEndConfig, RunConfig
-from diamond_fast.games import atari_game_of, resolve_game
+from diamond_fast.domains import domain_of
 from diamond_fast.settings import check_limits, flag
 
 
@@ -24,31 +23,24 @@ def checked(config: RunConfig) -> RunConfig:
     return config
 
 
+_OF_SOME_WORLDS = {
+    "game": "is only for Atari",
+    "env_id": "is only for Gymnasium environments",
+    "env_kwargs": "has no use without --env-id",
+    "num_actions": "is only for a --static-dataset without --game or --env-id",
+}
+"""Settings that not every world reads, and what to say if one is given all the same."""
+
+
 def _with_known_world(config: RunConfig) -> RunConfig:
     """What there is to learn about, by its usual name: a game, an environment, a recording."""
     if config.game is not None and config.env_id is not None:
         raise ValueError("--game, --env-id: exactly one of them is needed, got both; for instance --game Boxing")
-    if not config.has_env and config.static_dataset is None:
-        raise ValueError(
-            "--game, --env-id: exactly one of them is needed, got neither; for instance --game Boxing, or "
-            "--static-dataset PATH to train from a recording alone"
-        )
-    if config.game is not None:
-        try:
-            config = replace(config, game=resolve_game(config.game))
-        except ValueError as error:
-            raise ValueError(f"--game: {error}") from None
-    if config.env_id is not None and (game := atari_game_of(config.env_id)):
-        raise ValueError(f"--env-id {config.env_id}: Atari games are played as in the paper, with --game {game}")
-    if config.env_kwargs is not None:
-        _require(config.env_id is not None, "env_kwargs", "has no use without --env-id")
-        same = json.dumps(config.env_arguments, sort_keys=True)  # the one way of writing it that compares equal
-        config = replace(config, env_kwargs=same)
-    if config.static_dataset is not None:
-        config = replace(config, static_dataset=_existing_recording(config))
-    no_use = "is only for a --static-dataset without --game or --env-id"
-    _require(config.num_actions is None or not config.has_env, "num_actions", no_use)
-    return config
+    domain = domain_of(config)
+    for name, why_not in _OF_SOME_WORLDS.items():
+        _require(getattr(config, name) is None or name in domain.settings, name, why_not)
+    config = domain.checked(config)
+    return config if config.static_dataset is None else replace(config, static_dataset=_existing_recording(config))
 
 
 def _existing_recording(config: RunConfig) -> str:

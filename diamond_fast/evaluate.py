@@ -12,6 +12,7 @@ from tyro.conf import arg
 
 from diamond_fast.cli import is_out_of_memory, parse, user_errors
 from diamond_fast.config import CountInt, Place, PositiveFloat, PositiveInt, RunConfig, Seed, with_env_flags
+from diamond_fast.domains import has_env
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import stop_signals
@@ -186,7 +187,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
 
 def _num_episodes(args: EvaluateArgs, config: RunConfig) -> int:
     """Games to play: none if the agent was trained from a recording alone."""
-    if config.has_env:
+    if has_env(config):
         return config.evaluation.num_final_episodes if args.episodes is None else args.episodes
     if args.episodes or args.held_out is None:
         what = "--held-out" if not args.episodes else f"--episodes {args.episodes}"
@@ -213,7 +214,7 @@ def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:
 
 
 def _open_game(source: str, config: RunConfig, num_episodes: int, num_actions: int) -> "RealEnv":
-    from diamond_fast.envs.real import make_env
+    from diamond_fast.domains.environments import make_env
     from diamond_fast.runs.agents import check_actions
 
     num_envs = min(num_episodes, config.evaluation.num_envs)

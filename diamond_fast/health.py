@@ -98,7 +98,7 @@ def game() -> Finding:
     try:
         import numpy as np
 
-        from diamond_fast.envs.real import make_real_env
+        from diamond_fast.domains.environments import make_real_env
 
         env = make_real_env("Boxing", None, num_envs=1, frame_size=64, done_on_life_loss=False, timeout=PATIENCE)
         try:

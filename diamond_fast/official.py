@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.config import RunConfig
-from diamond_fast.games import resolve_game
+from diamond_fast.domains.atari.games import resolve_game
 from diamond_fast.torch_file import load_torch_file
 from diamond_fast.world_model import Agent
 

@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from diamond_fast.cli import is_out_of_memory, parse, user_errors
 from diamond_fast.config import ENV_FLAGS, RunConfig
 from diamond_fast.config_checks import checked
+from diamond_fast.domains import DOMAINS, has_env
 from diamond_fast.presets import PRESETS
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import StopSignals, stop_signals
@@ -29,6 +30,10 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
 
     from diamond_fast.training.crew import Crew
     from diamond_fast.training.trainer import Trainer
+
+    PresetName = str
+else:
+    PresetName = Literal[("auto", *PRESETS)]
 
 PROGRAM = "python -m diamond_fast.train"
 EXIT_FAILED = 1  # numbers that are not finite, a full disk, too little memory
@@ -58,9 +63,9 @@ class TrainArgs:
     """
 
     config: Annotated[RunConfig, arg(name="")] = field(default_factory=RunConfig)
-    preset: Literal["auto", "atari100k", "quick", "catch"] = "auto"
+    preset: PresetName = "auto"
     """Defaults of all settings below. atari100k: the paper's. quick: small networks, a few minutes on a CPU. catch: a
-    small game that is learned on a CPU. auto: the paper's with CUDA, else quick."""
+    small game that is learned on a CPU. auto: the --domain's own, else the paper's with CUDA and quick without."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<Game>-<time>-seed<seed>)")] = (
         None
     )
@@ -147,10 +152,12 @@ def read_command_line(argv: Sequence[str]) -> TrainArgs:
         SystemExit: the command line is malformed, or asked for help.
         ValueError: it asks for something that cannot be.
     """
-    resume, preset = _last_value(argv, "--resume"), _last_value(argv, "--preset")
+    resume, domain = _last_value(argv, "--resume"), _last_value(argv, "--domain")
     if resume is not None:
         return _read_resumed(argv, Path(resume))
-    args = _parse(argv, PRESETS.get(preset, PRESETS["atari100k"]))
+    of_domain = DOMAINS[domain].presets if domain in DOMAINS else ()
+    preset = next(iter(of_domain), "auto")
+    args = _parse(argv, PRESETS.get(_last_value(argv, "--preset") or preset, PRESETS["atari100k"]), preset)
     if args.preset == "auto" and _device(args).type == "cpu":
         return _parse(argv, PRESETS["quick"])
     return args
@@ -173,8 +180,8 @@ def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:
     return args
 
 
-def _parse(argv: Sequence[str], defaults: RunConfig) -> TrainArgs:
-    args = parse(TrainArgs, argv, default=TrainArgs(config=defaults), prog=PROGRAM)
+def _parse(argv: Sequence[str], defaults: RunConfig, preset: str = "auto") -> TrainArgs:
+    args = parse(TrainArgs, argv, default=TrainArgs(config=defaults, preset=preset), prog=PROGRAM)
     return replace(args, config=checked(args.config))
 
 
@@ -337,12 +344,12 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
 
 
 def _num_actions(config: RunConfig) -> int:
-    if not config.has_env:
+    if not has_env(config):
         from diamond_fast.replay import load_recording
         from diamond_fast.training.action_count import count_actions
 
         return count_actions(config, None, None, None, load_recording(config.static_dataset))
-    from diamond_fast.envs.real import make_env
+    from diamond_fast.domains.environments import make_env
 
     env = make_env(config, num_envs=1, done_on_life_loss=False)
     try:

@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from diamond_fast.games import resolve_game
+from diamond_fast.domains.atari.games import resolve_game
 
 
 class PublishedAtari(gymnasium.Env):

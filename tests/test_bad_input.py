@@ -21,8 +21,8 @@ from diamond_fast.config import (
     SigmaDistributionConfig,
 )
 from diamond_fast.config_checks import checked
-from diamond_fast.envs.catch import Catch  # noqa: F401 (registers it)
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.domains.catch.env import Catch  # noqa: F401 (registers it)
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.envs.world_model import WorldModelEnv
 from diamond_fast.estimate import estimate
 from diamond_fast.frames import to_float, to_uint8

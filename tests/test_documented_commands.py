@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diamond_fast.cli import parse
-from diamond_fast.envs.real import make_env
+from diamond_fast.domains.environments import make_env
 from diamond_fast.presets import PRESETS
 from diamond_fast.train import TrainArgs, read_command_line
 

@@ -14,7 +14,7 @@ from PIL import Image
 from small_world import SMALL_WORLD, make_replay
 
 from diamond_fast import evaluate
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.evaluation import measure
 from diamond_fast.evaluation.returns import evaluate as play
 from diamond_fast.replay.formats import write_npz

@@ -94,7 +94,7 @@ def test_a_game_that_does_not_start(monkeypatch):
     def broken(*args, **kwargs):
         raise RuntimeError("the emulator\nis gone")
 
-    monkeypatch.setattr("diamond_fast.envs.real.make_real_env", broken)
+    monkeypatch.setattr("diamond_fast.domains.environments.make_real_env", broken)
     assert (health.game().state, health.game().detail, health.game().fatal) == ("broken", "the emulator is gone", True)
 
 

@@ -8,7 +8,7 @@ import torch
 from crashes.tiny_run import TINY
 
 from diamond_fast import evaluate, train
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.estimate import estimate
 from diamond_fast.playing.source import load_source
 from diamond_fast.replay import Replay

@@ -1,100 +1,24 @@
-"""Real environments: Atari games and Gymnasium environments behind one vectorised interface."""
+"""Real environments: games of any world behind one vectorised interface."""
 
 import sys
 import threading
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diamond_fast.config import RunConfig
+from diamond_fast.config import Place
 from diamond_fast.envs.action_history import ActionHistory
 from diamond_fast.envs.failure import EnvironmentFailedError
+from diamond_fast.envs.process_slot import ProcessSlot
 from diamond_fast.envs.slot import Slot
 from diamond_fast.envs.timed_worker import MainThreadWorker, TimedWorker
-
-
-def make_env(cfg: RunConfig, num_envs: int, done_on_life_loss: bool) -> "RealEnv":
-    """The game of a run, as its settings say. Without ``done_on_life_loss``, games have the length of test games.
-
-    Raises:
-        ValueError, EnvironmentFailedError: as :func:`make_real_env`, or the run has a recording and no game.
-    """
-    if not cfg.has_env:
-        raise ValueError(f"{cfg.name}: the run has a recording and no game to play")
-    return make_real_env(
-        cfg.game,
-        cfg.env_id,
-        num_envs,
-        cfg.frame_size,
-        done_on_life_loss,
-        cfg.env_timeout,
-        env_kwargs=cfg.env_arguments,
-        start_timeout=cfg.env_start_timeout,
-        runs_in=cfg.env_runs_in,
-        max_steps=None if done_on_life_loss else cfg.evaluation.max_steps,
-    )
-
-
-def make_real_env(
-    game: str | None,
-    env_id: str | None,
-    num_envs: int,
-    frame_size: int,
-    done_on_life_loss: bool,
-    timeout: float = 60.0,
-    *,
-    env_kwargs: Mapping[str, Any] | None = None,
-    start_timeout: float | None = None,
-    runs_in: Literal["thread", "process", "main"] = "thread",
-    max_steps: int | None = None,
-) -> "RealEnv":
-    """Make an Atari game or a Gymnasium environment; exactly one of ``game`` and ``env_id`` is given.
-
-    Args:
-        game: Atari game by its usual name, e.g. Boxing.
-        env_id: Gymnasium id of an environment with image observations and discrete actions.
-        num_envs: games played together.
-        frame_size: height and width of the frames in pixels.
-        done_on_life_loss: a lost life ends the episode, and the same game goes on in the next one.
-        timeout: seconds to wait for a step before giving up.
-        env_kwargs: arguments of the Gymnasium environment.
-        start_timeout: seconds to wait for an environment to be made, and to begin; as ``timeout`` if None.
-        runs_in: where a Gymnasium environment runs: in a thread for all of them, in a process for each, or in the main
-            thread, without time limits. Made in another thread, ``main`` becomes ``process``.
-        max_steps: a game is cut short after so many steps; never if None.
-
-    Raises:
-        ValueError: an argument is out of range, or there is no such environment, or it is not of this kind.
-        EnvironmentFailedError: the environment raised something, or took too long.
-    """
-    if (game is None) == (env_id is None):
-        raise ValueError(f"game, env_id: expected exactly one of the two, got {game!r} and {env_id!r}")
-    for name, value in (("num_envs", num_envs), ("frame_size", frame_size)):
-        if value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
-    if game is not None:
-        from diamond_fast.envs.atari import AtariSlot  # the emulator is loaded only where it is played
-
-        make_slot = partial(AtariSlot, game, frame_size)
-        return RealEnv(make_slot, num_envs, done_on_life_loss, timeout, start_timeout, game, max_steps=max_steps)
-    from diamond_fast.envs.gym_adapter import GymSlot
-
-    make_slot = partial(GymSlot, env_id, frame_size, env_kwargs)
-    in_main_thread = runs_in == "main" and threading.current_thread() is threading.main_thread()
-    if runs_in != "thread" and not in_main_thread:
-        from diamond_fast.envs.process_slot import ProcessSlot
-
-        make_slot = partial(ProcessSlot, make_slot, env_id)
-    return RealEnv(
-        make_slot, num_envs, done_on_life_loss, timeout, start_timeout, env_id, in_main_thread, max_steps=max_steps
-    )
 
 
 class RealEnv(VectorEnv):
@@ -117,10 +41,12 @@ class RealEnv(VectorEnv):
         timeout: seconds to wait for a step; then the environment is of no more use.
         start_timeout: seconds to wait for one game to be made, and for its first episode; as ``timeout`` if None.
         name: of the game, for errors.
-        in_main_thread: results are made where they are asked for, in the main thread, however long that takes.
+        runs_in: where games run: in a thread for all of them, in a process for each, or in the main thread, without
+            time limits. Made in another thread, ``main`` becomes ``process``.
         max_steps: a game is cut short after so many steps; never if None.
 
     Raises:
+        ValueError: ``num_envs`` is below 1.
         EnvironmentFailedError: it took too long. What ``make_slot`` raises is passed on.
     """
 
@@ -134,10 +60,12 @@ class RealEnv(VectorEnv):
         timeout: float = 60.0,
         start_timeout: float | None = None,
         name: str = "",
-        in_main_thread: bool = False,
+        runs_in: Place = "thread",
         max_steps: int | None = None,
     ):
         self.closed = True  # nothing to close until the slots are there
+        if num_envs < 1:
+            raise ValueError(f"num_envs: expected at least 1, got {num_envs}")
         self.name = name
         self.num_envs = num_envs
         self.done_on_life_loss = done_on_life_loss
@@ -145,6 +73,9 @@ class RealEnv(VectorEnv):
         """Environments that are stepped. The others stand still: the last frame, no reward, no end."""
         self._max_steps = max_steps
         self._start_timeout = num_envs * (timeout if start_timeout is None else start_timeout)
+        in_main_thread = runs_in == "main" and threading.current_thread() is threading.main_thread()
+        if runs_in != "thread" and not in_main_thread:
+            make_slot = partial(ProcessSlot, make_slot, name)
         self._worker = MainThreadWorker() if in_main_thread else TimedWorker(timeout)
         try:
             self._slots = self._start(lambda: [make_slot() for _ in range(num_envs)])

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from diamond_fast.config import RunConfig
-from diamond_fast.games import resolve_game, rom_id
+from diamond_fast.domains import domain_of
 
 _WORDS = ("up", "down", "left", "right", "fire")
 _IDLE_NAMES = ("noop", "stay", "nothing")
@@ -43,13 +43,13 @@ class Buttons:
 
 
 def action_names(cfg: RunConfig, num_actions: int) -> tuple[str, ...]:
-    """What the actions of a run's Atari game or Gymnasium environment are called; numbers if nobody says.
+    """What the actions of a run's world are called; numbers if nobody says.
 
     The world model can be played without the game it was learned from: if that is not installed, or does not start,
     nobody says.
     """
     try:
-        names = _atari_names(cfg.game) if cfg.game is not None else _gymnasium_names(cfg)
+        names = domain_of(cfg).action_names(cfg)
     except Exception:
         names = []
     return tuple(names) if len(names) == num_actions else tuple(map(str, range(num_actions)))
@@ -59,28 +59,6 @@ def action_label(name: str) -> str:
     """An action's name to read: ``UPRIGHTFIRE`` becomes ``up + right + fire``, ``NOOP`` ``nothing``."""
     needed = _buttons_of(name)
     return " + ".join(sorted(needed, key=lambda word: name.lower().find(word))) or "nothing"
-
-
-def _atari_names(game: str) -> list[str]:
-    from ale_py import ALEInterface, LoggerMode, roms  # the emulator is loaded only where it is played
-
-    ALEInterface.setLoggerMode(LoggerMode.Error)
-    ale = ALEInterface()
-    ale.loadROM(roms.get_rom_path(rom_id(resolve_game(game))))
-    return [action.name for action in ale.getMinimalActionSet()]
-
-
-def _gymnasium_names(cfg: RunConfig) -> list[str]:
-    import gymnasium
-
-    import diamond_fast.envs.catch  # noqa: F401 (registers diamond_fast/Catch-v0)
-
-    env = gymnasium.make(cfg.env_id, **cfg.env_arguments)
-    try:
-        meanings = getattr(env.unwrapped, "get_action_meanings", list)
-        return [str(name) for name in meanings()]
-    finally:
-        env.close()
 
 
 def _buttons_of(name: str) -> frozenset[str]:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from diamond_fast.config import RunConfig, SamplerConfig
+from diamond_fast.domains.environments import make_env
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.envs.failure import EnvironmentFailedError
-from diamond_fast.envs.real import RealEnv, make_env
+from diamond_fast.envs.real import RealEnv
 from diamond_fast.playing.buttons import action_names
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs.agents import check_actions, load_agent, run_of

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diamond_fast.games import ATARI_100K
+from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.reporting import statistics
 from diamond_fast.reporting.own_runs import OwnRun, by_game, remarks
 from diamond_fast.reporting.published import published_agents, scale

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.drawing import Axes, Figure, Line2D, MaxNLocator, rc_context
-from diamond_fast.games import ATARI_100K
 from diamond_fast.reporting.comparison import OURS, THRESHOLDS, Comparison, Standing
 from diamond_fast.reporting.own_runs import OwnRun, by_game
 from diamond_fast.reporting.published import published_agents, scale

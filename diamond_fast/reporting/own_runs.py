@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from diamond_fast.config import ENV_FLAGS, recording_name
-from diamond_fast.games import ATARI_100K
+from diamond_fast.config import ENV_FLAGS, world_name
+from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.runs.durable import parse_json
 from diamond_fast.runs.folder import RunFolder, without_format
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.settings import flag
 
-IDENTITY = ("game", "env_id", "seed", *ENV_FLAGS)
+IDENTITY = ("game", "env_id", "domain", "seed", *ENV_FLAGS)
 """Settings in which runs of one agent may differ."""
 
 
@@ -72,7 +72,7 @@ def read_run(path: Path) -> OwnRun:
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{folder.metrics_file}: damaged: {what}") from None
-    return OwnRun(path, _world_of(settings), settings["seed"], settings, **course)
+    return OwnRun(path, world_name(settings), settings["seed"], settings, **course)
 
 
 def _course(lines: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -174,15 +174,9 @@ def _read_settings(file: Path) -> dict[str, Any]:
         settings = _flat(without_format(parse_json(file.read_bytes())))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from None
-    if not isinstance(settings.get("seed"), int) or not _world_of(settings):
+    if not isinstance(settings.get("seed"), int) or not world_name(settings):
         raise ValueError(f"{file}: names no game or no seed")
     return settings
-
-
-def _world_of(settings: Mapping[str, Any]) -> str | None:
-    """The game, the environment or, of a run that has neither, the recording."""
-    recording = settings.get("static_dataset")
-    return settings.get("game") or settings.get("env_id") or (recording and recording_name(Path(recording)))
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from diamond_fast.games import ATARI_100K
+from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.reporting.comparison import OURS, Comparison, Estimate, Standing
 from diamond_fast.reporting.latex import games_table
 from diamond_fast.reporting.own_runs import OwnRun

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from diamond_fast.config import RunConfig
-from diamond_fast.games import resolve_game
+from diamond_fast.domains.atari.games import resolve_game
 from diamond_fast.official import NUM_ACTIONS_KEY, load_official
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig, UpdateConfig
+from diamond_fast.domains import has_env
+from diamond_fast.domains.environments import make_env
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.on_device import OnDeviceEnv
-from diamond_fast.envs.real import RealEnv, make_env
+from diamond_fast.envs.real import RealEnv
 from diamond_fast.evaluation.held_out import held_out_figures
 from diamond_fast.evaluation.open_loop import imagine_held_out
 from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
@@ -116,7 +118,7 @@ class Trainer:
     def _make_train_env(self) -> RealEnv | None:
         """None if there is only a recording."""
         cfg = self.cfg
-        if not cfg.has_env:
+        if not has_env(cfg):
             return None
         num_envs = cfg.actor_critic_update.batch_size if cfg.model_free else cfg.collection.num_envs
         return make_env(cfg, num_envs, done_on_life_loss=True)

@@ -9,7 +9,7 @@ import torch
 from crashed_runs import final_state
 from tiny_run import TINY
 
-from diamond_fast.envs.catch import Catch
+from diamond_fast.domains.catch.env import Catch
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.frames import to_float
 from diamond_fast.runs import checkpoint

@@ -7,8 +7,8 @@ import faulty_env
 import numpy as np
 import pytest
 
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.envs.failure import EnvironmentFailedError
-from diamond_fast.envs.real import make_real_env
 
 ENV_ID = "faulty_env:Faulty-v0"
 

@@ -7,8 +7,9 @@ import threading
 import numpy as np
 import pytest
 
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.envs.failure import EnvironmentFailedError
-from diamond_fast.envs.real import RealEnv, make_real_env
+from diamond_fast.envs.real import RealEnv
 from diamond_fast.envs.slot import SlotStep
 
 
@@ -246,7 +247,8 @@ def test_a_program_that_closes_nothing_ends_at_once():
     """Also if the environment is collected, and closed, only while the interpreter shuts down."""
     code = """
 from diamond_fast.envs.failure import EnvironmentFailedError
-from diamond_fast.envs.real import RealEnv, make_real_env
+from diamond_fast.domains.environments import make_real_env
+from diamond_fast.envs.real import RealEnv
 RealEnv.__del__ = RealEnv.close
 env = make_real_env(None, "diamond_fast/Catch-v0", 2, 24, True)
 env.reset(seed=0)

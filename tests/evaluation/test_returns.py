@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from diamond_fast.envs.real import RealEnv, make_real_env
+from diamond_fast.domains.environments import make_real_env
+from diamond_fast.envs.real import RealEnv
 from diamond_fast.envs.slot import SlotStep
 from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.evaluation.returns import Evaluation, evaluate

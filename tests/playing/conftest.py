@@ -12,7 +12,7 @@ from diamond_fast.config import (
     SamplerConfig,
     WorldModelConfig,
 )
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.session import Session
 from diamond_fast.playing.source import Source

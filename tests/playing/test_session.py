@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.envs.real import make_real_env
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.session import Session

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from diamond_fast.games import ATARI_100K
+from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.reporting.comparison import THRESHOLDS, compare, to_json
 from diamond_fast.reporting.own_runs import read_runs
 from diamond_fast.runs.durable import strict_json

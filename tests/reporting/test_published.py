@@ -4,7 +4,7 @@ from statistics import fmean
 
 import pytest
 
-from diamond_fast.games import ATARI_100K
+from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.reporting.published import published_agents, scale, scale_sources
 
 PAPER_TABLE_1 = {  # random, human, DIAMOND

@@ -8,7 +8,7 @@ from statistics import median as median_of
 import numpy as np
 import pytest
 
-from diamond_fast.games import ATARI_100K
+from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.reporting import statistics
 from diamond_fast.reporting.published import published_agents, scale
 from diamond_fast.reporting.statistics import (

@@ -60,13 +60,14 @@ def test_weights_of_other_settings_are_refused(tmp_path, change, message):
 
 
 def test_a_module_in_a_runs_settings_must_be_named_by_the_caller(tmp_path):
-    folder = RunFolder.create(tmp_path / "run", replace(CATCH, env_id="diamond_fast.envs.catch:diamond_fast/Catch-v0"))
+    env_id = "diamond_fast.domains.catch.env:diamond_fast/Catch-v0"
+    folder = RunFolder.create(tmp_path / "run", replace(CATCH, env_id=env_id))
     save(folder, 4, Agent(CATCH, num_actions=3))
     manifest = folder.checkpoints / "epoch_000004.json"
     for source in ({"run": folder.path}, {"file": manifest}):
-        with pytest.raises(ValueError, match=r"would import code.* add --env-id diamond_fast.envs.catch:diamond_fast/"):
+        with pytest.raises(ValueError, match=f"would import code.* add --env-id {env_id}"):
             load_agent(**source)
-        assert load_agent(**source, env_id="diamond_fast.envs.catch:diamond_fast/Catch-v0").epoch == 4
+        assert load_agent(**source, env_id=env_id).epoch == 4
     other = RunFolder.create(tmp_path / "other", CATCH)
     with pytest.raises(ValueError, match=r"^--env-id a:B-v0: .* is a run of diamond_fast/Catch-v0"):
         load_agent(run=other.path, env_id="a:B-v0")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diamond_fast.config import ActorCriticConfig
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.domains.environments import make_real_env
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.replay import Replay
 from diamond_fast.training.collect import Collector

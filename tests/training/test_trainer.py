@@ -24,7 +24,7 @@ from diamond_fast.config import (
     WorldModelConfig,
 )
 from diamond_fast.config_checks import checked
-from diamond_fast.envs.catch import Catch
+from diamond_fast.domains.catch.env import Catch
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-import diamond_fast.envs.catch  # noqa: F401 (registers it)
-from diamond_fast.envs.catch import BALLS_PER_EPISODE, Catch
+import diamond_fast.domains.catch.env  # noqa: F401 (registers it)
+from diamond_fast.domains.catch.env import BALLS_PER_EPISODE, Catch
 
 WHITE, GREEN, RED = (255, 255, 255), (0, 255, 0), (255, 0, 0)
 

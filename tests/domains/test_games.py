@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from diamond_fast.games import ATARI_100K, all_games, atari_game_of, resolve_game, rom_id
+from diamond_fast.domains.atari.games import ATARI_100K, all_games, atari_game_of, resolve_game, rom_id
 
 
 def test_the_26_games_have_roms():
@@ -45,7 +45,7 @@ def test_a_typo_is_answered_with_the_nearest_name():
 
 def test_looking_names_up_imports_nothing_heavy():
     code = (
-        "import sys; from diamond_fast.games import resolve_game; resolve_game('pong');"
+        "import sys; from diamond_fast.domains.atari.games import resolve_game; resolve_game('pong');"
         "assert not {'torch', 'gymnasium', 'ale_py', 'numpy'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,6 +6,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from diamond_fast.domains.catch import ENV_ID
+
 BALLS_PER_EPISODE = 5
 _CELL = 3  # pixels: the size of the ball and of a paddle's step
 _NUM_COLUMNS = 8
@@ -74,4 +76,4 @@ class Catch(gymnasium.Env):
         self._balls_to_come -= 1
 
 
-gymnasium.register("diamond_fast/Catch-v0", entry_point="diamond_fast.envs.catch:Catch")
+gymnasium.register(ENV_ID, entry_point=Catch)

@@ -8,9 +8,10 @@ import golden_vectors as golden
 import numpy as np
 import pytest
 
-from diamond_fast.envs.atari import AtariSlot
-from diamond_fast.envs.real import RealEnv, make_real_env
-from diamond_fast.games import ATARI_100K
+from diamond_fast.domains.atari.env import AtariSlot
+from diamond_fast.domains.atari.games import ATARI_100K
+from diamond_fast.domains.environments import make_real_env
+from diamond_fast.envs.real import RealEnv
 
 
 def digest(frame):
@@ -143,7 +144,7 @@ def test_a_hung_emulator_is_given_up_and_does_not_hold_the_program():
     code = """
 import numpy as np
 from diamond_fast.envs.failure import EnvironmentFailedError
-from diamond_fast.envs.real import make_real_env
+from diamond_fast.domains.environments import make_real_env
 env = make_real_env("Pong", None, 2, 64, True)
 env.reset(seed=0)
 env._worker.timeout = 1.0  # only now: starting an emulator takes as long as the machine is busy
@@ -162,7 +163,7 @@ env.close()
 
 
 def test_games_are_cut_short_after_half_an_hour(monkeypatch):
-    monkeypatch.setattr("diamond_fast.envs.atari.MAX_FRAMES_PER_GAME", 200)
+    monkeypatch.setattr("diamond_fast.domains.atari.env.MAX_FRAMES_PER_GAME", 200)
     env = RealEnv(lambda: AtariSlot("Boxing", 64, max_noops=0), 1, done_on_life_loss=True)
     first, _ = env.reset(seed=0)
     steps = play(env, np.zeros((50, 1), int))

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-import diamond_fast.envs.catch  # noqa: F401 (registers diamond_fast/Catch-v0)
+import diamond_fast.domains.catch.env  # noqa: F401 (registers diamond_fast/Catch-v0)
 from diamond_fast.area import AreaResize
 from diamond_fast.envs.failure import EnvironmentFailedError, blamed
 from diamond_fast.envs.slot import SlotStep
@@ -44,7 +44,7 @@ class GymSlot:
 
     def __init__(self, env_id: str, frame_size: int, env_kwargs: Mapping[str, Any] | None = None):
         self.name = env_id
-        self._env = _make(env_id, env_kwargs or {})
+        self._env = make_gym_env(env_id, env_kwargs or {})
         self.frame_shape = (frame_size, frame_size, 3)
         obs_space, action_space = self._env.observation_space, self._env.action_space
         try:
@@ -160,7 +160,8 @@ def _is_image(shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
 
 
-def _make(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
+def make_gym_env(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
+    """``gymnasium.make``. Raises as :class:`GymSlot`, unless observations or actions are the reason."""
     try:
         with blamed(env_id, "being made"):
             # Gymnasium's own checker says in many lines what is checked here in one.

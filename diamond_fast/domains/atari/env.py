@@ -4,8 +4,8 @@ import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
 
+from diamond_fast.domains.atari.games import resolve_game, rom_id
 from diamond_fast.envs.slot import SlotStep
-from diamond_fast.games import resolve_game, rom_id
 
 MAX_FRAMES_PER_GAME = 108_000
 """A game is cut short after half an hour at 60 frames a second."""

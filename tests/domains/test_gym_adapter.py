@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from diamond_fast.envs.gym_adapter import GymSlot
-from diamond_fast.envs.real import RealEnv, make_real_env
+from diamond_fast.domains.environments import make_real_env
+from diamond_fast.domains.gym.adapter import GymSlot
+from diamond_fast.envs.real import RealEnv
 
 
 class Images(gymnasium.Env):

@@ -1,0 +1,33 @@
+"""What a world says of itself. No torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from diamond_fast.config import RunConfig
+
+if TYPE_CHECKING:  # numpy is not needed for --help
+    from diamond_fast.envs.slot import Slot
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A world, or worlds of one kind, beside what the settings of a run say.
+
+    Its functions import what they need when they are called: ``--help`` and the checks load no environment.
+    """
+
+    name: str
+    """Of --domain."""
+    owns: Callable[[RunConfig], bool] = lambda cfg: False
+    """Whether settings without --domain mean this world."""
+    settings: tuple[str, ...] = ()
+    """Settings that not every world reads, and this one does: of game, env_id, env_kwargs, num_actions."""
+    checked: Callable[[RunConfig], RunConfig] = lambda cfg: cfg
+    """The settings as they are usually written. Raises ValueError if they do not fit the world; it names the flag."""
+    make_slot: "Callable[[RunConfig], Slot] | None" = None
+    """Makes one game; None if there are only recordings. Raises ValueError, EnvironmentFailedError. Can be pickled."""
+    action_names: Callable[[RunConfig], Sequence[str]] = lambda cfg: ()
+    """What the actions are called, if that is known. May raise anything if the game is not installed."""
+    presets: Mapping[str, RunConfig] = field(default_factory=dict)
+    """Sets of defaults for --preset. --domain takes the first."""

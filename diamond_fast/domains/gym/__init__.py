@@ -1,0 +1,46 @@
+"""Any Gymnasium environment with image observations and discrete actions."""
+
+import json
+from dataclasses import replace
+
+from diamond_fast.config import RunConfig
+from diamond_fast.domains.atari.games import atari_game_of
+from diamond_fast.domains.domain import Domain
+
+
+def _checked(cfg: RunConfig) -> RunConfig:
+    if cfg.env_id is None:
+        raise ValueError("--env-id: --domain gym needs it; for instance --env-id CarRacing-v3")
+    if game := atari_game_of(cfg.env_id):
+        raise ValueError(f"--env-id {cfg.env_id}: Atari games are played as in the paper, with --game {game}")
+    if cfg.env_kwargs is None:
+        return cfg
+    same = json.dumps(cfg.env_arguments, sort_keys=True)  # the one way of writing it that compares equal
+    return replace(cfg, env_kwargs=same)
+
+
+def _make_slot(cfg: RunConfig):
+    from diamond_fast.domains.gym.adapter import GymSlot
+
+    return GymSlot(cfg.env_id, cfg.frame_size, cfg.env_arguments)
+
+
+def _action_names(cfg: RunConfig) -> list[str]:
+    from diamond_fast.domains.gym.adapter import make_gym_env
+
+    env = make_gym_env(cfg.env_id, cfg.env_arguments)
+    try:
+        meanings = getattr(env.unwrapped, "get_action_meanings", list)
+        return [str(name) for name in meanings()]
+    finally:
+        env.close()
+
+
+DOMAIN = Domain(
+    "gym",
+    owns=lambda cfg: cfg.env_id is not None,
+    settings=("env_id", "env_kwargs"),
+    checked=_checked,
+    make_slot=_make_slot,
+    action_names=_action_names,
+)
