@@ -28,7 +28,7 @@ from diamond_fast.settings import differences, flag, leaves
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     import torch
 
-    from diamond_fast.training.crew import Crew
+    from diamond_fast.training.process_group import ProcessGroup
     from diamond_fast.training.trainer import Trainer
 
     PresetName = str
@@ -113,7 +113,7 @@ def follow(argv: Sequence[str]) -> None:
             args = read_command_line(argv)
             if args.dry_run:
                 return
-            crew = _join_crew(args)
+            group = _join_process_group(args)
             device = _device(args)
     except SystemExit as stop:
         if stop.code:
@@ -121,18 +121,18 @@ def follow(argv: Sequence[str]) -> None:
             print(said.getvalue(), end="", file=sys.stderr)
         raise
 
-    from diamond_fast.training.crew import CrewLostError, leave_crew
     from diamond_fast.training.finite import NonFiniteError
     from diamond_fast.training.follower import follow as follow_leader
+    from diamond_fast.training.process_group import ProcessLostError, leave_process_group
 
     try:
-        follow_leader(crew, args.config, device)
-        leave_crew()
-    except (CrewLostError, NonFiniteError):
+        follow_leader(group, args.config, device)
+        leave_process_group()
+    except (ProcessLostError, NonFiniteError):
         _let_the_first_speak()
         os._exit(EXIT_FAILED)
     except Exception as error:
-        print(f"process {crew.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        print(f"process {group.rank}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(EXIT_FAILED)
 
 
@@ -200,13 +200,13 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     from diamond_fast.official import load_official
     from diamond_fast.runs.folder import RunFolder, names_module
     from diamond_fast.runs.metrics import require_installed
-    from diamond_fast.training.crew import leave_crew
+    from diamond_fast.training.process_group import leave_process_group
     from diamond_fast.training.trainer import Trainer
 
-    crew = _join_crew(args)
+    group = _join_process_group(args)
     device = _device(args)
-    if crew is not None:
-        held.callback(leave_crew)
+    if group is not None:
+        held.callback(leave_process_group)
     require_installed(args.logger)
     agent = None if args.init_from is None else load_official(args.init_from, args.config)
     if args.resume is None:
@@ -216,46 +216,46 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     else:
         folder = RunFolder.open(args.resume)
     held.enter_context(folder.lock())
-    program = PROGRAM if crew is None else f"torchrun --nproc-per-node {crew.size} {PROGRAM.removeprefix('python ')}"
+    program = PROGRAM if group is None else f"torchrun --nproc-per-node {group.size} {PROGRAM.removeprefix('python ')}"
     stop.how_to_go_on = f"{program} --resume {shlex.quote(str(folder.path))}"
     if names_module(args.config):
         stop.how_to_go_on += f" --env-id {shlex.quote(args.config.env_id)}"
     for path, _, now in differences(folder.read_config(args.config.env_id), args.config):
         stop.how_to_go_on += f" {flag(path)} {now}"
     try:
-        trainer = Trainer(args.config, folder, device, agent, args.logger, args.cuda_graphs, crew)
+        trainer = Trainer(args.config, folder, device, agent, args.logger, args.cuda_graphs, group)
     except Exception:
         if args.resume is None:
             folder.discard()  # nothing was begun, and the same command should work once its cause is mended
         raise
     held.callback(trainer.close)
-    along = f" and {crew.size - 1} more" if crew is not None else ""
+    along = f" and {group.size - 1} more" if group is not None else ""
     print(f"{args.config.title} on {device}{along}, seed {args.config.seed}: {folder.path}", flush=True)
     return trainer
 
 
-def _join_crew(args: TrainArgs) -> "Crew | None":
+def _join_process_group(args: TrainArgs) -> "ProcessGroup | None":
     """The processes torchrun started this one with; None for a process on its own."""
-    if _crew_size() == 1:
+    if _num_processes() == 1:
         return None
-    from diamond_fast.training.crew import check_crew, join_crew
+    from diamond_fast.training.process_group import check_shards, join_process_group
 
-    check_crew(args.config, _crew_size())
-    return join_crew(_device(args))
+    check_shards(args.config, _num_processes())
+    return join_process_group(_device(args))
 
 
-def _crew_size() -> int:
+def _num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def train(trainer: "Trainer", stop: StopSignals) -> None:
     """Run to the end; say where the results are, and how to go on."""
     from diamond_fast.envs.failure import EnvironmentFailedError
-    from diamond_fast.training.crew import CrewLostError
+    from diamond_fast.training.process_group import ProcessLostError
 
     try:
         result = trainer.run(stop)
-    except (CrewLostError, EnvironmentFailedError) as error:
+    except (ProcessLostError, EnvironmentFailedError) as error:
         _fail_later(str(error), stop)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -302,7 +302,7 @@ def profile(args: TrainArgs, held: ExitStack, stop: StopSignals) -> None:
     """Say where the time of such a run goes, from a few turns of each phase of one that is thrown away."""
     from diamond_fast.training.profiling import as_table, profile_run, with_room
 
-    if args.resume is not None or _crew_size() > 1:
+    if args.resume is not None or _num_processes() > 1:
         raise ValueError("--profile: measures a new run in one process; leave out --resume and torchrun")
     out = args.out or Path("profiles") / _default_folder(args.config).name  # not among the runs: it is none
     if out.exists():
@@ -361,9 +361,9 @@ def _num_actions(config: RunConfig) -> int:
 def _device(args: TrainArgs) -> "torch.device":
     from diamond_fast.devices import resolve_device  # imports torch: after all that can be answered without
 
-    if _crew_size() == 1:
+    if _num_processes() == 1:
         return resolve_device(args.device)
-    from diamond_fast.training.crew import local_device
+    from diamond_fast.training.process_group import local_device
 
     return resolve_device(local_device(args.device))
 

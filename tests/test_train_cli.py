@@ -243,7 +243,7 @@ class FakeTrainer:
     at_work = None
     made: "list[FakeTrainer]"
 
-    def __init__(self, config, folder, device, agent=None, logger="none", cuda_graphs=True, crew=None):
+    def __init__(self, config, folder, device, agent=None, logger="none", cuda_graphs=True, group=None):
         self.config, self.folder, self.device, self.agent, self.logger = config, folder, device, agent, logger
         self.closed = False
         self.made.append(self)

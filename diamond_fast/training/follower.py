@@ -7,9 +7,9 @@ import torch
 
 from diamond_fast.config import RunConfig
 from diamond_fast.replay import Replay, load_recording
-from diamond_fast.training.crew import Crew
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.precision import set_matmul_precision
+from diamond_fast.training.process_group import ProcessGroup
 from diamond_fast.world_model import Agent
 
 
@@ -17,17 +17,17 @@ class Dismissed(Exception):
     """The leader stopped."""
 
 
-def follow(crew: Crew, cfg: RunConfig, device: torch.device) -> Agent:
+def follow(group: ProcessGroup, cfg: RunConfig, device: torch.device) -> Agent:
     """Does what the leader says until it says no more. Returns the agent as it is then.
 
     Its random numbers are its own and start anew with the process; its weights are the leader's, bit for bit.
 
     Raises:
-        CrewLostError: the leader is gone.
+        ProcessLostError: the leader is gone.
         NonFiniteError: as the leader's update raises.
     """
     set_matmul_precision(cfg.precision)
-    num_actions, weights, states, segments_seed, journal, updates_done = crew.hear()
+    num_actions, weights, states, segments_seed, journal, updates_done = group.receive()
     agent = Agent(cfg, num_actions)
     agent.load_state_dict(weights)
     agent.to(device, memory_format=torch.channels_last)
@@ -35,19 +35,19 @@ def follow(crew: Crew, cfg: RunConfig, device: torch.device) -> Agent:
         replay = Replay(cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total)
     else:
         replay = load_recording(Path(cfg.static_dataset))
-    updates = make_updates(cfg, agent, replay, device, segments_seed, crew=crew)
+    updates = make_updates(cfg, agent, replay, device, segments_seed, group=group)
     for name, update in updates.items():
         update.load_state_dict(states[name])
         update.objective.begin_epoch()  # imagined episodes of its own, not the leader's
         update.objective.recover()
-    torch.manual_seed(int(np.random.SeedSequence([cfg.seed, crew.rank, updates_done]).generate_state(1)[0]))
+    torch.manual_seed(int(np.random.SeedSequence([cfg.seed, group.rank, updates_done]).generate_state(1)[0]))
 
     def advance() -> None:
-        if not crew.goes_on():
+        if not group.broadcast_flag():
             raise Dismissed
 
     while True:
-        word, *rest = crew.hear()
+        word, *rest = group.receive()
         if word == "collected":
             replay.catch_up(journal, *rest)
         elif word == "train":

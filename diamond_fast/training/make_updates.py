@@ -8,10 +8,10 @@ from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.engine.graphs import Captured, Pool
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.replay import Replay, Segments
-from diamond_fast.training.crew import Crew
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.paths import make_imagination, play_in, trained
 from diamond_fast.training.precision import autocast
+from diamond_fast.training.process_group import ProcessGroup
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent
 
@@ -24,7 +24,7 @@ def make_updates(
     segments_seed: int,
     real_env: BatchedEnv | None = None,
     cuda_graphs: bool = True,
-    crew: Crew | None = None,
+    group: ProcessGroup | None = None,
 ) -> dict[str, Update]:
     """The updates in the order they are done in each epoch.
 
@@ -32,10 +32,10 @@ def make_updates(
         segments_seed: of the batches drawn from the replay.
         real_env: trains the policy there, and no world model; None: in imagination.
         cuda_graphs: on a GPU, captures each update as one graph.
-        crew: shares every batch with other processes; their exchange of gradients is in no graph.
+        group: shares every batch with other processes; their exchange of gradients is in no graph.
     """
     captured = None
-    if cuda_graphs and device.type == "cuda" and crew is None:
+    if cuda_graphs and device.type == "cuda" and group is None:
         captured = partial(Captured, changes_state=True, pool=Pool(device))
     train = partial(trained, precision=cfg.precision, device=device)
     make_update = partial(
@@ -43,15 +43,15 @@ def make_updates(
         autocast=partial(autocast, device, cfg.precision),
         on_nonfinite=cfg.on_nonfinite,
         captured=captured,
-        crew=crew,
+        group=group,
     )
 
     def segments(stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False) -> Segments:
         # In a recording the order of episodes says nothing about age: drawn by length, as published.
         weights = cfg.collection.sample_weights if cfg.static_dataset is None else None
         segments = replay.segments(update.batch_size, seq_length, weights, beyond_end, segments_seed, stream)
-        if crew is not None:
-            segments.part = crew.share(update.batch_size)
+        if group is not None:
+            segments.part = group.shard(update.batch_size)
         return segments
 
     updates = {}
@@ -66,7 +66,7 @@ def make_updates(
         updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
         updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
-        num_envs = cfg.actor_critic_update.batch_size // (1 if crew is None else crew.size)
+        num_envs = cfg.actor_critic_update.batch_size // (1 if group is None else group.size)
         rl_env, play = make_imagination(cfg, agent, contexts, num_envs, device, captured)
     else:
         play = play_in(real_env, agent, cfg, device)

@@ -35,9 +35,9 @@ from diamond_fast.settings import to_json
 from diamond_fast.training.action_count import count_actions
 from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
-from diamond_fast.training.crew import Crew, CrewLostError
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.precision import set_matmul_precision
+from diamond_fast.training.process_group import ProcessGroup, ProcessLostError
 from diamond_fast.training.resuming import load_progress
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent
@@ -55,7 +55,7 @@ class Trainer:
         agent: networks to start from; new ones if None.
         logger: dashboard that gets the scalars in addition to ``metrics.jsonl``.
         cuda_graphs: on a GPU, captures each update as one graph.
-        crew: processes that train along; this one leads them.
+        group: processes that train along; this one leads them.
 
     A folder that holds a checkpoint is continued from it, exactly: weights, optimisers, replay, environments and
     random numbers.
@@ -72,9 +72,9 @@ class Trainer:
         agent: Agent | None = None,
         logger: Logger = "none",
         cuda_graphs: bool = True,
-        crew: Crew | None = None,
+        group: ProcessGroup | None = None,
     ):
-        self.crew = crew
+        self.group = group
         self.cfg, self.folder, self.device = cfg, folder, device
         set_matmul_precision(cfg.precision)
         torch.manual_seed(cfg.seed)
@@ -90,7 +90,7 @@ class Trainer:
         real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free")) if cfg.model_free else None
         segments_seed = self._seed("segments")
         self.updates = make_updates(
-            cfg, self.agent, self.replay, device, segments_seed, real_env, cuda_graphs, self.crew
+            cfg, self.agent, self.replay, device, segments_seed, real_env, cuda_graphs, self.group
         )
 
         self.epoch = 0
@@ -108,10 +108,10 @@ class Trainer:
             self._restore(saved)
         if self._collecting:
             self.collector.begin()  # now: an environment that cannot begin should end no run under way
-        if crew is not None:
+        if group is not None:
             states = {name: update.state_dict() for name, update in self.updates.items()}
             journal, done = str(folder.journal), sum(u.num_updates for u in self.updates.values())
-            crew.say(num_actions, self.agent.state_dict(), states, segments_seed, journal, done)
+            group.broadcast(num_actions, self.agent.state_dict(), states, segments_seed, journal, done)
             self._share_experience()
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
 
@@ -186,9 +186,11 @@ class Trainer:
         self.metrics.log(figures, epoch=self.epoch, env_steps=self.env_steps)
 
     def close(self) -> None:
-        if self.crew is not None and self.at_work is None:  # in the middle of an update the others notice by themselves
-            with suppress(CrewLostError):
-                self.crew.say("end")
+        if (
+            self.group is not None and self.at_work is None
+        ):  # in the middle of an update the others notice by themselves
+            with suppress(ProcessLostError):
+                self.group.broadcast("end")
         try:
             self._saving.close()
         except OSError as error:  # only if something else ended the run before this could
@@ -272,8 +274,8 @@ class Trainer:
         return figures
 
     def _share_experience(self) -> None:
-        if self.crew is not None and self.cfg.static_dataset is None:
-            self.crew.say("collected", self.replay.commit())
+        if self.group is not None and self.cfg.static_dataset is None:
+            self.group.broadcast("collected", self.replay.commit())
 
     # --- train ---
 
@@ -290,14 +292,14 @@ class Trainer:
         def advance() -> None:
             phase.advance()
             stops = self._stop.has_come
-            if self.crew is not None:
-                self.crew.goes_on(not stops)
+            if self.group is not None:
+                self.group.broadcast_flag(not stops)
             if stops:
                 self._stop.check()
 
         self.at_work = update
-        if self.crew is not None:
-            self.crew.say("train", name, num_updates)
+        if self.group is not None:
+            self.group.broadcast("train", name, num_updates)
         with self.progress.phase(name, num_updates - update.done) as phase:
             figures = update.train(num_updates, advance)
         self.at_work = None

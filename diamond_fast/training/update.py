@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from diamond_fast.config import UpdateConfig
-from diamond_fast.training.crew import Crew
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.optim import load_optimizer, make_optimizer, set_learning_rate, warmed_up
+from diamond_fast.training.process_group import ProcessGroup
 
 Figures = dict[str, Tensor]  # scalars are averaged over an epoch, matrices of counts are added up
 Inputs = tuple[Tensor, ...]
@@ -49,7 +49,7 @@ class Update:
         on_nonfinite: "skip" leaves out an update that is not finite and goes on; "stop" raises.
         captured: makes losses, gradients and the optimiser's step one CUDA graph, as ``Captured`` does; None: they are
             launched one by one.
-        crew: processes whose gradients are averaged, each from its share of the batches.
+        group: processes whose gradients are averaged, each from its share of the batches.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Update:
         autocast: Callable[[], AbstractContextManager],
         on_nonfinite: Literal["stop", "skip"] = "stop",
         captured: Callable[[str, Callable], Callable] | None = None,
-        crew: Crew | None = None,
+        group: ProcessGroup | None = None,
     ):
         self.name = name
         self.objective = objective
         self.cfg = cfg
         self.autocast = autocast
-        self.crew = crew
+        self.group = group
         self.skips = on_nonfinite == "skip"
         self.parameters = list(model.parameters())
         self.optimizer = make_optimizer(model, cfg.lr, cfg.weight_decay, cfg.eps)
@@ -105,9 +105,9 @@ class Update:
             advance()
         self.guard.check()
         self._check_weights()
-        if self.crew is not None:
+        if self.group is not None:
             for value in self._totals.values():
-                self.crew.add_up(value) if value.ndim else self.crew.average([value])
+                self.group.sum(value) if value.ndim else self.group.average([value])
         num_applied = num_updates - self.num_skipped
         figures = {name: v.tolist() if v.ndim else v.item() / num_applied for name, v in self._totals.items()}
         figures["skipped_updates"] = self.num_skipped
@@ -158,8 +158,8 @@ class Update:
                 loss, figures = self.objective.loss(*inputs)
             loss.backward()
             total = total + loss.detach()
-        if self.crew is not None:
-            self.crew.average([total, *(p.grad for p in self.parameters if p.grad is not None)])
+        if self.group is not None:
+            self.group.average([total, *(p.grad for p in self.parameters if p.grad is not None)])
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.cfg.max_grad_norm)
         self.optimizer.found_inf = self.guard.watch(total, grad_norm)
         self.optimizer.step()

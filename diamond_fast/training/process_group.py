@@ -22,25 +22,21 @@ from diamond_fast.settings import flag
 PATIENCE = timedelta(days=2)  # followers wait while the leader plays test games; one that died is noticed at once
 
 
-class CrewLostError(RuntimeError):
+class ProcessLostError(RuntimeError):
     """Another of the processes is gone."""
 
 
 @dataclass(frozen=True)
-class Crew:
-    """One process's view of all. The leader has rank 0.
+class ProcessGroup:
+    """Data-parallel training processes as one of them sees them. The leader has rank 0.
 
-    All raise CrewLostError if another process is gone.
+    Methods that communicate raise ProcessLostError if another process is gone.
     """
 
     rank: int
     size: int
 
-    @property
-    def leads(self) -> bool:
-        return self.rank == 0
-
-    def share(self, batch_size: int) -> slice:
+    def shard(self, batch_size: int) -> slice:
         """This process's rows of a batch."""
         rows = batch_size // self.size
         return slice(self.rank * rows, (self.rank + 1) * rows)
@@ -48,56 +44,56 @@ class Crew:
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Replaces tensors by their means over all processes, which are the same everywhere, bit for bit."""
         flat = torch.cat([x.reshape(-1) for x in tensors])
-        with _noticing_losses():
+        with _lost_processes_named():
             dist.all_reduce(flat)
         flat /= self.size
         parts = flat.split([x.numel() for x in tensors])
         torch._foreach_copy_(list(tensors), [part.view(x.shape) for part, x in zip(parts, tensors, strict=True)])
 
-    def add_up(self, counts: Tensor) -> None:
+    def sum(self, counts: Tensor) -> None:
         """Replaces whole numbers by their sums over all processes."""
-        with _noticing_losses():
+        with _lost_processes_named():
             dist.all_reduce(counts)
 
-    def goes_on(self, decision: bool = True) -> bool:
-        """The leader's decision, which the others are told. On the host: no GPU is waited for."""
-        told = torch.tensor(int(decision))
-        with _noticing_losses():
+    def broadcast_flag(self, flag: bool = True) -> bool:
+        """The leader's flag, in every process. Sent from host to host: no GPU is waited for."""
+        told = torch.tensor(int(flag))
+        with _lost_processes_named():
             dist.broadcast(told, src=0)
         return bool(told)
 
-    def say(self, *message: Any) -> None:
-        """The leader's word to the others: numbers, strings, tensors, nested. They ``hear`` it, tensors on the CPU."""
+    def broadcast(self, *message: Any) -> None:
+        """The leader's message to the others: numbers, strings, tensors, nested. Tensors arrive on the CPU."""
         tensors, tree = flatten(message)
-        with _noticing_losses():
+        with _lost_processes_named():
             dist.broadcast_object_list([{name: x.cpu() for name, x in tensors.items()}, tree], src=0)
 
-    def hear(self) -> tuple[Any, ...]:
-        """What the leader says next."""
+    def receive(self) -> tuple[Any, ...]:
+        """What the leader broadcasts next."""
         received: list[Any] = [None, None]
-        with _noticing_losses():
+        with _lost_processes_named():
             dist.broadcast_object_list(received, src=0)
         return unflatten(*received)
 
 
 @contextmanager
-def _noticing_losses() -> Iterator[None]:
+def _lost_processes_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # what gloo and NCCL raise when a connection ends
-        raise CrewLostError(f"another of the processes is gone ({str(error).strip().splitlines()[-1]})") from None
+        raise ProcessLostError(f"another of the processes is gone ({str(error).strip().splitlines()[-1]})") from None
 
 
-def join_crew(device: torch.device) -> Crew:
-    """Meets the other processes that torchrun started; ``device`` is this one's."""
+def join_process_group(device: torch.device) -> ProcessGroup:
+    """Joins the other processes that torchrun started; ``device`` is this one's."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
-    return Crew(dist.get_rank(), dist.get_world_size())
+    return ProcessGroup(dist.get_rank(), dist.get_world_size())
 
 
-def leave_crew() -> None:
+def leave_process_group() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
 
@@ -120,7 +116,7 @@ def local_device(name: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}"
 
 
-def check_crew(cfg: RunConfig, size: int) -> None:
+def check_shards(cfg: RunConfig, size: int) -> None:
     """Raises ValueError if a run cannot be shared by so many processes."""
     if cfg.model_free:
         raise ValueError("--model-free: plays real games in one process; start it without torchrun")

@@ -23,8 +23,15 @@ from diamond_fast.frames import to_uint8
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
-from diamond_fast.training.crew import Crew, CrewLostError, check_crew, join_crew, leave_crew, local_device
 from diamond_fast.training.follower import follow
+from diamond_fast.training.process_group import (
+    ProcessGroup,
+    ProcessLostError,
+    check_shards,
+    join_process_group,
+    leave_process_group,
+    local_device,
+)
 from diamond_fast.training.trainer import Trainer
 from diamond_fast.training.update import Update
 
@@ -32,8 +39,8 @@ CPU = torch.device("cpu")
 N = 4
 
 
-def in_crew(size, work, *args):
-    """Calls ``work(crew, *args)`` in so many processes; returns nothing, raises what one of them raised."""
+def in_processes(size, work, *args):
+    """Calls ``work(group, *args)`` in so many processes; returns nothing, raises what one of them raised."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -43,8 +50,8 @@ def in_crew(size, work, *args):
 def _join_and_work(rank, size, port, work, args):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(size))
     torch.set_num_threads(1)
-    work(join_crew(CPU), *args)
-    leave_crew()
+    work(join_process_group(CPU), *args)
+    leave_process_group()
 
 
 # --- an update ---
@@ -71,13 +78,13 @@ def given_batches(name, objective):
     return batches
 
 
-def train_on_given(crew, name, folder):
+def train_on_given(group, name, folder):
     model, objective = make_objective(name)
     batches = iter(given_batches(name, objective))
 
     def draw():
         batch = next(batches)
-        return batch if crew is None else tuple(x[crew.share(N)] if x.ndim and len(x) == N else x for x in batch)
+        return batch if group is None else tuple(x[group.shard(N)] if x.ndim and len(x) == N else x for x in batch)
 
     objective.begin_epoch, objective.draw = lambda: None, draw
     if name == "denoiser":
@@ -89,28 +96,28 @@ def train_on_given(crew, name, folder):
 
         objective.loss = loss
     cfg = UpdateConfig(lr=1e-2, lr_warmup_steps=1, max_grad_norm=0.5)
-    update = Update(name, model, objective, cfg, nullcontext, crew=crew)
+    update = Update(name, model, objective, cfg, nullcontext, group=group)
     figures = update.train(4, lambda: None)
-    rank = "alone" if crew is None else crew.rank
+    rank = "alone" if group is None else group.rank
     torch.save((model.state_dict(), figures), folder / f"{name}-{rank}.pt")
 
 
-def train_all(crew, folder):
+def train_all(group, folder):
     for name in NAMES:
-        train_on_given(crew, name, folder)
-    if crew is not None and crew.leads:  # by now the other one leaves
-        with pytest.raises(CrewLostError) as lost:
-            crew.average([torch.ones(3)])
+        train_on_given(group, name, folder)
+    if group is not None and group.rank == 0:  # by now the other one leaves
+        with pytest.raises(ProcessLostError) as lost:
+            group.average([torch.ones(3)])
         (folder / "lost").write_text(str(lost.value))
-    elif crew is not None:
+    elif group is not None:
         os._exit(0)
 
 
 @pytest.fixture(scope="module")
 def updated(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("crew")
+    folder = tmp_path_factory.mktemp("group")
     train_all(None, folder)
-    in_crew(2, train_all, folder)
+    in_processes(2, train_all, folder)
     return folder
 
 
@@ -132,22 +139,22 @@ def test_two_processes_equal_one_with_the_whole_batch(updated, name):
 # --- a run ---
 
 
-def train_run(crew, path):
+def train_run(group, path):
     cfg = checked(TINY)
-    if crew.leads:
+    if group.rank == 0:
         folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
-        trainer = Trainer(cfg, folder, CPU, crew=crew)
+        trainer = Trainer(cfg, folder, CPU, group=group)
         trainer.run()
         trainer.close()
         agent = trainer.agent
     else:
-        agent = follow(crew, cfg, CPU)
-    torch.save(agent.state_dict(), path.parent / f"{crew.rank}.pt")
+        agent = follow(group, cfg, CPU)
+    torch.save(agent.state_dict(), path.parent / f"{group.rank}.pt")
 
 
 @pytest.mark.slow
 def test_all_processes_of_a_run_end_with_the_leaders_weights(tmp_path):
-    in_crew(2, train_run, tmp_path / "run")
+    in_processes(2, train_run, tmp_path / "run")
     leader, follower = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(value, follower[key]) for key, value in leader.items())
     saved = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
@@ -160,7 +167,7 @@ def test_all_processes_of_a_run_end_with_the_leaders_weights(tmp_path):
 @pytest.mark.slow
 def test_two_processes_go_on_with_what_one_began(tmp_path):
     train(TINY, tmp_path / "run", stop_after=1)
-    in_crew(2, train_run, tmp_path / "run")
+    in_processes(2, train_run, tmp_path / "run")
     leader, follower = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(value, follower[key]) for key, value in leader.items())
     assert checkpoint.load_latest(tmp_path / "run" / "checkpoints").state["epoch"] == 4
@@ -172,9 +179,9 @@ def test_a_process_that_is_gone_is_noticed(updated):
 
 def test_what_cannot_be_shared_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"--denoiser-update\.batch-size 2: cannot be shared equally by 3 processes"):
-        check_crew(TINY, 3)
+        check_shards(TINY, 3)
     with pytest.raises(ValueError, match="--model-free: plays real games in one process"):
-        check_crew(replace(TINY, model_free=True), 2)
+        check_shards(replace(TINY, model_free=True), 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert local_device("cpu") == "cpu"
     with pytest.raises(ValueError, match="--device cuda:0: torchrun gives each process a GPU of its own"):
@@ -196,7 +203,7 @@ def test_parts_make_up_the_whole_batch():
     replay.commit()
     whole, *parts = (replay.segments(6, 5, seed=3) for _ in range(3))
     for rank, part in enumerate(parts):
-        part.part = Crew(rank, 2).share(6)
+        part.part = ProcessGroup(rank, 2).shard(6)
     for _ in range(3):
         batch, shares = next(whole), [next(part).to("cpu") for part in parts]
         assert torch.equal(batch.obs(), torch.cat([share.obs() for share in shares]))
