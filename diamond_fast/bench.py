@@ -31,16 +31,16 @@ class BenchArgs:
     """
 
     out: Annotated[Path, arg(metavar="DIR")] = Path("bench")
-    """Where to write one JSON for this machine, benchmarks.md and a plot. benchmarks/results: the README's tables and
-    docs/benchmarks.md are then made anew, too."""
+    """The folder for one JSON of this machine, benchmarks.md and a plot. If it is benchmarks/results, the README's
+    tables and docs/benchmarks.md are made anew, too."""
     quick: FlagCreatePairsOff[bool] = False
-    """A small grid, measured briefly, without compilers: about four minutes on a CPU."""
+    """Measure a small grid briefly, without compilers, which takes about four minutes on a CPU."""
     only: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
-    """These files of benchmarks/ alone, as in: --only fast_denoiser updates. Joins what DIR has of the same commit."""
+    """Run these files of benchmarks/ alone, such as: fast_denoiser updates. Joins what DIR has of the same commit."""
     minutes: Annotated[
         float | None, arg(metavar="N", help_behavior_hint="(default: 9.5 without a GPU, none with one)")
     ] = None
-    """Begin no benchmark after so many minutes; the most wanted come first, the rest is listed as not run."""
+    """Begin no benchmark after so many minutes. The most wanted come first; the rest is listed as not run."""
     render_only: FlagCreatePairsOff[bool] = False
     """Measure nothing: make the README's tables and docs/benchmarks.md anew from benchmarks/results."""
     compare: Annotated[tuple[Path, Path] | None, arg(metavar="A.json B.json")] = None

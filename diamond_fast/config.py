@@ -43,17 +43,17 @@ class InnerModelConfig:
     """The denoiser's U-Net F (paper, appendix C)."""
 
     img_channels: RgbChannels = 3
-    """Colour channels of a frame."""
+    """Number of colour channels of a frame."""
     num_steps_conditioning: Length = 4
-    """Past frames and actions the next frame is conditioned on."""
+    """How many past frames and actions the next frame is predicted from."""
     cond_channels: Width = 256
-    """Width of the conditioning vector (noise level and actions)."""
+    """Width of the vector that tells the network the noise level and the actions."""
     depths: tuple[Depth, ...] = (2, 2, 2, 2)
-    """Residual blocks per level."""
+    """Number of residual blocks of each level of the network."""
     channels: tuple[Width, ...] = (64, 64, 64, 64)
-    """Channels per level."""
+    """Number of channels of each level of the network."""
     attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
-    """1 if a level's blocks have self-attention."""
+    """Which levels have self-attention in their blocks: 1 for yes, 0 for no, level by level."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class DenoiserConfig:
 
     inner_model: InnerModelConfig = field(default_factory=InnerModelConfig)
     sigma_data: PositiveFloat = 0.5
-    """Standard deviation of the data."""
+    """Standard deviation of the pixels, which lie in [-1, 1], that the preconditioning assumes."""
     sigma_offset_noise: NonNegativeFloat = 0.3
-    """Standard deviation of the noise added per channel to a whole frame."""
+    """Standard deviation of the noise that shifts a whole colour channel of a frame."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +72,17 @@ class RewardEndConfig:
     """The reward and termination model: convolutions and an LSTM (paper, appendix C)."""
 
     img_channels: RgbChannels = 3
-    """Colour channels of a frame."""
+    """Number of colour channels of a frame."""
     lstm_dim: Width = 512
-    """Width of the memory."""
+    """Width of the LSTM's state, the model's memory."""
     cond_channels: Width = 128
-    """Width of the action embedding."""
+    """Width of the vector that tells the network the action."""
     depths: tuple[Depth, ...] = (2, 2, 2, 2)
-    """Residual blocks per level."""
+    """Number of residual blocks of each level of the network."""
     channels: tuple[Width, ...] = (32, 32, 32, 32)
-    """Channels per level."""
+    """Number of channels of each level of the network."""
     attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
-    """1 if a level's blocks have self-attention."""
+    """Which levels have self-attention in their blocks: 1 for yes, 0 for no, level by level."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class ActorCriticConfig:
     """Policy and value: a small convolutional encoder and an LSTM cell (paper, appendix C)."""
 
     img_channels: RgbChannels = 3
-    """Colour channels of a frame."""
+    """Number of colour channels of a frame."""
     lstm_dim: Width = 512
-    """Width of the memory."""
+    """Width of the LSTM's state, the model's memory."""
     channels: tuple[Width, ...] = (32, 32, 64, 64)
-    """Channels per level."""
+    """Number of channels of each level of the network."""
     down: tuple[Switch, ...] = (1, 1, 1, 1)
-    """1 if a level ends with 2x2 max-pooling."""
+    """Which levels end with 2x2 max-pooling: 1 for yes, 0 for no, level by level."""
 
 
 # --- world model ----------------------------------------------------------------------------------------------------
@@ -107,23 +107,23 @@ class SamplerConfig:
     """How a next frame is drawn from the denoiser (EDM, algorithm 2)."""
 
     num_steps: Length = 3
-    """Denoising steps per frame."""
+    """Number of denoising steps that draw one frame. Fewer are faster and less exact."""
     sigma_min: PositiveFloat = 2e-3
-    """Noise level of the last step."""
+    """Noise level (standard deviation) of the last denoising step."""
     sigma_max: PositiveFloat = 5.0
-    """Noise level of the first step."""
+    """Noise level (standard deviation) that drawing a frame begins at."""
     rho: PositiveFloat = 7.0
-    """Bend of the noise schedule: larger puts more steps at low noise."""
+    """How the noise levels are spaced: a larger number puts more steps at low noise."""
     order: Literal[1, 2] = 1
-    """1: Euler. 2: Heun."""
+    """The solver: 1 is Euler's method, 2 is Heun's, which is more exact and costs nearly twice the time."""
     s_churn: NonNegativeFloat = 0.0
-    """Amount of noise put back between steps."""
+    """How much noise is put back between steps. 0 makes sampling deterministic once the first noise is drawn."""
     s_tmin: NonNegativeFloat = 0.0
-    """Least noise level at which noise is put back."""
+    """Noise is put back at this noise level or above."""
     s_tmax: Annotated[float, Limits(minimum=0, infinite=True)] = float("inf")
-    """Greatest noise level at which noise is put back."""
+    """Noise is put back at this noise level or below."""
     s_noise: PositiveFloat = 1.0
-    """Scale of the noise put back."""
+    """Standard deviation of the noise that is put back, as a factor."""
 
     @property
     def num_evaluations(self) -> int:
@@ -136,13 +136,13 @@ class SigmaDistributionConfig:
     """Noise levels the denoiser is trained on: exp(N(loc, scale^2)), clipped."""
 
     loc: FiniteFloat = -0.4
-    """Mean of log sigma."""
+    """Mean of the logarithm of the noise level."""
     scale: NonNegativeFloat = 1.2
-    """Standard deviation of log sigma."""
+    """Standard deviation of the logarithm of the noise level."""
     sigma_min: PositiveFloat = 2e-3
-    """Lower clip."""
+    """Noise levels below this one are raised to it."""
     sigma_max: PositiveFloat = 20.0
-    """Upper clip."""
+    """Noise levels above this one are lowered to it."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +151,9 @@ class WorldModelConfig:
 
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     horizon: Length = 15
-    """Imagined steps before an episode is truncated."""
+    """Number of imagined steps after which an imagined episode is cut short."""
     num_batches_to_preload: Width = 256
-    """Batches of initial states drawn from the replay at once."""
+    """How many batches of starting points for imagined episodes are drawn from the real experience at once."""
 
     def with_denoising_steps(self, count: int) -> "WorldModelConfig":
         """The same, with frames drawn in so many steps."""
@@ -168,25 +168,25 @@ class UpdateConfig:
     """Optimisation of one of the three models."""
 
     steps_first_epoch: CountInt = 10_000
-    """Updates in epoch 1."""
+    """Number of updates in the first epoch."""
     steps_per_epoch: CountInt = 400
-    """Updates in each later epoch."""
+    """Number of updates in each later epoch."""
     start_after_epochs: CountInt = 0
-    """Train only after this many epochs."""
+    """The model is not trained in this many first epochs."""
     batch_size: BatchSize = 32
-    """Sequences (of the policy: imagined episodes) per batch."""
+    """Number of sequences in a batch; for the policy, of episodes imagined in parallel."""
     grad_acc_steps: PositiveInt = 1
-    """Batches whose gradients are added up per update."""
+    """Number of batches whose gradients are added up for one update."""
     lr: PositiveFloat = 1e-4
-    """Learning rate of AdamW."""
+    """Learning rate of the optimiser, AdamW."""
     weight_decay: NonNegativeFloat = 1e-2
-    """Weight decay of weights; biases, embeddings and norms never decay."""
+    """Weight decay of AdamW. It applies to weights only: biases, embeddings and norms never decay."""
     eps: PositiveFloat = 1e-8
-    """Of AdamW."""
+    """The term that keeps AdamW from dividing by zero."""
     lr_warmup_steps: CountInt = 100
-    """Updates over which the learning rate rises linearly from 0."""
+    """Number of updates over which the learning rate rises linearly from 0."""
     max_grad_norm: PositiveFloat = 1.0
-    """Gradients are scaled down to at most this norm."""
+    """Gradients with a larger norm are scaled down to it."""
 
 
 @dataclass(frozen=True)
@@ -194,15 +194,15 @@ class ActorCriticLossConfig:
     """REINFORCE with a value baseline on lambda-returns (paper, appendix D)."""
 
     backup_every: Length = 15
-    """Length of a rollout, in steps."""
+    """Number of steps that are played before each update of the policy."""
     gamma: Fraction = 0.985
-    """Discount per step."""
+    """Discount factor: what a reward one step later is worth."""
     lambda_: Annotated[Fraction, arg(name="lambda")] = 0.95
-    """Weight of longer returns against bootstrapped values."""
+    """How far returns rely on rewards that came (1) rather than on the value network (0)."""
     weight_value_loss: NonNegativeFloat = 1.0
-    """Weight of the value's squared error in the loss."""
+    """Weight of the value network's squared error in the loss."""
     weight_entropy_loss: NonNegativeFloat = 0.001
-    """Weight of the policy's entropy in the loss."""
+    """Weight of the policy's entropy in the loss. A larger weight makes for more exploration."""
 
 
 @dataclass(frozen=True)
@@ -210,23 +210,23 @@ class CollectionConfig:
     """How real experience is gathered."""
 
     num_envs: Length = 1
-    """Training environments stepped together."""
+    """Number of real environments that collect experience in parallel."""
     num_steps_total: PositiveInt = 100_000
-    """Real steps in the whole run."""
+    """Number of real steps in the whole run."""
     first_epoch_min: PositiveInt = 5_000
-    """Steps collected before the first update, at least."""
+    """At least this many steps are collected before the first update."""
     first_epoch_max: PositiveInt = 10_000
-    """And at most."""
+    """At most this many steps are collected before the first update."""
     first_epoch_threshold_rew: CountInt = 10
-    """Initial collection goes on until the rarer reward signs together count this many."""
+    """Until then, collection goes on until the two rarer of the reward signs -1, 0 and 1 together came this often."""
     steps_per_epoch: PositiveInt = 100
-    """Steps collected in each later epoch."""
+    """Number of real steps collected in each later epoch."""
     epsilon: Fraction = 0.01
-    """Probability of a uniformly random action."""
+    """Probability of a uniformly random action when collecting."""
     policy_temperature: Annotated[PositiveFloat, arg(aliases=("--policy-temperature",))] = 1.0
     """Divides the policy's logits when collecting. Freeway needs less than 1 to leave a score of 0."""
     sample_weights: tuple[NonNegativeFloat, ...] = (0.1, 0.1, 0.1, 0.7)
-    """Shares of training batches from the first, second, ... part of the episodes in order of age."""
+    """Shares of a training batch that come from equal parts of the episodes, ordered from the oldest to the newest."""
 
 
 @dataclass(frozen=True)
@@ -234,13 +234,13 @@ class EvaluationConfig:
     """Test episodes: full games, no random actions."""
 
     every: PositiveInt = 10
-    """Epochs between evaluations."""
+    """The agent plays test episodes every so many epochs."""
     num_episodes: PositiveInt = 4
-    """Episodes per evaluation."""
+    """Number of test episodes in each evaluation."""
     num_final_episodes: PositiveInt = 100
-    """Episodes at the end of the run."""
+    """Number of test episodes at the end of the run."""
     num_envs: Length = 8
-    """Environments stepped together, at most. Episodes are dealt out beforehand, so short ones are not favoured."""
+    """At most this many test episodes are played in parallel. Short ones are not favoured by that."""
     max_steps: Annotated[int, Limits(minimum=1, maximum=10**6)] = 27_000
     """A test episode that has not ended after this many steps is cut short. No Atari game is longer."""
 
@@ -250,35 +250,36 @@ class RunConfig:
     """Train DIAMOND: a policy learned inside a diffusion world model of a game."""
 
     game: Annotated[str | None, arg(metavar="NAME")] = None
-    """Atari game: Boxing, Pong, ... One of the two is needed, --game or --env-id; or a recording to learn from."""
+    """The Atari game, such as Boxing or Pong. A run needs --game, --env-id or a recording (--static-dataset)."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """Any Gymnasium environment with image observations and discrete actions."""
+    """The id of any Gymnasium environment with image observations and discrete actions."""
     domain: Annotated[str | None, arg(metavar="NAME")] = None
     """The world, where neither --game nor --env-id says it."""
     env_kwargs: Annotated[str | None, arg(metavar="JSON")] = None
     """Arguments for the environment of --env-id, such as '{"continuous": false}' for CarRacing-v3."""
     env_runs_in: Place = "thread"
-    """Where the environment runs. process: each in a process of its own, for one that needs the main
-    thread, signal handlers or an event loop, or that may crash. main: in the main thread, without time limits."""
+    """Where the environment runs. thread: in one thread for all of them. process: in a process for each, which an
+    environment needs that uses the main thread, signal handlers or an event loop, or that may crash. main: in the main
+    thread, without time limits."""
     env_timeout: PositiveFloat = 60.0
     """Seconds to wait for a step of the environment before the run ends."""
     env_start_timeout: PositiveFloat = 300.0
     """Seconds to wait until an environment is made, and until its first episode begins."""
     seed: Seed = 0
-    """Fixes every random number of the run."""
+    """Fixes every random number of the run: the same seed gives the same run on the same machine."""
     frame_size: Length = 64
-    """Height and width of the frames the models see, in pixels."""
+    """Height and width in pixels to which frames are scaled for the models."""
     num_autoregressive_steps: Annotated[int, Limits(minimum=0, maximum=2**12)] = 1
-    """Denoiser training: further frames predicted from the model's own output."""
+    """In training, the denoiser predicts so many further frames from its own output."""
     num_final_epochs: CountInt = 50
-    """Epochs of training after the last collection."""
+    """Number of epochs that train on after the last real step was collected."""
     model_free: bool = False
-    """Train the policy in the real environment instead; no world model."""
+    """Train the policy in the real environment, without a world model."""
     static_dataset: Annotated[str | None, arg(metavar="PATH")] = None
     """Train from this recording instead of collecting: a journal, a .npz file or a published dataset/train folder.
     It needs neither --game nor --env-id; without them no test games are played."""
     num_actions: Annotated[NumActions | None, arg(metavar="N")] = None
-    """Actions of the game in --static-dataset, if neither --game nor --env-id says it and not all were recorded."""
+    """Number of actions of the game in --static-dataset, if no --game or --env-id says it and not all were recorded."""
     precision: Precision = "bf16"
     """Arithmetic of the networks. bf16: convolutions in bfloat16 if the machine is made for it (tensor cores, AMX),
     else float32; weights, sums and losses stay float32. tf32: as published; on a CPU the same as fp32."""
@@ -286,7 +287,7 @@ class RunConfig:
     """When a loss or gradient is NaN or infinite, which never reaches the weights. stop: the run ends and says where.
     skip: that update is left out and counted in the metrics; looking at each one slows a GPU down."""
     checkpoint_every: PositiveInt = 1
-    """Epochs between checkpoints."""
+    """A checkpoint is written every so many epochs."""
 
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     denoiser_update: UpdateConfig = field(default_factory=UpdateConfig)

@@ -33,7 +33,7 @@ class DoctorArgs:
     """
 
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
-    """Whose speed to measure."""
+    """The device whose speed is measured."""
 
 
 @lasting_output()

@@ -43,47 +43,47 @@ class EvaluateArgs:
     """
 
     run: Annotated[Path | None, arg(metavar="DIR")] = None
-    """A run's folder: its newest checkpoint. One of the three is needed, --run, --checkpoint or --pretrained."""
+    """The folder of a run, whose newest checkpoint is measured. --run, --checkpoint or --pretrained is needed."""
     checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
     """A published agent's .pt file, or one checkpoint of a run, such as checkpoints/epoch_000012.json."""
     pretrained: Annotated[str | None, arg(metavar="GAME")] = None
     """The published agent for this game, fetched from the Hub."""
     game: Annotated[str | None, arg(metavar="NAME")] = None
-    """What --checkpoint plays, if the file's name does not say it."""
+    """The game that the agent of --checkpoint plays, if the file's name does not say it."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """The run's own, if it begins with a module (module:Id): code is imported only if you name it here."""
+    """The run's environment must be given again if its id names a module (module:Id), because that imports code."""
     env_runs_in: Place | None = None
-    """Where the real environment runs, if not where the run has it: in a thread, a process, or the main thread."""
+    """Where the real environment runs: in a thread, a process, or the main thread. If not given: as in the run."""
     env_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
-    """Time for a step of it, if not the run's."""
+    """Seconds to wait for a step of the environment. If not given: as in the run."""
     env_start_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
-    """Time for its start, if not the run's."""
+    """Seconds to wait until the environment has started. If not given: as in the run."""
     episodes: Annotated[CountInt | None, arg(help_behavior_hint="(default: as at the end of the run; 100)")] = None
-    """Real games to play."""
+    """Number of real games to play."""
     held_out: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Judge the world model on this recording (a journal, .npz or published dataset folder), not the games played."""
+    """Judge the world model on this recording (a journal, .npz or published dataset folder), not on new games."""
     segments: PositiveInt = 64
-    """Places in the held-out episodes from which the future is imagined."""
+    """Number of places in the held-out episodes from which the future is imagined."""
     horizon: Annotated[PositiveInt | None, arg(help_behavior_hint="(default: the run's; 15)")] = None
-    """Frames imagined from each, following the recorded actions."""
+    """Number of frames imagined from each place, following the recorded actions."""
     denoising_steps: Annotated[tuple[PositiveInt, ...], arg(help_behavior_hint="(default: the run's; 3)")] = ()
-    """Denoising steps per frame; one curve for each number."""
+    """Numbers of denoising steps per frame, each of which gets a curve of its own."""
     noise_seeds: PositiveInt = 1
-    """Times each segment is imagined, with other noise."""
+    """How many times each future is imagined, each time with other noise."""
     batch_size: PositiveInt = 32
-    """Segments imagined together."""
+    """Number of futures that are imagined together."""
     lpips_weights: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measure LPIPS, with torchvision's AlexNet in this file (alexnet-owt-7be5be79.pth). Nothing is ever fetched."""
     fid_weights: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measure FID, with torch-fidelity's Inception in this file (weights-inception-2015-12-05-6726825d.pth)."""
     seed: Seed = 0
-    """Fixes every random number."""
+    """Fixes every random number of the evaluation."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
-    """Where the networks run."""
+    """The device that the networks run on."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: RUN/evaluations/<epoch>-<time>)")] = (
         None
     )
-    """New folder for evaluation.json and the pictures."""
+    """The new folder that evaluation.json and the pictures are written to."""
 
 
 @lasting_output()

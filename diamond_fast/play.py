@@ -39,35 +39,35 @@ class PlayArgs:
     """
 
     run: Annotated[Path | None, arg(metavar="DIR")] = None
-    """A run's folder; its newest checkpoint. One of --run, --pretrained and --checkpoint is needed."""
+    """The folder of a run, whose newest checkpoint plays. --run, --pretrained or --checkpoint is needed."""
     pretrained: Annotated[str | None, arg(metavar="GAME")] = None
-    """A published agent."""
+    """The game whose published agent is fetched from the Hub."""
     checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
     """One checkpoint: a run's checkpoints/epoch_000012.json, or a .pt file in the published form."""
     game: Annotated[str | None, arg(metavar="NAME")] = None
-    """Game of a .pt file that is not named after it."""
+    """The game that a .pt file plays, if the file is not named after it."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """The run's own, if it begins with a module (module:Id): code is imported only if you name it here."""
+    """The run's environment must be given again if its id names a module (module:Id), because that imports code."""
     env_runs_in: Place | None = None
-    """Where the real environment runs, if not where the run has it: in a thread, a process, or the main thread."""
+    """Where the real environment runs: in a thread, a process, or the main thread. If not given: as in the run."""
     env_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
-    """Time for a step of it, if not the run's."""
+    """Seconds to wait for a step of the environment. If not given: as in the run."""
     env_start_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
-    """Time for its start, if not the run's."""
+    """Seconds to wait until the environment has started. If not given: as in the run."""
     world: Literal["model", "real", "replay"] = "model"
     """Where to begin: in the world model, the real game, or the recorded experience."""
     player: Literal["human", "agent"] = "human"
-    """Who begins."""
+    """Who holds the controls at the beginning."""
     denoising_steps: Annotated[int | None, Limits(minimum=1, maximum=50), arg(metavar="N")] = None
-    """Per imagined frame; the run's own number if not given."""
+    """Number of denoising steps per imagined frame. If not given: as in the run."""
     horizon: Annotated[int, Limits(minimum=1, maximum=10_000)] = 50
-    """Imagined steps before an episode is cut off and the next begins. Training uses 15."""
+    """Number of imagined steps after which an episode is cut off and the next begins. Training uses 15."""
     seed: Seed = 0
     """Seed of starts, noise and the agent's actions."""
     speed: Annotated[int, Limits(minimum=1, maximum=60)] = 15
-    """Steps a second, at most. Atari games run at 15."""
+    """The greatest number of steps a second. Atari games run at 15."""
     recordings: Annotated[Path, arg(metavar="DIR")] = Path("recordings")
-    """Where recorded episodes go, in a folder of their own."""
+    """The folder that recorded episodes are written to, each session in a folder of its own."""
     exact: FlagCreatePairsOff[bool] = False
     """Draw frames with the readable float32 sampler instead of the fast one."""
     window: FlagCreatePairsOff[bool] = False
@@ -75,9 +75,9 @@ class PlayArgs:
     host: str = "127.0.0.1"
     """Address to serve at; 0.0.0.0 lets others on the network in, if they have the link."""
     port: Annotated[int, Limits(minimum=0, maximum=65_535)] = 0
-    """0 takes any free one."""
+    """Port to serve at; 0 takes any free one."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
-    """Where the networks run."""
+    """The device that the networks run on."""
 
 
 @lasting_output()

@@ -34,9 +34,9 @@ class ReportArgs:
     """
 
     runs: Positional[tuple[Path, ...]] = ()
-    """Folders of runs. What is no run, or is damaged, is skipped with a line."""
+    """The folders of the runs. What is no run, or is damaged, is skipped with one line that says so."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: report)")] = None
-    """Folder for index.html, the pictures as PNG, and table.tex; what is there of an earlier report is replaced."""
+    """The folder for index.html, the pictures and table.tex; what is there of an earlier report is replaced."""
     json: FlagCreatePairsOff[bool] = False
     """Print every figure as JSON instead of a table. Draws nothing unless --out is given."""
 

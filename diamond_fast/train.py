@@ -69,20 +69,20 @@ class TrainArgs:
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<Game>-<time>-seed<seed>)")] = (
         None
     )
-    """New folder for the run."""
+    """The new folder that the run is written to."""
     resume: Annotated[Path | None, arg(metavar="DIR")] = None
     """Continue the run in this folder, with the settings it has. An --env-id with a module is given again, too."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
-    """Where the networks run."""
+    """The device that the networks run on."""
     init_from: Annotated[str | None, arg(metavar="PATH|GAME")] = None
     """Start from a published agent: a .pt file, or a game's name to fetch its agent from the Hub."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """Dashboard to send the scalars to, in addition to metrics.jsonl."""
     cuda_graphs: bool = True
-    """With CUDA: launch each update as one graph. If that fails, training says so and goes on without."""
+    """On a GPU, launch each update as one CUDA graph. If that fails, training says so and goes on without."""
     profile: FlagCreatePairsOff[bool] = False
-    """Measure each phase of such a run on a few updates and print a table; write it with a trace to profiles/, or to
-    the folder that --out names; then stop."""
+    """Measure each phase of such a run on a few updates, print a table, write it with a trace to profiles/ or to the
+    folder that --out names, and stop."""
     dry_run: FlagCreatePairsOff[bool] = False
     """Print the settings and what the run would cost, then stop."""
 
