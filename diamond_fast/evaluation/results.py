@@ -47,21 +47,21 @@ def draw(folder: Path, results: dict[str, Any], compounding: Compounding) -> tup
 
 def _pictures(results: dict[str, Any], compounding: Compounding) -> dict[str, Callable[[Path], object]]:
     """What writes each picture to a path, by the file's name."""
-    predictions = next(iter(compounding.predictions.values()))
-    shown = np.linspace(0, len(predictions.real) - 1, min(NUM_PICTURED, len(predictions.real))).astype(int)
-    segments = [(predictions.real[s], predictions.imagined[s]) for s in shown]
+    first = next(iter(compounding.predictions.values()))
+    shown = np.linspace(0, len(first.real) - 1, min(NUM_PICTURED, len(first.real))).astype(int)
+    segments = [(first.real[s], first.imagined[s]) for s in shown]
     return {
         "compounding_error.png": lambda path: _draw_error_curves(path, results, compounding),
-        "strips.png": lambda path: save_frame_grid(path, segments, pictured_times(predictions.real.shape[1])),
+        "strips.png": lambda path: save_frame_grid(path, segments, pictured_times(first.real.shape[1])),
         "imagined.gif": lambda path: save_gif(path, segments),
     }
 
 
 def _draw_error_curves(path: Path, results: dict[str, Any], compounding: Compounding) -> None:
-    from diamond_fast.runs.plots import BASELINE, Band, save_error_curves  # matplotlib: only once the figures are safe
+    from diamond_fast.runs.plots import BASELINE, save_error_curves  # matplotlib: only once the figures are safe
 
     curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {BASELINE: compounding.unchanged}
-    bands = {label: Band(curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
+    bands = {label: (curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
     save_error_curves(path, bands, f"{results['game']}: {results['agent']}")
 
 

@@ -18,21 +18,14 @@ STYLE = {
     "lines.markersize": 4,
 }
 FAINT, TESTED, TRAINED = "#8a8a90", "#1f5fa8", "#c2410c"
-LOSSES = {"denoiser": "denoiser loss", "reward_end": "reward/end loss"}
+PANELS = (
+    ("denoiser loss", "denoiser/loss", "denoiser/held_out_loss"),
+    ("reward/end loss", "reward_end/loss", "reward_end/held_out_loss"),
+    ("policy entropy (bits)", "actor_critic/policy_entropy_bits", None),
+)
+"""Label, figure in training, and the same on test games; drawn if training has logged it. Losses are logarithmic."""
 BASELINE = "last real frame"
 """The curve of a model that would repeat the last frame it saw."""
-
-
-class Band:
-    """A mean and the half width of its 95 % interval (nan if there is none), by time.
-
-    Args:
-        mean, ci95: [K].
-    """
-
-    def __init__(self, mean: Sequence[float], ci95: Sequence[float]):
-        self.mean = np.asarray(mean, float)
-        self.ci95 = np.asarray(ci95, float)
 
 
 def save_learning_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
@@ -45,55 +38,45 @@ def save_learning_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path
     Returns:
         ``path``.
     """
-    panels = [_draw_returns]
-    panels += [_loss_panel(name) for name in LOSSES if any(f"{name}/loss" in line for line in lines)]
-    if any("actor_critic/policy_entropy_bits" in line for line in lines):
-        panels.append(_draw_entropy)
-    hours = lines[-1]["seconds"] >= 2 * 3600 if lines else False
-    clock = ("hours", 3600.0) if hours else ("minutes", 60.0)
-    columns = (("environment steps", "env_steps", 1.0), (clock[0], "seconds", clock[1]))
+    panels = [panel for panel in PANELS if any(panel[1] in line for line in lines)]
+    hours = bool(lines) and lines[-1]["seconds"] >= 2 * 3600
+    clock = ("hours", "seconds", 3600.0) if hours else ("minutes", "seconds", 60.0)
     with rc_context(STYLE):
-        figure = Figure(figsize=(10, 2.6 * len(panels)), layout="constrained")
-        axes = figure.subplots(len(panels), 2, squeeze=False, sharey="row", sharex="col")
-        for row, draw in zip(axes, panels, strict=True):
-            for ax, (_, key, unit) in zip(row, columns, strict=True):
-                draw(ax, lines, key, unit)
-            if row[0].get_legend_handles_labels()[1]:
-                row[0].legend(fontsize=8)
-        for ax, (label, *_) in zip(axes[-1], columns, strict=True):
-            ax.set_xlabel(label)
-        for ax in axes.flat:
-            ax.label_outer()
+        figure = Figure(figsize=(10, 2.6 * (1 + len(panels))), layout="tight")
+        axes = figure.subplots(1 + len(panels), 2, squeeze=False, sharey="row", sharex="col")
+        for column, (label, key, unit) in zip(axes.T, (("environment steps", "env_steps", 1.0), clock), strict=True):
+            _draw_returns(column[0], lines, key, unit)
+            for ax, panel in zip(column[1:], panels, strict=True):
+                _draw_panel(ax, *panel, lines, key, unit)
+            column[-1].set_xlabel(label)
+        for first, second in axes:
+            if first.get_legend_handles_labels()[1]:
+                first.legend(fontsize=8)
+            second.set_ylabel("")
         figure.savefig(path, dpi=110, format="png")
     return path
 
 
-def save_error_curves(path: Path, curves: Mapping[str, Band], title: str = "") -> Path:
+def save_error_curves(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndarray]], title: str = "") -> Path:
     """Draw how far imagined frames are from real ones after 1, 2, ... steps, with 95 % intervals.
 
     Args:
         path: the file, PNG; its folder must exist.
-        curves: errors in grey levels by label; that of ``BASELINE`` is drawn dashed.
+        curves: by label, errors [K] in grey levels and the half widths [K] of their intervals, nan if there are none.
+            That of ``BASELINE`` is drawn dashed.
         title: above the plot.
 
     Returns:
         ``path``.
     """
     with rc_context(STYLE):
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        figure = Figure(figsize=(7, 4.2), layout="tight")
         ax = figure.subplots()
-        for label, band in curves.items():
-            t = np.arange(1, len(band.mean) + 1)
-            baseline = label == BASELINE
-            (line,) = ax.plot(
-                t,
-                band.mean,
-                color=FAINT if baseline else None,
-                linestyle="--" if baseline else "-",
-                marker="o" if len(t) <= 30 and not baseline else None,
-                label=label,
-            )
-            ax.fill_between(t, band.mean - band.ci95, band.mean + band.ci95, color=line.get_color(), alpha=0.18, lw=0)
+        for label, (mean, ci95) in curves.items():
+            t = np.arange(1, len(mean) + 1)
+            style = {"color": FAINT, "ls": "--"} if label == BASELINE else {"marker": "o" if len(t) <= 30 else None}
+            (line,) = ax.plot(t, mean, label=label, **style)
+            ax.fill_between(t, mean - ci95, mean + ci95, color=line.get_color(), alpha=0.18, lw=0)
         ax.set_ylim(bottom=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlabel("imagined steps after the last real frame")
@@ -124,18 +107,14 @@ def _draw_returns(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, unit: 
     ax.set_ylabel("return")
 
 
-def _loss_panel(name: str):
-    def draw(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, unit: float) -> None:
-        ax.plot(*points(lines, f"{name}/loss", key, unit), color=TRAINED, marker=".", label="training")
-        x, loss = points(lines, f"{name}/held_out_loss", key, unit)
+def _draw_panel(
+    ax: Axes, label: str, trained: str, tested: str | None, lines: Sequence[Mapping[str, Any]], key: str, unit: float
+) -> None:
+    ax.set_ylabel(label)
+    name = {"label": "training"} if tested else {}
+    ax.plot(*points(lines, trained, key, unit), color=TRAINED, marker=".", **name)
+    if tested:
+        ax.set_yscale("log")
+        x, loss = points(lines, tested, key, unit)
         if len(x):
             ax.plot(x, loss, color=TESTED, marker="o", label="test games")
-        ax.set_yscale("log")
-        ax.set_ylabel(LOSSES[name])
-
-    return draw
-
-
-def _draw_entropy(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, unit: float) -> None:
-    ax.plot(*points(lines, "actor_critic/policy_entropy_bits", key, unit), color=TRAINED, marker=".")
-    ax.set_ylabel("policy entropy (bits)")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import diamond_fast
-from diamond_fast.runs.plots import BASELINE, Band, points, save_error_curves, save_learning_curves
+from diamond_fast.runs.plots import BASELINE, points, save_error_curves, save_learning_curves
 
 LINES = [
     {"epoch": 0, "env_steps": 200, "seconds": 30.0, "collect/return_mean": -3.0},
@@ -83,7 +83,10 @@ def test_points_skip_lines_without_the_figure():
 
 
 def test_error_curves_have_their_intervals(tmp_path, drawn):
-    curves = {"3 denoising steps": Band([1, 2, 4], [0.5, 0.5, 1]), BASELINE: Band([3, 3, 3], [math.nan] * 3)}
+    curves = {
+        "3 denoising steps": np.array([[1, 2, 4], [0.5, 0.5, 1]]),
+        BASELINE: np.array([[3, 3, 3], [math.nan] * 3]),
+    }
     path = save_error_curves(tmp_path / "errors.png", curves, "Catch")
     assert Image.open(path).format == "PNG"
     [ax] = drawn[0].axes
