@@ -89,8 +89,24 @@ def user_errors() -> Iterator[None]:
         )
     except (ValueError, OSError) as error:
         if isinstance(error, OSError) and error.strerror:
-            fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+            fail(_of_system(error))
         fail(str(error) or type(error).__name__)
+
+
+def expected_failure(error: Exception, out_of_memory: str) -> str:
+    """What ended work that had begun, in one line: too little memory, or the system's own refusal, such as a full disk.
+
+    Anything else is a bug, which deserves its traceback: it is raised again.
+    """
+    if is_out_of_memory(error):
+        return out_of_memory
+    if isinstance(error, OSError) and error.errno is not None:
+        return _of_system(error)
+    raise error
+
+
+def _of_system(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def _missing_parts() -> list[str]:

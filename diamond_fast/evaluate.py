@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from tyro.conf import arg
 
-from diamond_fast.cli import is_out_of_memory, parse, user_errors
-from diamond_fast.config import CountInt, Place, PositiveFloat, PositiveInt, RunConfig, Seed, with_env_flags
+from diamond_fast.agent_flags import AgentFlags
+from diamond_fast.cli import expected_failure, parse, user_errors
+from diamond_fast.config import CountInt, PositiveInt, RunConfig, Seed
 from diamond_fast.domains import has_env
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs.output import lasting_output
@@ -29,7 +30,7 @@ EXIT_FAILED = 1
 
 
 @dataclass(frozen=True)
-class EvaluateArgs:
+class EvaluateArgs(AgentFlags):
     """Measure a trained agent: its returns in real games, and its world model on episodes it was not trained on.
 
     A run's newest checkpoint:
@@ -42,22 +43,6 @@ class EvaluateArgs:
         python -m diamond_fast.evaluate --checkpoint Boxing.pt --episodes 0 --held-out boxing.npz
     """
 
-    run: Annotated[Path | None, arg(metavar="DIR")] = None
-    """The folder of a run, whose newest checkpoint is measured. --run, --checkpoint or --pretrained is needed."""
-    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
-    """A published agent's .pt file, or one checkpoint of a run, such as checkpoints/epoch_000012.json."""
-    pretrained: Annotated[str | None, arg(metavar="GAME")] = None
-    """The published agent for this game, fetched from the Hub."""
-    game: Annotated[str | None, arg(metavar="NAME")] = None
-    """The game that the agent of --checkpoint plays, if the file's name does not say it."""
-    env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """The run's environment must be given again if its id names a module (module:Id), because that imports code."""
-    env_runs_in: Place | None = None
-    """Where the real environment runs: in a thread, a process, or the main thread. If not given: as in the run."""
-    env_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
-    """Seconds to wait for a step of the environment. If not given: as in the run."""
-    env_start_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
-    """Seconds to wait until the environment has started. If not given: as in the run."""
     episodes: Annotated[CountInt | None, arg(help_behavior_hint="(default: as at the end of the run; 100)")] = None
     """Number of real games to play."""
     held_out: Annotated[Path | None, arg(metavar="PATH")] = None
@@ -78,8 +63,6 @@ class EvaluateArgs:
     """Measure FID, with torch-fidelity's Inception in this file (weights-inception-2015-12-05-6726825d.pth)."""
     seed: Seed = 0
     """Fixes every random number of the evaluation."""
-    device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
-    """The device that the networks run on."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: RUN/evaluations/<epoch>-<time>)")] = (
         None
     )
@@ -99,14 +82,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             tell(out, *measure(task))
         except EnvironmentFailedError as error:
             _fail(f"{error}. Without games: --episodes 0 --held-out PATH")
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            _fail(f"out of memory on {task.device}: take a lower --batch-size or fewer --episodes")
-        except OSError as error:
-            if error.errno is None:  # not the system's: a bug, which deserves its traceback
-                raise
-            _fail(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+        except Exception as error:
+            out_of_memory = f"out of memory on {task.device}: take a lower --batch-size or fewer --episodes"
+            _fail(expected_failure(error, out_of_memory))
         finally:
             with suppress(OSError):
                 out.rmdir()  # if nothing was written
@@ -147,13 +125,12 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     from diamond_fast.evaluation.perceptual import Perceptual
     from diamond_fast.replay import load_recording
     from diamond_fast.replay.fitting import check_fits
-    from diamond_fast.runs.agents import load_agent
     from diamond_fast.spec import Discrete
     from diamond_fast.training.precision import set_matmul_precision
 
     device = resolve_device(args.device)
-    trained = load_agent(args.run, args.checkpoint, args.pretrained, args.game, args.env_id)
-    config = with_env_flags(trained.config, args)
+    trained = args.load()
+    config = trained.config
     num_episodes = _num_episodes(args, config)
     if num_episodes == 0 and (args.held_out is None or config.model_free):
         raise ValueError("--episodes 0: leaves nothing to measure; give a recording with --held-out")

@@ -5,14 +5,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
+from diamond_fast.agent_flags import AgentFlags
 from diamond_fast.cli import parse, user_errors
-from diamond_fast.config import Place, PositiveFloat, Seed, with_env_flags
+from diamond_fast.config import Seed
+from diamond_fast.one_line import counted
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.settings import Limits, check_limits
 
@@ -25,7 +27,7 @@ SLOW = 5.0  # frames a second
 
 
 @dataclass(frozen=True)
-class PlayArgs:
+class PlayArgs(AgentFlags):
     """Play inside a world model: in the browser, with keyboard or touch.
 
     In the dream of a run, also while it is still training:
@@ -38,22 +40,6 @@ class PlayArgs:
         python -m diamond_fast.play --run runs/Boxing-20260101-120000-seed0 --world real --player agent
     """
 
-    run: Annotated[Path | None, arg(metavar="DIR")] = None
-    """The folder of a run, whose newest checkpoint plays. --run, --pretrained or --checkpoint is needed."""
-    pretrained: Annotated[str | None, arg(metavar="GAME")] = None
-    """The game whose published agent is fetched from the Hub."""
-    checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
-    """One checkpoint: a run's checkpoints/epoch_000012.json, or a .pt file in the published form."""
-    game: Annotated[str | None, arg(metavar="NAME")] = None
-    """The game that a .pt file plays, if the file is not named after it."""
-    env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """The run's environment must be given again if its id names a module (module:Id), because that imports code."""
-    env_runs_in: Place | None = None
-    """Where the real environment runs: in a thread, a process, or the main thread. If not given: as in the run."""
-    env_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
-    """Seconds to wait for a step of the environment. If not given: as in the run."""
-    env_start_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
-    """Seconds to wait until the environment has started. If not given: as in the run."""
     world: Literal["model", "real", "replay"] = "model"
     """Where to begin: in the world model, the real game, or the recorded experience."""
     player: Literal["human", "agent"] = "human"
@@ -76,8 +62,6 @@ class PlayArgs:
     """Address to serve at; 0.0.0.0 lets others on the network in, if they have the link."""
     port: Annotated[int, Limits(minimum=0, maximum=65_535)] = 0
     """Port to serve at; 0 takes any free one."""
-    device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
-    """The device that the networks run on."""
 
 
 @lasting_output()
@@ -153,16 +137,14 @@ def _set_up(args: PlayArgs) -> tuple["Session", float]:
 
     require_film_writers()
     device = resolve_device(args.device)
-    named = (args.run, args.checkpoint, args.pretrained, args.game)
-    source = load_source(*named, device, not args.exact, args.env_id)
-    source = replace(source, cfg=with_env_flags(source.cfg, args))
+    source = load_source(args.load(), device, not args.exact)
     folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(folder, source.replay.frame_shape, args.speed)
     session = Session(
         source, recorder, args.world, args.player, args.denoising_steps, args.horizon, args.seed, args.speed
     )
     frame_rate = measure_frame_rate(source, session.denoising_steps)
-    steps = f"{session.denoising_steps} denoising step{'s' if session.denoising_steps > 1 else ''}"
+    steps = counted(session.denoising_steps, "denoising step")
     print(f"{source.title} on {source.device}: {frame_rate:.1f} imagined frames a second with {steps} (measured)")
     if frame_rate < SLOW and session.denoising_steps > 1:
         print("That is slow; --denoising-steps 1 is faster, if blurrier. Real game and replay are not affected.")

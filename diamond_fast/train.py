@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from diamond_fast.cli import is_out_of_memory, parse, user_errors
+from diamond_fast.cli import expected_failure, parse, user_errors
 from diamond_fast.config import ENV_FLAGS, RunConfig
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS, has_env
@@ -255,19 +255,11 @@ def train(trainer: "Trainer", stop: StopSignals) -> None:
 
     try:
         result = trainer.run(stop)
-    except (ProcessLostError, EnvironmentFailedError) as error:
+    except (ProcessLostError, EnvironmentFailedError, FloatingPointError) as error:
         _fail_later(str(error), stop)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        _fail_later(f"out of memory on {trainer.device}: {_what_to_lower(trainer)}", stop)
-    except FloatingPointError as error:
-        _fail_later(str(error), stop)
-    except OSError as error:
-        if error.errno is None:  # not the system's: a bug, which deserves its traceback
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail_later(f"{where}{error.strerror}", stop)
+    except Exception as error:
+        out_of_memory = f"out of memory on {trainer.device}: {_what_to_lower(trainer)}"
+        _fail_later(expected_failure(error, out_of_memory), stop)
     for picture in trainer.folder.newest_pictures():
         print(f"Picture: {picture}")
     if result is None:

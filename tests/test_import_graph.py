@@ -27,7 +27,7 @@ LAYERS = [
     ["training"],
     ["playing", "reporting", "health", "speed", "estimate"],
     # Command lines, and the public names.
-    ["", "cli", "train", "play", "evaluate", "report", "doctor", "bench", "replay.__main__"],
+    ["", "cli", "agent_flags", "train", "play", "evaluate", "report", "doctor", "bench", "replay.__main__"],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

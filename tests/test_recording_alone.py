@@ -14,6 +14,7 @@ from diamond_fast.playing.source import load_source
 from diamond_fast.replay import Replay
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.reporting.own_runs import read_run
+from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.progress import Progress
@@ -89,7 +90,7 @@ def test_a_run_from_beginning_to_end(capsys, tmp_path, recording):
     assert "held-out: 120 steps" in out
     assert "return" not in out
 
-    source = load_source(folder, None, None, None, torch.device("cpu"))
+    source = load_source(load_agent(folder), torch.device("cpu"))
     assert (source.title, source.action_names) == ("falling", ("0", "1", "2"))
     assert source.replay.num_steps == 120
     with pytest.raises(ValueError, match="falling: the run has a recording and no game to play"):

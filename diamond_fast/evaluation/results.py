@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from diamond_fast.evaluation.compounding import Compounding
+from diamond_fast.one_line import counted, one_line
 from diamond_fast.runs.durable import strict_json, write_durably
 from diamond_fast.runs.pictures import pictured_times, save_frame_grid, save_gif
 
@@ -40,8 +41,7 @@ def draw(folder: Path, results: dict[str, Any], compounding: Compounding) -> tup
         except Exception as error:
             with suppress(OSError):
                 path.unlink()
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-            problems.append(f"{path}: not drawn: {' '.join(reason.split())}")
+            problems.append(f"{path}: not drawn: {getattr(error, 'strerror', None) or one_line(error)}")
     return drawn, problems
 
 
@@ -70,7 +70,7 @@ def summary(results: dict[str, Any]) -> str:
     lines = [f"{results['game']}: {results['agent']}"]
     if returns := results.get("returns"):
         interval = "" if returns["ci95"] is None else " (95 % interval)"
-        games = f"{len(returns['returns'])} game{'s' if len(returns['returns']) > 1 else ''}"
+        games = counted(len(returns["returns"]), "game")
         lines.append(f"return: {_between(returns['mean'], returns['ci95'])}{interval}, {games}")
     if not (model := results.get("world_model")):
         return "\n".join(lines)
@@ -109,7 +109,7 @@ def _between(mean: float, ci95: float | None) -> str:
 
 
 def _steps(n: int) -> str:
-    return f"{n} denoising step{'s' if n > 1 else ''}"
+    return counted(n, "denoising step")
 
 
 def _percent(share: float | None, undefined: str) -> str:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from diamond_fast.one_line import one_line
 from diamond_fast.playing.commands import Command, perform
 from diamond_fast.playing.session import Session, View
 
@@ -102,20 +103,16 @@ class GameLoop:
             if command.do != "hold":  # comes with every key: what is to be read should stay longer
                 self._session.notice = ""
         except Exception as error:  # whatever it is, the player reads it and goes on
-            self._session.notice = _line(error)
+            self._session.notice = one_line(error)
 
     def _step(self) -> None:
         try:
             self._session.step()
         except Exception as error:  # a real game that does not answer, for one
             self._session.paused = True
-            self._session.notice = _line(error)
+            self._session.notice = one_line(error)
         now = time.monotonic()
         if self._last_step is not None:
             rate = 1 / max(now - self._last_step, 1e-6)
             self.frames_per_second += (0.2 if self.frames_per_second else 1.0) * (rate - self.frames_per_second)
         self._last_step = None if self._session.over else now
-
-
-def _line(error: Exception) -> str:
-    return " ".join((str(error) or type(error).__name__).split())

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from diamond_fast.one_line import one_line
 from diamond_fast.replay import Replay
 from diamond_fast.replay.buffer import Episode
 
@@ -135,7 +136,7 @@ class Recorder:
             except _LeftOut:
                 self._left_out += 1
             except Exception as error:
-                lost[what] = " ".join((str(error) or type(error).__name__).split())
+                lost[what] = one_line(error)
         if lost:
             [reason, *_] = lost.values()
             self.problem = f"{self.folder / name}: {' and '.join(lost)} not written ({reason})"

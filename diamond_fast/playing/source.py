@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,8 +15,7 @@ from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.playing.buttons import action_names
 from diamond_fast.replay import Replay, load_recording
-from diamond_fast.runs.agents import check_actions, load_agent, run_of
-from diamond_fast.runs.folder import RunFolder
+from diamond_fast.runs.agents import TrainedAgent, check_actions
 from diamond_fast.training.collect import Collector
 from diamond_fast.training.precision import set_matmul_precision
 from diamond_fast.world_model import Agent, DiffusionSampler
@@ -70,34 +68,23 @@ class Sampler(Protocol):
     ) -> tuple[Tensor, list[Tensor]]: ...
 
 
-def load_source(
-    run: Path | None,
-    file: Path | None,
-    pretrained: str | None,
-    game: str | None,
-    device: torch.device,
-    fast: bool = True,
-    env_id: str | None = None,
-) -> Source:
-    """What one of a run, a checkpoint and a published agent has to offer; ``load_agent`` explains which is which.
+def load_source(trained: TrainedAgent, device: torch.device, fast: bool = True) -> Source:
+    """What an agent has to offer. It is moved to the device.
 
     A run may still be training. If an agent comes without its experience, some is collected with random actions:
     only then must the real game be installed.
 
     Raises:
-        ValueError, OSError: as ``load_agent``, or the run has no world model, or there is neither experience to start
-            from nor the real game.
+        ValueError, OSError: the run has no world model, or there is neither experience to start from nor the game.
     """
-    trained = load_agent(run, file, pretrained, game, env_id)
     cfg, agent = trained.config, trained.agent
     if cfg.model_free:
         raise ValueError(f"{trained.source}: a model-free run has no world model to play in")
     set_matmul_precision(cfg.precision)
     agent.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
-    folder = RunFolder(run) if run is not None else run_of(file) if file is not None else None
     replay, replay_name = None, "the run's experience"
-    if folder is not None:
-        replay = load_recording(cfg.static_dataset or folder.journal)
+    if trained.folder is not None:
+        replay = load_recording(cfg.static_dataset or trained.folder.journal)
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
     names = action_names(cfg, agent.actor_critic.num_actions)

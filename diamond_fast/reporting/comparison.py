@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from diamond_fast.domains.atari.games import ATARI_100K
+from diamond_fast.one_line import counted
 from diamond_fast.reporting import statistics
 from diamond_fast.reporting.own_runs import OwnRun, by_game, remarks
 from diamond_fast.reporting.published import published_agents, scale
@@ -238,7 +239,7 @@ def _coverage(runs: Sequence[OwnRun], games: Sequence[str]) -> list[str]:
         )
     elif missing := [game for game in ATARI_100K if game not in games]:
         said.append(
-            f"All aggregates, also those of the published agents, are over {_number(len(games), 'game')}: "
+            f"All aggregates, also those of the published agents, are over {counted(len(games), 'game')}: "
             f"{', '.join(games)}. Missing: {', '.join(missing)}."
         )
     single = [game for game, seeds in by_game(finished).items() if len(seeds) == 1]
@@ -250,7 +251,3 @@ def _coverage(runs: Sequence[OwnRun], games: Sequence[str]) -> list[str]:
     if others := sorted({run.game for run in runs} - set(ATARI_100K)):
         said.append(f"Not among the 26 games of Atari 100k, and so not in any aggregate: {', '.join(others)}.")
     return said
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -19,8 +19,10 @@ class TrainedAgent:
     config: RunConfig
     source: str
     """Where it comes from, for people: a folder and epoch, a file, or a game's name."""
-    epoch: int | None
+    epoch: int | None = None
     """The run's epoch it is from; None for a published agent."""
+    folder: RunFolder | None = None
+    """The run's; None for a published agent."""
 
 
 def load_agent(
@@ -55,14 +57,14 @@ def load_agent(
         raise ValueError("--env-id: only a run needs it; published agents play Atari games")
     if pretrained is not None:
         name = resolve_game(pretrained)
-        return TrainedAgent(load_official(name), RunConfig(game=name), f"the published agent for {name}", None)
-    if (folder := run_of(file)) is not None:
+        return TrainedAgent(load_official(name), RunConfig(game=name), f"the published agent for {name}")
+    if (folder := _run_of(file)) is not None:
         return _of_checkpoint(folder, _config_of(folder, env_id), checkpoint.load(file))
     config = RunConfig(game=_game_of(file, game))
-    return TrainedAgent(load_official(file), config, str(file), None)
+    return TrainedAgent(load_official(file), config, str(file))
 
 
-def run_of(file: Path) -> RunFolder | None:
+def _run_of(file: Path) -> RunFolder | None:
     """The run that a checkpoint's manifest belongs to; None for other files.
 
     Raises:
@@ -118,7 +120,7 @@ def _config_of(folder: RunFolder, env_id: str | None) -> RunConfig:
 def _of_checkpoint(folder: RunFolder, config: RunConfig, saved: checkpoint.Checkpoint) -> TrainedAgent:
     agent = Agent(config, num_actions_of(saved))
     load_weights(agent, saved)
-    return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch)
+    return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch, folder)
 
 
 def _game_of(file: Path, game: str | None) -> str:

@@ -17,7 +17,7 @@ from diamond_fast.world_model import Agent
 
 
 def load(run=None, file=None, pretrained=None, game=None):
-    return sources.load_source(run, file, pretrained, game, torch.device("cpu"))
+    return sources.load_source(agents.load_agent(run, file, pretrained, game), torch.device("cpu"))
 
 
 @pytest.fixture

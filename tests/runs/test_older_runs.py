@@ -37,7 +37,7 @@ def test_it_is_resumed_to_its_end(run, capsys, monkeypatch):
     """Its pictures/ is missing, too, and is made anew."""
     for draw in ("save_learning_curves", "save_gif"):  # slow
         monkeypatch.setattr(f"diamond_fast.training.trainer.{draw}", lambda path, _: path.touch())
-    before, episodes = read_metrics(run / "metrics.jsonl"), load_source(run, None, None, None, torch.device("cpu"))
+    before, episodes = read_metrics(run / "metrics.jsonl"), load_source(load_agent(run), torch.device("cpu"))
     train.main(["--resume", str(run), "--device", "cpu"])
     said = capsys.readouterr().out
     assert "epoch 5/5" in said
@@ -48,7 +48,7 @@ def test_it_is_resumed_to_its_end(run, capsys, monkeypatch):
     saved = checkpoint.load_latest(run / "checkpoints", say=pytest.fail)
     assert (saved.epoch, saved.state["env_steps"]) == (5, 120)
     assert saved.state["conditions"]["threads"] == torch.get_num_threads()
-    after = load_source(run, None, None, None, torch.device("cpu")).replay
+    after = load_source(load_agent(run), torch.device("cpu")).replay
     for i in range(episodes.replay.num_episodes - 1):  # the last one was still being played
         assert (after.episode(i).obs == episodes.replay.episode(i).obs).all()
     assert {path.name for path in (run / "pictures").iterdir()} == {
@@ -100,7 +100,7 @@ def test_it_is_played_evaluated_and_reported(run):
     trained = load_agent(run=run)
     assert (trained.epoch, trained.config.seed, trained.config.collection.num_steps_total) == (2, 7, 120)
     assert load_agent(file=run / "checkpoints" / "epoch_000002.json").epoch == 2
-    source = load_source(run, None, None, None, torch.device("cpu"))
+    source = load_source(load_agent(run), torch.device("cpu"))
     assert source.replay_name == "the run's experience"
     assert source.replay.num_steps == 120
     reported = read_run(run)
