@@ -131,12 +131,6 @@ def compare(runs: Sequence[OwnRun]) -> Comparison:
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """All figures as plain data."""
-
-    def profile(p: Profile | None) -> dict[str, Any] | None:
-        if p is None:
-            return None
-        return {name: None if v is None else v.round(4).tolist() for name, v in vars(p).items()}
-
     return {
         "games": list(comparison.games),
         "subject": comparison.subject,
@@ -151,7 +145,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
                 "human_normalised": {game: s.normalised(game) for game in comparison.games},
                 "metrics": {name: vars(estimate) for name, estimate in s.metrics.items()},
                 "at_human_level": s.at_human_level,
-                "profile": profile(s.profile),
+                "profile": s.profile
+                and {name: v if v is None else v.round(4).tolist() for name, v in vars(s.profile).items()},
                 "probability_of_improvement": vars(s.improvement) if s.improvement else None,
             }
             for s in comparison.standings

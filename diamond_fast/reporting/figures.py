@@ -7,7 +7,7 @@ import numpy as np
 
 from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.drawing import Axes, Figure, Line2D, MaxNLocator, rc_context
-from diamond_fast.reporting.comparison import OURS, THRESHOLDS, Comparison, Standing
+from diamond_fast.reporting.comparison import OURS, THRESHOLDS, Comparison, Estimate, Standing
 from diamond_fast.reporting.own_runs import OwnRun, by_game
 from diamond_fast.reporting.published import published_agents, scale
 
@@ -35,6 +35,8 @@ STYLE = {
     "legend.frameon": False,
     "svg.hashsalt": "diamond_fast",  # the same page for the same figures
 }
+HUMAN = {"color": FAINT, "lw": 1, "ls": (0, (4, 3)), "zorder": 1}
+RANDOM = HUMAN | {"ls": (0, (1, 2))}
 PANELS = (("mean", "Mean"), ("median", "Median"), ("iqm", "Interquartile mean"), ("optimality_gap", "Optimality gap"))
 
 
@@ -72,8 +74,7 @@ def aggregates(comparison: Comparison) -> Figure:
         for standing, row in zip(standings, rows, strict=True):
             estimate, colour = standing.metrics[metric], _colour(standing)
             if estimate.low is not None:
-                ax.barh(row, estimate.high - estimate.low, 0.62, estimate.low, color=colour, alpha=0.38, lw=0)
-                ax.plot([estimate.value] * 2, [row - 0.31, row + 0.31], color=colour, lw=2.2, solid_capstyle="butt")
+                _bar(ax, estimate, row, colour)
             else:
                 face = colour if standing.has_runs else "white"
                 ax.plot(estimate.value, row, "o", ms=6, mfc=face, mec=colour, mew=1.6)
@@ -81,18 +82,17 @@ def aggregates(comparison: Comparison) -> Figure:
         ax.set_title(title, loc="left")
         ax.set_xlabel(best, fontsize=9, color=FAINT)
         if metric != "optimality_gap":
-            ax.axvline(1, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=1)
+            ax.axvline(1, **HUMAN)
         left, right = ax.get_xlim()
         ax.set_xlim(min(left, -0.03 * right), right)
-        ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_locator(MaxNLocator(5))
-        ax.grid(axis="y", visible=False)
+        _bare_rows(ax)
     _name_rows(axes[0], standings, rows)
     ring = {"marker": "o", "ms": 6, "mfc": "white", "mew": 1.6}
     handles = [
         Line2D([], [], color=FAINT, lw=7, alpha=0.4, label="95 % interval, runs resampled within games"),
         Line2D([], [], color=FAINT, lw=0, **ring, label="from published means only"),
-        Line2D([], [], color=FAINT, lw=1, ls=(0, (4, 3)), label="human"),
+        Line2D([], [], **HUMAN, label="human"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, labelcolor=FAINT)
     _title(figure, f"Human-normalised scores, {_over(comparison)}")
@@ -120,7 +120,7 @@ def profiles(comparison: Comparison) -> Figure:
     ax.set_ylim(0, 1.0)
     ticks = (0, 0.1, 0.25, 0.5, 1, 2, 3, 4, 6, 8)
     ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.axvline(1, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=0.5)
+    ax.axvline(1, **HUMAN)
     ax.text(0.99, 0.015, "human", color=FAINT, fontsize=9, ha="right")
     ax.set_xlabel("human-normalised score τ (square-root scale)")
     ax.set_ylabel("share of runs above τ")
@@ -138,15 +138,12 @@ def improvement(comparison: Comparison) -> Figure:
     rows = _rows(rivals)
     for standing, row in zip(rivals, rows, strict=True):
         estimate = standing.improvement
-        if estimate.low is not None:
-            ax.barh(row, estimate.high - estimate.low, 0.6, estimate.low, color=colour, alpha=0.3, lw=0)
-        ax.plot([estimate.value] * 2, [row - 0.3, row + 0.3], color=colour, lw=2.4, solid_capstyle="butt")
+        _bar(ax, estimate, row, colour)
         ax.text(1.01, row, f"{estimate.value:.2f}", va="center", fontsize=9.5, transform=ax.get_yaxis_transform())
-    ax.axvline(0.5, color=FAINT, lw=1, ls=(0, (4, 3)))
+    ax.axvline(0.5, **HUMAN)
     ax.set_xlim(0, 1)
-    ax.grid(axis="y", visible=False)
+    _bare_rows(ax)
     ax.set_xlabel(f"probability that a run of {comparison.subject} beats one of the agent on the left, mean over games")
-    ax.tick_params(axis="y", length=0)
     _name_rows(ax, rivals, rows)
     _title(figure, f"{comparison.subject} against each agent, {_over(comparison)}")
     return figure
@@ -170,16 +167,15 @@ def games(comparison: Comparison) -> Figure:
     ax.set_xscale("symlog", linthresh=0.1, linscale=0.6)
     ax.set_yticks(range(len(order)), order, color=INK)
     ax.set_ylim(-0.7, len(order) - 0.3)
-    ax.tick_params(axis="y", length=0)
+    _bare_rows(ax)
     ticks = (-0.1, 0, 0.1, 0.25, 0.5, 1, 2, 5, 10, 20)
     left, right = ax.get_xlim()
-    if left > 0:
-        left = 0.8 * left
-    ax.set_xticks([t for t in ticks if left <= t <= right], [f"{t:g}" for t in ticks if left <= t <= right])
+    left = min(left, 0.8 * left)
+    shown = [t for t in ticks if left <= t <= right]
+    ax.set_xticks(shown, [f"{t:g}" for t in shown])
     ax.xaxis.minorticks_off()
-    ax.grid(axis="y", visible=False)
-    ax.axvline(1, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=0.5)
-    ax.axvline(0, color=FAINT, lw=1, ls=(0, (1, 2)), zorder=0.5)
+    ax.axvline(1, **HUMAN)
+    ax.axvline(0, **RANDOM)
     ax.set_xlim(left, right)
     ax.set_xlabel("human-normalised score (linear below 0.1, logarithmic above); dotted: random, dashed: human")
     named = [subject] if subject is diamond else [subject, diamond]
@@ -197,8 +193,9 @@ def curves(runs: Sequence[OwnRun]) -> Figure:
     figure = Figure(figsize=(11.5, 0.7 + 2.7 * len(played)), layout="constrained")
     axes = figure.subplots(len(played), 2, squeeze=False, sharey="row")
     for (game, seeds), (by_steps, by_hours) in zip(played.items(), axes, strict=True):
-        _curve_panel(by_steps, seeds, game, [run.steps for run in seeds])
-        _curve_panel(by_hours, seeds, game, [run.hours for run in seeds])
+        evaluated = [run for run in seeds if len(run.returns)]
+        _curve_panel(by_steps, evaluated, game, [run.steps for run in evaluated])
+        _curve_panel(by_hours, evaluated, game, [run.hours for run in evaluated])
         by_steps.set_title(game, loc="left")
         by_steps.set_ylabel("test return")
     for ax, label in zip(axes[-1], ("real steps", "hours of training"), strict=True):
@@ -207,16 +204,15 @@ def curves(runs: Sequence[OwnRun]) -> Figure:
 
 
 def _curve_panel(ax: Axes, seeds: Sequence[OwnRun], game: str, xs: Sequence[np.ndarray]) -> None:
-    evaluated = [(run, x) for run, x in zip(seeds, xs, strict=True) if len(run.returns)]
-    for run, x in evaluated:
+    for run, x in zip(seeds, xs, strict=True):
         ax.plot(x, run.returns, color=OURS_COLOUR, lw=1.1, alpha=0.45, marker="o", ms=4 if len(x) < 20 else 2.5, mew=0)
         if run.finished:
             ax.plot(x[-1], run.returns[-1], "o", ms=6.5, mfc="white", mec=OURS_COLOUR, mew=1.8, zorder=4)
-    if len(evaluated) > 1:
-        start, end = max(x[0] for _, x in evaluated), min(x[-1] for _, x in evaluated)
+    if len(seeds) > 1:
+        start, end = max(x[0] for x in xs), min(x[-1] for x in xs)
         if start < end:
             grid = np.linspace(start, end, 200)
-            mean = np.mean([np.interp(grid, x, run.returns) for run, x in evaluated], axis=0)
+            mean = np.mean([np.interp(grid, x, run.returns) for run, x in zip(seeds, xs, strict=True)], axis=0)
             ax.plot(grid, mean, color=OURS_COLOUR, lw=2.6)
     if game in ATARI_100K:
         _draw_references(ax, game)
@@ -229,13 +225,13 @@ def _draw_references(ax: Axes, game: str) -> None:
     diamond = next(agent for agent in published_agents() if agent.name == "DIAMOND")
     random, human, published = scale().random[game], scale().human[game], float(np.mean(diamond.scores[game]))
     place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 8.5}
-    ax.axhline(random, color=FAINT, lw=1.1, ls=(0, (1, 2)), zorder=1)
+    ax.axhline(random, **RANDOM)
     ax.annotate("random", (1, random), (-3, 2), ha="right", color=FAINT, **place)
     ax.axhline(published, color=DIAMOND_COLOUR, lw=1.1, ls=(0, (6, 2)), zorder=1)
     ax.annotate("DIAMOND", (0, published), (4, 2), color=DIAMOND_COLOUR, **place)
     bottom, top = ax.get_ylim()
     if human < top + 0.5 * (top - bottom):
-        ax.axhline(human, color=FAINT, lw=1.1, ls=(0, (4, 3)), zorder=1)
+        ax.axhline(human, **HUMAN)
         ax.annotate("human", (1, human), (-3, 2), ha="right", color=FAINT, **place)
     else:
         ax.annotate(f"human: {human:g} ↑", (1, 1), (-3, -10), xycoords="axes fraction", textcoords="offset points",
@@ -246,8 +242,24 @@ def _dots(ax: Axes, standing: Standing, game: str, row: float) -> None:
     scores = [scale().normalised(game, score) for score in standing.scores[game]]
     colour = _colour(standing)
     ax.plot(scores, [row] * len(scores), "o", color=colour, ms=5.5, mew=0, alpha=0.6, zorder=3)
-    mean = [standing.normalised(game)] * 2
-    ax.plot(mean, [row - 0.36, row + 0.36], color=colour, lw=2.4, solid_capstyle="butt", zorder=4)
+    _mark(ax, standing.normalised(game), row, colour)
+
+
+def _mark(ax: Axes, value: float, row: float, colour: str) -> None:
+    ax.plot([value] * 2, [row - 0.31, row + 0.31], color=colour, lw=2.4, solid_capstyle="butt", zorder=4)
+
+
+def _bar(ax: Axes, estimate: Estimate, row: float, colour: str) -> None:
+    """A mark at the value, over its interval if there is one."""
+    if estimate.low is not None:
+        ax.barh(row, estimate.high - estimate.low, 0.62, estimate.low, color=colour, alpha=0.36, lw=0)
+    _mark(ax, estimate.value, row, colour)
+
+
+def _bare_rows(ax: Axes) -> None:
+    """Rows need neither ticks nor lines between them."""
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="y", visible=False)
 
 
 def _title(figure: Figure, text: str) -> None:

@@ -12,7 +12,7 @@ from diamond_fast.config import ENV_FLAGS, world_name
 from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.runs.durable import parse_json
 from diamond_fast.runs.folder import RunFolder, without_format
-from diamond_fast.runs.metrics import read_metrics
+from diamond_fast.runs.metrics import flat, read_metrics
 from diamond_fast.settings import flag
 
 IDENTITY = ("game", "env_id", "domain", "seed", *ENV_FLAGS)
@@ -171,19 +171,12 @@ def _listed(items: Sequence[str], separator: str = ", ", at_most: int = 6) -> st
 
 def _read_settings(file: Path) -> dict[str, Any]:
     try:
-        settings = _flat(without_format(parse_json(file.read_bytes())))
+        settings = flat(without_format(parse_json(file.read_bytes())), ".")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file}: {error}") from None
     if not isinstance(settings.get("seed"), int) or not world_name(settings):
         raise ValueError(f"{file}: names no game or no seed")
     return settings
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def _mean_of_final(returns: Any) -> float:

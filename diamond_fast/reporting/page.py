@@ -114,8 +114,8 @@ def _standings_table(comparison: Comparison) -> str:
         fewest = min(len(scores) for scores in s.scores.values()) if s.has_runs else 0
         cells = [Cell(escape(s.name), s.name), Cell(s.seeds, fewest)]
         cells += [_estimate_cell(s.metrics[name], s.metrics[name].value == best[name]) for name in METRIC_HEADINGS]
-        cells.append(_number_cell(s.at_human_level, f"{s.at_human_level}", s.at_human_level == most))
-        cells.append(_estimate_cell(s.improvement, False, digits=2) if s.improvement else Cell("–", None))  # noqa: RUF001
+        cells.append(Cell(f"{s.at_human_level}", s.at_human_level, _best(s.at_human_level == most)))
+        cells.append(_estimate_cell(s.improvement, False, digits=2) if s.improvement else Cell("–"))  # noqa: RUF001
         rows.append((_row_class(s), cells))
     return _table(head, rows)
 
@@ -136,26 +136,25 @@ def _games_table(comparison: Comparison) -> str:
 
 
 def _runs_table(runs: Sequence[OwnRun]) -> str:
-    head = [("Run", "ascending"), ("Game", "ascending"), ("Seed", "ascending"), ("State", "ascending")]
+    head = [(name, "ascending") for name in ("Run", "Game", "Seed", "State")]
     head += [(name, "descending") for name in ("Real steps", "Training time", "Score", "Human-normalised")]
     rows = []
     for run in runs:
-        known = run.score is not None
         state = f"finished, {run.num_final_episodes} final games" if run.finished else f"unfinished, epoch {run.epochs}"
-        score = Cell("none yet", None) if not known else _number_cell(run.score, _grouped(run.score))
-        normalised = Cell("–", None)  # noqa: RUF001
-        if known and run.game in ATARI_100K:
-            value = scale().normalised(run.game, run.score)
-            normalised = _number_cell(value, f"{value:.3f}")
-        if known and not run.finished:
-            score = Cell(f"{score.html} <span class='interval'>so far</span>", score.value)
+        score, normalised = Cell("none yet"), Cell("–")  # noqa: RUF001
+        if run.score is not None:
+            so_far = "" if run.finished else " <span class='interval'>so far</span>"
+            score = Cell(_grouped(run.score) + so_far, run.score)
+            if run.game in ATARI_100K:
+                value = scale().normalised(run.game, run.score)
+                normalised = Cell(f"{value:.3f}", value)
         cells = [
             Cell(escape(run.path.name), run.path.name, f'title="{escape(str(run.path))}"'),
             Cell(escape(run.game), run.game, 'class="text"'),
-            _number_cell(run.seed, f"{run.seed}"),
+            Cell(f"{run.seed}", run.seed),
             Cell(state, state, 'class="text"'),
-            _number_cell(run.env_steps, _grouped(run.env_steps, 0)),
-            _number_cell(run.seconds, duration(run.seconds)),
+            Cell(_grouped(run.env_steps, 0), run.env_steps),
+            Cell(duration(run.seconds), run.seconds),
             score,
             normalised,
         ]
@@ -217,16 +216,16 @@ def _value(cell: Cell) -> str:
 def _estimate_cell(estimate: Estimate, best: bool, digits: int = 3) -> Cell:
     low_high = "" if estimate.low is None else f"[{estimate.low:.2f}, {estimate.high:.2f}]"
     shown = f"{estimate.value:.{digits}f}<span class='interval'>{low_high}</span>"
-    return Cell(shown, estimate.value, 'class="best"' if best else "")
+    return Cell(shown, estimate.value, _best(best))
 
 
-def _number_cell(value: float, shown: str, best: bool = False) -> Cell:
-    return Cell(shown, value, 'class="best"' if best else "")
+def _best(best: bool) -> str:
+    return 'class="best"' if best else ""
 
 
 def _score_cell(score: float, normalised: float, best: bool = False, shaded: bool = False) -> Cell:
     shown = f"<span class='raw'>{_grouped(score)}</span><span class='normalised'>{normalised:.3f}</span>"
-    attributes = f'data-normalised="{normalised}"' + (' class="best"' if best else "")
+    attributes = f'data-normalised="{normalised}" {_best(best)}'
     if shaded:
         strength = float(np.clip(np.log2(1 + max(normalised, 0)) / 3, 0, 1))  # 0 at random, full at 7 times human
         attributes += f' style="background-color: rgba(18, 160, 104, {0.5 * strength:.3f})"'

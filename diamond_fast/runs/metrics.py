@@ -59,7 +59,7 @@ class Metrics:
                 nan and the infinities, which JSON does not know, are written as null.
         """
         seconds = round(time.monotonic() - self._started, 3)
-        line = {"epoch": epoch, "env_steps": env_steps, "seconds": seconds, **_flat(values)}
+        line = {"epoch": epoch, "env_steps": env_steps, "seconds": seconds, **plain(flat(values, "/"))}
         left = (strict_json(line) + "\n").encode()
         with errors_of(Path(self._file.name)):
             while left:
@@ -173,14 +173,13 @@ class _WandB:
         self._run.finish()
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], separator: str, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one: ``{"a": {"b": 1}}`` becomes ``{"a/b": 1}``."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}/")
-        else:
-            flat[prefix + key] = plain(value)
-    return flat
+        inner = isinstance(value, Mapping)
+        found |= flat(value, separator, f"{prefix}{key}{separator}") if inner else {prefix + key: value}
+    return found
 
 
 def plain(value: Any) -> Any:
