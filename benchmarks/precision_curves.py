@@ -31,9 +31,9 @@ def record(cfg: RunConfig, steps: int) -> tuple[Replay, int]:
     """Real steps of a policy that has not learned anything, and how many actions there are."""
     env = make_real_env(cfg.game, cfg.env_id, 1, cfg.frame_size, done_on_life_loss=True)
     replay = Replay(cfg.frame_shape, capacity=steps)
-    Collector(env, seed=0).collect(Agent(cfg, env.num_actions).actor_critic, replay, steps)
+    Collector(env, seed=0).collect(Agent(cfg, env.action.n).actor_critic, replay, steps)
     env.close()
-    return replay, env.num_actions
+    return replay, env.action.n
 
 
 def losses(cfg: RunConfig, replay: Replay, num_actions: int, num_updates: int, seed: int) -> dict[str, np.ndarray]:

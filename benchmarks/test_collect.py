@@ -82,13 +82,13 @@ def test_collection(measure, num_envs):
         autoreset_mode=AutoresetMode.SAME_STEP,
     )
     env = make_real_env(GAME, None, num_envs, 64, done_on_life_loss=True)
-    policy, collector = UniformPolicy(num_envs, env.num_actions), Collector(env, seed=0)
-    with_policy, without_policy = collector._player, RandomPlayer(num_envs, env.num_actions)
+    policy, collector = UniformPolicy(num_envs, env.action.n), Collector(env, seed=0)
+    with_policy, without_policy = collector._player, RandomPlayer(num_envs, env.action.n)
     rng = np.random.default_rng(0)
 
     def stepping(vector_env):
         def step_at_random() -> None:
-            for actions in rng.integers(0, env.num_actions, (STEPS_PER_CALL // num_envs, num_envs)):
+            for actions in rng.integers(0, env.action.n, (STEPS_PER_CALL // num_envs, num_envs)):
                 vector_env.step(actions)
 
         vector_env.reset(seed=0)

@@ -114,7 +114,7 @@ def boxing_journal(path: Path, num_steps: int) -> float:
     replay, rng, seconds = Replay.open(path, FRAME_SHAPE, 2, num_steps), np.random.default_rng(0), 0.0
     obs, _ = env.reset(seed=0)
     for t in range(num_steps // 2):
-        act = rng.integers(0, env.num_actions, 2)
+        act = rng.integers(0, env.action.n, 2)
         next_obs, rew, end, trunc, info = env.step(act)
         replay.append(obs, act, rew, end, trunc, info["final_obs"])
         obs = next_obs

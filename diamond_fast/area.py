@@ -7,17 +7,16 @@ class AreaResize:
     """Makes images of one size from those of another: each new pixel is the mean over its area in the old image.
 
     Args:
-        height, width: of the old images, in pixels.
-        size: height and width of the new ones.
+        old, new: (height, width) in pixels.
     """
 
-    def __init__(self, height: int, width: int, size: int):
-        self._shapes = (height, width), (size, size)
-        self._rows, self._columns = _area_weights(height, size), _area_weights(width, size)
+    def __init__(self, old: tuple[int, int], new: tuple[int, int]):
+        self._same_size = old == new
+        self._rows, self._columns = (_area_weights(*sizes) for sizes in zip(old, new, strict=True))
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """uint8 [..., height, width, C] -> uint8 [..., size, size, C]; the same array if the sizes are equal."""
-        if self._shapes[0] == self._shapes[1]:
+        """uint8 [..., height, width, C] -> the same in the new size; the same array if the sizes are equal."""
+        if self._same_size:
             return images
         resized = np.einsum("ih,...hwc,jw->...ijc", self._rows, images, self._columns, optimize=True)
         return np.floor(resized + 0.5).astype(np.uint8)

@@ -117,11 +117,11 @@ def _check_networks(config: RunConfig) -> None:
         "must be even and a multiple of --denoiser.inner-model.num-steps-conditioning "
         f"({steps}), got {inner.cond_channels}",
     )
-    halvings = sum(actor_critic.down)
+    halvings, shown = sum(actor_critic.down), " ".join(map(str, dict.fromkeys(config.frame_shape[:2])))
     _require(
-        config.frame_size >> halvings >= 1,
+        min(config.frame_shape[:2]) >> halvings >= 1,
         "frame_size",
-        f"must be at least {2**halvings} (--actor-critic.down halves it {halvings} times), got {config.frame_size}",
+        f"must be at least {2**halvings} (--actor-critic.down halves it {halvings} times), got {shown}",
     )
 
 

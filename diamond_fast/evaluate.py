@@ -197,7 +197,7 @@ def _open_game(source: str, config: RunConfig, num_episodes: int, num_actions: i
     num_envs = min(num_episodes, config.evaluation.num_envs)
     env = make_env(config, num_envs, done_on_life_loss=False)
     try:
-        check_actions(f"{source}: it", num_actions, config, env.num_actions)
+        check_actions(f"{source}: it", num_actions, config, env.action.n)
     except ValueError:
         env.close()
         raise

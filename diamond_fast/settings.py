@@ -124,7 +124,7 @@ def _decode(hint: Any, value: Any, default: Any, path: str) -> Any:
                 return _decode(option, value, default, path)
             except ValueError:
                 continue
-    if origin is tuple and isinstance(value, list):
+    if origin is tuple and isinstance(value, list) and (arguments[-1] is ... or len(value) == len(arguments)):
         return tuple(_decode(arguments[0], item, None, path) for item in value)
     if hint is NoneType and value is None:
         return None

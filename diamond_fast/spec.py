@@ -1,5 +1,7 @@
 """What a world looks like: its frames, its actions, and how much of the past the next frame depends on. No torch."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -7,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Action:
+class Action(ABC):
     """What can be done in a world at each step: a value of ``dtype`` and ``shape``.
 
     Raises:
@@ -38,6 +40,19 @@ class Action:
             return f"expected shape [..., {self.n}], got {list(act.shape)}"
         return None
 
+    def sample(self, uniform: Callable[[tuple[int, ...]], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+        """Random actions [*shape, *self.shape], all equally likely.
+
+        Args:
+            uniform: draws float64 numbers in [0, 1) of a given shape, as ``numpy.random.Generator.random`` does.
+            shape: how many.
+        """
+        return self._from_uniform(uniform(shape + self.shape))
+
+    @abstractmethod
+    def _from_uniform(self, uniform: np.ndarray) -> np.ndarray:
+        """Actions from float64 numbers [..., *shape] in [0, 1)."""
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "n": self.n}
 
@@ -58,6 +73,9 @@ class Discrete(Action):
             return f"expected 0 to {self.n - 1}, got {act.min()} to {act.max()}"
         return None
 
+    def _from_uniform(self, uniform: np.ndarray) -> np.ndarray:
+        return (uniform * self.n).astype(self.dtype).clip(max=self.n - 1)
+
 
 @dataclass(frozen=True)
 class MultiBinary(Action):
@@ -71,16 +89,22 @@ class MultiBinary(Action):
             return f"expected 0 and 1, got {act.max()}"
         return super().why_not(act)
 
+    def _from_uniform(self, uniform: np.ndarray) -> np.ndarray:
+        return (uniform >= 0.5).astype(self.dtype)
+
 
 @dataclass(frozen=True)
 class Box(Action):
-    """n numbers at once, such as steering and throttle: float32 [n]."""
+    """n numbers at once, such as steering and throttle: float32 [n]. Random ones are drawn from -1 to 1."""
 
     kind: ClassVar[str] = "box"
     dtype: ClassVar[np.dtype] = np.dtype(np.float32)
 
     def why_not(self, act: np.ndarray) -> str | None:
         return super().why_not(act) or (None if np.isfinite(act).all() else "expected finite numbers")
+
+    def _from_uniform(self, uniform: np.ndarray) -> np.ndarray:
+        return (2 * uniform - 1).astype(self.dtype)
 
 
 ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Discrete, MultiBinary, Box)}
@@ -101,6 +125,11 @@ class Frame:
     height: int
     width: int
     channels: int = 3
+
+    @classmethod
+    def of_size(cls, size: int | tuple[int, int], channels: int = 3) -> "Frame":
+        """A square one if its size is one number, else of (height, width)."""
+        return cls(*(size if isinstance(size, tuple) else (size, size)), channels)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -345,7 +345,7 @@ def _num_actions(config: RunConfig) -> int:
 
     env = make_env(config, num_envs=1, done_on_life_loss=False)
     try:
-        return env.num_actions
+        return env.action.n
     finally:
         env.close()
 

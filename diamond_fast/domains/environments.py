@@ -7,6 +7,7 @@ from typing import Any
 from diamond_fast.config import Place, RunConfig
 from diamond_fast.domains import domain_of
 from diamond_fast.envs.real import RealEnv
+from diamond_fast.spec import Frame
 
 
 def make_env(cfg: RunConfig, num_envs: int, done_on_life_loss: bool) -> RealEnv:
@@ -34,7 +35,7 @@ def make_real_env(
     game: str | None,
     env_id: str | None,
     num_envs: int,
-    frame_size: int,
+    frame_size: int | tuple[int, int],
     done_on_life_loss: bool,
     timeout: float = 60.0,
     *,
@@ -49,7 +50,7 @@ def make_real_env(
         game: Atari game by its usual name, e.g. Boxing.
         env_id: Gymnasium id of an environment with image observations and discrete actions.
         num_envs: games played together.
-        frame_size: height and width of the frames in pixels.
+        frame_size: of the frames in pixels: height and width, or one number for both.
         done_on_life_loss: a lost life ends the episode, and the same game goes on in the next one.
         timeout: seconds to wait for a step before giving up.
         env_kwargs: arguments of the Gymnasium environment.
@@ -64,7 +65,7 @@ def make_real_env(
     """
     if (game is None) == (env_id is None):
         raise ValueError(f"game, env_id: expected exactly one of the two, got {game!r} and {env_id!r}")
-    if frame_size < 1:
+    if min(Frame.of_size(frame_size).shape) < 1:
         raise ValueError(f"frame_size: expected at least 1, got {frame_size}")
     if game is not None:
         from diamond_fast.domains.atari.env import AtariSlot  # the emulator is loaded only where it is played

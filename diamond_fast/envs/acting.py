@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.frames import to_float
+from diamond_fast.spec import Action, Discrete
 
 
 class Policy(Protocol):
@@ -26,48 +27,66 @@ class Policy(Protocol):
 class Player:
     """Draws actions from a policy and carries its LSTM state from step to step.
 
-    Random numbers come from one generator on the CPU, 1 + N a step, so that they are the same on every device.
+    Random numbers come from one generator on the CPU, 1 + N a step (more if an action takes several), so that they are
+    the same on every device.
+
+    Args:
+        num_envs: N.
+        seed: of the generator.
+        action: what can be done.
     """
 
-    def __init__(self, num_envs: int, seed: int):
+    def __init__(self, num_envs: int, seed: int, action: Action):
         self._num_envs = num_envs
+        self._action = action
         self._generator = torch.Generator().manual_seed(seed)
         self._hx_cx: tuple[Tensor, Tensor] | None = None  # each [N,D]; None: zeros
 
     @torch.inference_mode()
-    def act(self, policy: Policy, obs: np.ndarray, epsilon: float = 0.0, temperature: float = 1.0) -> np.ndarray:
-        """Play one step: actions int64 [N], from softmax(logits / temperature) or, all together, uniform.
+    def act(self, policy: Policy | None, obs: np.ndarray, epsilon: float = 0.0, temperature: float = 1.0) -> np.ndarray:
+        """Play one step: actions [N, ...], from softmax(logits / temperature) or, all together, uniform.
 
         Args:
-            policy: whose logits to draw from.
+            policy: whose logits to draw from; None: actions are uniform.
             obs: uint8 [N,H,W,C].
             epsilon: probability of uniform actions.
             temperature: above 0; below 1 the likeliest actions are drawn more often than the policy says.
+
+        Raises:
+            ValueError: there is a policy, and actions are not numbers to choose from.
         """
+        logits = None if policy is None else self._logits(policy, obs)
+        if self._uniform(()) < epsilon or logits is None:
+            return self._action.sample(self._uniform, (self._num_envs,))
+        cumulative = (logits.cpu().double() / temperature).softmax(dim=1).cumsum(dim=1)
+        chosen = torch.from_numpy(self._uniform((self._num_envs, 1)))
+        act = torch.searchsorted(cumulative, chosen, right=True).squeeze(1)
+        return act.clamp_(max=logits.shape[1] - 1).numpy()
+
+    def _uniform(self, shape: tuple[int, ...]) -> np.ndarray:
+        return torch.rand(shape, dtype=torch.float64, generator=self._generator).numpy()
+
+    def _logits(self, policy: Policy, obs: np.ndarray) -> Tensor:
+        if not isinstance(self._action, Discrete):
+            raise ValueError(f"the policy chooses one of several actions, here they are {self._action}")
         if self._hx_cx is None:
             zeros = torch.zeros(self._num_envs, policy.lstm_dim)
             self._hx_cx = zeros, zeros
         hx, cx = (x.to(policy.device) for x in self._hx_cx)
         frames = torch.from_numpy(obs).to(policy.device)
         logits, _, self._hx_cx = policy.predict_act_value(to_float(frames), (hx, cx))
-        uniform = torch.rand(1 + self._num_envs, dtype=torch.float64, generator=self._generator)
-        if uniform[0] < epsilon:
-            act = uniform[1:] * logits.shape[1]
-        else:
-            cumulative = (logits.cpu().double() / temperature).softmax(dim=1).cumsum(dim=1)
-            act = torch.searchsorted(cumulative, uniform[1:, None], right=True).squeeze(1)
-        return act.long().clamp_(max=logits.shape[1] - 1).numpy()
+        return logits
 
     @torch.inference_mode()
     def forget(self, ended: np.ndarray) -> None:
         """Zero the LSTM's state where an episode ended (bool [N])."""
-        if ended.any():
+        if ended.any() and self._hx_cx is not None:
             hx, cx = self._hx_cx
             goes_on = torch.from_numpy(~ended)[:, None].to(hx.device)
             self._hx_cx = hx * goes_on, cx * goes_on
 
     def state_dict(self) -> dict[str, Tensor]:
-        """``generator`` uint8 [...]; ``hx``, ``cx`` [N,D] on the CPU, once a step was played."""
+        """``generator`` uint8 [...]; ``hx``, ``cx`` [N,D] on the CPU, once a policy has played."""
         state = {"generator": self._generator.get_state()}
         if self._hx_cx is not None:
             state |= {"hx": self._hx_cx[0].cpu().clone(), "cx": self._hx_cx[1].cpu().clone()}

@@ -1,6 +1,10 @@
 """What it takes to bring environments back to where they stand: a seed each, and the actions since."""
 
+from itertools import chain
+
 import numpy as np
+
+from diamond_fast.spec import Action
 
 
 class ActionHistory:
@@ -10,10 +14,11 @@ class ActionHistory:
     the number.
     """
 
-    def __init__(self, num_envs: int):
+    def __init__(self, num_envs: int, action: Action):
+        self._action = action
         self._base_seeds = np.zeros(num_envs, np.int64)
         self._numbers = np.full(num_envs, -1, np.int64)
-        self._actions: list[list[int]] = [[] for _ in range(num_envs)]
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(num_envs)]
 
     def rebase(self, base_seeds: np.ndarray) -> None:
         """Start over with other base seeds (int64 [N], at least 0)."""
@@ -31,7 +36,7 @@ class ActionHistory:
         entropy = (int(self._base_seeds[env]), env, int(self._numbers[env]))
         return int(np.random.SeedSequence(entropy).generate_state(1)[0] >> 1)
 
-    def record(self, env: int, action: int) -> None:
+    def record(self, env: int, action: np.ndarray) -> None:
         self._actions[env].append(action)
 
     def length(self, env: int) -> int:
@@ -39,19 +44,19 @@ class ActionHistory:
         return len(self._actions[env])
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """``base_seeds``, ``seed_numbers``, ``lengths`` int64 [N], ``actions`` int64 [sum of lengths]."""
+        """``base_seeds``, ``seed_numbers``, ``lengths`` int64 [N], ``actions`` [sum of lengths, ...]."""
         return {
             "base_seeds": self._base_seeds.copy(),
             "seed_numbers": self._numbers.copy(),
             "lengths": np.array([len(actions) for actions in self._actions], np.int64),
-            "actions": np.concatenate([np.array(actions, np.int64) for actions in self._actions]),
+            "actions": np.array(list(chain(*self._actions)), self._action.dtype).reshape(-1, *self._action.shape),
         }
 
     def load_seeds(self, state: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """Take over the seeds of a ``state_dict``. Returns the actions to repeat, int64 [length] per environment.
+        """Take over the seeds of a ``state_dict``. Returns the actions to repeat, [length, ...] per environment.
 
         Raises:
-            ValueError: the state is not one of this number of environments.
+            ValueError: the state is not one of this number of environments, or of this game.
         """
         num_envs = len(self._actions)
         lengths = state["lengths"]
@@ -60,6 +65,8 @@ class ActionHistory:
                 raise ValueError(f"state: expected {key} of {num_envs} environments, got shape {state[key].shape}")
         if lengths.min() < 0 or lengths.sum() != len(state["actions"]):
             raise ValueError(f"state: {len(state['actions'])} actions do not have the lengths {lengths.tolist()}")
+        if reason := self._action.why_not(state["actions"]):
+            raise ValueError(f"state: actions: {reason}; it belongs to another game")
         self._base_seeds[:] = state["base_seeds"]
         self._numbers[:] = state["seed_numbers"]
         return np.split(state["actions"], np.cumsum(lengths)[:-1])

@@ -45,12 +45,12 @@ class ProcessSlot:
         self._process = subprocess.Popen([sys.executable, "-P", "-c", program], pass_fds=[theirs.fileno()])
         weakref.finalize(self, _end, self._process)
         theirs.close()
-        self.num_actions, self.frame_shape, self.seed_lasts = self._ask("make", make_slot)
+        self.frame, self.action, self.seed_lasts = self._ask("make", make_slot)
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:
         return self._ask("reset", seed)
 
-    def send(self, action: int) -> None:
+    def send(self, action: np.ndarray) -> None:
         self._tell("step", action)
 
     def recv(self) -> SlotStep:
@@ -100,7 +100,7 @@ def serve(file_descriptor: int) -> None:
             try:
                 if method == "make":
                     slot = args[0]()
-                    value = slot.num_actions, slot.frame_shape, slot.seed_lasts
+                    value = slot.frame, slot.action, slot.seed_lasts
                 elif method == "step":
                     slot.send(*args)
                     value = slot.recv()

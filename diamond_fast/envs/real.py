@@ -18,14 +18,15 @@ from diamond_fast.envs.action_history import ActionHistory
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.process_slot import ProcessSlot
 from diamond_fast.envs.slot import Slot
+from diamond_fast.envs.spaces import action_space, checked_actions
 from diamond_fast.envs.timed_worker import MainThreadWorker, TimedWorker
 
 
 class RealEnv(VectorEnv):
     """N games of a kind, stepped together; an episode that ends is followed by the next in the same step.
 
-    ``reset`` and ``step`` return uint8 frames [N,H,W,C]. ``step`` takes int64 actions [N] and returns float32 rewards
-    [N] and bool terminations and truncations [N]; its info holds
+    ``reset`` and ``step`` return uint8 frames [N,H,W,C]. ``step`` takes actions [N,...], of the dtype and shape that
+    ``action`` says, and returns float32 rewards [N] and bool terminations and truncations [N]; its info holds
 
     - ``final_obs`` uint8 [N,H,W,C]: the frames the actions led to, equal to the observations where no episode ended
       (``_final_obs`` bool [N] says where one did);
@@ -83,12 +84,12 @@ class RealEnv(VectorEnv):
             self._worker.close()
             raise
         self.closed = False
-        self.num_actions = self._slots[0].num_actions
-        self.single_observation_space = spaces.Box(0, 255, self._slots[0].frame_shape, np.uint8)
-        self.single_action_space = spaces.Discrete(self.num_actions)
+        self.frame, self.action = self._slots[0].frame, self._slots[0].action
+        self.single_observation_space = spaces.Box(0, 255, self.frame.shape, np.uint8)
+        self.single_action_space = action_space(self.action)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._history = ActionHistory(num_envs)
+        self._history = ActionHistory(num_envs, self.action)
         self._seeded = False
         self._obs: np.ndarray | None = None
         self._lives = np.zeros(num_envs, np.int64)
@@ -131,11 +132,12 @@ class RealEnv(VectorEnv):
         """Start a step and return at once.
 
         Raises:
-            TypeError: actions are not integers.
-            ValueError: actions are not of shape [N], or one is out of range.
+            TypeError: actions are of another kind, such as fractions instead of integers.
+            ValueError: actions are not of shape [N, ...], or one is out of range.
             RuntimeError: the environment was not reset, or ``recv`` was not called after the last ``send``.
         """
-        self._step(self._checked(actions), np.flatnonzero(self.active).tolist())
+        self._check_ready()
+        self._step(checked_actions(self.action, actions, self.num_envs), np.flatnonzero(self.active).tolist())
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Wait for the step that ``send`` started and return its results.
@@ -181,15 +183,12 @@ class RealEnv(VectorEnv):
             RuntimeError: an environment did not come back to the same frame: it does not repeat itself.
         """
         histories = self._history.load_seeds(state)
-        for actions in histories:
-            if ((actions < 0) | (actions >= self.num_actions)).any():
-                raise ValueError(f"state: actions are not below {self.num_actions}; it belongs to another game")
         self._seeded = True
         self._start(self._begin, [self._history.restart(i) for i in range(self.num_envs)])
         lengths = np.array([len(actions) for actions in histories])
         for t in range(lengths.max()):
             stepped = np.flatnonzero(t < lengths).tolist()
-            self._step({i: int(histories[i][t]) for i in stepped}, stepped)
+            self._step({i: histories[i][t] for i in stepped}, stepped)
             self.recv()
         wrong = np.flatnonzero(self._checksums() != state["frame_crc32"])
         if wrong.size:
@@ -213,7 +212,7 @@ class RealEnv(VectorEnv):
         except TimeoutError as error:
             raise EnvironmentFailedError(f"{self.name}: {error}; a larger {flag} waits longer") from None
 
-    def _step(self, actions: Sequence[int] | dict[int, int], stepped: list[int]) -> None:
+    def _step(self, actions: np.ndarray | dict[int, np.ndarray], stepped: list[int]) -> None:
         for i in stepped:
             self._slots[i].send(actions[i])
             self._history.record(i, actions[i])
@@ -270,15 +269,3 @@ class RealEnv(VectorEnv):
         if self._obs is None:
             raise RuntimeError("reset() must be called first")
         self._worker.check_free()
-
-    def _checked(self, actions: np.ndarray) -> list[int]:
-        self._check_ready()
-        actions = np.asarray(actions)
-        if actions.dtype.kind not in "iu":
-            raise TypeError(f"actions: expected integers, got {actions.dtype}")
-        if actions.shape != (self.num_envs,):
-            raise ValueError(f"actions: expected shape {(self.num_envs,)}, got {actions.shape}")
-        listed = actions.tolist()
-        if min(listed) < 0 or max(listed) >= self.num_actions:
-            raise ValueError(f"actions: expected 0 to {self.num_actions - 1}, got {listed}")
-        return listed

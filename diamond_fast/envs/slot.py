@@ -4,6 +4,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from diamond_fast.spec import Action, Frame
+
 
 class SlotStep(NamedTuple):
     """What one action led to."""
@@ -24,17 +26,16 @@ class SlotStep(NamedTuple):
 class Slot(Protocol):
     """A game that repeats itself exactly under the same seed and the same actions since that seed."""
 
-    num_actions: int
-    frame_shape: tuple[int, int, int]
-    """H, W, C."""
+    frame: Frame
+    action: Action
     seed_lasts: int
     """A game that ends this many actions after the last seed, or later, is followed by one with a new seed."""
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:
         """Begin a game. Returns its first frame, uint8 [H,W,C], and the lives."""
 
-    def send(self, action: int) -> None:
-        """Start a step and return at once; action must be in range."""
+    def send(self, action: np.ndarray) -> None:
+        """Start a step and return at once; ``self.action.why_not(action)`` must be None."""
 
     def recv(self) -> SlotStep:
         """Wait for the step's end."""

@@ -11,8 +11,10 @@ from gymnasium.vector.utils import batch_space
 
 from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
+from diamond_fast.envs.spaces import action_space, checked_actions
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay import Replay
+from diamond_fast.spec import Discrete
 from diamond_fast.world_model import Agent
 
 
@@ -49,7 +51,8 @@ class WorldModelEnv(VectorEnv):
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = spaces.Box(0, 255, replay.frame_shape, np.uint8)
-        self.single_action_space = spaces.Discrete(agent.actor_critic.num_actions)
+        self._action = Discrete(agent.actor_critic.num_actions)
+        self.single_action_space = action_space(self._action)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._agent = agent
@@ -76,18 +79,14 @@ class WorldModelEnv(VectorEnv):
         return self._obs.copy(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """Raises RuntimeError before the first reset, ValueError for actions of another shape or out of range."""
+        """
+        Raises:
+            RuntimeError: before the first reset.
+            TypeError, ValueError: actions are of another kind, shape or range.
+        """
         if self._env is None:
             raise RuntimeError("step: call reset first")
-        actions = np.asarray(actions)
-        num_actions = int(self.single_action_space.n)
-        if actions.shape != (self.num_envs,) or not np.issubdtype(actions.dtype, np.integer):
-            raise ValueError(
-                f"actions: expected {self.num_envs} integers, got {actions.dtype} of shape {actions.shape}"
-            )
-        if ((actions < 0) | (actions >= num_actions)).any():
-            raise ValueError(f"actions: expected values in 0..{num_actions - 1}, got {actions.tolist()}")
-        act = torch.from_numpy(actions.astype(np.int64)).to(self._agent.denoiser.device)
+        act = torch.from_numpy(checked_actions(self._action, actions, self.num_envs)).to(self._agent.denoiser.device)
         step = self._env.step(act)
         self._obs = to_uint8(step.obs).cpu().numpy()
         end, trunc = step.end.cpu().numpy(), step.trunc.cpu().numpy()

@@ -80,7 +80,7 @@ def evaluate(
     if replay is not None and replay.num_envs != 1:
         raise ValueError(f"replay: expected one made for num_envs=1, got {replay.num_envs}")
     game_seed, action_seed = np.random.SeedSequence((seed, index)).generate_state(2).tolist()
-    player = Player(env.num_envs, action_seed)
+    player = Player(env.num_envs, action_seed, env.action)
     num_stored = num_episodes if num_stored is None else num_stored
     returns = np.zeros(num_episodes, np.float64)
     lengths = np.zeros(num_episodes, np.int64)

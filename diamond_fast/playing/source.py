@@ -98,8 +98,8 @@ def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
     except (ValueError, EnvironmentFailedError) as error:
         raise ValueError(f"imagined episodes start from real frames, of which none are here: {error}") from None
     try:
-        check_actions("the agent", agent.actor_critic.num_actions, cfg, env.num_actions)
-        Collector(env, cfg.seed).collect(agent.actor_critic, replay, NUM_RANDOM_STEPS, epsilon=1.0)
+        check_actions("the agent", agent.actor_critic.num_actions, cfg, env.action.n)
+        Collector(env, cfg.seed).collect(None, replay, NUM_RANDOM_STEPS)
     finally:
         env.close()
     return replay

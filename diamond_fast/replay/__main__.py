@@ -50,8 +50,13 @@ class Import:
 
     path: Positional[Path]
     out: Positional[Path]
+<<<<<<< HEAD
     """The new file; a training run keeps its own in replay/journal."""
     frame_size: Annotated[int | None, Limits(minimum=1, maximum=2**12), arg(metavar="N")] = None
+=======
+    """New file; a training run keeps its own in replay/journal."""
+    frame_size: Annotated[int | tuple[int, int] | None, Limits(minimum=1, maximum=2**12), arg(metavar="N")] = None
+>>>>>>> 292f9d1 (Environments say what their frames and actions are: actions of any kind, frames of any size; fractions from 0 to 1 are observations; random actions come from the kind of action)
     """Make the frames of this height and width, in pixels, by area averaging."""
 
 
@@ -149,7 +154,7 @@ def export(path: Path, out: Path) -> None:
     report(replay, out)
 
 
-def import_recording(path: Path, out: Path, frame_size: int | None = None) -> None:
+def import_recording(path: Path, out: Path, frame_size: int | tuple[int, int] | None = None) -> None:
     from diamond_fast.replay import Replay
     from diamond_fast.replay.conversion import action_of
     from diamond_fast.replay.formats import read_episodes, with_frame_size

@@ -36,7 +36,7 @@ def check_fits(
         raise ValueError(f"{where}: holds {replay.num_steps} steps, at least {least_steps} are needed")
     if replay.frame_shape != tuple(frame_shape):
         height, width, channels = replay.frame_shape
-        size = frame_shape[0]
+        size = " ".join(map(str, dict.fromkeys(frame_shape[:2])))
         raise ValueError(
             f"{where}: its frames are {height}x{width}x{channels}, the networks' {'x'.join(map(str, frame_shape))}; "
             f"python -m diamond_fast.replay import {path} NEW.journal --frame-size {size} makes them so"

@@ -30,6 +30,7 @@ from diamond_fast.frames import to_uint8
 from diamond_fast.replay.buffer import Episode, Replay
 from diamond_fast.replay.conversion import action_of, frame_conversion, one_a_step, repeat_gray, stored_actions
 from diamond_fast.replay.npz import NpzArchive
+from diamond_fast.spec import Frame
 from diamond_fast.torch_file import load_torch_file
 
 _SHORT_NAMES = {
@@ -80,9 +81,9 @@ def read_episodes(path: Path | str) -> Iterator[Episode]:
         raise ValueError(f"{path}: no episodes")
 
 
-def with_frame_size(episode: Episode, size: int) -> Episode:
+def with_frame_size(episode: Episode, size: int | tuple[int, int]) -> Episode:
     """The episode with frames of this height and width, by area averaging."""
-    resize = AreaResize(*episode.obs.shape[1:3], size)
+    resize = AreaResize(episode.obs.shape[1:3], Frame.of_size(size).shape[:2])
     obs = np.concatenate([resize(episode.obs[t : t + 64]) for t in range(0, len(episode.obs), 64)])
     return episode._replace(obs=obs, final_obs=None if episode.final_obs is None else resize(episode.final_obs))
 

@@ -44,7 +44,7 @@ class Collector:
     def __init__(self, env: RealEnv, seed: int):
         self.env = env
         self._seed = seed
-        self._player = Player(env.num_envs, seed)
+        self._player = Player(env.num_envs, seed, env.action)
         self._obs: np.ndarray | None = None
         self._returns = np.zeros(env.num_envs, np.float64)
         self._lengths = np.zeros(env.num_envs, np.int64)
@@ -60,7 +60,7 @@ class Collector:
 
     def collect(
         self,
-        policy: Policy,
+        policy: Policy | None,
         replay: Replay,
         num_steps: int,
         epsilon: float = 0.0,
@@ -70,7 +70,7 @@ class Collector:
         """Take steps and commit them to the replay buffer.
 
         Args:
-            policy: draws the actions, with its LSTM state zeroed where an episode ended.
+            policy: draws the actions (None: all are random), with its LSTM state zeroed where an episode ended.
             replay: takes one ``append`` per vector step.
             num_steps: environment steps, all environments together; rounded up to whole vector steps.
             epsilon: probability that all actions of a vector step are uniformly random (one draw for all of them, as

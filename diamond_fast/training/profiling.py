@@ -170,7 +170,7 @@ def _measure_game(trainer: Trainer) -> Phase:
     """A test game, left after a while: some take half an hour."""
     cfg = trainer.cfg.evaluation
     env = trainer.make_test_env(num_envs=1)
-    player = Player(1, trainer.cfg.seed)
+    player = Player(1, trainer.cfg.seed, env.action)
     started = time.perf_counter()
     try:
         obs, _ = env.reset(seed=trainer.cfg.seed)

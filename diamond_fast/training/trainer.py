@@ -82,7 +82,7 @@ class Trainer:
         self.make_test_env = partial(make_env, cfg, done_on_life_loss=False)
         self.train_env = self._make_train_env()
         saved, self.replay = load_progress(folder, cfg)
-        of_game = None if self.train_env is None else self.train_env.num_actions
+        of_game = None if self.train_env is None else self.train_env.action.n
         num_actions = count_actions(cfg, of_game, saved, agent, self.replay)
         self.agent = agent or Agent(cfg, num_actions)
         self.agent.to(device, memory_format=torch.channels_last)

@@ -12,6 +12,7 @@ from diamond_fast.domains.atari.env import AtariSlot
 from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.domains.environments import make_real_env
 from diamond_fast.envs.real import RealEnv
+from diamond_fast.spec import Frame
 
 
 def digest(frame):
@@ -23,7 +24,7 @@ def digest(frame):
 def test_equals_the_published_preprocessing_byte_for_byte(game, done_on_life_loss):
     truth = golden.load(f"atari_{game}")
     env = RealEnv(lambda: AtariSlot(game, 64, max_noops=0), 1, done_on_life_loss)
-    assert env.num_actions == truth["num_actions"]
+    assert env.action.n == truth["num_actions"]
     obs, info = env.reset(seed=11)
     assert digest(obs[0]) == truth["frame_sha256_16"][0]
     assert info["lives"] == truth["lives"][0]
@@ -69,7 +70,7 @@ def test_goes_on_bit_for_bit_after_loading_a_state(num_envs, seed_lasts, monkeyp
     monkeypatch.setattr(AtariSlot, "seed_lasts", seed_lasts)
     rng = np.random.default_rng(5)
     env = make_real_env("Breakout", None, num_envs, 64, done_on_life_loss=True)
-    actions = rng.integers(0, env.num_actions, (420, num_envs))
+    actions = rng.integers(0, env.action.n, (420, num_envs))
     env.reset(seed=3)
     states, steps = [], []
     for a in actions:
@@ -103,9 +104,9 @@ def test_states_hold_in_games_that_depend_on_those_before(game):
     env.reset(seed=2)
     over = 0
     while not over:
-        over = env.step(rng.integers(0, env.num_actions, 1))[4]["game_over"].sum()
-    play(env, rng.integers(0, env.num_actions, (20, 1)))
-    state, actions = env.state_dict(), rng.integers(0, env.num_actions, (50, 1))
+        over = env.step(rng.integers(0, env.action.n, 1))[4]["game_over"].sum()
+    play(env, rng.integers(0, env.action.n, (20, 1)))
+    state, actions = env.state_dict(), rng.integers(0, env.action.n, (50, 1))
     steps = play(env, actions)
     env.close()
     env = make_real_env(game, None, 1, 64, done_on_life_loss=False)
@@ -145,10 +146,11 @@ def test_a_hung_emulator_is_given_up_and_does_not_hold_the_program():
 import numpy as np
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.domains.environments import make_real_env
+from diamond_fast.envs import real
 env = make_real_env("Pong", None, 2, 64, True)
 env.reset(seed=0)
 env._worker.timeout = 1.0  # only now: starting an emulator takes as long as the machine is busy
-env._checked = lambda actions: actions
+real.checked_actions = lambda action, actions, num_envs: actions
 try:
     env.step(np.array([0, 99]))
 except EnvironmentFailedError as error:
@@ -174,11 +176,11 @@ def test_games_are_cut_short_after_half_an_hour(monkeypatch):
     env.close()
 
 
-@pytest.mark.parametrize("frame_size", [1, 17, 96])
+@pytest.mark.parametrize("frame_size", [1, 17, 96, (30, 56)])
 def test_frames_have_the_size_asked_for(frame_size):
     env = make_real_env("Pong", None, 1, frame_size, done_on_life_loss=False)
     obs, _ = env.reset(seed=0)
-    assert obs.shape == (1, frame_size, frame_size, 3)
+    assert obs.shape == (1, *Frame.of_size(frame_size).shape)
     assert env.observation_space.contains(obs)
     env.close()
 
@@ -196,7 +198,7 @@ def test_every_game_equals_the_spelled_out_preprocessing(game, monkeypatch):
     obs, _ = env.reset(seed=0)
     frame, info = truth.reset(seed=0)
     np.testing.assert_array_equal(obs[0], frame)
-    for action in np.random.default_rng(9).integers(0, env.num_actions, 1500):
+    for action in np.random.default_rng(9).integers(0, env.action.n, 1500):
         frame, reward, terminated, truncated, info = truth.step(action)
         obs, rewards, terminations, truncations, our_info = env.step(np.array([action]))
         np.testing.assert_array_equal(our_info["final_obs"][0], frame)

@@ -5,18 +5,23 @@ from gymnasium import spaces
 
 from diamond_fast.domains.environments import make_real_env
 from diamond_fast.domains.gym.adapter import GymSlot
+from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
+from diamond_fast.spec import Frame
 
 
 class Images(gymnasium.Env):
     """Random images of a given kind; an episode has 5 to 14 steps."""
 
-    def __init__(self, shape=(6, 4, 3), dtype=np.uint8, actions=None, seeded=True):
-        self.observation_space = spaces.Box(0, 255 if dtype == np.uint8 else 1, shape, dtype)
+    def __init__(self, shape=(6, 4, 3), dtype=np.uint8, actions=None, seeded=True, low=0, high=None, given=None):
+        self.observation_space = spaces.Box(low, high or (255 if dtype == np.uint8 else 1), shape, dtype)
+        self.given = given
         self.action_space = actions or spaces.Discrete(4)
         self.seeded = seeded
 
     def _obs(self):
+        if self.given is not None:
+            return np.full(self.observation_space.shape, self.given, self.observation_space.dtype)
         random = self.np_random if self.seeded else np.random.default_rng()
         return random.integers(0, 256, self.observation_space.shape).astype(self.observation_space.dtype)
 
@@ -74,7 +79,7 @@ def test_frames_of_the_right_size_are_not_touched():
 
 def test_actions_begin_where_the_environment_says():
     slot = slot_of(actions=spaces.Discrete(3, start=5))
-    assert slot.num_actions == 3
+    assert slot.action.n == 3
     slot.reset(seed=0)
     slot.send(2)
     assert slot.recv().reward == 7.0
@@ -92,7 +97,7 @@ def test_lost_lives_end_episodes():
 @pytest.mark.parametrize("env_id", ["Images-v0", "diamond_fast/Catch-v0"])
 def test_goes_on_bit_for_bit_after_loading_a_state(env_id):
     env = make_real_env(None, env_id, 3, 12, done_on_life_loss=True)
-    actions = np.random.default_rng(0).integers(0, env.num_actions, (200, 3))
+    actions = np.random.default_rng(0).integers(0, env.action.n, (200, 3))
     env.reset(seed=[4, 5, 4])
     states, steps = [], []
     for a in actions:
@@ -141,8 +146,39 @@ def test_what_cannot_be_played_is_refused(env_id, message):
 
 @pytest.mark.parametrize(
     "kwargs",
-    [{"dtype": np.float32}, {"shape": (6, 4, 2)}, {"shape": (3, 6, 4)}, {"shape": (6,)}, {"shape": (2, 6, 4, 3)}],
+    [
+        {"dtype": np.float32, "low": -1},
+        {"dtype": np.float32, "high": 255},
+        {"dtype": np.float16, "high": 2},
+        {"dtype": np.int64},
+        {"shape": (6, 4, 2)},
+        {"shape": (3, 6, 4)},
+        {"shape": (6,)},
+        {"shape": (2, 6, 4, 3)},
+    ],
 )
 def test_other_observations_are_refused(kwargs):
     with pytest.raises(ValueError, match=r"^ImagesHere-v0: expected uint8 image observations"):
         slot_of(**kwargs)
+
+
+@pytest.mark.parametrize(("fraction", "byte"), [(0, 0), (0.5, 128), (0.4999, 127), (1, 255), (0.001, 0), (0.002, 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_fractions_are_rounded_to_bytes(fraction, byte, dtype):
+    frame, _ = slot_of(dtype=dtype, given=fraction).reset(seed=0)
+    assert frame.dtype == np.uint8
+    assert set(frame.flat) == {byte}
+
+
+@pytest.mark.parametrize("given", [1.5, -0.1, np.nan, np.inf])
+def test_fractions_out_of_range_name_the_environment(given):
+    with pytest.raises(EnvironmentFailedError, match=r"a frame of float32 .* says fractions from 0 to 1$"):
+        slot_of(dtype=np.float32, given=given).reset(seed=0)
+
+
+def test_frames_need_not_be_square():
+    slot = slot_of(frame_size=(3, 10), shape=(12, 20, 3))
+    image, (frame, _) = Images((12, 20, 3)).reset(seed=1)[0], slot.reset(seed=1)
+    assert (slot.frame, frame.shape) == (Frame(3, 10), (3, 10, 3))
+    mean = image.reshape(3, 4, 10, 2, 3).mean(axis=(1, 3))
+    assert np.abs(frame - mean).max() <= 0.5001

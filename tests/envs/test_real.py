@@ -11,34 +11,35 @@ from diamond_fast.domains.environments import make_real_env
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.envs.slot import SlotStep
+from diamond_fast.spec import Discrete, Frame
 
 
 class ScriptedSlot:
     """Plays one list of (reward, lives, end) after the other. A frame shows game, step and the last action."""
 
-    num_actions = 3
-    frame_shape = (2, 1, 3)
+    action = Discrete(3)
+    frame = Frame(2, 1, 3)
     seed_lasts = 0
 
     def __init__(self, *games, lives=0):
         self.games, self.first_lives = games, lives
         self.game, self.t, self.seeds = -1, 0, []
 
-    def frame(self, action=0):
-        return np.full(self.frame_shape, (self.game, self.t, action), np.uint8)
+    def picture(self, action=0):
+        return np.full(self.frame.shape, (self.game, self.t, action), np.uint8)
 
     def reset(self, seed):
         self.game, self.t = self.game + 1, 0
         self.seeds.append(seed)
-        return self.frame(), self.first_lives
+        return self.picture(), self.first_lives
 
     def send(self, action):
-        self.action = action
+        self.sent = action
 
     def recv(self):
         reward, lives, end = self.games[self.game % len(self.games)][self.t]
         self.t += 1
-        return SlotStep(self.frame(self.action), reward, end == "end", end == "trunc", lives, None)
+        return SlotStep(self.picture(self.sent), reward, end == "end", end == "trunc", lives, None)
 
     def close(self):
         self.closed = True
@@ -121,7 +122,7 @@ def test_seeds_last_as_long_as_the_slot_says():
             if not step.terminated:
                 return step
             self.game, self.t = self.game + 1, 0
-            return step._replace(first_frame=self.frame())
+            return step._replace(first_frame=self.picture())
 
     slot = OnItsOwn([(0.0, 0, ""), (0.0, 0, "end")])
     env = make(slot)
@@ -149,7 +150,7 @@ def test_a_state_repeats_the_actions_of_every_environment():
     np.testing.assert_array_equal(other.load_state_dict(state), obs)
     with pytest.raises(RuntimeError, match=r"^state: environments \[0, 1\] did not come back to the same frame"):
         other.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"^state: actions are not below 3; it belongs to another game"):
+    with pytest.raises(ValueError, match=r"^state: actions: expected 0 to 2, got .*; it belongs to another game"):
         other.load_state_dict(state | {"actions": state["actions"] + 1})
     with pytest.raises(ValueError, match=r"^state: expected base_seeds of 1 environments"):
         make(ScriptedSlot(game)).load_state_dict(state)
@@ -160,8 +161,8 @@ def test_a_state_repeats_the_actions_of_every_environment():
 @pytest.mark.parametrize(
     ("actions", "error", "message"),
     [
-        ([0, 3], ValueError, r"^actions: expected 0 to 2, got \[0, 3\]"),
-        ([-1, 0], ValueError, r"^actions: expected 0 to 2, got \[-1, 0\]"),
+        ([0, 3], ValueError, r"^actions: expected 0 to 2, got 0 to 3"),
+        ([-1, 0], ValueError, r"^actions: expected 0 to 2, got -1 to 0"),
         ([0], ValueError, r"^actions: expected shape \(2,\), got \(1,\)"),
         ([[0], [1]], ValueError, r"^actions: expected shape \(2,\), got \(2, 1\)"),
         ([0.0, 1.0], TypeError, r"^actions: expected integers, got float64"),

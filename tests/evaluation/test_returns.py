@@ -10,6 +10,7 @@ from diamond_fast.envs.slot import SlotStep
 from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.evaluation.returns import Evaluation, evaluate
 from diamond_fast.replay import Replay
+from diamond_fast.spec import Discrete, Frame
 
 
 class UniformPolicy:
@@ -25,17 +26,17 @@ class UniformPolicy:
 class CoinSlot:
     """A game is won (+1, 40 steps) or lost (-1, 4 steps) with equal chances: the short games are the lost ones."""
 
-    num_actions = 3
-    frame_shape = (1, 1, 3)
+    action = Discrete(3)
+    frame = Frame(1, 1, 3)
     seed_lasts = 0
 
     def reset(self, seed):
         self.won = bool(seed % 2)
         self.left = 40 if self.won else 4
-        return self.frame(), 0
+        return self.picture(), 0
 
-    def frame(self):
-        return np.full(self.frame_shape, self.left, np.uint8)
+    def picture(self):
+        return np.full(self.frame.shape, self.left, np.uint8)
 
     def send(self, action):
         pass
@@ -43,7 +44,7 @@ class CoinSlot:
     def recv(self):
         self.left -= 1
         over = self.left == 0
-        return SlotStep(self.frame(), over * (1.0 if self.won else -1.0), over, False, 0, None)
+        return SlotStep(self.picture(), over * (1.0 if self.won else -1.0), over, False, 0, None)
 
     def close(self):
         pass

@@ -6,6 +6,7 @@ from gymnasium.vector import AutoresetMode
 
 from diamond_fast.domains.atari.games import resolve_game, rom_id
 from diamond_fast.envs.slot import SlotStep
+from diamond_fast.spec import Discrete, Frame
 
 MAX_FRAMES_PER_GAME = 108_000
 """A game is cut short after half an hour at 60 frames a second."""
@@ -21,7 +22,7 @@ class AtariSlot:
 
     Args:
         game: usual name, e.g. Boxing.
-        frame_size: height and width of the frames in pixels.
+        frame_size: of the frames in pixels: height and width, or one number for both.
         max_noops: no-ops at a game's start, at most.
 
     Raises:
@@ -32,7 +33,8 @@ class AtariSlot:
     """A seed costs 95 ms: the emulator is built anew, for a game started in a used one can depend on the games before
     (Assault, Frostbite). This many steps take some 4 s to repeat, and make seeding cost 2 % of them."""
 
-    def __init__(self, game: str, frame_size: int, max_noops: int = 30):
+    def __init__(self, game: str, frame_size: int | tuple[int, int], max_noops: int = 30):
+        self.frame = Frame.of_size(frame_size)
         self._env = AtariVectorEnv(
             rom_id(resolve_game(game)),
             num_envs=1,
@@ -41,8 +43,8 @@ class AtariSlot:
             repeat_action_probability=0.0,
             full_action_space=False,
             autoreset_mode=AutoresetMode.SAME_STEP,
-            img_height=frame_size,
-            img_width=frame_size,
+            img_height=self.frame.height,
+            img_width=self.frame.width,
             grayscale=False,
             stack_num=1,
             frameskip=4,
@@ -54,14 +56,13 @@ class AtariSlot:
             reward_clipping=False,
             use_fire_reset=False,
         )
-        self.num_actions = int(self._env.single_action_space.n)
-        self.frame_shape = (frame_size, frame_size, 3)
+        self.action = Discrete(int(self._env.single_action_space.n))
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:
         obs, info = self._env.reset(seed=seed)
         return obs[0, 0], int(info["lives"][0])
 
-    def send(self, action: int) -> None:
+    def send(self, action: np.ndarray) -> None:
         self._env.send(np.array([action]))
 
     def recv(self) -> SlotStep:

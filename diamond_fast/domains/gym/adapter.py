@@ -14,6 +14,7 @@ import diamond_fast.domains.catch.env  # noqa: F401 (registers diamond_fast/Catc
 from diamond_fast.area import AreaResize
 from diamond_fast.envs.failure import EnvironmentFailedError, blamed
 from diamond_fast.envs.slot import SlotStep
+from diamond_fast.spec import Discrete, Frame
 
 NUM_FIRST_FRAMES = 100
 """Frames among which one must be brighter than 1 of 255, or a line says so."""
@@ -23,6 +24,8 @@ _GREATEST_REWARD = float(np.finfo(np.float32).max)
 class GymSlot:
     """A Gymnasium environment whose frames become uint8 RGB of one size, by area averaging.
 
+    Observations of fractions from 0 to 1, as their space must say, are taken times 255 and rounded.
+
     Every episode has a seed of its own, given to the environment's ``reset``. A state (seed and actions) brings an
     environment back exactly if it draws all random numbers from what ``reset(seed=...)`` seeds, reads no clock and
     keeps nothing from earlier episodes: true of what follows Gymnasium's rules, and checked against the frame
@@ -30,22 +33,22 @@ class GymSlot:
 
     Args:
         env_id: a registered id, e.g. CarRacing-v3, or module:id.
-        frame_size: height and width of the frames in pixels.
+        frame_size: of the frames in pixels: height and width, or one number for both.
         env_kwargs: arguments of the environment.
 
     Raises:
-        ValueError: the id is unknown, observations are not uint8 images [H,W], [H,W,1] or [H,W,3], or actions are
-            not discrete.
+        ValueError: the id is unknown, observations are not images [H,W], [H,W,1] or [H,W,3] of uint8 or of fractions
+            from 0 to 1, or actions are not discrete.
         EnvironmentFailedError: the environment raised something; so do ``reset`` and ``recv``, even if it gave a
             frame or a reward that is none.
     """
 
     seed_lasts = 0
 
-    def __init__(self, env_id: str, frame_size: int, env_kwargs: Mapping[str, Any] | None = None):
+    def __init__(self, env_id: str, frame_size: int | tuple[int, int], env_kwargs: Mapping[str, Any] | None = None):
         self.name = env_id
         self._env = make_gym_env(env_id, env_kwargs or {})
-        self.frame_shape = (frame_size, frame_size, 3)
+        self.frame = Frame.of_size(frame_size)
         obs_space, action_space = self._env.observation_space, self._env.action_space
         try:
             if not isinstance(action_space, spaces.Discrete):
@@ -53,19 +56,22 @@ class GymSlot:
                     f"{env_id}: expected discrete actions, got {action_space}; if an environment has both, "
                     """--env-kwargs says which, as '{"continuous": false}' for CarRacing-v3"""
                 )
-            if not (isinstance(obs_space, spaces.Box) and obs_space.dtype == np.uint8 and _is_image(obs_space.shape)):
+            if not (isinstance(obs_space, spaces.Box) and _is_image(obs_space)):
                 raise ValueError(
-                    f"{env_id}: expected uint8 image observations [H,W], [H,W,1] or [H,W,3], got {obs_space}"
+                    f"{env_id}: expected uint8 image observations [H,W], [H,W,1] or [H,W,3], or such fractions from 0 "
+                    f"to 1, got {obs_space}"
                 )
         except ValueError:
             self._env.close()
             raise
-        self.num_actions = int(action_space.n)
+        self.action = Discrete(int(action_space.n))
         self._first_action = int(action_space.start)
-        self._action = 0
+        self._next_action = 0
         self._obs_shape = obs_space.shape
-        self._scale = np.uint8(255 if obs_space.high.max() == 1 else 1)  # 0 and 1 are then black and white
-        self._resize = AreaResize(*obs_space.shape[:2], frame_size)
+        self._fractions = obs_space.dtype.kind == "f"
+        black_and_white = not self._fractions and obs_space.high.max() == 1
+        self._scale = np.uint8(255 if black_and_white else 1)
+        self._resize = AreaResize(obs_space.shape[:2], self.frame.shape[:2])
         self._first_frames = _FirstFrames(env_id)
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:
@@ -73,12 +79,12 @@ class GymSlot:
             obs, info = self._env.reset(seed=seed)
             return self._frame(obs), _lives(info)
 
-    def send(self, action: int) -> None:
-        self._action = action
+    def send(self, action: np.ndarray) -> None:
+        self._next_action = self._first_action + int(action)
 
     def recv(self) -> SlotStep:
         with blamed(self.name, "step"):
-            obs, reward, terminated, truncated, info = self._env.step(self._first_action + self._action)
+            obs, reward, terminated, truncated, info = self._env.step(self._next_action)
             reward = self._reward(reward)
             return SlotStep(self._frame(obs), reward, bool(terminated), bool(truncated), _lives(info), None)
 
@@ -93,12 +99,23 @@ class GymSlot:
                 f"the environment {self.name} gave a frame of shape {list(image.shape)}, "
                 f"its observation_space says {list(self._obs_shape)}"
             )
-        if image.dtype != np.uint8:
+        if self._fractions:
+            image = self._bytes(image)
+        elif image.dtype != np.uint8:
             image = self._whole_numbers(image)
         if self._scale != 1:
             image = image * self._scale
         self._first_frames.look(image)
         return self._resize(np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3)))
+
+    def _bytes(self, image: np.ndarray) -> np.ndarray:
+        """Fractions as uint8."""
+        if image.dtype.kind != "f" or not (image.min() >= 0 and image.max() <= 1):
+            raise EnvironmentFailedError(
+                f"the environment {self.name} gave a frame of {image.dtype} from {image.min():g} to {image.max():g}, "
+                "its observation_space says fractions from 0 to 1"
+            )
+        return np.rint(255 * image).astype(np.uint8)
 
     def _whole_numbers(self, image: np.ndarray) -> np.ndarray:
         """Integers of another width as uint8; what their dtype leaves open is refused."""
@@ -156,8 +173,9 @@ def _lives(info: Any) -> int:
     return int(info.get("lives", 0)) if isinstance(info, Mapping) else 0
 
 
-def _is_image(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3))
+def _is_image(space: spaces.Box) -> bool:
+    shape, fractions = space.shape, space.dtype.kind == "f" and (space.low == 0).all() and (space.high == 1).all()
+    return (space.dtype == np.uint8 or fractions) and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
 
 
 def make_gym_env(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:
