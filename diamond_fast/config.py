@@ -266,9 +266,9 @@ class RunConfig:
     env_start_timeout: PositiveFloat = 300.0
     """Seconds to wait until an environment is made, and until its first episode begins."""
     seed: Seed = 0
-    """Fixes every random number of the run."""
+    """Fixes every random number of the run: the same seed gives the same run on the same machine."""
     frame_size: Length | tuple[Length, Length] = 64
-    """Size of the frames the models see, in pixels: height and width, or one number for both."""
+    """Size in pixels to which frames are scaled for the models: height and width, or one number for both."""
     num_autoregressive_steps: Annotated[int, Limits(minimum=0, maximum=2**12)] = 1
     """In training, the denoiser predicts so many further frames from its own output."""
     num_final_epochs: CountInt = 50

@@ -50,13 +50,8 @@ class Import:
 
     path: Positional[Path]
     out: Positional[Path]
-<<<<<<< HEAD
     """The new file; a training run keeps its own in replay/journal."""
-    frame_size: Annotated[int | None, Limits(minimum=1, maximum=2**12), arg(metavar="N")] = None
-=======
-    """New file; a training run keeps its own in replay/journal."""
     frame_size: Annotated[int | tuple[int, int] | None, Limits(minimum=1, maximum=2**12), arg(metavar="N")] = None
->>>>>>> 292f9d1 (Environments say what their frames and actions are: actions of any kind, frames of any size; fractions from 0 to 1 are observations; random actions come from the kind of action)
     """Make the frames of this height and width, in pixels, by area averaging."""
 
 
