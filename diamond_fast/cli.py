@@ -38,7 +38,7 @@ def parse(cls: type[T], args: Sequence[str] | None = None, *, default: T | None 
             would be right.
     """
     args = list(sys.argv[1:] if args is None else args)
-    options = {"args": args, "prog": prog, "return_unknown_args": True}
+    options: dict[str, Any] = {"args": args, "prog": prog, "return_unknown_args": True}
     if default is not None:
         options["default"] = default
     try:

@@ -40,13 +40,17 @@ def _with_known_world(config: RunConfig) -> RunConfig:
     for name, why_not in _OF_SOME_WORLDS.items():
         _require(getattr(config, name) is None or name in domain.settings, name, why_not)
     config = domain.checked(config)
-    return config if config.static_dataset is None else replace(config, static_dataset=_existing_recording(config))
+    return (
+        config
+        if config.static_dataset is None
+        else replace(config, static_dataset=_existing_recording(config, config.static_dataset))
+    )
 
 
-def _existing_recording(config: RunConfig) -> str:
+def _existing_recording(config: RunConfig, given: str) -> str:
     """Where the recording is, whatever folder the run is resumed from."""
     _require(not config.model_free, "static_dataset", "has no use with --model-free, which trains in the real game")
-    path = Path(config.static_dataset)
+    path = Path(given)
     _require(path.exists(), "static_dataset", f"there is nothing at {path}")
     return str(path.resolve())
 

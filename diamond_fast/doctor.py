@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show(title: str, findings: Iterable[Finding], only_if_any: bool = False) -> list[Finding]:
     """Print findings as they come, and return them."""
-    shown = []
+    shown: list[Finding] = []
     if not only_if_any:
         print(f"\n{title}")
     for finding in findings:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from diamond_fast.config import RunConfig, UpdateConfig
+from diamond_fast.networks.actor_critic.model import ActorCritic
+from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.runs.progress import duration
 from diamond_fast.speed import (
     MeasuredSpeed,
@@ -126,12 +128,12 @@ def _size(num_bytes: int) -> str:
 # --- one update of each model ---------------------------------------------------------------------------------------
 
 
-def _reward_end_loss(config: RunConfig, reward_end: nn.Module, n: int) -> Tensor:
+def _reward_end_loss(config: RunConfig, reward_end: RewardEndModel, n: int) -> Tensor:
     obs, act, mask = batch_of_zeros(config, n, config.reward_end_seq_length, reward_end.device)
     return reward_end.loss(obs, act, torch.zeros_like(act, dtype=torch.float32), ~mask, mask).total
 
 
-def _policy_step(config: RunConfig, actor_critic: nn.Module, n: int) -> Tensor:
+def _policy_step(config: RunConfig, actor_critic: ActorCritic, n: int) -> Tensor:
     obs, _, _ = batch_of_zeros(config, n, 1, actor_critic.device)
     state = torch.zeros(n, actor_critic.lstm_dim, device=obs.device, requires_grad=True)  # of the step before
     logits, value, _ = actor_critic.predict_act_value(obs[:, 0], (state, state))

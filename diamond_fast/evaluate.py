@@ -136,9 +136,10 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         raise ValueError("--episodes 0: leaves nothing to measure; give a recording with --held-out")
     if config.model_free and args.held_out is not None:
         raise ValueError("--held-out: has no use, the run is model-free and has no world model")
-    held_out = None if args.held_out is None else load_recording(args.held_out)
     num_actions = trained.agent.actor_critic.num_actions
-    if held_out is not None:
+    held_out = None
+    if args.held_out is not None:
+        held_out = load_recording(args.held_out)
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, Discrete(num_actions))
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     out = _new_folder(args, trained)

@@ -229,7 +229,7 @@ def memory(device: Any, network_bytes: int, frame_bytes: int) -> Iterator[Findin
     """
     import torch
 
-    main = 1024 * int(re.search(r"MemAvailable:\s+(\d+) kB", MEMORY.read_text())[1])
+    main = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", MEMORY.read_text())[0])
     if device.type == "cuda":
         yield _room(f"memory of {device}", network_bytes, torch.cuda.mem_get_info(device)[0])
         yield _room("main memory", frame_bytes, main)

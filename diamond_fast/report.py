@@ -84,7 +84,7 @@ def as_text(comparison: "Comparison") -> str:
 
     columns = ("mean", "median", "iqm", "optimality_gap")
     widths = (17, 11, 19, 19, 19, 19)
-    lines = [("agent", "seeds", "mean", "median", "IQM", "optimality gap")]
+    lines: list[tuple[str, ...]] = [("agent", "seeds", "mean", "median", "IQM", "optimality gap")]
     lines += [(s.name, s.seeds, *(shown(s.metrics[name]) for name in columns)) for s in comparison.standings]
     table = ["".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     return "\n".join([*table, "", *comparison.remarks])

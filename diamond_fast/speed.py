@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig, SamplerConfig
@@ -15,7 +15,7 @@ from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.timing import Timing, timed, wait_for
 from diamond_fast.training.paths import trained
 from diamond_fast.training.precision import autocast, network_dtype
-from diamond_fast.world_model import Agent
+from diamond_fast.world_model import Agent, Denoiser
 
 MEASURE_FOR = 1.0  # seconds, and two calls at least
 BUSY = 0.5  # processes that want to run, for each core of this machine
@@ -127,13 +127,13 @@ def _num_threads(count: int) -> Iterator[None]:
 # --- the denoiser at work, with nothing in its frames ---------------------------------------------------------------
 
 
-def denoiser_forward(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
+def denoiser_forward(config: RunConfig, denoiser: Denoiser, n: int) -> Tensor:
     """One evaluation of the denoiser's network for n frames."""
     obs, act, _ = batch_of_zeros(config, n, config.denoiser.inner_model.num_steps_conditioning, denoiser.device)
     return denoiser.inner_model(obs[:, 0], torch.zeros(n, device=obs.device), obs.flatten(1, 2), act)
 
 
-def denoiser_loss(config: RunConfig, denoiser: nn.Module, n: int) -> Tensor:
+def denoiser_loss(config: RunConfig, denoiser: Denoiser, n: int) -> Tensor:
     """Its loss on n sequences of the length that training uses."""
     obs, act, mask = batch_of_zeros(config, n, config.denoiser_seq_length, denoiser.device)
     return denoiser.loss(obs, act, mask, config.sigma_distribution)

@@ -82,6 +82,7 @@ class _Machine:
 
     def run(self) -> Any:
         stack = self._stack
+        argument: Any  # of the type that belongs to the instruction
         for opcode, argument, _ in pickletools.genops(self._program):
             match opcode.name:
                 case "PROTO" if argument == 2:

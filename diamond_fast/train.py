@@ -203,7 +203,7 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     from diamond_fast.training.process_group import leave_process_group
     from diamond_fast.training.trainer import Trainer
 
-    group = _join_process_group(args)
+    group = _join_process_group(args) if _num_processes() > 1 else None
     device = _device(args)
     if group is not None:
         held.callback(leave_process_group)
@@ -219,7 +219,7 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     program = PROGRAM if group is None else f"torchrun --nproc-per-node {group.size} {PROGRAM.removeprefix('python ')}"
     stop.how_to_go_on = f"{program} --resume {shlex.quote(str(folder.path))}"
     if names_module(args.config):
-        stop.how_to_go_on += f" --env-id {shlex.quote(args.config.env_id)}"
+        stop.how_to_go_on += f" --env-id {shlex.quote(str(args.config.env_id))}"
     for path, _, now in differences(folder.read_config(args.config.env_id), args.config):
         stop.how_to_go_on += f" {flag(path)} {now}"
     try:
@@ -234,10 +234,8 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     return trainer
 
 
-def _join_process_group(args: TrainArgs) -> "ProcessGroup | None":
-    """The processes torchrun started this one with; None for a process on its own."""
-    if _num_processes() == 1:
-        return None
+def _join_process_group(args: TrainArgs) -> "ProcessGroup":
+    """The processes torchrun started this one with."""
     from diamond_fast.training.process_group import check_shards, join_process_group
 
     check_shards(args.config, _num_processes())

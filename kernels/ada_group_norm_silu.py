@@ -422,7 +422,7 @@ def check_norm(
     if stats2 is not None and x2 is None:
         raise ValueError("stats2: given without x2")
     for name, of, s in (("stats", x, stats), ("stats2", x2, stats2)):
-        if s is not None:
+        if s is not None and of is not None:
             shape = (x.size(0), of.size(1) // group_channels, s.size(2) if s.dim() == 4 else 1, 3)
             check_shape(name, s, shape, "[N, groups of its input, parts, 3]")
             if s.size(2) > MAX_PARTS:

@@ -75,7 +75,7 @@ def edm_step_reference(
     x = noisy.to(dtype)
     denoised = edm_denoise_reference(x, network_output, sigma, sigma_data, sigma_offset_noise, quantised)
     slope = (x - denoised) / divisor
-    if start is None:
+    if start is None or start_slope is None:
         stepped = x + slope * dt
     else:
         stepped = start.to(dtype) + (start_slope.to(dtype) + slope) / 2 * dt
@@ -129,7 +129,8 @@ def _launch(
 ) -> None:  # fmt: skip
     n, c, h, w = noisy.shape
     network_output, pitch = with_pitch(network_output)
-    noisy, start, start_slope = (x if x is None else channels_last(x) for x in (noisy, start, start_slope))
+    noisy = channels_last(noisy)
+    start, start_slope = (None if x is None else channels_last(x) for x in (start, start_slope))
     input_pitch = c
     if network_input is not None:
         input_pitch, network_input = network_input.size(1), network_input[:, first_channel:]

@@ -11,7 +11,7 @@ and decides for itself where statistics, biases and concatenations go.
 """
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from torch import nn
 
@@ -42,6 +42,11 @@ class Backend(Protocol[Value]):
         ...
 
     def size(self, x: Value) -> tuple[int, int]: ...
+
+
+def res_blocks(level: nn.Module) -> list[ResBlock]:
+    """The residual blocks of a level (``ResBlocks`` of a network)."""
+    return cast(list[ResBlock], level.resblocks)
 
 
 def res_block(backend: Backend[Value], block: ResBlock, inputs: Sequence[Value]) -> Value:

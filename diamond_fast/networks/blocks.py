@@ -69,8 +69,8 @@ class SelfAttention2d(nn.Module):
         self.norm = GroupNorm(channels)
         self.qkv_proj = conv1x1(channels, 3 * channels)
         self.out_proj = conv1x1(channels, channels)
-        nn.init.zeros_(self.out_proj.weight)
-        nn.init.zeros_(self.out_proj.bias)
+        for parameter in self.out_proj.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         n, c, h, w = x.shape
@@ -83,6 +83,8 @@ class SelfAttention2d(nn.Module):
 
 class FourierFeatures(nn.Module):
     """[cos, sin](2 pi * c_noise * w) with fixed random frequencies w. c_noise [N] -> [N,E]."""
+
+    weight: Tensor
 
     def __init__(self, cond_channels: int):
         super().__init__()

@@ -22,7 +22,7 @@ class ActorCriticEncoder(nn.Module):
         super().__init__()
         if len(cfg.channels) != len(cfg.down):
             raise ValueError(f"channels, down: need one entry per level each, got {cfg.channels}, {cfg.down}")
-        layers = [conv3x3(cfg.img_channels, cfg.channels[0])]
+        layers: list[nn.Module] = [conv3x3(cfg.img_channels, cfg.channels[0])]
         for c_above, c, down in zip((cfg.channels[0], *cfg.channels), cfg.channels, cfg.down, strict=False):
             layers.append(SmallResBlock(c_above, c))
             if down:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from diamond_fast.networks.backend import Backend, Value, res_block
+from diamond_fast.networks.backend import Backend, Value, res_block, res_blocks
 from diamond_fast.networks.blocks import Downsample
 
 if TYPE_CHECKING:
@@ -14,6 +14,6 @@ def reward_end_encoder(backend: Backend[Value], network: "RewardEndEncoder", x: 
     for blocks, down in zip(network.blocks, network.downsamples, strict=True):
         if isinstance(down, Downsample):
             x = backend.conv(down.conv, [x])
-        for block in blocks.resblocks:
+        for block in res_blocks(blocks):
             x = res_block(backend, block, [x])
     return x

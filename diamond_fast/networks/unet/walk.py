@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from diamond_fast.networks.backend import Backend, Value, res_block
+from diamond_fast.networks.backend import Backend, Value, res_block, res_blocks
 from diamond_fast.networks.blocks import Downsample, Upsample
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ def unet(backend: Backend[Value], network: "UNet", x: Value) -> Value:
         if isinstance(down, Downsample):
             x = backend.conv(down.conv, [x])
         skips.append([x])
-        for block in blocks.resblocks:
+        for block in res_blocks(blocks):
             x = res_block(backend, block, [x])
             skips[-1].append(x)
 
-    for block in network.mid_blocks.resblocks:
+    for block in res_blocks(network.mid_blocks):
         x = res_block(backend, block, [x])
 
     for blocks, up, level_skips in zip(network.u_blocks, network.upsamples, reversed(skips), strict=True):
         if isinstance(up, Upsample):
             x = backend.conv(up.conv, [x], upsample=True)
-        for block, skip in zip(blocks.resblocks, reversed(level_skips), strict=True):
+        for block, skip in zip(res_blocks(blocks), reversed(level_skips), strict=True):
             x = res_block(backend, block, [x, skip])
 
     return x if padded == (height, width) else backend.resize(x, height, width)
