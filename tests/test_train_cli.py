@@ -77,8 +77,8 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
         with pytest.raises(SystemExit):
             train.main(["--preset", preset, "--help"])
         shown.append(capsys.readouterr().out)
-    assert "Real steps in the whole run. (default: 100000)" in shown[0]
-    assert f"Real steps in the whole run. (default: {PRESETS['quick'].collection.num_steps_total})" in shown[1]
+    for text, steps in zip(shown, (100_000, PRESETS["quick"].collection.num_steps_total), strict=True):
+        assert f"Number of real steps in the whole run. (default: {steps})" in text
 
 
 # --- what is resolved -----------------------------------------------------------------------------------------------
