@@ -16,7 +16,7 @@ import torch
 
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.environments import make_real_env
-from diamond_fast.engine.paths import fast_dtype
+from diamond_fast.engine.choose import choose_path, fast_dtype
 from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.presets import PRESETS
 from diamond_fast.replay import Replay
@@ -39,7 +39,7 @@ def record(cfg: RunConfig, steps: int) -> tuple[Replay, int]:
 def losses(cfg: RunConfig, replay: Replay, num_actions: int, num_updates: int, seed: int) -> dict[str, np.ndarray]:
     """The loss of every update, by model."""
     torch.manual_seed(seed)
-    updates = make_updates(cfg, Agent(cfg, num_actions), replay, torch.device("cpu"), segments_seed=seed)
+    updates = make_updates(cfg, Agent(cfg, num_actions), replay, choose_path(torch.device("cpu"), cfg.precision), seed)
     curves = {}
     for name in MODELS:
         torch.manual_seed(seed)

@@ -17,10 +17,10 @@ import torch._inductor.config as inductor
 from workloads import PAPER, TINY, WIDE, Frames, contexts, denoiser_flops, in_bfloat16, make_denoiser
 
 from diamond_fast.config import DenoiserConfig, SamplerConfig
+from diamond_fast.engine.choose import fast_dtype
 from diamond_fast.engine.cpu_program import why_unavailable
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.engine.paths import fast_dtype
 from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 ON_GPU = torch.cuda.is_available()

@@ -20,7 +20,7 @@ from workloads import (
 )
 
 from diamond_fast.domains.environments import make_real_env
-from diamond_fast.engine.paths import fast_dtype
+from diamond_fast.engine.choose import choose_path, fast_dtype
 from diamond_fast.estimate import estimate
 from diamond_fast.presets import PRESETS
 from diamond_fast.training.collect import Collector
@@ -44,7 +44,9 @@ def replay(base):
 
 
 def our_updates(cfg, replay, device):
-    return make_updates(cfg, make_agent(cfg, device, torch.channels_last), replay, device, segments_seed=0)
+    return make_updates(
+        cfg, make_agent(cfg, device, torch.channels_last), replay, choose_path(device, cfg.precision), segments_seed=0
+    )
 
 
 def their_updates(cfg, replay, device, compiled=False):

@@ -19,15 +19,16 @@ from diamond_fast.config import (
     UpdateConfig,
     WorldModelConfig,
 )
+from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
+from diamond_fast.engine.recompute import Play
 from diamond_fast.engine.rollout import BatchedEnv
+from diamond_fast.engine.world import imagination, make_play
 from diamond_fast.replay import Replay
-from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, Play, RewardEndObjective
-from diamond_fast.training.paths import make_imagination
-from diamond_fast.training.precision import autocast
+from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.update import Update
-from diamond_fast.world_model import Agent, Denoiser
+from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
 
 NUM_ACTIONS = 18
 
@@ -135,7 +136,8 @@ def published_env(cfg: RunConfig, agent: Agent, replay: Replay, num_envs: int, c
     """Imagination as published; compiled, as the published trainer does: what predicts a frame, and what a reward."""
     contexts = replay.segments(num_envs, cfg.denoiser.inner_model.num_steps_conditioning)
     starts = InitialStates(contexts, agent.rew_end_model, cfg.world_model.num_batches_to_preload)
-    env = ImaginedEnv(agent.denoiser, agent.rew_end_model, cfg.world_model, starts, num_envs)
+    sampler = DiffusionSampler(agent.denoiser, cfg.world_model.sampler)
+    env = ImaginedEnv(sampler, agent.rew_end_model, cfg.world_model.horizon, starts, num_envs)
     if compiled:
         env.sampler.sample = torch.compile(env.sampler.sample, mode="reduce-overhead")
         env.reward_end = copy.copy(env.reward_end)  # the starts are burned in with the model as it is
@@ -148,7 +150,10 @@ def fast_imagination(
 ) -> tuple[BatchedEnv, Play | None]:
     """Imagination as runs have it, and what plays rollouts there."""
     contexts = replay.segments(num_envs, cfg.denoiser.inner_model.num_steps_conditioning)
-    return make_imagination(cfg, agent, contexts, num_envs, device, partial(Captured, changes_state=True))
+    path, steps = choose_path(device, cfg.precision), cfg.actor_critic_loss.backup_every
+    num_batches = cfg.world_model.num_batches_to_preload
+    env = imagination(agent, cfg.world_model, path, contexts, num_envs, steps, num_batches)
+    return env, make_play(env, agent, cfg, path, partial(Captured, changes_state=True))
 
 
 def published_updates(
@@ -170,7 +175,8 @@ def published_updates(
         "actor_critic": ActorCriticObjective(agent.actor_critic, env, cfg.actor_critic_loss),
     }
     models = {"denoiser": agent.denoiser, "reward_end": agent.rew_end_model, "actor_critic": agent.actor_critic}
+    autocast = choose_path(device, "tf32").autocast
     return {
-        name: Update(name, models[name], objective, getattr(cfg, f"{name}_update"), partial(autocast, device, "tf32"))
+        name: Update(name, models[name], objective, getattr(cfg, f"{name}_update"), autocast)
         for name, objective in objectives.items()
     }

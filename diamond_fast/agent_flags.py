@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from diamond_fast.config import Place, PositiveFloat, with_env_flags
+from diamond_fast.config import PathChoice, Place, PositiveFloat, with_machine_flags
 
 if TYPE_CHECKING:
     from diamond_fast.runs.agents import TrainedAgent
@@ -30,11 +30,14 @@ class AgentFlags:
     """Seconds to wait for a step of the environment. If not given: as in the run."""
     env_start_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
     """Seconds to wait until the environment has started. If not given: as in the run."""
+    path: PathChoice | None = None
+    """How frames are imagined. auto: the fastest way that this machine has. readable: with the networks as they are
+    written, in float32. If not given: as in the run."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """The device that the networks run on."""
 
     def load(self) -> "TrainedAgent":
-        """The agent, on the CPU, with the environment's flags among its settings.
+        """The agent, on the CPU, with the flags of the machine among its settings.
 
         Raises:
             ValueError, OSError: as ``load_agent``.
@@ -42,4 +45,4 @@ class AgentFlags:
         from diamond_fast.runs.agents import load_agent
 
         trained = load_agent(self.run, self.checkpoint, self.pretrained, self.game, self.env_id)
-        return replace(trained, config=with_env_flags(trained.config, self))
+        return replace(trained, config=with_machine_flags(trained.config, self))

@@ -16,6 +16,7 @@ from tyro.conf import arg
 from diamond_fast.settings import Limits
 
 Precision = Literal["fp32", "tf32", "bf16"]
+PathChoice = Literal["auto", "readable"]
 
 MOST = 2**31 - 1  # what every library below takes
 PositiveInt = Annotated[int, Limits(minimum=1, maximum=MOST)]
@@ -283,6 +284,9 @@ class RunConfig:
     precision: Precision = "bf16"
     """Arithmetic of the networks. bf16: convolutions in bfloat16 if the machine is made for it (tensor cores, AMX),
     else float32; weights, sums and losses stay float32. tf32: as published; on a CPU the same as fp32."""
+    path: PathChoice = "auto"
+    """How networks are computed. auto: the fastest way this machine has. readable: as they are written, in float32 and
+    without CUDA graphs."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is NaN or infinite, which never reaches the weights. stop: the run ends and says where.
     skip: that update is left out and counted in the metrics; looking at each one slows a GPU down."""
@@ -347,13 +351,13 @@ class RunConfig:
         return self.denoiser.inner_model.num_steps_conditioning + 1 + self.num_autoregressive_steps
 
 
-ENV_FLAGS = ("env_runs_in", "env_timeout", "env_start_timeout")
-"""Settings of the machine rather than of the run: every command that plays the game may give them anew."""
+MACHINE_FLAGS = ("env_runs_in", "env_timeout", "env_start_timeout", "path")
+"""Settings of the machine rather than of the run: every command may give them anew."""
 
 
-def with_env_flags(config: RunConfig, args: Any) -> RunConfig:
-    """The settings with those of ``ENV_FLAGS`` that ``args`` has, if they are not None."""
-    given = {name: getattr(args, name) for name in ENV_FLAGS}
+def with_machine_flags(config: RunConfig, args: Any) -> RunConfig:
+    """The settings with those of ``MACHINE_FLAGS`` that ``args`` has, if they are not None."""
+    given = {name: getattr(args, name) for name in MACHINE_FLAGS}
     return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 

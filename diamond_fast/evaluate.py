@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         except EnvironmentFailedError as error:
             _fail(f"{error}. Without games: --episodes 0 --held-out PATH")
         except Exception as error:
-            out_of_memory = f"out of memory on {task.device}: take a lower --batch-size or fewer --episodes"
+            out_of_memory = f"out of memory on {task.path.device}: take a lower --batch-size or fewer --episodes"
             _fail(expected_failure(error, out_of_memory))
         finally:
             with suppress(OSError):
@@ -121,12 +121,12 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         ValueError, OSError: something asked for does not exist or does not fit.
     """
     from diamond_fast.devices import resolve_device
+    from diamond_fast.engine.choose import choose_path, set_matmul_precision
     from diamond_fast.evaluation.measure import Task
     from diamond_fast.evaluation.perceptual import Perceptual
     from diamond_fast.replay import load_recording
     from diamond_fast.replay.fitting import check_fits
     from diamond_fast.spec import Discrete
-    from diamond_fast.training.precision import set_matmul_precision
 
     device = resolve_device(args.device)
     trained = args.load()
@@ -146,10 +146,12 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, num_actions)
     set_matmul_precision(config.precision)
     trained.agent.to(device).eval()
+    path = choose_path(device, config.precision, config.path)
+    print(path, flush=True)
     world_model = replace(config.world_model, horizon=args.horizon or config.world_model.horizon)
     return Task(
         replace(trained, config=replace(config, world_model=world_model)),
-        device,
+        path,
         env,
         num_episodes,
         held_out,

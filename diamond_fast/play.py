@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -55,7 +55,7 @@ class PlayArgs(AgentFlags):
     recordings: Annotated[Path, arg(metavar="DIR")] = Path("recordings")
     """The folder that recorded episodes are written to, each session in a folder of its own."""
     exact: FlagCreatePairsOff[bool] = False
-    """Draw frames with the readable float32 sampler instead of the fast one."""
+    """Means the same as --path readable."""
     window: FlagCreatePairsOff[bool] = False
     """Open a window on this machine's screen instead of serving a page."""
     host: str = "127.0.0.1"
@@ -137,12 +137,15 @@ def _set_up(args: PlayArgs) -> tuple["Session", float]:
 
     require_film_writers()
     device = resolve_device(args.device)
-    source = load_source(args.load(), device, not args.exact)
+    if args.exact:
+        args = replace(args, path="readable")
+    source = load_source(args.load(), device)
     folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(folder, source.replay.frame_shape, args.speed)
     session = Session(
         source, recorder, args.world, args.player, args.denoising_steps, args.horizon, args.seed, args.speed
     )
+    print(source.path)
     frame_rate = measure_frame_rate(source, session.denoising_steps)
     steps = counted(session.denoising_steps, "denoising step")
     print(f"{source.title} on {source.device}: {frame_rate:.1f} imagined frames a second with {steps} (measured)")

@@ -11,11 +11,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig, SamplerConfig
-from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.world import next_frame_sampler, trained
 from diamond_fast.timing import Timing, timed, wait_for
+<<<<<<< HEAD
 from diamond_fast.training.paths import trained
 from diamond_fast.training.precision import autocast, network_dtype
 from diamond_fast.world_model import Agent, Denoiser
+=======
+from diamond_fast.world_model import Agent
+>>>>>>> 1c945e9 (One place chooses the path; runs, evaluation, play and the world model as an environment imagine through it, and --path readable turns it off everywhere)
 
 MEASURE_FOR = 1.0  # seconds, and two calls at least
 BUSY = 0.5  # processes that want to run, for each core of this machine
@@ -67,15 +72,15 @@ def _forward_and_training(
     """Two calls, and the FLOPs of each."""
     model = Agent(config, num_actions).denoiser.to(device)
     obs, act, _ = batch_of_zeros(config, batch_size, config.denoiser.inner_model.num_steps_conditioning, device)
-    fast = FastDenoiser(model, SamplerConfig(num_steps=1), dtype=network_dtype(config.precision, device))
-    fast_model = trained(model, config.precision, device)
+    path = choose_path(device, config.precision, config.path)
+    fast, fast_model = next_frame_sampler(model, SamplerConfig(num_steps=1), path), trained(model, path)
 
     def forward() -> None:
         fast.sample(obs, act)
         wait_for(device)
 
     def train() -> None:
-        with autocast(device, config.precision):
+        with path.autocast():
             loss = denoiser_loss(config, fast_model, batch_size)
         loss.backward()
         wait_for(device)

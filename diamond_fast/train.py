@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from tyro.conf import FlagCreatePairsOff, arg
 
 from diamond_fast.cli import expected_failure, parse, user_errors
-from diamond_fast.config import ENV_FLAGS, RunConfig
+from diamond_fast.config import MACHINE_FLAGS, RunConfig
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS, has_env
 from diamond_fast.presets import PRESETS
@@ -174,7 +174,7 @@ def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:
     for name in ("preset", "out", "init_from"):
         if getattr(args, name) != getattr(TrainArgs, name):
             raise ValueError(f"{flag(name)}: cannot be combined with --resume, which keeps the run's own settings")
-    if changed := [each for each in differences(config, args.config) if each[0] not in ENV_FLAGS]:
+    if changed := [each for each in differences(config, args.config) if each[0] not in MACHINE_FLAGS]:
         listed = ", ".join(f"{flag(path)} is {was}, not {now}" for path, was, now in changed)
         raise ValueError(f"--resume {folder}: a run keeps its settings: {listed}; start another one with --out")
     return args
@@ -230,7 +230,7 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
         raise
     held.callback(trainer.close)
     along = f" and {group.size - 1} more" if group is not None else ""
-    print(f"{args.config.title} on {device}{along}, seed {args.config.seed}: {folder.path}", flush=True)
+    print(f"{args.config.title} on {device}{along}, seed {args.config.seed}: {folder.path}\n{trainer.path}", flush=True)
     return trainer
 
 

@@ -106,6 +106,7 @@ def test_it_serves_until_interrupted(run, tmp_path):
         text=True,
     )  # fmt: skip
     try:
+        assert process.stdout.readline().startswith("Path: ")
         assert re.match(r"Catch-v0 on \w+: [\d.]+ imagined frames a second with 1 denoising step \(measured\)\n",
                         process.stdout.readline())  # fmt: skip
         link = re.fullmatch(r"Play at (http://127\.0\.0\.1:\d+/[\w-]{24}/)\n", process.stdout.readline())[1]

@@ -241,6 +241,7 @@ class FakeTrainer:
 
     outcome = Evaluation(np.array([1.0, 2.0]), np.array([5, 5]))
     at_work = None
+    path = "Path: as chosen"
     made: "list[FakeTrainer]"
 
     def __init__(self, config, folder, device, agent=None, logger="none", cuda_graphs=True, group=None):
@@ -280,6 +281,7 @@ def test_a_run_is_created_locked_closed_and_summed_up(capsys, tmp_path, trainers
         pass
     assert capsys.readouterr().out.splitlines() == [
         f"Pong on cpu, seed 5: {folder}",
+        "Path: as chosen",
         f"Picture: {folder}/pictures/epoch_000004.png",
         f"Picture: {folder}/pictures/imagined.gif",
         f"Picture: {folder}/pictures/learning_curves.png",

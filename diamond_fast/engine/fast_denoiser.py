@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diamond_fast.engine.choose import fast_dtype, runs_on_amx
 from diamond_fast.engine.denoiser_arguments import sampler_config, to_actions, to_frames
 from diamond_fast.engine.denoiser_networks import AmxUNet, DenoiserNetwork, FusedUNet, WrappedNetwork
 from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.given_weights import Watch, as_inner_model, bind, find_unet, rebuild, weights_of
 from diamond_fast.engine.graphs import Captured
-from diamond_fast.engine.paths import fast_dtype, runs_on_amx
 from diamond_fast.engine.uncompiled import uncompiled
 from diamond_fast.networks.exact import outside_autocast
 from diamond_fast.networks.unet.model import InnerModel

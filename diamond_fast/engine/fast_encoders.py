@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_fast.engine.choose import fast_dtype, runs_on_amx
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
-from diamond_fast.engine.paths import fast_dtype, runs_on_amx
 from diamond_fast.engine.shadow import Shadow
 from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
 from diamond_fast.networks.reward_end.model import NUM_REWARDS, RewardEndEncoder, RewardEndModel

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diamond_fast.config import WorldModelConfig
-from diamond_fast.engine.edm_sampler import EDMSampler
+from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.imagination import ImaginationState, InitialStates, as_stored
 from diamond_fast.engine.recompute import Played, play
@@ -99,34 +98,34 @@ class FastImaginedEnv:
     Args:
         sampler: draws next frames.
         reward_end: predicts rewards and ends.
-        cfg: horizon.
+        horizon: steps before an episode is cut off.
         initial_states: where starts come from.
         num_envs: N.
-        num_steps: of a rollout; on a GPU ``begin_rollout`` has to be called before as many.
-        randn: source of normal numbers.
-        categorical: draws classes [N] from logits [N,K].
+        num_steps: of a rollout; on a GPU ``begin_rollout`` has to be called before as many. None: any step asks the
+            device how many starts it needs.
+        generator: source of noise, rewards and ends; None: the default one.
     """
 
     def __init__(
         self,
-        sampler: EDMSampler,
+        sampler: FastDenoiser,
         reward_end: FastRewardEnd,
-        cfg: WorldModelConfig,
+        horizon: int,
         initial_states: InitialStates,
         num_envs: int,
-        num_steps: int,
-        randn: Callable[..., Tensor] = torch.randn,
-        categorical: Callable[[Tensor], Tensor] = sample_categorical,
+        num_steps: int | None = None,
+        generator: torch.Generator | None = None,
     ):
         self.sampler = sampler
         self.reward_end = reward_end
-        self.horizon = cfg.horizon
+        self.horizon = horizon
         self.num_envs = num_envs
-        self.num_steps = num_steps
-        self.starts = StartPool(initial_states, at_least=num_envs * num_steps)
-        self.randn = randn
-        self.categorical = categorical
+        self.asks = num_steps is None or reward_end.device.type == "cpu"  # there it is free
+        self.starts = StartPool(initial_states, at_least=num_envs * (num_steps or 1))
+        self.randn = partial(torch.randn, generator=generator)
+        self.categorical = partial(sample_categorical, generator=generator)
         self.state: ImaginationState | None = None
+        self.trajectory: list[Tensor] = []  # as ``ImaginedEnv`` has it
 
     @torch.no_grad()
     def reset(self) -> Tensor:
@@ -137,21 +136,17 @@ class FastImaginedEnv:
 
     def begin_rollout(self) -> None:
         """Makes sure there are starts for every end a rollout can have."""
-        self.starts.reserve(self.num_envs * self.num_steps)
+        self.starts.reserve(self.starts.at_least)
 
     def end_rollout(self) -> None:
         self.starts.note()
 
     @torch.no_grad()
     def step(self, act: Tensor) -> EnvStep:
-        s, obs, n = self.state, self.state.obs, self.num_envs
-        if act.device.type == "cpu":  # where asking is free
-            self.starts.reserve(n)
+        s, obs = self.state, self.state.obs
         acts = torch.cat((s.act[:, :-1], act.unsqueeze(1)), dim=1)
-        _, t, c, h, w = obs.shape
         with torch.autocast(act.device.type, enabled=False):  # every part has its own precision
-            noise = self.randn(self.sampler.num_draws, n, c, h, w, device=act.device)
-            drawn = self.sampler.sample(obs.reshape(n, t * c, h, w), acts, noise)[-1]
+            drawn, self.trajectory = self.sampler.sample(obs, acts, self.randn)
             next_frames, next_obs, nan = as_stored(drawn)
             logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
                 obs[:, -1:], act.unsqueeze(1), next_obs.unsqueeze(1), (s.hx, s.cx)
@@ -162,6 +157,8 @@ class FastImaginedEnv:
         trunc = ep_len >= self.horizon
 
         dead = end | trunc
+        if self.asks:
+            self.starts.reserve(int(dead.sum()))
         fresh = self.starts.take(dead)
         alive = ImaginationState(
             frames=torch.cat((s.frames[:, 1:], next_frames.unsqueeze(1)), dim=1),
@@ -187,7 +184,7 @@ class FastImaginedEnv:
         self.starts.clear()
 
     def _refresh(self) -> None:
-        self.sampler.network.refresh()
+        self.sampler.refresh()
         self.reward_end.refresh()
 
     def state_dict(self) -> dict[str, Any]:

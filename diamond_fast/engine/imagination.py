@@ -1,19 +1,25 @@
 """The world model as a batched environment: denoiser, reward/end model, horizon and resets (paper, section 3.2)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from diamond_fast.config import WorldModelConfig
 from diamond_fast.engine.rollout import EnvStep, sample_categorical
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
-from diamond_fast.world_model import Denoiser, DiffusionSampler
+
+
+class Sampler(Protocol):
+    """Draws next frames, as ``DiffusionSampler`` and ``FastDenoiser`` do."""
+
+    def sample(
+        self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor]
+    ) -> tuple[Tensor, list[Tensor]]: ...
 
 
 @dataclass
@@ -123,24 +129,35 @@ class InitialStates:
 
 
 class ImaginedEnv:
-    """N imagined episodes stepped together. Satisfies ``BatchedEnv``; all of its state is in ``state``."""
+    """N imagined episodes stepped together. Satisfies ``BatchedEnv``; all of its state is in ``state``.
+
+    Args:
+        sampler: draws next frames.
+        reward_end: predicts rewards and ends.
+        horizon: steps before an episode is cut off.
+        initial_states: where episodes start.
+        num_envs: N.
+        generator: source of noise, rewards and ends; None: the default one.
+    """
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        sampler: Sampler,
         reward_end: RewardEndModel,
-        cfg: WorldModelConfig,
+        horizon: int,
         initial_states: InitialStates,
         num_envs: int,
         generator: torch.Generator | None = None,
     ):
-        self.sampler = DiffusionSampler(denoiser, cfg.sampler)
+        self.sampler = sampler
         self.reward_end = reward_end
-        self.horizon = cfg.horizon
+        self.horizon = horizon
         self.initial_states = initial_states
         self.num_envs = num_envs
         self.generator = generator
         self.state: ImaginationState | None = None
+        self.trajectory: list[Tensor] = []
+        """The last step's way from noise to the next frames: num_steps + 1 frames [N,C,H,W]."""
 
     @torch.no_grad()
     def reset(self) -> Tensor:
@@ -151,7 +168,7 @@ class ImaginedEnv:
     def step(self, act: Tensor) -> EnvStep:
         s, obs = self.state, self.state.obs
         acts = torch.cat((s.act[:, :-1], act[:, None]), dim=1)
-        drawn, _ = self.sampler.sample(obs, acts, partial(torch.randn, generator=self.generator))
+        drawn, self.trajectory = self.sampler.sample(obs, acts, partial(torch.randn, generator=self.generator))
         next_frames, next_obs, nan = as_stored(drawn)
 
         logits_rew, logits_end, (hx, cx) = self.reward_end.predict(

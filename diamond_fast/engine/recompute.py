@@ -12,6 +12,7 @@ larger batches and pays for the second forward pass: there the twin is faster.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -49,6 +50,10 @@ class Played(NamedTuple):
     burnin_obs: Tensor  # [K,B,C,H,W]
     burnin_cell: Tensor  # [K] int64, n * T + t of the step that ended the episode; N * T where a place is not used
     num_burnins: Tensor  # [] int64, more than K if some found no place
+
+
+Play = Callable[[RolloutState], tuple[Played, RolloutState]]
+"""Plays a rollout."""
 
 
 @torch.no_grad()

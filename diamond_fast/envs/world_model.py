@@ -9,8 +9,11 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diamond_fast.config import WorldModelConfig
-from diamond_fast.engine.imagination import ImaginedEnv, InitialStates
+from diamond_fast.config import PathChoice, WorldModelConfig
+from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.fast_imagination import FastImaginedEnv
+from diamond_fast.engine.imagination import ImaginedEnv
+from diamond_fast.engine.world import imagination
 from diamond_fast.envs.spaces import action_space, checked_actions
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay import Replay
@@ -26,11 +29,13 @@ class WorldModelEnv(VectorEnv):
     ``info["_final_obs"]`` bool [N] says where an episode ended.
 
     Args:
-        agent: its denoiser and reward/end model are the world; they are used where they are, on their device.
+        agent: its denoiser and reward/end model are the world; they are used where they are, on their device,
+            with the weights they have at a reset.
         replay: real experience to start from.
         num_envs: imagined episodes stepped together.
         cfg: sampler and horizon.
         render_mode: "rgb_array" lets ``render()`` return the current frames.
+        path: "readable" computes with the networks as they are written; "auto" in the fastest way the device has.
 
     Raises:
         ValueError: ``render_mode`` is unknown.
@@ -45,6 +50,7 @@ class WorldModelEnv(VectorEnv):
         num_envs: int = 32,
         cfg: WorldModelConfig | None = None,
         render_mode: str | None = None,
+        path: PathChoice = "auto",
     ):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
@@ -59,7 +65,8 @@ class WorldModelEnv(VectorEnv):
         self._replay = replay
         self._cfg = cfg or WorldModelConfig()
         self._generator = torch.Generator(agent.denoiser.device)
-        self._env: ImaginedEnv | None = None
+        self._path = choose_path(agent.denoiser.device, choice=path)
+        self._env: ImaginedEnv | FastImaginedEnv | None = None
         self._obs: np.ndarray | None = None
 
     def reset(
@@ -72,9 +79,11 @@ class WorldModelEnv(VectorEnv):
             self._generator.manual_seed(int(words[0]))
             length = self._agent.denoiser.cfg.inner_model.num_steps_conditioning
             contexts = self._replay.segments(self.num_envs, length, seed=int(words[1]))
-            model = self._agent.rew_end_model
-            starts = InitialStates(contexts, model, num_batches=1)
-            self._env = ImaginedEnv(self._agent.denoiser, model, self._cfg, starts, self.num_envs, self._generator)
+            self._env = imagination(
+                self._agent, self._cfg, self._path, contexts, self.num_envs, generator=self._generator
+            )
+        else:
+            self._env.begin_epoch()
         self._obs = to_uint8(self._env.reset()).cpu().numpy()
         return self._obs.copy(), {}
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from diamond_fast.config import RunConfig
+from diamond_fast.engine.choose import Path
 from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.evaluation.open_loop import Predictions, imagine_held_out, pixel_errors
 from diamond_fast.replay import Replay
@@ -46,6 +47,7 @@ def measure_compounding(
     agent: Agent,
     replay: Replay,
     cfg: RunConfig,
+    path: Path,
     denoising_steps: tuple[int, ...],
     num_segments: int,
     num_noise_seeds: int,
@@ -60,6 +62,7 @@ def measure_compounding(
 
     Args:
         cfg: its horizon counts, and its sampler but for the number of steps.
+        path: how frames are drawn.
         advance: told how many frames are imagined; in all there are ``num_segments * horizon`` for each noise seed and
             number of steps, if the episodes have room for the segments.
 
@@ -71,7 +74,7 @@ def measure_compounding(
         errors, steps_cfg = [], replace(cfg, world_model=cfg.world_model.with_denoising_steps(steps))
         for number in range(num_noise_seeds):
             noise = int(np.random.SeedSequence((seed, steps, number)).generate_state(1)[0])
-            imagined = imagine_held_out(agent, replay, steps_cfg, noise, num_segments, batch_size, advance)
+            imagined = imagine_held_out(agent, replay, steps_cfg, path, noise, num_segments, batch_size, advance)
             if imagined is None:
                 return None
             predictions.setdefault(steps, imagined)

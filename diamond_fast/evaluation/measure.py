@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from diamond_fast.engine.choose import Path
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.evaluation.compounding import Compounding, measure_compounding
 from diamond_fast.evaluation.held_out import cut_into_windows, denoiser_loss, reward_end_quality
@@ -26,7 +27,8 @@ class Task:
 
     trained: TrainedAgent
     """On the device, ready to evaluate; its config has the horizon to imagine."""
-    device: torch.device
+    path: Path
+    """How the world model imagines; its device is where the networks are."""
     env: RealEnv | None
     """The game, which is closed in the end; None: no games are played."""
     num_episodes: int
@@ -54,7 +56,7 @@ def measure(task: Task) -> tuple[dict[str, Any], Compounding | None]:
     Raises:
         EnvironmentFailedError: the game raised something, or took too long.
     """
-    config, device = task.trained.config, task.device
+    config, device = task.trained.config, task.path.device
     plan = {"play": task.num_episodes, "imagine": 0 if config.model_free else task.num_imagined}
     on_gpu = device.type == "cuda"
     results: dict[str, Any] = {
@@ -106,6 +108,7 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
             agent,
             replay,
             config,
+            task.path,
             task.denoising_steps,
             task.num_segments,
             task.noise_seeds,

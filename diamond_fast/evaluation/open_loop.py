@@ -8,9 +8,12 @@ import torch
 from torch import Tensor
 
 from diamond_fast.config import RunConfig
+from diamond_fast.engine.choose import Path
+from diamond_fast.engine.imagination import Sampler
+from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.replay import Replay
-from diamond_fast.world_model import Agent, DiffusionSampler
+from diamond_fast.world_model import Agent
 
 NUM_SEGMENTS = 3
 
@@ -40,6 +43,7 @@ def imagine_held_out(
     agent: Agent,
     replay: Replay,
     cfg: RunConfig,
+    path: Path,
     seed: int,
     count: int = NUM_SEGMENTS,
     batch_size: int = 32,
@@ -49,6 +53,7 @@ def imagine_held_out(
 
     Args:
         cfg: its sampler and horizon count.
+        path: how frames are drawn.
         seed: of the noise.
         count: segments, see :func:`spread`.
         batch_size: segments imagined together; part of what decides the noise of each.
@@ -64,7 +69,7 @@ def imagine_held_out(
         return None
     device = agent.denoiser.device
     randn = seeded_randn(device, seed)
-    sampler = DiffusionSampler(agent.denoiser, cfg.world_model.sampler)
+    sampler = next_frame_sampler(agent.denoiser, cfg.world_model.sampler, path)
     batch = replay.cut(starts, length)
     imagined = []
     for frames, act in zip(batch.frames.split(batch_size), batch.act.split(batch_size), strict=True):
@@ -76,7 +81,7 @@ def imagine_held_out(
 
 @torch.no_grad()
 def predict_frames(
-    sampler: DiffusionSampler,
+    sampler: Sampler,
     context: Tensor,
     act: Tensor,
     randn: Callable[..., Tensor] = torch.randn,

@@ -3,22 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.domains.environments import make_env
-from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.engine import choose
+from diamond_fast.engine.imagination import Sampler
+from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.playing.buttons import action_names
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs.agents import TrainedAgent, check_actions
 from diamond_fast.training.collect import Collector
-from diamond_fast.training.precision import set_matmul_precision
-from diamond_fast.world_model import Agent, DiffusionSampler
+from diamond_fast.world_model import Agent
 
 NUM_RANDOM_STEPS = 500
 """Real steps collected as starts for imagined episodes if an agent comes without its experience."""
@@ -38,14 +37,16 @@ class Source:
     replay_name: str
     """What that experience is, in a few words."""
     action_names: tuple[str, ...]
-    fast: bool = True
-    """Draw frames with ``FastDenoiser``, in bfloat16 if that is faster; else with its readable float32 twin."""
+
+    @property
+    def path(self) -> choose.Path:
+        """How frames are drawn."""
+        return choose.choose_path(self.device, self.cfg.precision, self.cfg.path)
 
     @cached_property
-    def sampler(self) -> Callable[[SamplerConfig], "Sampler"]:
+    def sampler(self) -> Callable[[SamplerConfig], Sampler]:
         """Makes what draws the next frame. The last few stay: a fast one is prepared at its first call."""
-        make = FastDenoiser if self.fast else DiffusionSampler
-        return lru_cache(maxsize=4)(partial(make, self.agent.denoiser))
+        return lru_cache(maxsize=4)(partial(next_frame_sampler, self.agent.denoiser, path=self.path))
 
     @property
     def device(self) -> torch.device:
@@ -60,15 +61,7 @@ class Source:
         return make_env(self.cfg, 1, done_on_life_loss=False)
 
 
-class Sampler(Protocol):
-    """Draws next frames, as ``DiffusionSampler`` does."""
-
-    def sample(
-        self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor]
-    ) -> tuple[Tensor, list[Tensor]]: ...
-
-
-def load_source(trained: TrainedAgent, device: torch.device, fast: bool = True) -> Source:
+def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     """What an agent has to offer. It is moved to the device.
 
     A run may still be training. If an agent comes without its experience, some is collected with random actions:
@@ -80,7 +73,7 @@ def load_source(trained: TrainedAgent, device: torch.device, fast: bool = True) 
     cfg, agent = trained.config, trained.agent
     if cfg.model_free:
         raise ValueError(f"{trained.source}: a model-free run has no world model to play in")
-    set_matmul_precision(cfg.precision)
+    choose.set_matmul_precision(cfg.precision)
     agent.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     replay, replay_name = None, "the run's experience"
     if trained.folder is not None:
@@ -88,7 +81,7 @@ def load_source(trained: TrainedAgent, device: torch.device, fast: bool = True) 
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
     names = action_names(cfg, agent.actor_critic.num_actions)
-    return Source(cfg.title, agent, cfg, replay, replay_name, names, fast)
+    return Source(cfg.title, agent, cfg, replay, replay_name, names)
 
 
 def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:

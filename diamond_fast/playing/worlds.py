@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from diamond_fast.config import WorldModelConfig
-from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
+from diamond_fast.engine.imagination import ImaginationState
+from diamond_fast.engine.world import imagination
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.frames import to_float
-from diamond_fast.playing.source import Sampler, Source
+from diamond_fast.playing.source import Source
 from diamond_fast.replay import Replay
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.buffer import Episode
@@ -66,10 +67,7 @@ class Dream:
         words = np.random.SeedSequence(seed).generate_state(2)
         contexts = source.replay.segments(1, source.num_context_frames, seed=int(words[1]), num_threads=0)
         generator = torch.Generator(source.device).manual_seed(int(words[0]))
-        starts = InitialStates(contexts, source.agent.rew_end_model, num_batches=1)
-        self._env = ImaginedEnv(
-            source.agent.denoiser, source.agent.rew_end_model, cfg, starts, num_envs=1, generator=generator
-        )
+        self._env = imagination(source.agent, cfg, source.path, contexts, num_envs=1, generator=generator)
         self._restarted = False  # the environment has put the next start in place by itself
         self.set_denoising_steps(cfg.sampler.num_steps)
 
@@ -80,7 +78,7 @@ class Dream:
 
     def begin_from(self, context: Batch) -> Start:
         """Go on from frames that really happened: a batch of one, as long as the context."""
-        model = self._source.agent.rew_end_model
+        model = self._env.reward_end
         context = context.to(model.device)
         obs = context.obs()
         with torch.no_grad():
@@ -99,12 +97,12 @@ class Dream:
         step = self._env.step(torch.tensor([action], device=self._env.reward_end.device))
         end, trunc = bool(step.end), bool(step.trunc)
         self._restarted = end or trunc
-        trajectory = torch.cat(self._env.sampler.trajectory)
+        trajectory = torch.cat(self._env.trajectory)
         return Outcome(step.final_obs, float(step.rew), end, trunc and not end, trajectory)
 
     def set_denoising_steps(self, count: int) -> None:
         self._cfg = self._cfg.with_denoising_steps(count)
-        self._env.sampler = _Traced(self._source.sampler(self._cfg.sampler))
+        self._env.sampler = self._source.sampler(self._cfg.sampler)
 
     def set_horizon(self, horizon: int) -> None:
         self._env.horizon = horizon
@@ -218,15 +216,3 @@ class Recorded:
 
     def _float(self, frames: np.ndarray) -> Tensor:
         return to_float(torch.from_numpy(np.array(frames)).to(self._device))
-
-
-class _Traced:
-    """A sampler that keeps the last trajectory."""
-
-    def __init__(self, sampler: Sampler):
-        self._sampler = sampler
-        self.trajectory: list[Tensor] = []
-
-    def sample(self, *args, **kwargs) -> tuple[Tensor, list[Tensor]]:
-        x, self.trajectory = self._sampler.sample(*args, **kwargs)
-        return x, self.trajectory

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from diamond_fast.config import ENV_FLAGS, world_name
+from diamond_fast.config import MACHINE_FLAGS, world_name
 from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.runs.durable import parse_json
 from diamond_fast.runs.folder import RunFolder, without_format
 from diamond_fast.runs.metrics import flat, read_metrics
 from diamond_fast.settings import flag
 
-IDENTITY = ("game", "env_id", "domain", "seed", *ENV_FLAGS)
+IDENTITY = ("game", "env_id", "domain", "seed", *MACHINE_FLAGS)
 """Settings in which runs of one agent may differ."""
 
 

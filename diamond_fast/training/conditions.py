@@ -4,21 +4,17 @@ from collections.abc import Mapping
 
 import torch
 
-from diamond_fast.config import Precision
-from diamond_fast.engine.paths import runs_on_amx
-from diamond_fast.training.precision import network_dtype
+from diamond_fast.engine.choose import Path
 
 Conditions = Mapping[str, str | int]
 
 
-def conditions(precision: Precision, device: torch.device) -> Conditions:
+def conditions(path: Path) -> Conditions:
     """What this run would depend on here and now: the kind of device, threads, path, torch, instruction set."""
-    dtype = network_dtype(precision, device)
-    on_cpu = "AMX" if runs_on_amx(device, dtype) else "readable"
     return {
-        "device": device.type,
+        "device": path.device.type,
         "threads": torch.get_num_threads(),
-        "path": "fused" if device.type == "cuda" else on_cpu,
+        "path": "AMX" if path.engine == "amx" else path.engine,
         "torch": torch.__version__,
         "instruction set": torch.backends.cpu.get_cpu_capability(),
     }

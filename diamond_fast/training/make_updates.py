@@ -2,15 +2,13 @@
 
 from functools import partial
 
-import torch
-
 from diamond_fast.config import RunConfig, UpdateConfig
+from diamond_fast.engine.choose import Path
 from diamond_fast.engine.graphs import Captured, Pool
 from diamond_fast.engine.rollout import BatchedEnv
+from diamond_fast.engine.world import imagination, make_play, trained
 from diamond_fast.replay import Replay, Segments
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
-from diamond_fast.training.paths import make_imagination, play_in, trained
-from diamond_fast.training.precision import autocast
 from diamond_fast.training.process_group import ProcessGroup
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent
@@ -20,10 +18,9 @@ def make_updates(
     cfg: RunConfig,
     agent: Agent,
     replay: Replay,
-    device: torch.device,
+    path: Path,
     segments_seed: int,
     real_env: BatchedEnv | None = None,
-    cuda_graphs: bool = True,
     group: ProcessGroup | None = None,
 ) -> dict[str, Update]:
     """The updates in the order they are done in each epoch.
@@ -31,20 +28,11 @@ def make_updates(
     Args:
         segments_seed: of the batches drawn from the replay.
         real_env: trains the policy there, and no world model; None: in imagination.
-        cuda_graphs: on a GPU, captures each update as one graph.
-        group: shares every batch with other processes; their exchange of gradients is in no graph.
+        group: shares every batch with other processes; ``path`` has no graphs then.
     """
-    captured = None
-    if cuda_graphs and device.type == "cuda" and group is None:
-        captured = partial(Captured, changes_state=True, pool=Pool(device))
-    train = partial(trained, precision=cfg.precision, device=device)
-    make_update = partial(
-        Update,
-        autocast=partial(autocast, device, cfg.precision),
-        on_nonfinite=cfg.on_nonfinite,
-        captured=captured,
-        group=group,
-    )
+    captured = partial(Captured, changes_state=True, pool=Pool(path.device)) if path.graphs else None
+    train = partial(trained, path=path)
+    make_update = partial(Update, autocast=path.autocast, on_nonfinite=cfg.on_nonfinite, captured=captured, group=group)
 
     def segments(stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False) -> Segments:
         # In a recording the order of episodes says nothing about age: drawn by length, as published.
@@ -58,18 +46,21 @@ def make_updates(
     rl_env = real_env
     if real_env is None:
         denoiser = DenoiserObjective(
-            train(agent.denoiser), segments(0, cfg.denoiser_update, cfg.denoiser_seq_length), cfg.sigma_distribution
+            train(agent.denoiser),
+            segments(0, cfg.denoiser_update, cfg.denoiser_seq_length),
+            cfg.sigma_distribution,
         )
         reward_end = RewardEndObjective(
-            train(agent.rew_end_model), segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True)
+            train(agent.rew_end_model),
+            segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True),
         )
         updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
         updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
         num_envs = cfg.actor_critic_update.batch_size // (1 if group is None else group.size)
-        rl_env, play = make_imagination(cfg, agent, contexts, num_envs, device, captured)
-    else:
-        play = play_in(real_env, agent, cfg, device)
+        steps, num_batches = cfg.actor_critic_loss.backup_every, cfg.world_model.num_batches_to_preload
+        rl_env = imagination(agent, cfg.world_model, path, contexts, num_envs, steps, num_batches)
+    play = make_play(rl_env, agent, cfg, path, captured)
     policy = train(agent.actor_critic) if play is not None else agent.actor_critic
     objective = ActorCriticObjective(policy, rl_env, cfg.actor_critic_loss, play)
     updates["actor_critic"] = make_update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update)

@@ -1,12 +1,11 @@
 """What each of the three models is trained on, batch by batch."""
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
-from diamond_fast.engine.recompute import Played, recompute
+from diamond_fast.engine.recompute import Play, Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
 from diamond_fast.frames import to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
@@ -14,8 +13,6 @@ from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
 from diamond_fast.training.update import Figures, Inputs
 from diamond_fast.world_model import Denoiser
-
-Play = Callable[[RolloutState], tuple[Played, RolloutState]]
 
 
 class ReplayObjective:

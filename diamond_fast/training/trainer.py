@@ -14,6 +14,7 @@ import torch
 from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.domains import has_env
 from diamond_fast.domains.environments import make_env
+from diamond_fast.engine.choose import choose_path, set_matmul_precision
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import RealEnv
@@ -36,7 +37,6 @@ from diamond_fast.training.action_count import count_actions
 from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
 from diamond_fast.training.make_updates import make_updates
-from diamond_fast.training.precision import set_matmul_precision
 from diamond_fast.training.process_group import ProcessGroup, ProcessLostError
 from diamond_fast.training.resuming import load_progress
 from diamond_fast.training.update import Update
@@ -76,6 +76,7 @@ class Trainer:
     ):
         self.group = group
         self.cfg, self.folder, self.device = cfg, folder, device
+        self.path = choose_path(device, cfg.precision, cfg.path, cuda_graphs and group is None)
         set_matmul_precision(cfg.precision)
         torch.manual_seed(cfg.seed)
 
@@ -89,9 +90,7 @@ class Trainer:
         self.collector = None if self.train_env is None else Collector(self.train_env, self._seed("collect"))
         real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free")) if cfg.model_free else None
         segments_seed = self._seed("segments")
-        self.updates = make_updates(
-            cfg, self.agent, self.replay, device, segments_seed, real_env, cuda_graphs, self.group
-        )
+        self.updates = make_updates(cfg, self.agent, self.replay, self.path, segments_seed, real_env, self.group)
 
         self.epoch = 0
         """Epochs finished."""
@@ -359,7 +358,7 @@ class Trainer:
         return result
 
     def _save_pictures(self, replay: Replay, seed: int, epoch: int) -> None:
-        predictions = imagine_held_out(self.agent, replay, self.cfg, seed)
+        predictions = imagine_held_out(self.agent, replay, self.cfg, self.path, seed)
         if predictions is None:
             self.progress.say(f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together.")
             return
@@ -407,7 +406,7 @@ class Trainer:
             "replay": self.replay.commit(),
             "collector": self.collector.state_dict() if self._collecting else None,
             "updates": {name: update.state_dict() for name, update in self.updates.items()},
-            "conditions": conditions(self.cfg.precision, self.device),
+            "conditions": conditions(self.path),
             "rng": torch.get_rng_state(),
             "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
@@ -421,7 +420,7 @@ class Trainer:
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
         state = saved.state
-        now = conditions(self.cfg.precision, self.device)
+        now = conditions(self.path)
         if reason := why_not_bit_for_bit(state["conditions"], now):
             print(reason, flush=True)
         load_weights(self.agent, saved)

@@ -17,18 +17,17 @@ from diamond_fast.config import (
 )
 from diamond_fast.engine import recompute
 from diamond_fast.engine.cpu_program import why_unavailable
-from diamond_fast.engine.denoiser_networks import AmxUNet, FusedUNet
-from diamond_fast.engine.edm_sampler import EDMSampler
+from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv
-from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.given_weights import Watch
 from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
 from diamond_fast.engine.recompute import play
-from diamond_fast.engine.rollout import RolloutState, initial_state, rollout, sample_categorical
+from diamond_fast.engine.rollout import RolloutState, initial_state, rollout
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Replay
-from diamond_fast.world_model import Denoiser
+from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 SIZE, CONTEXT, ENVS, ACTIONS, HORIZON, STEPS = 8, 4, 5, 3, 3, 6
 CFG = WorldModelConfig(SamplerConfig(num_steps=2), horizon=HORIZON, num_batches_to_preload=20)
@@ -67,29 +66,15 @@ def replay():
 
 def make_twin(models, replay, seed=0):
     starts = InitialStates(replay.segments(ENVS, CONTEXT, seed=seed), models[1], CFG.num_batches_to_preload)
-    return ImaginedEnv(*models[:2], CFG, starts, ENVS, torch.Generator().manual_seed(seed))
+    sampler = DiffusionSampler(models[0], CFG.sampler)
+    return ImaginedEnv(sampler, models[1], HORIZON, starts, ENVS, torch.Generator().manual_seed(seed))
 
 
 def make_fast(models, replay, seed=0, dtype=torch.float32, num_batches=CFG.num_batches_to_preload):
-    denoiser, reward_end, _ = models
-    scales = denoiser.cfg.sigma_data, denoiser.cfg.sigma_offset_noise
-    if dtype == torch.float32:
-        network = FusedUNet(denoiser.inner_model, *scales, dtype, Techniques())
-    else:
-        network = AmxUNet(denoiser.inner_model, *scales)
-    fast_reward_end = FastRewardEnd(reward_end, dtype)
-    starts = InitialStates(replay.segments(ENVS, CONTEXT, seed=seed), fast_reward_end, num_batches)
-    generator = torch.Generator().manual_seed(seed)
-    return FastImaginedEnv(
-        EDMSampler(network, CFG.sampler, *scales, torch.device("cpu")),
-        fast_reward_end,
-        CFG,
-        starts,
-        ENVS,
-        STEPS,
-        partial(torch.randn, generator=generator),
-        partial(sample_categorical, generator=generator),
-    )
+    reward_end = FastRewardEnd(models[1], dtype)
+    starts = InitialStates(replay.segments(ENVS, CONTEXT, seed=seed), reward_end, num_batches)
+    sampler = FastDenoiser(models[0], CFG.sampler, dtype=dtype)
+    return FastImaginedEnv(sampler, reward_end, HORIZON, starts, ENVS, STEPS, torch.Generator().manual_seed(seed))
 
 
 def test_steps_equal_the_twins(models, replay):
@@ -243,9 +228,13 @@ def test_a_whole_rollout_never_leaves_the_gpu(models, replay, monkeypatch):
     env, policy = make_fast(models, replay), FastPolicy(models[2], torch.float32)
     state = initial_state(env, models[2])
     env.begin_rollout()
+    env.step(torch.zeros(ENVS, dtype=torch.int64))
     with fake_cuda():
-        for holder in (env.sampler, env.reward_end, env.starts, policy):
+        fast = env.sampler._fast
+        for holder in (env.sampler, fast.sampler, env.reward_end, env.starts, policy):
             move_to_fake_cuda(holder)
+        fast.device, fast.watch, fast.sample = env.sampler.device, Watch(env.sampler), fast.sampler.sample
+        env.asks = False
         env.starts._pool = tuple(fake(x) for x in env.starts._pool)
         env.state = ImaginationState(**{name: fake(x) for name, x in vars(env.state).items()})
         env.randn = lambda *shape, device: torch.empty(shape, device=device)

@@ -47,7 +47,9 @@ def replay():
 
 def make_env(models, replay, seed):
     starts = InitialStates(replay.segments(3, CONTEXT, seed=seed), models[1], CFG.num_batches_to_preload)
-    return ImaginedEnv(*models, CFG, starts, ENVS, torch.Generator().manual_seed(seed))
+    return ImaginedEnv(
+        DiffusionSampler(models[0], CFG.sampler), models[1], HORIZON, starts, ENVS, torch.Generator().manual_seed(seed)
+    )
 
 
 class Transcription:

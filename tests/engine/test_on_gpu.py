@@ -11,9 +11,8 @@ import pytest
 import torch
 from golden_vectors import actor_critic, denoiser, reward_end_model
 
-from diamond_fast.config import SamplerConfig, WorldModelConfig
+from diamond_fast.config import SamplerConfig
 from diamond_fast.engine.denoiser_networks import FusedUNet
-from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
@@ -116,15 +115,8 @@ def make_rollouts(device, captured):
         replay.append(frame, act, torch.zeros(1).numpy(), end, ~end & False, last)
     replay.commit()
     reward_end = FastRewardEnd(rewards, torch.float32)
-    network = FusedUNet(world.inner_model, 0.5, 0.3, torch.float32, Techniques())
-    env = FastImaginedEnv(
-        EDMSampler(network, SamplerConfig(), 0.5, 0.3, torch.device(device)),
-        reward_end,
-        WorldModelConfig(horizon=3),
-        InitialStates(replay.segments(ENVS, 4, seed=0), reward_end, num_batches=20),
-        ENVS,
-        STEPS,
-    )
+    starts = InitialStates(replay.segments(ENVS, 4, seed=0), reward_end, num_batches=20)
+    env = FastImaginedEnv(FastDenoiser(world, dtype=torch.float32), reward_end, 3, starts, ENVS, STEPS)
     return env, ImaginedRollouts(env, FastPolicy(policy, torch.float32), STEPS, 2 * ENVS, captured), policy
 
 

@@ -14,6 +14,8 @@ from diamond_fast.config import (
     SamplerConfig,
     WorldModelConfig,
 )
+from diamond_fast.engine.choose import Path
+from diamond_fast.envs import world_model
 from diamond_fast.envs.world_model import WorldModelEnv
 from diamond_fast.replay import Replay
 from diamond_fast.world_model import Agent
@@ -159,3 +161,25 @@ def test_render(world):
     env = WorldModelEnv(*world, num_envs=2, cfg=WORLD, render_mode="rgb_array")
     obs, _ = env.reset(seed=0)
     assert all((frame == o).all() for frame, o in zip(env.render(), obs, strict=True))
+
+
+def test_the_fast_path_imagines_much_the_same(world, monkeypatch):
+    """Rewards, ends and starts from the same draws; and at a reset with the weights as they are."""
+    fused = Path(torch.device("cpu"), torch.float32, "fused", False, "a test")
+    plain = WorldModelEnv(*world, num_envs=6, cfg=WORLD, path="readable")
+    monkeypatch.setattr(world_model, "choose_path", lambda device, choice: fused)
+    fast = WorldModelEnv(*world, num_envs=6, cfg=WORLD)
+    bias = world[0].rew_end_model.encoder.conv_in.bias
+    monkeypatch.setattr(bias, "data", bias.data.clone())
+    for seed in (3, None):
+        results = []
+        for env in (plain, fast):
+            env.action_space.seed(3)
+            results.append([env.reset(seed=seed), *(env.step(env.action_space.sample()) for _ in range(9))])
+        (first, *steps), (fast_first, *fast_steps) = results
+        assert (fast_first[0] == first[0]).all()
+        for a, b in zip(fast_steps, steps, strict=True):
+            assert np.abs(a[0].astype(int) - b[0]).max() <= 1
+            assert all((x == y).all() for x, y in zip(a[1:4], b[1:4], strict=True))
+        assert any(step[2].any() for step in steps)
+        bias.data += 1

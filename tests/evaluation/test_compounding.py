@@ -6,10 +6,13 @@ import torch
 from small_world import SMALL_WORLD as CFG
 from small_world import make_agent, make_replay
 
+from diamond_fast.engine.choose import choose_path
 from diamond_fast.evaluation import compounding
 from diamond_fast.evaluation.compounding import ErrorCurve, measure_compounding
 from diamond_fast.evaluation.intervals import t_quantile_975
 from diamond_fast.evaluation.open_loop import Predictions
+
+READABLE = choose_path(torch.device("cpu"), choice="readable")
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +22,7 @@ def agent():
 
 def measure(agent, replay, steps=(1,), segments=6, seeds=1, **overrides):
     options = {"seed": 0, "batch_size": 4, **overrides}
-    return measure_compounding(agent, replay, CFG, steps, segments, seeds, **options)
+    return measure_compounding(agent, replay, CFG, READABLE, steps, segments, seeds, **options)
 
 
 def test_means_and_intervals_over_segments():
@@ -56,7 +59,7 @@ def test_noise_seeds_are_averaged_per_segment(agent, monkeypatch):
     """Imagined frames are off by a known amount that depends on the noise: 10 the first time, 30 the second."""
     offsets, seeds = iter((10, 30)), []
 
-    def imagine(agent, replay, cfg, seed, *rest):
+    def imagine(agent, replay, cfg, path, seed, *rest):
         seeds.append(seed)
         real = np.full((6, 5, 8, 8, 3), 100, np.uint8)
         return Predictions(real[:, 0], real, real + np.uint8(next(offsets)))

@@ -6,8 +6,13 @@ import torch
 from small_world import SMALL_WORLD as CFG
 from small_world import make_agent, make_replay
 
+from diamond_fast.engine.choose import Path, choose_path
 from diamond_fast.evaluation.open_loop import imagine_held_out, pixel_errors, predict_frames, spread
 from diamond_fast.world_model import DiffusionSampler
+
+CPU = torch.device("cpu")
+READABLE = choose_path(CPU, choice="readable")
+FAST = Path(CPU, torch.float32, "fused", False, "a test")
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +45,7 @@ def test_frames_are_predicted_from_the_models_own(agent):
 
 def test_predictions_come_from_episodes_that_are_long_enough(agent):
     replay = make_replay([3, 30, 5])
-    predictions = imagine_held_out(agent, replay, CFG, seed=0)
+    predictions = imagine_held_out(agent, replay, CFG, READABLE, seed=0)
     assert predictions.real.shape == predictions.imagined.shape == (3, 5, 8, 8, 3)
     obs = replay.episode(1).obs
     starts = [next(i for i in range(30) if (obs[i : i + 1] == real[0]).all()) for real in predictions.real]
@@ -52,13 +57,21 @@ def test_predictions_come_from_episodes_that_are_long_enough(agent):
 def test_predictions_depend_on_the_seed_alone(agent):
     replay = make_replay([30])
     torch.manual_seed(1)
-    first = imagine_held_out(agent, replay, CFG, seed=0).imagined
+    first = imagine_held_out(agent, replay, CFG, READABLE, seed=0).imagined
     torch.manual_seed(2)
-    assert (imagine_held_out(agent, replay, CFG, seed=0).imagined == first).all()
+    assert (imagine_held_out(agent, replay, CFG, READABLE, seed=0).imagined == first).all()
+
+
+def test_the_fast_path_predicts_much_the_same(agent):
+    replay = make_replay([30])
+    plain, fast = (imagine_held_out(agent, replay, CFG, path, seed=0).imagined for path in (READABLE, FAST))
+    other = imagine_held_out(agent, replay, CFG, READABLE, seed=1).imagined
+    difference = np.abs(fast.astype(int) - plain)
+    assert difference.mean() < 0.1 * np.abs(other.astype(int) - plain).mean()
 
 
 def test_no_predictions_from_short_episodes(agent):
-    assert imagine_held_out(agent, make_replay([9, 4]), CFG, seed=0) is None
+    assert imagine_held_out(agent, make_replay([9, 4]), CFG, READABLE, seed=0) is None
 
 
 def test_pixel_errors_against_a_plain_loop():
@@ -95,7 +108,7 @@ def test_segments_are_spread_over_places_and_never_counted_twice():
 def test_each_segment_is_cut_where_it_should_be(agent):
     """In several batches; the frame before the first imagined one included."""
     replay, told = make_replay([30, 25]), []
-    predictions = imagine_held_out(agent, replay, CFG, seed=0, count=7, batch_size=3, advance=told.append)
+    predictions = imagine_held_out(agent, replay, CFG, READABLE, seed=0, count=7, batch_size=3, advance=told.append)
     assert told == [3] * 5 + [3] * 5 + [1] * 5
     for (episode, start), before, real in zip(
         spread(replay.lengths, 9, 7), predictions.last_seen, predictions.real, strict=True

@@ -1,5 +1,7 @@
 """A tiny untrained agent for Catch, and real experience of random play."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -41,7 +43,7 @@ def source():
     env = make_real_env(None, TINY.env_id, 1, 24, done_on_life_loss=True)
     Collector(env, seed=1).collect(agent.actor_critic, replay, 400, epsilon=1.0)
     env.close()
-    return Source("Catch-v0", agent, TINY, replay, "random play", ("LEFT", "NOOP", "RIGHT"), fast=False)
+    return Source("Catch-v0", agent, replace(TINY, path="readable"), replay, "random play", ("LEFT", "NOOP", "RIGHT"))
 
 
 @pytest.fixture

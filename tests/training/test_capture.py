@@ -20,6 +20,7 @@ from diamond_fast.config import (
     SigmaDistributionConfig,
     UpdateConfig,
 )
+from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
 from diamond_fast.engine.recompute import play
 from diamond_fast.engine.rollout import EnvStep
@@ -27,7 +28,6 @@ from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
-from diamond_fast.training.precision import autocast
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Denoiser
 
@@ -198,8 +198,8 @@ def test_a_captured_update_equals_an_ordinary_one(name):
     for captured in (None, partial(Captured, changes_state=True)):
         model, objective = make_objective(name, "cuda")
         with torch.device("cuda"):
-            runs_autocast = partial(autocast, torch.device("cuda"), "bf16")
-            update = Update(name, model, objective, UpdateConfig(lr_warmup_steps=20), runs_autocast, captured=captured)
+            autocast = choose_path(torch.device("cuda")).autocast
+            update = Update(name, model, objective, UpdateConfig(lr_warmup_steps=20), autocast, captured=captured)
             torch.manual_seed(1)
             for _ in range(WARM_UP_CALLS + 1):
                 update.step()

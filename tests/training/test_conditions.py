@@ -2,13 +2,14 @@
 
 import torch
 
+from diamond_fast.engine.choose import choose_path
 from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
 
 CPU = torch.device("cpu")
 
 
 def test_what_is_recorded():
-    found = conditions("fp32", CPU)
+    found = conditions(choose_path(CPU, "fp32"))
     assert found["threads"] == torch.get_num_threads()
     assert found["path"] == "readable"
     assert found["torch"] == torch.__version__
@@ -17,13 +18,13 @@ def test_what_is_recorded():
 
 def test_another_engine_has_another_name(monkeypatch):
     monkeypatch.setattr("diamond_fast.engine.cpu_program.why_unavailable", lambda: None)
-    assert conditions("bf16", CPU)["path"] == "AMX"
+    assert conditions(choose_path(CPU))["path"] == "AMX"
     monkeypatch.setattr("diamond_fast.engine.cpu_program.why_unavailable", lambda: "no AMX")
-    assert conditions("bf16", CPU)["path"] == "readable"
+    assert conditions(choose_path(CPU))["path"] == "readable"
 
 
 def test_only_what_both_know_is_compared_and_a_gpu_promised_nothing():
-    now = conditions("fp32", CPU)
+    now = conditions(choose_path(CPU, "fp32"))
     assert why_not_bit_for_bit({}, now) is None
     assert why_not_bit_for_bit({"device": "cpu", "new in later versions": 1}, now) is None
     assert why_not_bit_for_bit({**now, "device": "cuda", "threads": 99}, now) is None

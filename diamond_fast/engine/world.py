@@ -1,0 +1,83 @@
+"""What is imagined with and what is trained, as a path has it: every command that imagines calls these functions."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from diamond_fast.config import RunConfig, SamplerConfig, WorldModelConfig
+from diamond_fast.engine.amx_training import on_amx
+from diamond_fast.engine.choose import Path
+from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
+from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
+from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, Sampler
+from diamond_fast.engine.recompute import Play, play, usual_capacity
+from diamond_fast.engine.rollout import BatchedEnv
+from diamond_fast.replay import Segments
+from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def next_frame_sampler(denoiser: Denoiser, cfg: SamplerConfig, path: Path) -> Sampler:
+    """What draws next frames."""
+    if path.engine == "readable":
+        return DiffusionSampler(denoiser, cfg)
+    return FastDenoiser(denoiser, cfg, dtype=path.dtype)
+
+
+def imagination(
+    agent: Agent,
+    cfg: WorldModelConfig,
+    path: Path,
+    contexts: Segments,
+    num_envs: int,
+    num_steps: int | None = None,
+    num_batches: int = 1,
+    generator: torch.Generator | None = None,
+) -> ImaginedEnv | FastImaginedEnv:
+    """The world model as an environment.
+
+    Args:
+        contexts: real frames that episodes start from.
+        num_steps: of a rollout, if it is stepped by ``make_play``; None: if by anyone else.
+        num_batches: contexts are drawn in so many batches at a time, or in more.
+        generator: source of noise, rewards and ends; None: the default one.
+    """
+    sampler = next_frame_sampler(agent.denoiser, cfg.sampler, path)
+    if path.engine == "readable":
+        starts = InitialStates(contexts, agent.rew_end_model, num_batches)
+        return ImaginedEnv(sampler, agent.rew_end_model, cfg.horizon, starts, num_envs, generator)
+    reward_end = FastRewardEnd(agent.rew_end_model, path.dtype)
+    starts = InitialStates(contexts, reward_end, num_batches)
+    return FastImaginedEnv(sampler, reward_end, cfg.horizon, starts, num_envs, num_steps, generator)
+
+
+def make_play(
+    env: BatchedEnv,
+    agent: Agent,
+    cfg: RunConfig,
+    path: Path,
+    captured: Callable[[str, Callable], Callable] | None = None,
+) -> Play | None:
+    """How rollouts are played: without gradients, which are computed afterwards. None: with them, step by step.
+
+    Args:
+        captured: see ``ImaginedRollouts``.
+    """
+    imagined = isinstance(env, FastImaginedEnv)
+    if path.engine == "readable" or (path.engine == "amx" and not imagined):
+        return None
+    steps = cfg.actor_critic_loss.backup_every
+    capacity = usual_capacity(env.num_envs, steps, cfg.world_model.horizon)
+    if imagined:
+        return ImaginedRollouts(env, FastPolicy(agent.actor_critic, path.dtype), steps, capacity, captured)
+    return partial(play, env, agent.actor_critic, num_steps=steps, capacity=capacity)
+
+
+def trained(model: Model, path: Path) -> Model:
+    """The model as its loss is computed: on AMX with programs, else as it is written."""
+    return on_amx(model) if path.engine == "amx" else model
