@@ -14,13 +14,7 @@ from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.world import next_frame_sampler, trained
 from diamond_fast.timing import Timing, timed, wait_for
-<<<<<<< HEAD
-from diamond_fast.training.paths import trained
-from diamond_fast.training.precision import autocast, network_dtype
 from diamond_fast.world_model import Agent, Denoiser
-=======
-from diamond_fast.world_model import Agent
->>>>>>> 1c945e9 (One place chooses the path; runs, evaluation, play and the world model as an environment imagine through it, and --path readable turns it off everywhere)
 
 MEASURE_FOR = 1.0  # seconds, and two calls at least
 BUSY = 0.5  # processes that want to run, for each core of this machine
