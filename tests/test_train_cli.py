@@ -123,6 +123,8 @@ def test_auto_is_quick_without_cuda_and_the_papers_with_it(monkeypatch):
 
 def test_the_small_game_needs_no_further_flag():
     assert read("--preset catch").config == PRESETS["catch"]
+    assert read("--domain catch").config == replace(PRESETS["catch"], domain="catch")
+    assert read("--domain catch --preset quick").config.frame_size == 64
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------
