@@ -13,7 +13,7 @@ from tyro.conf import arg
 from diamond_fast.agent_flags import AgentFlags
 from diamond_fast.cli import expected_failure, parse, user_errors
 from diamond_fast.config import CountInt, PositiveInt, RunConfig, Seed
-from diamond_fast.domains import has_env
+from diamond_fast.domains import domain_of, has_env
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import stop_signals
@@ -124,7 +124,6 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     from diamond_fast.engine.choose import choose_path, set_matmul_precision
     from diamond_fast.evaluation.measure import Task
     from diamond_fast.evaluation.perceptual import Perceptual
-    from diamond_fast.replay import load_recording
     from diamond_fast.replay.fitting import check_fits
     from diamond_fast.spec import Discrete
 
@@ -139,7 +138,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     num_actions = trained.agent.actor_critic.num_actions
     held_out = None
     if args.held_out is not None:
-        held_out = load_recording(args.held_out)
+        held_out = domain_of(config).load_recording(args.held_out)
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, Discrete(num_actions))
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     out = _new_folder(args, trained)

@@ -19,7 +19,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 from diamond_fast.cli import expected_failure, parse, user_errors
 from diamond_fast.config import MACHINE_FLAGS, RunConfig
 from diamond_fast.config_checks import checked
-from diamond_fast.domains import DOMAINS, has_env
+from diamond_fast.domains import DOMAINS, domain_of, has_env
 from diamond_fast.presets import PRESETS
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import StopSignals, stop_signals
@@ -335,10 +335,10 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
 
 def _num_actions(config: RunConfig) -> int:
     if not has_env(config):
-        from diamond_fast.replay import load_recording
         from diamond_fast.training.action_count import count_actions
 
-        return count_actions(config, None, None, None, load_recording(config.static_dataset))
+        replay = domain_of(config).load_recording(Path(config.static_dataset))
+        return count_actions(config, None, None, None, replay)
     from diamond_fast.domains.environments import make_env
 
     env = make_env(config, num_envs=1, done_on_life_loss=False)

@@ -2,12 +2,20 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diamond_fast.config import RunConfig
 
-if TYPE_CHECKING:  # numpy is not needed for --help
+if TYPE_CHECKING:  # neither numpy nor torch is needed for --help
     from diamond_fast.envs.slot import Slot
+    from diamond_fast.replay import Replay
+
+
+def _load_recording(path: Path) -> "Replay":
+    from diamond_fast.replay import load_recording
+
+    return load_recording(path)
 
 
 @dataclass(frozen=True)
@@ -18,15 +26,17 @@ class Domain:
     """
 
     name: str
-    """Of --domain."""
+    """What --domain calls it."""
     owns: Callable[[RunConfig], bool] = lambda cfg: False
     """Whether settings without --domain mean this world."""
     settings: tuple[str, ...] = ()
-    """Settings that not every world reads, and this one does: of game, env_id, env_kwargs, num_actions."""
+    """Which of game, env_id, env_kwargs and num_actions it reads: the others are refused."""
     checked: Callable[[RunConfig], RunConfig] = lambda cfg: cfg
     """The settings as they are usually written. Raises ValueError if they do not fit the world; it names the flag."""
     make_slot: "Callable[[RunConfig], Slot] | None" = None
     """Makes one game; None if there are only recordings. Raises ValueError, EnvironmentFailedError. Can be pickled."""
+    load_recording: "Callable[[Path], Replay]" = _load_recording
+    """Reads a journal, or whatever else recordings of this world are kept in. Raises ValueError, OSError."""
     action_names: Callable[[RunConfig], Sequence[str]] = lambda cfg: ()
     """What the actions are called, if that is known. May raise anything if the game is not installed."""
     presets: Mapping[str, RunConfig] = field(default_factory=dict)

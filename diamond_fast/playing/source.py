@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
+from pathlib import Path
 
 import torch
 
 from diamond_fast.config import RunConfig, SamplerConfig
+from diamond_fast.domains import domain_of
 from diamond_fast.domains.environments import make_env
 from diamond_fast.engine import choose
 from diamond_fast.engine.imagination import Sampler
@@ -14,7 +16,7 @@ from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.playing.buttons import action_names
-from diamond_fast.replay import Replay, load_recording
+from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent, check_actions
 from diamond_fast.training.collect import Collector
 from diamond_fast.world_model import Agent
@@ -77,7 +79,7 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     agent.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     replay, replay_name = None, "the run's experience"
     if trained.folder is not None:
-        replay = load_recording(cfg.static_dataset or trained.folder.journal)
+        replay = domain_of(cfg).load_recording(Path(cfg.static_dataset or trained.folder.journal))
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
     names = action_names(cfg, agent.actor_critic.num_actions)

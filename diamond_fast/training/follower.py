@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
+from diamond_fast.domains import domain_of
 from diamond_fast.engine.choose import choose_path, set_matmul_precision
-from diamond_fast.replay import Replay, load_recording
+from diamond_fast.replay import Replay
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.process_group import ProcessGroup
 from diamond_fast.world_model import Agent
@@ -34,7 +35,7 @@ def follow(group: ProcessGroup, cfg: RunConfig, device: torch.device) -> Agent:
     if cfg.static_dataset is None:
         replay = Replay(cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total)
     else:
-        replay = load_recording(Path(cfg.static_dataset))
+        replay = domain_of(cfg).load_recording(Path(cfg.static_dataset))
     updates = make_updates(
         cfg, agent, replay, choose_path(device, cfg.precision, cfg.path, graphs=False), segments_seed, group=group
     )

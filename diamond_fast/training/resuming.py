@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from diamond_fast.config import RunConfig
-from diamond_fast.replay import Replay, load_recording
+from diamond_fast.domains import domain_of
+from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.checkpoint import Checkpoint
 from diamond_fast.runs.folder import RunFolder
@@ -45,7 +46,7 @@ def load_progress(folder: RunFolder, cfg: RunConfig) -> tuple[Checkpoint | None,
         check_nothing_is_lost(folder)
     if cfg.static_dataset is not None:
         saved = checkpoint.load_latest(folder.checkpoints, use=_upgraded) if resumes else None
-        return saved, load_recording(Path(cfg.static_dataset))
+        return saved, domain_of(cfg).load_recording(Path(cfg.static_dataset))
     if not resumes:
         return None, _begin_replay(folder, cfg)
     return checkpoint.load_latest(folder.checkpoints, use=partial(_with_replay, folder, cfg))

@@ -13,9 +13,11 @@ from diamond_fast.domains import DOMAINS, domain_of, has_env
 from diamond_fast.domains.environments import make_env
 from diamond_fast.presets import PRESETS
 from diamond_fast.replay import Replay, load_recording
+from diamond_fast.runs.folder import RunFolder
 from diamond_fast.settings import from_json, to_json
 from diamond_fast.spec import Frame, MultiBinary
 from diamond_fast.training.collect import Collector
+from diamond_fast.training.resuming import load_progress
 
 LAMPS = toy_world.DOMAIN.presets["lamps"]
 
@@ -145,6 +147,26 @@ def test_random_experience_is_recorded_and_read_back(env, tmp_path):
         after = [*episode.obs[1:], episode.final_obs]
         assert [frame[3, [5, 17, 29], 0].tolist() for frame in after] == (255 * episode.act.astype(int)).tolist()
         assert episode.rew.tolist() == episode.act.sum(axis=1).tolist()
+
+
+def test_it_reads_recordings_in_a_format_of_its_own(monkeypatch, tmp_path):
+    def load(path):
+        replay = Replay((24, 40, 3), capacity=8, action=MultiBinary(3))
+        for held in np.load(path)["held"]:
+            frame = np.full((1, 24, 40, 3), 7, np.uint8)
+            replay.append(frame, held[None], np.zeros(1), np.zeros(1, bool), np.zeros(1, bool), frame)
+        replay.close_episodes()
+        return replay
+
+    monkeypatch.setitem(DOMAINS, "lamps", replace(toy_world.DOMAIN, make_slot=None, load_recording=load))
+    held = np.random.default_rng(0).integers(0, 2, (8, 3), np.uint8)
+    np.savez(tmp_path / "held.npz", held=held)
+    cfg = checked(replace(LAMPS, static_dataset=str(tmp_path / "held.npz")))
+    assert not has_env(cfg)
+    _, replay = load_progress(RunFolder.create(tmp_path / "run", cfg), cfg)
+    np.testing.assert_array_equal(replay.episode(0).act, held)
+    with pytest.raises(ValueError, match=r"^lamps: the run has a recording and no game to play"):
+        make_env(cfg, 1, done_on_life_loss=True)
 
 
 def test_a_policy_is_refused_in_one_line(env):
