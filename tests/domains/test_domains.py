@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +14,9 @@ from diamond_fast.domains import DOMAINS, domain_of, has_env
 from diamond_fast.domains.environments import make_env
 from diamond_fast.presets import PRESETS
 from diamond_fast.replay import Replay, load_recording
-from diamond_fast.runs.folder import RunFolder
 from diamond_fast.settings import from_json, to_json
 from diamond_fast.spec import Frame, MultiBinary
 from diamond_fast.training.collect import Collector
-from diamond_fast.training.resuming import load_progress
 
 LAMPS = toy_world.DOMAIN.presets["lamps"]
 
@@ -163,7 +162,7 @@ def test_it_reads_recordings_in_a_format_of_its_own(monkeypatch, tmp_path):
     np.savez(tmp_path / "held.npz", held=held)
     cfg = checked(replace(LAMPS, static_dataset=str(tmp_path / "held.npz")))
     assert not has_env(cfg)
-    _, replay = load_progress(RunFolder.create(tmp_path / "run", cfg), cfg)
+    replay = domain_of(cfg).load_recording(Path(cfg.static_dataset))
     np.testing.assert_array_equal(replay.episode(0).act, held)
     with pytest.raises(ValueError, match=r"^lamps: the run has a recording and no game to play"):
         make_env(cfg, 1, done_on_life_loss=True)
