@@ -55,4 +55,5 @@ def quantise(x: Tensor) -> Tensor:
 
     NaN stays NaN, so that it shows in the losses; as a byte it would be a black pixel.
     """
-    return x.clamp(-1, 1).add(1).div(2).mul(255).floor().float().div(255).mul(2).sub(1)
+    levels = x.clamp(-1, 1).add(1).div(2).mul(255).floor()
+    return levels.to(torch.promote_types(x.dtype, torch.float32)).div(255).mul(2).sub(1)

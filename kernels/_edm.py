@@ -20,11 +20,6 @@ def preconditioners_reference(
     return 1 / (sigma**2 + sigma_data**2).sqrt(), sigma * c_skip.sqrt(), c_skip
 
 
-def quantise_reference(x: Tensor) -> Tensor:
-    """Values in [-1, 1], clamped, then rounded down to the 256 levels a stored frame can take."""
-    return x.clamp(-1, 1).add(1).div(2).mul(255).byte().to(x.dtype).div(255).mul(2).sub(1)
-
-
 @triton.jit
 def preconditioners(sigma, data_squared, offset_squared):
     """c_in, c_out, c_skip for one noise level, a float32 scalar."""

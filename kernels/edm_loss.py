@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diamond_fast import frames
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
     check_scales,
@@ -22,7 +23,6 @@ from diamond_fast.kernels._edm import (
     preconditioners,
     preconditioners_reference,
     quantise,
-    quantise_reference,
     with_pitch,
 )
 from diamond_fast.kernels._triton import tl, triton
@@ -60,7 +60,7 @@ def edm_loss_reference(
     target = (clean.detach().to(dtype) - c_skip * x) / c_out
     errors = (output - target).square().mean(dim=(1, 2, 3))
     denoised = c_skip * x + c_out * output.detach()
-    denoised = quantise_reference(denoised) if quantised else denoised
+    denoised = frames.quantise(denoised) if quantised else denoised
     return EDMLoss((errors * mask).sum() / mask.sum().clamp(min=1), denoised.to(noisy.dtype))
 
 

@@ -12,6 +12,7 @@ the preconditioners replaced by sqrt(sigma^2 + sigma_offset_noise^2). Nothing he
 import torch
 from torch import Tensor
 
+from diamond_fast import frames
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
     check_scales,
@@ -21,7 +22,6 @@ from diamond_fast.kernels._edm import (
     preconditioners,
     preconditioners_reference,
     quantise,
-    quantise_reference,
     sigma_argument,
     with_pitch,
 )
@@ -50,7 +50,7 @@ def edm_denoise_reference(
     sigma = torch.as_tensor(sigma, dtype=dtype, device=noisy.device).reshape(-1)
     _, c_out, c_skip = preconditioners_reference(sigma, sigma_data, sigma_offset_noise)
     denoised = c_skip * noisy.to(dtype) + c_out * network_output.to(dtype)
-    return (quantise_reference(denoised) if quantised else denoised).to(noisy.dtype)
+    return (frames.quantise(denoised) if quantised else denoised).to(noisy.dtype)
 
 
 @torch.no_grad()

@@ -6,11 +6,12 @@ they are now. LSTMs and heads read the models' own float32 weights.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from diamond_fast.engine.choose import fast_dtype, runs_on_amx
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
+from diamond_fast.engine.lstm import Memory, unroll
 from diamond_fast.engine.shadow import Shadow
 from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
 from diamond_fast.networks.reward_end.model import NUM_REWARDS, RewardEndEncoder, RewardEndModel
@@ -92,26 +93,16 @@ class FastRewardEnd:
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Shapes as in ``RewardEndModel.predict``."""
         n, t = act.shape
-        model = self.model
+        model, lstm = self.model, self.model.lstm
         with torch.autocast(self.device.type, enabled=False):
             frames = [obs.flatten(0, 1).float(), next_obs.flatten(0, 1).float()]
             x = self.encoder(frames, model.act_emb(act.flatten()))
-            x, hx_cx = unroll_lstm(model.lstm, x.reshape(n, t, -1), hx_cx)
-            logits = model.head(x)
-        return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], hx_cx
-
-
-def unroll_lstm(lstm: nn.LSTM, x: Tensor, hx_cx: tuple[Tensor, Tensor] | None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """A batch-first LSTM of one layer, from operations any graph can hold. x [N,T,I] -> [N,T,D], the new state."""
-    gates = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
-    hx, cx = (x.new_zeros(len(x), lstm.hidden_size),) * 2 if hx_cx is None else (s.squeeze(0).float() for s in hx_cx)
-    hidden = []
-    for from_input in gates.unbind(1):
-        i, f, g, o = (from_input + F.linear(hx, lstm.weight_hh_l0)).chunk(4, dim=1)
-        cx = f.sigmoid() * cx + i.sigmoid() * g.tanh()
-        hx = o.sigmoid() * cx.tanh()
-        hidden.append(hx)
-    return torch.stack(hidden, dim=1), (hx.unsqueeze(0), cx.unsqueeze(0))
+            gates = F.linear(x.reshape(n, t, -1), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
+            zeros = x.new_zeros(1, n, lstm.hidden_size)
+            memory = Memory(*(s.squeeze(0).float() for s in hx_cx or (zeros, zeros)))
+            memory, hidden = unroll(lstm.weight_hh_l0, gates, memory)
+            logits = model.head(hidden)
+        return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], tuple(s.unsqueeze(0) for s in memory)
 
 
 class FastPolicy:

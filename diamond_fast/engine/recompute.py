@@ -19,16 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diamond_fast.engine.lstm import Memory, unroll, where
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, sample_categorical
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.exact import outside_autocast
-
-
-class Memory(NamedTuple):
-    """The LSTM's state, each [..., D]."""
-
-    hx: Tensor
-    cx: Tensor
 
 
 class Played(NamedTuple):
@@ -87,9 +81,9 @@ def play(
         fresh = Memory(*(torch.zeros_like(x) for x in memory))
         if step.burnin_obs is not None:
             gates = _input_gates(policy, step.burnin_obs.flatten(0, 1)).view(n, step.burnin_obs.size(1), -1)
-            fresh, _ = _unroll(policy, gates, fresh)
+            fresh, _ = unroll(policy.lstm.weight_hh, gates, fresh)
             burnins.add(t, dead, step.burnin_obs)
-        memory = _where(dead, fresh, memory)
+        memory = where(dead, fresh, memory)
         obs = step.obs
         rew[:, t], end[:, t], trunc[:, t] = step.rew, step.end, step.trunc
         hx_next[:, t], cx_next[:, t] = memory
@@ -122,9 +116,9 @@ def recompute(policy: ActorCritic, played: Played) -> Rollout:
     fresh = Memory(p.hx_next, p.cx_next)
     if k and b:  # shapes, known without asking the device
         zeros = Memory(*(x.new_zeros(k, policy.lstm_dim) for x in (p.hx, p.cx)))
-        burnt_in, _ = _unroll(policy, gates[n * t :].view(k, b, -1), zeros)
+        burnt_in, _ = unroll(policy.lstm.weight_hh, gates[n * t :].view(k, b, -1), zeros)
         fresh = Memory(*(_with_cells(x, p.burnin_cell, y) for x, y in zip(fresh, burnt_in, strict=True)))
-    _, hidden = _unroll(policy, gates[: n * t].view(n, t, -1), Memory(p.hx, p.cx), p.end | p.trunc, fresh)
+    _, hidden = unroll(policy.lstm.weight_hh, gates[: n * t].view(n, t, -1), Memory(p.hx, p.cx), p.end | p.trunc, fresh)
 
     with outside_autocast(hidden.device):
         logits, val = policy.actor_linear(hidden), policy.critic_linear(hidden).squeeze(2)
@@ -136,35 +130,6 @@ def _input_gates(policy: ActorCritic, obs: Tensor) -> Tensor:
     x, lstm = policy.encoder(obs).flatten(1), policy.lstm
     with outside_autocast(x.device):
         return F.linear(x.to(lstm.weight_ih.dtype), lstm.weight_ih, lstm.bias_ih + lstm.bias_hh)
-
-
-def _unroll(
-    policy: ActorCritic, gates: Tensor, memory: Memory, dead: Tensor | None = None, fresh: Memory | None = None
-) -> tuple[Memory, Tensor]:
-    """The recurrent half of the LSTM.
-
-    Args:
-        gates: [N,T,4D] from the input. memory: before the first step, [N,D].
-        dead: [N,T] bool, steps behind which the memory becomes that of ``fresh``, [N,T,D].
-
-    Returns:
-        the memory behind the last step, and hx of every step [N,T,D] as it was before any reset.
-    """
-    hidden = []
-    for t, from_input in enumerate(gates.unbind(1)):
-        with outside_autocast(gates.device):
-            i, f, g, o = (from_input + F.linear(memory.hx, policy.lstm.weight_hh)).chunk(4, dim=1)
-        cx = f.sigmoid() * memory.cx + i.sigmoid() * g.tanh()
-        memory = Memory(o.sigmoid() * cx.tanh(), cx)
-        hidden.append(memory.hx)
-        if dead is not None:
-            memory = _where(dead[:, t], Memory(*(x[:, t] for x in fresh)), memory)
-    return memory, torch.stack(hidden, dim=1)
-
-
-def _where(condition: Tensor, a: Memory, b: Memory) -> Memory:
-    """condition [N] bool; a, b [N,D]."""
-    return Memory(*(torch.where(condition[:, None], x, y) for x, y in zip(a, b, strict=True)))
 
 
 def _with_cells(x: Tensor, cells: Tensor, rows: Tensor) -> Tensor:

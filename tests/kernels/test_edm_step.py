@@ -5,8 +5,11 @@ import torch
 from float64_truth import assert_quantised, assert_rounded_from
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SamplerConfig
+from diamond_fast.kernels.edm_loss import edm_loss
 from diamond_fast.kernels.edm_step import edm_denoise, edm_heun_step, edm_step
 from diamond_fast.world_model import Denoiser, DiffusionSampler, noise_schedule
+
+ALL = torch.ones(3, dtype=torch.bool)
 
 
 class TwinWithFixedOutput(Denoiser):
@@ -29,6 +32,20 @@ def fixed_output(network_input):
 @pytest.fixture
 def frames():
     return torch.randn(3, 3, 9, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("impl", ["torch", "triton"])
+def test_what_is_not_a_number_stays_so(device, frames, impl):
+    """A black pixel would hide it from the losses."""
+    x, output = frames.to(device), fixed_output(frames).to(device)
+    x[1, 2, 3, 4] = torch.nan
+    y = edm_denoise(x, output, 0.4, impl=impl)
+    assert torch.equal(y.isnan(), x.isnan())
+    loss, denoised = edm_loss(
+        output, x, frames.to(device), torch.full((3,), 0.4, device=device), ALL.to(device), impl=impl
+    )
+    assert loss.isnan()
+    assert torch.equal(denoised.isnan(), x.isnan())
 
 
 @pytest.mark.parametrize("sigma", [2e-3, 0.4, 5.0])

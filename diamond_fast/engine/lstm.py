@@ -1,0 +1,45 @@
+"""An LSTM of one layer, from operations that any graph can hold."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diamond_fast.networks.exact import outside_autocast
+
+
+class Memory(NamedTuple):
+    """The LSTM's state, each [..., D]."""
+
+    hx: Tensor
+    cx: Tensor
+
+
+def unroll(
+    weight_hh: Tensor, gates: Tensor, memory: Memory, dead: Tensor | None = None, fresh: Memory | None = None
+) -> tuple[Memory, Tensor]:
+    """The recurrent half.
+
+    Args:
+        weight_hh: [4D,D]. gates: [N,T,4D] from the input, biases included. memory: before the first step, [N,D].
+        dead: [N,T] bool, steps behind which the memory becomes that of ``fresh``, [N,T,D].
+
+    Returns:
+        the memory behind the last step, and hx of every step [N,T,D] as it was before any reset.
+    """
+    hidden = []
+    with outside_autocast(gates.device):
+        for t, from_input in enumerate(gates.unbind(1)):
+            i, f, g, o = (from_input + F.linear(memory.hx, weight_hh)).chunk(4, dim=1)
+            cx = f.sigmoid() * memory.cx + i.sigmoid() * g.tanh()
+            memory = Memory(o.sigmoid() * cx.tanh(), cx)
+            hidden.append(memory.hx)
+            if dead is not None:
+                memory = where(dead[:, t], Memory(*(x[:, t] for x in fresh)), memory)
+    return memory, torch.stack(hidden, dim=1)
+
+
+def where(condition: Tensor, a: Memory, b: Memory) -> Memory:
+    """Row by row: a's if the condition [N] holds, else b's. a, b [N,D]."""
+    return Memory(*(torch.where(condition[:, None], x, y) for x, y in zip(a, b, strict=True)))
