@@ -106,7 +106,7 @@ def expected_failure(error: Exception, out_of_memory: str) -> str:
 
 
 def _of_system(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
 
 
 def _missing_parts() -> list[str]:

@@ -4,17 +4,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from diamond_fast.engine.rollout import EnvStep
+from diamond_fast.envs.real import RealEnv
 from diamond_fast.frames import to_float
 
 
 class OnDeviceEnv:
     """Satisfies ``engine.rollout.BatchedEnv`` over any of the real environments in this package."""
 
-    def __init__(self, env: VectorEnv, device: torch.device, seed: int):
+    def __init__(self, env: RealEnv, device: torch.device, seed: int):
         self.env = env
         self.device = device
         self.seed = seed
@@ -26,9 +26,9 @@ class OnDeviceEnv:
         return self._to_float(obs)
 
     def step(self, act: Tensor) -> EnvStep:
-        obs, rew, end, trunc, info = self.env.step(act.cpu().numpy())
+        obs, *flags, info = self.env.step(act.cpu().numpy())
         self.num_steps += self.num_envs
-        rew, end, trunc = (torch.from_numpy(np.asarray(x)).to(self.device) for x in (rew, end, trunc))
+        rew, end, trunc = (torch.from_numpy(np.asarray(x)).to(self.device) for x in flags)
         return EnvStep(self._to_float(obs), rew.float(), end, trunc, self._to_float(info["final_obs"]), burnin_obs=None)
 
     def begin_epoch(self) -> None:

@@ -106,7 +106,7 @@ def serve(file_descriptor: int) -> None:
                     value = slot.recv()
                 else:
                     value = getattr(slot, method)(*args)
-                answer = value, None
+                answer: tuple[Any, Exception | None] = value, None
             except (EnvironmentFailedError, ValueError) as error:
                 answer = None, type(error)(str(error))
             connection.send(answer)

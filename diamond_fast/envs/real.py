@@ -91,7 +91,7 @@ class RealEnv(VectorEnv):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._history = ActionHistory(num_envs, self.action)
         self._seeded = False
-        self._obs: np.ndarray | None = None
+        self._obs: Any = None  # once reset: uint8 [N,H,W,C]
         self._lives = np.zeros(num_envs, np.int64)
         self._fewest_lives = np.zeros(num_envs, np.int64)
         self._game_lengths = np.zeros(num_envs, np.int64)
@@ -199,7 +199,7 @@ class RealEnv(VectorEnv):
         return self._obs
 
     def _checksums(self) -> np.ndarray:
-        return np.array([zlib.crc32(np.ascontiguousarray(frame)) for frame in self._obs], np.int64)
+        return np.array([zlib.crc32(np.ascontiguousarray(frame).data) for frame in self._obs], np.int64)
 
     def _start(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call what may take as long as a start."""

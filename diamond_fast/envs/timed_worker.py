@@ -122,6 +122,7 @@ class MainThreadWorker(Worker):
 
     def result(self, timeout: float | None = None) -> Any:
         self._check_busy()
+        assert self._task is not None  # since it is busy
         (function, args), self._task = self._task, None
         before = {number: signal.getsignal(number) for number in _AFTER_A_SIGNAL}
         try:

@@ -69,7 +69,8 @@ def measure_compounding(
     Returns:
         None if no episode is as long as context and horizon together.
     """
-    curves, predictions = {}, {}
+    curves: dict[int, ErrorCurve] = {}
+    predictions: dict[int, Predictions] = {}
     for steps in denoising_steps:
         errors, steps_cfg = [], replace(cfg, world_model=cfg.world_model.with_denoising_steps(steps))
         for number in range(num_noise_seeds):
@@ -80,5 +81,6 @@ def measure_compounding(
             predictions.setdefault(steps, imagined)
             errors.append(pixel_errors(imagined.real, imagined.imagined))
         curves[steps] = ErrorCurve.of(*np.mean(errors, axis=0))
+    assert imagined is not None
     unchanged = ErrorCurve.of(*pixel_errors(imagined.real, imagined.last_seen[:, None]))
     return Compounding(curves, unchanged, predictions)

@@ -70,7 +70,7 @@ def measure(task: Task) -> tuple[dict[str, Any], Compounding | None]:
     compounding, held_out = None, task.held_out
     with Progress(sum(map(bool, plan.values())), plan, unit="part") as progress:
         if task.env is not None:
-            games, played = _play(task, progress)
+            games, played = _play(task, task.env, progress)
             results["returns"] = {**asdict(games), "mean": games.mean, "std": games.std, "ci95": games.ci95}
             progress.epoch_done(f"{len(games.returns)} games played")
             held_out = held_out or played
@@ -80,7 +80,7 @@ def measure(task: Task) -> tuple[dict[str, Any], Compounding | None]:
     return plain(results), compounding
 
 
-def _play(task: Task, progress: Progress) -> tuple[Evaluation, Replay | None]:
+def _play(task: Task, env: RealEnv, progress: Progress) -> tuple[Evaluation, Replay | None]:
     """Games and, if the world model is to be judged on them, their recording."""
     config, policy = task.trained.config, task.trained.agent.actor_critic
     num_stored = 0 if config.model_free or task.held_out is not None else min(task.num_episodes, NUM_STORED)
@@ -89,9 +89,9 @@ def _play(task: Task, progress: Progress) -> tuple[Evaluation, Replay | None]:
         replay = Replay(config.frame_shape, capacity=num_stored * config.evaluation.max_steps)
     with progress.phase("play", task.num_episodes) as phase:
         try:
-            games = evaluate(policy, task.env, task.num_episodes, task.seed, 0, replay, phase.advance, num_stored)
+            games = evaluate(policy, env, task.num_episodes, task.seed, 0, replay, phase.advance, num_stored)
         finally:
-            task.env.close()
+            env.close()
     if line := about_cut_games(games, config):
         progress.say(line)
     return games, replay

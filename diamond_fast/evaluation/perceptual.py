@@ -37,7 +37,8 @@ class Perceptual:
 
     def __init__(self, lpips_weights: Path | None, fid_weights: Path | None, device: torch.device):
         self._device = device
-        self._lpips = self._fid = None
+        self._lpips: Any = None
+        self._fid: Any = None
         if lpips_weights is not None:
             self._lpips = _built(_lpips, "--lpips-weights", lpips_weights).to(device)
         if fid_weights is not None:

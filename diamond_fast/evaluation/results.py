@@ -93,8 +93,8 @@ def summary(results: dict[str, Any]) -> str:
         lines.append(f"  {label}: {', '.join(shown)}")
     for n, distances in model["perceptual"].items():
         if distances["lpips"] is not None:
-            shown = ", ".join(f"{distances['lpips'][t - 1]:.3f}" for t in times)
-            lines.append(f"LPIPS, {_steps(int(n))}: {shown} after as many steps")
+            errors_at = ", ".join(f"{distances['lpips'][t - 1]:.3f}" for t in times)
+            lines.append(f"LPIPS, {_steps(int(n))}: {errors_at} after as many steps")
         if distances["fid"] is not None:
             lines.append(f"FID, {_steps(int(n))}: {distances['fid']:.2f} ({distances['fid_frames']} frames)")
     for n, (plain, fast) in model["sampling"].items():

@@ -97,15 +97,15 @@ def evaluate(
             lengths[games[playing]] += 1
             if replay is not None:
                 for i in playing[games[playing] < num_stored]:
-                    step = slice(i, i + 1)
                     arrays = obs, act, rew, end, trunc, info["final_obs"]
-                    recordings[i].append(tuple(array[step] for array in arrays))
+                    recordings[i].append(tuple(array[i : i + 1] for array in arrays))
             ended = end | trunc
             if ended.any():
-                for i in np.flatnonzero(ended):
-                    for step in recordings[i]:
-                        replay.append(*step)
-                    recordings[i].clear()
+                if replay is not None:
+                    for i in np.flatnonzero(ended):
+                        for step in recordings[i]:
+                            replay.append(*step)
+                        recordings[i].clear()
                 games[ended] += env.num_envs
                 env.active[:] = games < num_episodes
                 player.forget(ended)

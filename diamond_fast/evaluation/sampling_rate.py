@@ -42,7 +42,9 @@ def measure_sampling_rate(
     batch = replay.cut(starts, context)
     obs, act = to_float(batch.frames.to(device)), batch.act.to(device)
     rate = frames_per_second(sampler, obs, act, seconds)
-    return SamplingRate(sampler.path if fast else "plain", len(starts), rate, rate * s.num_evaluations)
+    return SamplingRate(
+        sampler.path if isinstance(sampler, FastDenoiser) else "plain", len(starts), rate, rate * s.num_evaluations
+    )
 
 
 def frames_per_second(sampler: DiffusionSampler | FastDenoiser, obs: Tensor, act: Tensor, seconds: float) -> float:

@@ -112,6 +112,7 @@ class Batch:
         """Returns float32 [B, L, C, H, W] in [-1, 1]; padding is exactly 0.0."""
         if self._mirror is not None:
             return self._mirror.obs(self.slot)
+        assert self.frames is not None  # since no mirror holds them
         return to_float(self.frames, self.pixel_mask)
 
     def _view(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

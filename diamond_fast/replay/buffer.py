@@ -73,9 +73,10 @@ class Replay:
         Raises:
             ValueError: an argument is not positive, or frame_shape has not three numbers.
         """
-        self.frame_shape: tuple[int, int, int] = tuple(int(n) for n in frame_shape)
-        if len(self.frame_shape) != 3 or min(self.frame_shape) < 1:
-            raise ValueError(f"frame_shape: expected (height, width, channels), got {self.frame_shape}")
+        shape = tuple(int(n) for n in frame_shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"frame_shape: expected (height, width, channels), got {shape}")
+        self.frame_shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         self.num_envs = int(num_envs)
         self.action = action
         self._act = action or Discrete(1)  # the dtype and shape are those of any number of choices

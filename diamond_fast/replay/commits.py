@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
 
 import numpy as np
+from zstandard import ZstdDecompressionReader
 
 from diamond_fast import _replay
 
@@ -36,7 +36,7 @@ def pack(store: _replay.Store, committed: list[int], num_steps: int, closed: boo
         yield from _slot_memory(store, lane, first, count)
 
 
-def unpack(store: _replay.Store, record: BinaryIO) -> None:
+def unpack(store: _replay.Store, record: ZstdDecompressionReader) -> None:
     """Adds a record to the store and makes it visible, as the commit did.
 
     Raises:
@@ -57,7 +57,7 @@ def unpack(store: _replay.Store, record: BinaryIO) -> None:
         store.close_running()
 
 
-def num_vector_steps(record: BinaryIO) -> int:
+def num_vector_steps(record: ZstdDecompressionReader) -> int:
     """Returns how many vector steps a record adds."""
     return _read_head(record)["steps"]
 
@@ -67,7 +67,7 @@ def _slot_memory(store: _replay.Store, lane: int, first: int, count: int) -> lis
     return [memoryview(array.reshape(-1).view(np.uint8)) for array in (flags, act, rew, frames)]
 
 
-def _read_head(record: BinaryIO) -> dict:
+def _read_head(record: ZstdDecompressionReader) -> dict:
     """Checks it, too: a forged record may have a good checksum."""
     prefix = record.read(_LENGTH.size)
     (length,) = _LENGTH.unpack(prefix) if len(prefix) == _LENGTH.size else (0,)
@@ -82,7 +82,7 @@ def _read_head(record: BinaryIO) -> dict:
     raise ValueError("a commit's head is malformed")
 
 
-def _read_into(record: BinaryIO, memory: memoryview) -> None:
+def _read_into(record: ZstdDecompressionReader, memory: memoryview) -> None:
     while memory:
         count = record.readinto(memory)
         if count == 0:

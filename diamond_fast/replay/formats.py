@@ -18,7 +18,7 @@ A .npz recording holds T steps of one episode after another, under Gymnasium's a
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def write_npz(replay: Replay, path: Path | str) -> None:
     if replay.num_episodes == 0:
         raise ValueError("replay: nothing stored yet, or not committed")
     episodes, steps = range(replay.num_episodes), replay.num_steps
-    ended = [i for i in episodes if replay.episode(i).final_obs is not None]
+    num_ended = sum(replay.episode(i).final_obs is not None for i in episodes)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, short in _SHORT_NAMES.items():
             parts = (getattr(replay.episode(i), short) for i in episodes)
@@ -106,8 +106,8 @@ def write_npz(replay: Replay, path: Path | str) -> None:
         if replay.action is not None and replay.action.shape:
             kind = np.frombuffer(replay.action.kind.encode(), np.uint8)
             _write_array(archive, "action_kind", len(kind), [kind])
-        finals = (replay.episode(i).final_obs[None] for i in ended)
-        _write_array(archive, "final_observations", len(ended), finals, like=replay.episode(0).obs)
+        finals = (final[None] for i in episodes if (final := replay.episode(i).final_obs) is not None)
+        _write_array(archive, "final_observations", num_ended, finals, like=replay.episode(0).obs)
         _write_array(archive, "episode_lengths", len(episodes), [replay.lengths])
 
 
@@ -118,6 +118,7 @@ def _write_array(
     parts = iter(parts)
     first = next(parts, None)
     like = first if like is None else like
+    assert like is not None
     header = {"descr": like.dtype.str, "fortran_order": False, "shape": (length, *like.shape[1:])}
     with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -141,10 +142,11 @@ def _read_npz(path: Path) -> Iterator[Episode]:
     start = 0
     for number, stop in enumerate(stops):
         first = start + more * number
-        obs, end = arrays["observations"][first : first + stop - start + more], stop - start
-        final = obs[end] if more and done[stop - 1] else finals.get(stop - 1)
-        columns = (arrays[name][start:stop] for name in _SHORT_NAMES if name != "observations")
-        yield Episode(convert(obs[:end]), *columns, final_obs=None if final is None else convert(final[None])[0])
+        obs, length = arrays["observations"][first : first + stop - start + more], stop - start
+        final = obs[length] if more and done[stop - 1] else finals.get(stop - 1)
+        act, rew, end, trunc = (arrays[name][start:stop] for name in _SHORT_NAMES if name != "observations")
+        final = None if final is None else convert(final[None])[0]
+        yield Episode(convert(obs[:length]), act, rew, end, trunc, final)
         start = stop
 
 
@@ -212,6 +214,7 @@ def _stops(path: Path, done: np.ndarray, lengths: np.ndarray | None) -> list[int
 def _finals(path: Path, done: np.ndarray, arrays: dict[str, np.ndarray]) -> dict[int, np.ndarray]:
     """The final observation of each step that ended an episode."""
     ended = np.flatnonzero(done).tolist()
+    rows: Sequence[int]
     if "next_observations" in arrays and "final_observations" not in arrays:
         name, rows, expected = "next_observations", ended, len(done)
     else:
@@ -285,7 +288,7 @@ def _published_final(where: str, info: Any) -> np.ndarray | None:
 def _check(where: str, episode: Episode, first: Episode) -> None:
     """Raises ValueError with the name of the first array that is wrong. Frames and actions are to be as the first's."""
 
-    def expect(right: bool, name: str, expected: str, got: object) -> None:
+    def expect(right: bool, name: str, expected: object, got: object) -> None:
         if not right:
             raise ValueError(f"{where}: {name}: expected {expected}, got {got}")
 

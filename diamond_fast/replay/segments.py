@@ -71,7 +71,7 @@ class Segments(Iterator[Batch]):
         self._sampler = _replay.SamplerOptions(**self._options, seed=seed, stream=stream)
         self._state = {"seed": seed, "stream": stream, "next_batch": next_batch}
         self._ring: deque[Tensor] = deque()
-        self._prefetcher = None
+        self._prefetcher: Any = None
         if self._num_threads:
             self._prefetcher = _replay.Prefetcher(self._store, self._sampler, self._layout, self._num_threads)
 

@@ -58,8 +58,9 @@ def load_agent(
     if pretrained is not None:
         name = resolve_game(pretrained)
         return TrainedAgent(load_official(name), RunConfig(game=name), f"the published agent for {name}")
-    if (folder := _run_of(file)) is not None:
-        return _of_checkpoint(folder, _config_of(folder, env_id), checkpoint.load(file))
+    assert file is not None  # as one of the three is given
+    if of_run := _run_of(file):
+        return _of_checkpoint(of_run, _config_of(of_run, env_id), checkpoint.load(file))
     config = RunConfig(game=_game_of(file, game))
     return TrainedAgent(load_official(file), config, str(file))
 

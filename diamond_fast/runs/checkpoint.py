@@ -135,8 +135,8 @@ def save(folder: Path, epoch: int, tensors: dict[str, dict[str, Tensor]], state:
 
 
 def load_latest(
-    folder: Path, say: Callable[[str], None] = print, use: Callable[[Checkpoint], T] = lambda saved: saved
-) -> T:
+    folder: Path, say: Callable[[str], None] = print, use: Callable[[Checkpoint], Any] = lambda saved: saved
+) -> Any:
     """Read the newest epoch whose checksums all hold.
 
     Args:

@@ -101,7 +101,7 @@ class RunFolder:
             given = config.env_id if config.env_kwargs is None else f"{config.env_id} with {config.env_kwargs}"
             raise ValueError(
                 f"{self.config_file}: its env_id, {given}, would import code, which is done only if the "
-                f"command line names it too; if you trust it, add --env-id {shlex.quote(config.env_id)}"
+                f"command line names it too; if you trust it, add --env-id {shlex.quote(str(config.env_id))}"
             )
         return config
 

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -131,7 +131,8 @@ def open_dashboard(logger: Logger, folder: Path, keep_epochs: int, settings: dic
     if logger == "none":
         return None
     require_installed(logger)
-    return {"tensorboard": _TensorBoard, "wandb": _WandB}[logger](folder, keep_epochs, settings)
+    dashboards: dict[str, Callable[..., Dashboard]] = {"tensorboard": _TensorBoard, "wandb": _WandB}
+    return dashboards[logger](folder, keep_epochs, settings)
 
 
 def require_installed(logger: Logger) -> None:

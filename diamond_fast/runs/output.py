@@ -9,7 +9,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 _OUT, _ERR = 1, 2
@@ -50,7 +53,7 @@ def _occupy_closed_descriptors() -> None:
 def _lasting(stream: TextIO | None, own: TextIO | None) -> TextIO:
     if stream is None:  # its descriptor was closed when Python started
         return open(os.devnull, "w")
-    if stream is not own:
+    if stream is not own or not isinstance(stream, io.TextIOWrapper):
         return stream
     file = _LastingFile(stream.fileno(), "w", closefd=False)
     try:
@@ -71,14 +74,14 @@ class _LastingFile(io.FileIO):
 
     at_the_end = False
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: "ReadableBuffer", /) -> int:
         try:
             written = super().write(data)
         except OSError as error:
             if error.errno in _GONE:
                 self.turn_off()
-            return len(data)
-        return len(data) if written is None else written
+            return memoryview(data).nbytes
+        return memoryview(data).nbytes if written is None else written
 
     def turn_off(self) -> None:
         descriptor = self.fileno()

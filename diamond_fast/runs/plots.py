@@ -8,7 +8,7 @@ import numpy as np
 
 from diamond_fast.drawing import Axes, Figure, MaxNLocator, rc_context
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -18,7 +18,7 @@ STYLE = {
     "lines.markersize": 4,
 }
 FAINT, TESTED, TRAINED = "#8a8a90", "#1f5fa8", "#c2410c"
-PANELS = (
+PANELS: tuple[tuple[str, str, str | None], ...] = (
     ("denoiser loss", "denoiser/loss", "denoiser/held_out_loss"),
     ("reward/end loss", "reward_end/loss", "reward_end/held_out_loss"),
     ("policy entropy (bits)", "actor_critic/policy_entropy_bits", None),
@@ -47,7 +47,7 @@ def save_learning_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path
         for column, (label, key, unit) in zip(axes.T, (("environment steps", "env_steps", 1.0), clock), strict=True):
             _draw_returns(column[0], lines, key, unit)
             for ax, panel in zip(column[1:], panels, strict=True):
-                _draw_panel(ax, *panel, lines, key, unit)
+                _draw_panel(ax, panel, lines, key, unit)
             column[-1].set_xlabel(label)
         for first, second in axes:
             if first.get_legend_handles_labels()[1]:
@@ -108,11 +108,12 @@ def _draw_returns(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, unit: 
 
 
 def _draw_panel(
-    ax: Axes, label: str, trained: str, tested: str | None, lines: Sequence[Mapping[str, Any]], key: str, unit: float
+    ax: Axes, panel: tuple[str, str, str | None], lines: Sequence[Mapping[str, Any]], key: str, unit: float
 ) -> None:
+    label, trained, tested = panel
     ax.set_ylabel(label)
-    name = {"label": "training"} if tested else {}
-    ax.plot(*points(lines, trained, key, unit), color=TRAINED, marker=".", **name)
+    name = "training" if tested else None
+    ax.plot(*points(lines, trained, key, unit), color=TRAINED, marker=".", label=name)
     if tested:
         ax.set_yscale("log")
         x, loss = points(lines, tested, key, unit)

@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 class Phase:
     """One stretch of equal steps inside an epoch, such as an epoch's denoiser updates."""
 
-    def __init__(self, name: str, total: int, started: float, on_advance: Callable[[int], None]):
+    def __init__(self, name: str, total: int, started: float, on_advance: Callable[["Phase", int], None]):
         self.name = name
         self.total = total
         """Steps expected; a phase may end earlier."""
@@ -27,7 +27,7 @@ class Phase:
 
     def advance(self, steps: int = 1) -> None:
         self.done += steps
-        self._on_advance(steps)
+        self._on_advance(self, steps)
 
 
 class Progress:
@@ -136,15 +136,14 @@ class Progress:
         if self._bars is not None:
             self._bars.stop()
 
-    def _advanced(self, steps: int) -> None:
-        phase = self._phase
+    def _advanced(self, phase: Phase, steps: int) -> None:
         if phase.name in self._remaining:
             self._remaining[phase.name] -= steps
             self._steps_taken[phase.name] += steps
         now = self._clock()
         if now - self._last_shown < (self.LINE_EVERY if self._bars is None else self.BARS_EVERY):
             return
-        where = f"{phase.done}/{phase.total}, {self._phase_left(now - phase.started)}"
+        where = f"{phase.done}/{phase.total}, {self._phase_left(phase, now - phase.started)}"
         if self._bars is None:
             self.say(f"{self._unit} {self._epoch + 1}/{self._epochs}: {phase.name} {where}")
         else:
@@ -152,8 +151,8 @@ class Progress:
             self._bars.update(self._phase_bar, completed=phase.done, detail=where)
             self._bars.update(self._run_bar, detail=self._run_left())
 
-    def _phase_left(self, elapsed: float) -> str:
-        left = max(self._phase.total - self._phase.done, 0) * elapsed / self._phase.done
+    def _phase_left(self, phase: Phase, elapsed: float) -> str:
+        left = max(phase.total - phase.done, 0) * elapsed / phase.done
         return f"{duration(left)} left"
 
     def _run_left(self) -> str:

@@ -31,14 +31,14 @@ class StopSignals:
     def __init__(self):
         self.how_to_go_on: str | None = None
         """Printed on the way out."""
-        self._signal: int | None = None
+        self._signal = 0  # until one has come
         self._deferred = False
         self._deadline: threading.Timer | None = None
 
     @property
     def has_come(self) -> bool:
         """Whether a signal has come."""
-        return self._signal is not None
+        return self._signal > 0
 
     def check(self) -> None:
         """Raises Stopped if a signal has come."""

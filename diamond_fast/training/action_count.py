@@ -36,6 +36,7 @@ def count_actions(
             where = f"--static-dataset {cfg.static_dataset}"
             raise ValueError(f"{where}: its actions are {action}, the networks take numbers")
         count = action.n
+    assert count is not None  # since there is a game or a recording
     if networks is not None:
         check_actions("agent: it", networks, cfg, count)
     return count

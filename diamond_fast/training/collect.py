@@ -49,14 +49,18 @@ class Collector:
         self._returns = np.zeros(env.num_envs, np.float64)
         self._lengths = np.zeros(env.num_envs, np.int64)
 
-    def begin(self) -> None:
+    def begin(self) -> np.ndarray:
         """Reset the environments, unless games are under way. The first ``collect`` does it if this was not called.
+
+        Returns:
+            The frames that the environments stand at.
 
         Raises:
             EnvironmentFailedError: an environment raised something, or took too long.
         """
         if self._obs is None:
             self._obs, _ = self.env.reset(seed=self._seed)
+        return self._obs
 
     def collect(
         self,
@@ -88,16 +92,16 @@ class Collector:
             raise ValueError(f"epsilon: expected a probability, got {epsilon}")
         if not temperature > 0:
             raise ValueError(f"temperature: expected above 0, got {temperature}")
-        self.begin()
+        obs = self.begin()
         collected, last_step = Collected(), None
         for _ in range(math.ceil(num_steps / self.env.num_envs)):
-            obs = self._obs
             act = self._player.act(policy, obs, epsilon, temperature)
             self.env.send(act)
             if last_step is not None:  # stored while the games play the next one
                 self._store(last_step, replay, collected)
-            self._obs, rew, end, trunc, info = self.env.recv()
+            next_obs, rew, end, trunc, info = self.env.recv()
             last_step = obs, act, rew, end, trunc, info["final_obs"]
+            self._obs = obs = next_obs
             self._player.forget(end | trunc)
             advance(self.env.num_envs)
         if last_step is not None:

@@ -31,7 +31,7 @@ def follow(group: ProcessGroup, cfg: RunConfig, device: torch.device) -> Agent:
     num_actions, weights, states, segments_seed, journal, updates_done = group.receive()
     agent = Agent(cfg, num_actions)
     agent.load_state_dict(weights)
-    agent.to(device, memory_format=torch.channels_last)
+    agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     if cfg.static_dataset is None:
         replay = Replay(cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total)
     else:

@@ -43,7 +43,7 @@ def make_updates(
         return segments
 
     updates = {}
-    rl_env = real_env
+    env: BatchedEnv
     if real_env is None:
         denoiser = DenoiserObjective(
             train(agent.denoiser),
@@ -59,9 +59,11 @@ def make_updates(
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
         num_envs = cfg.actor_critic_update.batch_size // (1 if group is None else group.size)
         steps, num_batches = cfg.actor_critic_loss.backup_every, cfg.world_model.num_batches_to_preload
-        rl_env = imagination(agent, cfg.world_model, path, contexts, num_envs, steps, num_batches)
-    play = make_play(rl_env, agent, cfg, path, captured)
+        env = imagination(agent, cfg.world_model, path, contexts, num_envs, steps, num_batches)
+    else:
+        env = real_env
+    play = make_play(env, agent, cfg, path, captured)
     policy = train(agent.actor_critic) if play is not None else agent.actor_critic
-    objective = ActorCriticObjective(policy, rl_env, cfg.actor_critic_loss, play)
+    objective = ActorCriticObjective(policy, env, cfg.actor_critic_loss, play)
     updates["actor_critic"] = make_update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update)
     return updates

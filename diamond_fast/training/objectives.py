@@ -104,6 +104,7 @@ class ActorCriticObjective:
     def draw(self) -> Inputs:
         if self.state is None:
             self.state = initial_state(self.env, self.policy)
+        played: Inputs
         if self.play is None:
             played, self.state = rollout(self.env, self.policy, self.state, self.cfg.backup_every)
         else:

@@ -15,7 +15,8 @@ def make_optimizer(model: nn.Module, lr: float, weight_decay: float, eps: float)
     order of their names within a group, as in the published optimiser states. On CUDA the step can be part of a
     graph: its count and the learning rate are tensors on the device.
     """
-    decayed, kept = {}, {}
+    decayed: dict[str, nn.Parameter] = {}
+    kept: dict[str, nn.Parameter] = {}
     for module_name, module in model.named_modules():
         for name, p in module.named_parameters(module_name, recurse=False):
             is_weight = name.rpartition(".")[2].startswith("weight")

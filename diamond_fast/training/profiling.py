@@ -133,7 +133,7 @@ class _Stopwatch:
         self.seconds = 0.0
         self._draw = update.objective.draw
         self._device = device
-        update.objective.draw = self._timed_draw
+        update.objective.draw = self._timed_draw  # type: ignore[method-assign] # the update calls the watch instead
 
     def _timed_draw(self):
         wait_for(self._device)
@@ -193,6 +193,7 @@ def _peak_bytes(device: torch.device) -> int | None:
 def _collect(trainer: Trainer, num_steps: int) -> None:
     c = trainer.cfg.collection
     policy = trainer.agent.actor_critic
+    assert trainer.collector is not None
     trainer.collector.collect(policy, trainer.replay, num_steps, c.epsilon, c.policy_temperature)
 
 

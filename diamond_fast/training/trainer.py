@@ -86,9 +86,12 @@ class Trainer:
         of_game = None if self.train_env is None else self.train_env.action.n
         num_actions = count_actions(cfg, of_game, saved, agent, self.replay)
         self.agent = agent or Agent(cfg, num_actions)
-        self.agent.to(device, memory_format=torch.channels_last)
-        self.collector = None if self.train_env is None else Collector(self.train_env, self._seed("collect"))
-        real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free")) if cfg.model_free else None
+        self.agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+        self.collector, real_env = None, None
+        if self.train_env is not None and cfg.model_free:
+            real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free"))
+        elif self.train_env is not None and cfg.static_dataset is None:
+            self.collector = Collector(self.train_env, self._seed("collect"))
         segments_seed = self._seed("segments")
         self.updates = make_updates(cfg, self.agent, self.replay, self.path, segments_seed, real_env, self.group)
 
@@ -105,7 +108,7 @@ class Trainer:
         self._stop = StopSignals()
         if saved:
             self._restore(saved)
-        if self._collecting:
+        if self.collector is not None:
             self.collector.begin()  # now: an environment that cannot begin should end no run under way
         if group is not None:
             states = {name: update.state_dict() for name, update in self.updates.items()}
@@ -204,7 +207,7 @@ class Trainer:
     def _collect_initially(self) -> None:
         """Collects until rewards have been seen often enough; the rest of the run follows from how long that took."""
         c = self.cfg.collection
-        if not self._collecting:
+        if self.collector is None:
             self.env_steps = self.replay.num_steps
             self.num_epochs = self.cfg.num_final_epochs
             self._save()
@@ -241,13 +244,10 @@ class Trainer:
         return int(counts.sum() - counts.max())
 
     def _collects(self, epoch: int) -> bool:
-        return self._collecting and epoch <= self.num_epochs - self.cfg.num_final_epochs
-
-    @property
-    def _collecting(self) -> bool:
-        return not self.cfg.model_free and self.cfg.static_dataset is None
+        return self.collector is not None and epoch <= self.num_epochs - self.cfg.num_final_epochs
 
     def _collect(self, num_steps: int) -> Collected:
+        assert self.collector is not None
         c = self.cfg.collection
         with self.progress.phase("collect", num_steps) as phase:
             collected = self.collector.collect(
@@ -404,7 +404,7 @@ class Trainer:
             "num_epochs": self.num_epochs,
             "env_steps": self.env_steps,
             "replay": self.replay.commit(),
-            "collector": self.collector.state_dict() if self._collecting else None,
+            "collector": None if self.collector is None else self.collector.state_dict(),
             "updates": {name: update.state_dict() for name, update in self.updates.items()},
             "conditions": conditions(self.path),
             "rng": torch.get_rng_state(),
@@ -426,22 +426,22 @@ class Trainer:
         load_weights(self.agent, saved)
         for name, update in self.updates.items():
             update.load_state_dict(state["updates"][name])
-        if self._collecting:
-            self._restore_collector(state["collector"])
+        if self.collector is not None:
+            self._restore_collector(self.collector, state["collector"])
         self.epoch, self.num_epochs, self.env_steps = state["epoch"], state["num_epochs"], state["env_steps"]
         self.figures = state["figures"]
         torch.set_rng_state(state["rng"])
         if state["rng_cuda"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["rng_cuda"], self.device)
 
-    def _restore_collector(self, state: dict[str, Any]) -> None:
+    def _restore_collector(self, collector: Collector, state: dict[str, Any]) -> None:
         try:
-            self.collector.load_state_dict(state)
+            collector.load_state_dict(state)
         except EnvironmentFailedError:
             raise
         except RuntimeError as error:  # a user's environment that does not repeat itself
             print(f"{error}. Starting new games: this run goes on, but not exactly as it would have.", flush=True)
-            self.collector = Collector(self.train_env, self._seed(f"collect after {self.replay.num_steps} steps"))
+            self.collector = Collector(collector.env, self._seed(f"collect after {self.replay.num_steps} steps"))
             self.replay.close_episodes()
 
     def _seed(self, purpose: str) -> int:

@@ -30,8 +30,9 @@ class Objective(Protocol):
     def draw(self) -> Inputs:
         """The next batch, on the model's device."""
 
-    def loss(self, *inputs: Tensor) -> tuple[Tensor, Figures]:
-        """Its loss (scalar), and what to report of it."""
+    @property
+    def loss(self) -> Callable[..., tuple[Tensor, Figures]]:
+        """Takes a batch. Returns its loss (scalar), and what to report of it."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -152,7 +153,7 @@ class Update:
     def apply(self, batches: Sequence[Inputs]) -> Figures:
         """Losses, gradients and the optimiser's step. On a GPU nothing here waits for the device."""
         self.optimizer.zero_grad()
-        total = 0.0
+        total: Any = 0.0
         for inputs in batches:
             with self.autocast():
                 loss, figures = self.objective.loss(*inputs)
@@ -161,7 +162,7 @@ class Update:
         if self.group is not None:
             self.group.average([total, *(p.grad for p in self.parameters if p.grad is not None)])
         grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.cfg.max_grad_norm)
-        self.optimizer.found_inf = self.guard.watch(total, grad_norm)
+        self.optimizer.found_inf = self.guard.watch(total, grad_norm)  # type: ignore[attr-defined] # as fused ones read it
         self.optimizer.step()
         return {**figures, "grad_norm": grad_norm}
 
