@@ -337,7 +337,7 @@ def _num_actions(config: RunConfig) -> int:
     if not has_env(config):
         from diamond_fast.training.action_count import count_actions
 
-        replay = domain_of(config).load_recording(Path(config.static_dataset))
+        replay = domain_of(config).load_recording(Path(str(config.static_dataset)))
         return count_actions(config, None, None, None, replay)
     from diamond_fast.domains.environments import make_env
 

@@ -45,7 +45,8 @@ class Denoiser(nn.Module):
         c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
         c_out = sigma * c_skip.sqrt()
         c_noise = sigma.log() / 4
-        return Conditioners(*(c.view(-1, 1, 1, 1) for c in (c_in, c_out, c_skip)), c_noise.view(-1))
+        c_in, c_out, c_skip = (c.view(-1, 1, 1, 1) for c in (c_in, c_out, c_skip))
+        return Conditioners(c_in, c_out, c_skip, c_noise.view(-1))
 
     def network_output(self, noisy_next_obs: Tensor, obs: Tensor, act: Tensor, cs: Conditioners) -> Tensor:
         """F's output [N,C,H,W] for unscaled inputs (shapes as in ``denoise``)."""
@@ -217,5 +218,5 @@ class Agent(nn.Module):
     def __init__(self, cfg: RunConfig, num_actions: int):
         super().__init__()
         self.denoiser = Denoiser(cfg.denoiser, num_actions)
-        self.rew_end_model = RewardEndModel(cfg.reward_end, num_actions, cfg.frame_size)
-        self.actor_critic = ActorCritic(cfg.actor_critic, num_actions, cfg.frame_size)
+        self.rew_end_model = RewardEndModel(cfg.reward_end, num_actions, cfg.frame_size)  # type: ignore[arg-type] # square frames
+        self.actor_critic = ActorCritic(cfg.actor_critic, num_actions, cfg.frame_size)  # type: ignore[arg-type] # square frames

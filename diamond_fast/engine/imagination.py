@@ -18,7 +18,7 @@ class Sampler(Protocol):
     """Draws next frames, as ``DiffusionSampler`` and ``FastDenoiser`` do."""
 
     def sample(
-        self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor]
+        self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor] = torch.randn
     ) -> tuple[Tensor, list[Tensor]]: ...
 
 
