@@ -1,6 +1,7 @@
 """What is imagined with and what is trained, as a path has it: every command that imagines calls these functions."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from diamond_fast.engine.choose import Path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
+from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, Sampler
 from diamond_fast.engine.recompute import Play, play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
@@ -26,7 +28,7 @@ def next_frame_sampler(denoiser: Denoiser, cfg: SamplerConfig, path: Path) -> Sa
     """What draws next frames."""
     if path.engine == "readable":
         return DiffusionSampler(denoiser, cfg)
-    return FastDenoiser(denoiser, cfg, dtype=path.dtype)
+    return FastDenoiser(denoiser, cfg, dtype=path.dtype, techniques=Techniques(cuda_graphs=path.graphs))
 
 
 def imagination(
@@ -47,7 +49,8 @@ def imagination(
         num_batches: contexts are drawn in so many batches at a time, or in more.
         generator: source of noise, rewards and ends; None: the default one.
     """
-    sampler = next_frame_sampler(agent.denoiser, cfg.sampler, path)
+    graphs = path.graphs and num_steps is None  # a captured rollout holds the sampler's kernels itself
+    sampler = next_frame_sampler(agent.denoiser, cfg.sampler, replace(path, graphs=graphs))
     if path.engine == "readable":
         starts = InitialStates(contexts, agent.rew_end_model, num_batches)
         return ImaginedEnv(sampler, agent.rew_end_model, cfg.horizon, starts, num_envs, generator)
