@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
-from diamond_fast.engine.shadow import Shadow
+from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.kernels._edm import preconditioners_reference
 from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
 from diamond_fast.networks.unet.model import InnerModel
@@ -80,19 +80,19 @@ class FusedUNet:
         self._dtype = dtype
         tensor_cores = dtype != torch.float32  # they want channels in multiples of 8
         self._pad_to = 16 if tensor_cores else 1
-        self._shadow = Shadow(network, dtype, {"conv_in": (16, 1), "conv_out": (1, 8)} if tensor_cores else None)
-        self._conditioner = Shadow(_Conditioner(network), torch.float32)
+        self._copies = WeightCopies(network, dtype, {"conv_in": (16, 1), "conv_out": (1, 8)} if tensor_cores else None)
+        self._conditioner = WeightCopies(_Conditioner(network), torch.float32)
         self._out_channels = network.conv_out.out_channels
 
     def refresh(self) -> None:
-        self._shadow.refresh(self._source)
+        self._copies.refresh(self._source)
         self._conditioner.refresh(_Conditioner(self._source))
 
     def conditioning(self, c_noise: Tensor, act: Tensor) -> list[tuple[Tensor, Tensor | None]]:
         cond = self._conditioner.network(c_noise, act).to(self._dtype)
         if not self.techniques.one_modulation:
             return [(level, None) for level in cond]
-        rows = torch.addmm(self._shadow.modulation_bias, cond.flatten(0, 1), self._shadow.modulation_weight.t())
+        rows = torch.addmm(self._copies.modulation_bias, cond.flatten(0, 1), self._copies.modulation_weight.t())
         return list(zip(cond, rows.split(len(act)), strict=True))
 
     def prepare(self, x: Tensor, context: Tensor, sigma: Tensor | float) -> Tensor:
@@ -103,8 +103,8 @@ class FusedUNet:
 
     def evaluate(self, network_input: Tensor, conditioning: tuple[Tensor, Tensor | None]) -> Tensor:
         cond, modulation = conditioning
-        backend = FusedTorch(self._shadow, self.techniques, modulation, cond)
-        return self._shadow.network.walk(backend, Activation(network_input)).x[:, : self._out_channels]
+        backend = FusedTorch(self._copies, self.techniques, modulation, cond)
+        return self._copies.network.walk(backend, Activation(network_input)).x[:, : self._out_channels]
 
 
 class AmxUNet:
@@ -120,7 +120,7 @@ class AmxUNet:
     def __init__(self, network: InnerModel, sigma_data: float, sigma_offset_noise: float):
         self._source = network
         self._sigma_data, self._sigma_offset_noise = sigma_data, sigma_offset_noise
-        self._conditioner = Shadow(_Conditioner(network), torch.float32)
+        self._conditioner = WeightCopies(_Conditioner(network), torch.float32)
         self._programs: dict[tuple[int, int], CpuProgram] = {}  # by image size
 
     def refresh(self) -> None:

@@ -12,7 +12,7 @@ from diamond_fast.engine.choose import fast_dtype, runs_on_amx
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
 from diamond_fast.engine.lstm import Memory, unroll
-from diamond_fast.engine.shadow import Shadow
+from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
 from diamond_fast.networks.reward_end.model import NUM_REWARDS, RewardEndEncoder, RewardEndModel
 
@@ -38,12 +38,12 @@ class FastEncoder:
         self.techniques = techniques
         self.amx = runs_on_amx(device, dtype)
         self._programs: dict[tuple[int, ...], CpuProgram] = {}
-        self._shadow = None if self.amx else Shadow(network, dtype)
+        self._copies = None if self.amx else WeightCopies(network, dtype)
 
     def refresh(self) -> None:
         """Takes the weights as they are now, in place."""
-        if self._shadow is not None:
-            self._shadow.refresh(self.network)
+        if self._copies is not None:
+            self._copies.refresh(self.network)
         for program in self._programs.values():
             program.refresh()
 
@@ -56,10 +56,10 @@ class FastEncoder:
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         modulation = None
         if cond is not None:
-            weight, bias = self._shadow.modulation_weight, self._shadow.modulation_bias
+            weight, bias = self._copies.modulation_weight, self._copies.modulation_bias
             modulation = torch.addmm(bias, cond.to(self.dtype), weight.t())
-        backend = FusedTorch(self._shadow, self.techniques, modulation)
-        return self._shadow.network.walk(backend, Activation(x)).x.float()
+        backend = FusedTorch(self._copies, self.techniques, modulation)
+        return self._copies.network.walk(backend, Activation(x)).x.float()
 
     def _program(self, frames: list[Tensor]) -> CpuProgram:
         key = (*(x.size(1) for x in frames), *frames[0].shape[-2:])

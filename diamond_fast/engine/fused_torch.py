@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_fast.engine.shadow import Shadow
+from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.kernels.ada_group_norm_silu import ada_group_norm_silu
 from diamond_fast.kernels.bias_residual_stats import bias_residual_stats
 from diamond_fast.kernels.dispatch import use_triton
@@ -43,19 +43,19 @@ class Activation(NamedTuple):
 
 
 class FusedTorch:
-    """Runs a shadow's operations as they come.
+    """Runs a network's operations as they come, on copies of its weights.
 
     Args:
-        shadow: the network that is walked must be ``shadow.network``.
-        modulation: [N,M] rows from ``shadow.modulation_weight``; None if the norms are to compute their own from
+        copies: the network that is walked must be ``copies.network``.
+        modulation: [N,M] rows from ``copies.modulation_weight``; None if the norms are to compute their own from
             ``cond``.
         cond: [N,E] conditioning.
     """
 
     def __init__(
-        self, shadow: Shadow, techniques: Techniques, modulation: Tensor | None = None, cond: Tensor | None = None
+        self, copies: WeightCopies, techniques: Techniques, modulation: Tensor | None = None, cond: Tensor | None = None
     ):
-        self.shadow = shadow
+        self.copies = copies
         self.techniques = techniques
         self.modulation = modulation
         self.cond = cond
@@ -120,7 +120,7 @@ class FusedTorch:
     def _modulation(self, norm: AdaGroupNorm) -> Tensor:
         if self.modulation is None:
             return norm.linear(self.cond)
-        start = self.shadow.offsets[norm]
+        start = self.copies.offsets[norm]
         return self.modulation[:, start : start + norm.linear.out_features]
 
     def attention(self, layer: SelfAttention2d, x: Activation) -> Activation:

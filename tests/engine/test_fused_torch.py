@@ -11,7 +11,7 @@ from diamond_fast.engine import fused_torch
 from diamond_fast.engine.denoiser_networks import FusedUNet
 from diamond_fast.engine.edm_sampler import EDMSampler
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
-from diamond_fast.engine.shadow import Shadow
+from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.kernels import (
     ada_group_norm_silu,
     bias_residual_stats,
@@ -100,27 +100,27 @@ def test_reward_end_and_actor_critic_encoders(triton):
     cfg = RewardEndConfig(cond_channels=8, depths=(1, 1), channels=(32, 32), attn_depths=(0, 0))
     encoder = randomised(RewardEndEncoder(cfg))
     x, cond = torch.randn(2, 6, 9, 7), torch.randn(2, 8)
-    shadow = Shadow(encoder, torch.float32)
-    modulation = F.linear(cond, shadow.modulation_weight, shadow.modulation_bias)
-    y = shadow.network.walk(FusedTorch(shadow, Techniques(), modulation), Activation(x)).x
+    copies = WeightCopies(encoder, torch.float32)
+    modulation = F.linear(cond, copies.modulation_weight, copies.modulation_bias)
+    y = copies.network.walk(FusedTorch(copies, Techniques(), modulation), Activation(x)).x
     torch.testing.assert_close(y, encoder(x, cond), rtol=1e-4, atol=1e-4)
 
     encoder = randomised(ActorCriticEncoder(ActorCriticConfig(channels=(32, 64), down=(1, 1))))
-    shadow = Shadow(encoder, torch.float32)
-    y = shadow.network.walk(FusedTorch(shadow, Techniques()), Activation(x[:, :3])).x
+    copies = WeightCopies(encoder, torch.float32)
+    y = copies.network.walk(FusedTorch(copies, Techniques()), Activation(x[:, :3])).x
     torch.testing.assert_close(y, encoder(x[:, :3]), rtol=1e-4, atol=1e-4)
 
 
-def test_shadow_copies_in_place():
+def test_weights_are_copied_in_place():
     network = randomised(InnerModel(CFG, 4))
-    shadow = Shadow(network, torch.bfloat16, {"conv_in": (16, 1), "conv_out": (1, 8)})
-    addresses = {k: p.data_ptr() for k, p in shadow.network.named_parameters()}
+    copies = WeightCopies(network, torch.bfloat16, {"conv_in": (16, 1), "conv_out": (1, 8)})
+    addresses = {k: p.data_ptr() for k, p in copies.network.named_parameters()}
     for p in network.parameters():
         p.data += 1
     network.noise_emb.weight += 1
-    shadow.refresh(network)
+    copies.refresh(network)
     source = dict(network.named_parameters())
-    for name, p in shadow.network.named_parameters():
+    for name, p in copies.network.named_parameters():
         assert p.data_ptr() == addresses[name]
         expected = source[name].to(torch.bfloat16)
         if name.startswith(("conv_in", "conv_out")):
@@ -128,9 +128,9 @@ def test_shadow_copies_in_place():
         torch.testing.assert_close(p, expected, rtol=0, atol=0)
         if p.dim() == 4:
             assert p.stride(1) == 1
-    assert torch.equal(shadow.network.noise_emb.weight, network.noise_emb.weight.to(torch.bfloat16))
-    assert shadow.network.conv_in.weight[:, 15:].abs().max() == 0
-    assert shadow.network.conv_out.weight[3:].abs().max() == 0
-    for norm, start in shadow.offsets.items():
-        rows = shadow.modulation_weight[start : start + norm.linear.out_features]
+    assert torch.equal(copies.network.noise_emb.weight, network.noise_emb.weight.to(torch.bfloat16))
+    assert copies.network.conv_in.weight[:, 15:].abs().max() == 0
+    assert copies.network.conv_out.weight[3:].abs().max() == 0
+    for norm, start in copies.offsets.items():
+        rows = copies.modulation_weight[start : start + norm.linear.out_features]
         assert rows.data_ptr() == norm.linear.weight.data_ptr()

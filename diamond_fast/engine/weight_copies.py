@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diamond_fast.networks.blocks import AdaGroupNorm
 
 
-class Shadow:
+class WeightCopies:
     """A network's double.
 
     Args:
