@@ -35,7 +35,7 @@ const T* data_of(const Array<T>& array, int64_t size, const char* name) {
 
 void append(Store& store, const Array<uint8_t>& obs, const Array<uint8_t>& act, const Array<float>& rew,
             const Array<bool>& end, const Array<bool>& trunc, const Array<uint8_t>& final_obs) {
-  const int64_t n = store.num_lanes(), frame_bytes = store.frame_bytes();
+  const int64_t n = store.num_envs(), frame_bytes = store.frame_bytes();
   store.append(data_of(obs, n * frame_bytes, "obs"), data_of(act, n * store.act_bytes(), "act"), data_of(rew, n, "rew"),
                data_of(end, n, "end"), data_of(trunc, n, "trunc"), data_of(final_obs, n * frame_bytes, "final_obs"));
 }
@@ -105,7 +105,7 @@ PYBIND11_MODULE(_replay, m) {
 
   m.attr("END") = static_cast<int>(kEnd);
   m.attr("TRUNC") = static_cast<int>(kTrunc);
-  m.attr("MAX_ENVS") = kMaxLanes;
+  m.attr("MAX_ENVS") = kMaxEnvs;
 
   py::class_<Episode>(m, "Episode")
       .def_readonly("first_slot", &Episode::first_slot)
@@ -158,22 +158,22 @@ PYBIND11_MODULE(_replay, m) {
            py::arg("stream"));
 
   py::class_<Store, std::shared_ptr<Store>>(m, "Store")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("frame_bytes"), py::arg("num_lanes"),
+      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("frame_bytes"), py::arg("num_envs"),
            py::arg("capacity"), py::arg("act_bytes") = sizeof(int64_t))
       .def("append", &append)
       .def("publish_running", &Store::publish_running)
       .def("close_running", &Store::close_running)
-      .def("adopt", &Store::adopt, py::arg("num_steps"), py::arg("lane_slots"))
+      .def("adopt", &Store::adopt, py::arg("num_steps"), py::arg("env_slots"))
       .def("view", &Store::view)
-      .def_property_readonly("num_lanes", &Store::num_lanes)
+      .def_property_readonly("num_envs", &Store::num_envs)
       .def_property_readonly("num_slots", &Store::num_slots)
-      .def("lane_start",
-           [](const Store& store, int64_t lane) {
-             store.lane_used(lane);  // throws if there is no such lane
-             return store.lane_start(lane);
+      .def("env_start",
+           [](const Store& store, int64_t env) {
+             store.env_used(env);  // throws if there is no such environment
+             return store.env_start(env);
            })
-      .def("check_flags", &Store::check_flags, py::arg("lane"), py::arg("num_steps"), py::arg("num_slots"))
-      .def("lane_used", &Store::lane_used)
+      .def("check_flags", &Store::check_flags, py::arg("env"), py::arg("num_steps"), py::arg("num_slots"))
+      .def("env_used", &Store::env_used)
       .def_property_readonly("num_vector_steps", &Store::num_vector_steps)
       .def("slots", &slots, py::arg("first"), py::arg("count"))
       // Draws batch number `batch` into the block.

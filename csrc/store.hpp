@@ -1,6 +1,6 @@
 // The stored experience: one slab of frames, one writer, any number of readers.
 //
-// Every environment owns a lane of slots, so an episode is contiguous even when several environments interleave and a
+// Every environment owns a stretch of slots, so an episode is contiguous even when several environments interleave and a
 // segment of it is one memcpy. A slot holds a frame, the action taken at it and what followed. An ended episode
 // owns one more slot for its final observation. Slots are written once: what a View shows never changes, so readers
 // copy without a lock. Frames and actions are bytes whose meaning is the caller's.
@@ -42,7 +42,7 @@ enum SlotFlag : uint8_t {
 };
 
 // More environments than a commit's head could list.
-constexpr int64_t kMaxLanes = int64_t{1} << 16;
+constexpr int64_t kMaxEnvs = int64_t{1} << 16;
 
 struct Episode {
   int64_t first_slot;
@@ -68,11 +68,11 @@ class Store {
  public:
   // capacity: steps in all, rounded up to whole vector steps. Throws std::invalid_argument, and std::bad_alloc if
   // there is no address space for as many.
-  Store(int64_t frame_bytes, int64_t num_lanes, int64_t capacity, int64_t act_bytes = sizeof(int64_t));
+  Store(int64_t frame_bytes, int64_t num_envs, int64_t capacity, int64_t act_bytes = sizeof(int64_t));
 
   // --- the writer's side: one thread at a time ---
 
-  // Takes one step of every lane; final_obs is read only if an episode ended. An ended episode becomes visible at
+  // Takes one step of every environment; final_obs is read only if an episode ended. An ended episode becomes visible at
   // once, a running one with publish_running(). Throws std::runtime_error when full, std::invalid_argument if a
   // reward is not finite; then nothing is taken.
   void append(const uint8_t* obs, const uint8_t* act, const float* rew, const bool* end, const bool* trunc,
@@ -81,17 +81,17 @@ class Store {
   // Every running episode stays as it is, without an end, and the next step starts a new one.
   void close_running();
   // Takes num_steps vector steps whose slots were written from outside, as append() would have taken them.
-  // lane_slots: slots per lane. Throws std::invalid_argument, having changed nothing, if the flags do not fit or a
+  // env_slots: slots per environment. Throws std::invalid_argument, having changed nothing, if the flags do not fit or a
   // reward is not finite.
-  void adopt(int64_t num_steps, const std::vector<int64_t>& lane_slots);
+  void adopt(int64_t num_steps, const std::vector<int64_t>& env_slots);
 
-  // Throws std::invalid_argument unless the flags of a lane's next num_slots slots are those of num_steps steps.
-  void check_flags(int64_t lane, int64_t num_steps, int64_t num_slots) const;
+  // Throws std::invalid_argument unless the flags of an environment's next num_slots slots are those of num_steps steps.
+  void check_flags(int64_t env, int64_t num_steps, int64_t num_slots) const;
 
-  int64_t lane_start(int64_t lane) const { return lane * slots_per_lane_; }
-  int64_t lane_used(int64_t lane) const { return lanes_.at(lane).used; }
+  int64_t env_start(int64_t env) const { return env * slots_per_env_; }
+  int64_t env_used(int64_t env) const { return envs_.at(env).used; }
   int64_t num_vector_steps() const { return vector_steps_; }
-  // Throws std::out_of_range unless slots [first, first + count) lie in one lane.
+  // Throws std::out_of_range unless slots [first, first + count) lie in one environment.
   void check_slots(int64_t first, int64_t count) const;
 
   // --- any thread ---
@@ -100,8 +100,8 @@ class Store {
   uint64_t version() const { return version_.load(std::memory_order_acquire); }
   int64_t frame_bytes() const { return frame_bytes_; }
   int64_t act_bytes() const { return act_bytes_; }
-  int64_t num_lanes() const { return static_cast<int64_t>(lanes_.size()); }
-  int64_t num_slots() const { return num_lanes() * slots_per_lane_; }  // room for, in all lanes
+  int64_t num_envs() const { return static_cast<int64_t>(envs_.size()); }
+  int64_t num_slots() const { return num_envs() * slots_per_env_; }  // room for, in all environments
 
   uint8_t* frame(int64_t slot) { return frames_.at(slot * frame_bytes_); }
   uint8_t* act(int64_t slot) { return act_.at(slot * act_bytes_); }
@@ -110,7 +110,7 @@ class Store {
   const uint8_t* flags(int64_t slot) const { return flags_.at(slot); }
 
  private:
-  struct Lane {
+  struct Env {
     int64_t used = 0;  // slots
     bool running = false;
     int64_t episode = -1;  // index of the running episode once visible
@@ -118,17 +118,17 @@ class Store {
     int64_t length = 0;
   };
 
-  void take_step(Lane& lane, int64_t slot);
-  void publish(Lane& lane, bool has_final);
+  void take_step(Env& env, int64_t slot);
+  void publish(Env& env, bool has_final);
 
   const int64_t frame_bytes_, act_bytes_;
   const int64_t max_vector_steps_;
-  const int64_t slots_per_lane_;  // twice the steps: every episode might have one step and a final observation
+  const int64_t slots_per_env_;  // twice the steps: every episode might have one step and a final observation
   Reserved<uint8_t> frames_;
   Reserved<uint8_t> act_;
   Reserved<float> rew_;
   Reserved<uint8_t> flags_;
-  std::vector<Lane> lanes_;
+  std::vector<Env> envs_;
   int64_t vector_steps_ = 0;
 
   ForkSafeMutex mutex_;  // guards what is below

@@ -97,12 +97,12 @@ def test_places_outside_are_refused(replay):
     for slot, count in ((-1, 1), (0, 21), (20, 1), (2**62, 2**62), (0, -1), (19, 2)):
         with pytest.raises(IndexError):
             store.slots(slot, count)
-    for lane in (-1, 1, 2**62):
-        for ask in (store.lane_start, store.lane_used):
+    for env in (-1, 1, 2**62):
+        for ask in (store.env_start, store.env_used):
             with pytest.raises(IndexError):
-                ask(lane)
+                ask(env)
         with pytest.raises(IndexError):
-            store.check_flags(lane, 1, 1)
+            store.check_flags(env, 1, 1)
     for num_steps, num_slots in ((-1, -1), (1, 2**62), (2**62, 2**62), (1, 30)):
         with pytest.raises(ValueError, match="not"):
             store.check_flags(0, num_steps, num_slots)

@@ -47,7 +47,7 @@ constexpr int64_t kFrameBytes = 48;
 
 // One vector step whose frames, actions and rewards all tell the step's number.
 void append_step(Store& store, int64_t number, const std::vector<char>& ends) {
-  const int64_t n = store.num_lanes();
+  const int64_t n = store.num_envs();
   std::vector<uint8_t> obs(n * kFrameBytes, static_cast<uint8_t>(number)), final_obs(n * kFrameBytes, 255);
   std::vector<int64_t> act(n, number);
   std::vector<float> rew(n, static_cast<float>(number));
@@ -136,7 +136,7 @@ void test_adopt_checks_its_flags() {
   expect_throws<std::invalid_argument>([&] { store.adopt(2, {}); });
   EXPECT(store.view()->num_steps() == 0);
   store.adopt(2, {3});
-  EXPECT(store.view()->num_steps() == 2 && store.lane_used(0) == 3);
+  EXPECT(store.view()->num_steps() == 2 && store.env_used(0) == 3);
   *store.flags(3) = 0;  // neither goes on nor begins
   expect_throws<std::invalid_argument>([&] { store.adopt(1, {1}); });
   *store.flags(3) = 128;

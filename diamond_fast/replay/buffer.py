@@ -410,7 +410,7 @@ class Replay:
         self._mark_committed()
 
     def _mark_committed(self) -> None:
-        self._committed = [self._store.lane_used(lane) for lane in range(self.num_envs)]
+        self._committed = [self._store.env_used(env) for env in range(self.num_envs)]
         self._committed_steps = self._store.num_vector_steps
         self._closed = False
 

@@ -29,11 +29,11 @@ def pack(store: _replay.Store, committed: list[int], num_steps: int, closed: boo
         num_steps: vector steps since then.
         closed: running episodes were closed.
     """
-    slots = [store.lane_used(lane) - before for lane, before in enumerate(committed)]
+    slots = [store.env_used(env) - before for env, before in enumerate(committed)]
     head = json.dumps({"steps": num_steps, "slots": slots, "closed": closed}).encode()
     yield _LENGTH.pack(len(head)) + head
-    for lane, (first, count) in enumerate(zip(committed, slots, strict=True)):
-        yield from _slot_memory(store, lane, first, count)
+    for env, (first, count) in enumerate(zip(committed, slots, strict=True)):
+        yield from _slot_memory(store, env, first, count)
 
 
 def unpack(store: _replay.Store, record: ZstdDecompressionReader) -> None:
@@ -43,10 +43,10 @@ def unpack(store: _replay.Store, record: ZstdDecompressionReader) -> None:
         ValueError, IndexError: it does not fit into the store.
     """
     head = _read_head(record)
-    for lane, count in enumerate(head["slots"]):
-        flags, *rest = _slot_memory(store, lane, store.lane_used(lane), count)
+    for env, count in enumerate(head["slots"]):
+        flags, *rest = _slot_memory(store, env, store.env_used(env), count)
         _read_into(record, flags)
-        store.check_flags(lane, head["steps"], count)  # before the memory is taken that they speak for
+        store.check_flags(env, head["steps"], count)  # before the memory is taken that they speak for
         for memory in rest:
             _read_into(record, memory)
     if record.read(1):
@@ -62,8 +62,8 @@ def num_vector_steps(record: ZstdDecompressionReader) -> int:
     return _read_head(record)["steps"]
 
 
-def _slot_memory(store: _replay.Store, lane: int, first: int, count: int) -> list[memoryview]:
-    frames, act, rew, flags = store.slots(store.lane_start(lane) + first, count)
+def _slot_memory(store: _replay.Store, env: int, first: int, count: int) -> list[memoryview]:
+    frames, act, rew, flags = store.slots(store.env_start(env) + first, count)
     return [memoryview(array.reshape(-1).view(np.uint8)) for array in (flags, act, rew, frames)]
 
 

@@ -20,19 +20,19 @@ class DeviceMirror:
     def __init__(self, store: _replay.Store, frame_shape: tuple[int, int, int], device: torch.device | str) -> None:
         """Made by `Replay.mirror`."""
         self._store = store
-        self._mirrored = [0] * store.num_lanes  # slots per environment
+        self._mirrored = [0] * store.num_envs  # slots per environment
         self._row_of_slot = np.full(store.num_slots + 1, -1, np.int64)  # the last is what padding, slot -1, finds
         self._num_rows = 0
         self._frames = torch.empty((0, *frame_shape), dtype=torch.uint8, device=device)
 
     def update(self) -> None:
         """Takes over the frames stored since the last call."""
-        for lane, before in enumerate(self._mirrored):
-            now = self._store.lane_used(lane)
+        for env, before in enumerate(self._mirrored):
+            now = self._store.env_used(env)
             if now > before:
-                first = self._store.lane_start(lane) + before
+                first = self._store.env_start(env) + before
                 self._append(first, self._store.slots(first, now - before)[0])
-                self._mirrored[lane] = now
+                self._mirrored[env] = now
 
     def to_rows(self, slots: Tensor) -> None:
         """Replaces slots of the buffer, int64 on the CPU, by rows of the mirror; -1 stays -1."""
