@@ -13,6 +13,7 @@ from workloads import NUM_ACTIONS, PAPER, TINY
 from diamond_fast.engine.recompute import play, recompute, usual_capacity
 from diamond_fast.engine.rollout import EnvStep, RolloutState, rollout
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
+from diamond_fast.spec import Discrete
 
 BURN_IN = 3
 
@@ -41,7 +42,7 @@ def test_update_from_played_steps(measure, effort, device, batch, precision):
     if batch > 8 and device.type == "cpu":
         pytest.skip("ten seconds a call on a CPU")
     cfg = TINY if effort == "tiny" else PAPER
-    policy = ActorCritic(cfg.actor_critic, NUM_ACTIONS, cfg.frame_size)
+    policy = ActorCritic(cfg.actor_critic, cfg.spec(Discrete(NUM_ACTIONS)))
     policy.to(device, memory_format=torch.channels_last)
     steps = cfg.actor_critic_loss.backup_every
     env = Frames(batch, steps, cfg.frame_size, device)

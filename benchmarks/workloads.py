@@ -26,11 +26,13 @@ from diamond_fast.engine.recompute import Play
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.engine.world import imagination, make_play
 from diamond_fast.replay import Replay
+from diamond_fast.spec import Discrete, Frame, Spec
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
 
 NUM_ACTIONS = 18
+SPEC = Spec(Frame(64, 64), Discrete(NUM_ACTIONS))
 
 PAPER = replace(
     RunConfig(),
@@ -67,7 +69,7 @@ def contexts(n: int, height: int, width: int, device: torch.device) -> Frames:
 def make_denoiser(cfg: DenoiserConfig, device: torch.device) -> Denoiser:
     """With random weights everywhere: zeros, as some layers start with, would be no fair load."""
     with torch.device("meta"):
-        denoiser = Denoiser(cfg, NUM_ACTIONS)
+        denoiser = Denoiser(cfg, SPEC)
     denoiser.to_empty(device=device)
     with torch.no_grad():
         for x in (*denoiser.parameters(), *denoiser.buffers()):
@@ -78,7 +80,7 @@ def make_denoiser(cfg: DenoiserConfig, device: torch.device) -> Denoiser:
 def denoiser_flops(cfg: DenoiserConfig, height: int, width: int) -> int:
     """Floating-point operations of one evaluation of the network for one sample."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = Denoiser(cfg, NUM_ACTIONS).inner_model
+        network = Denoiser(cfg, SPEC).inner_model
         network(torch.empty(1, 3, height, width), torch.empty(1), torch.empty(1, 12, height, width), _no_actions())
     return counter.get_total_flops()
 
@@ -92,8 +94,9 @@ class InBfloat16(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
+        device = next(network.parameters()).device
+        self.takes = nn.Parameter(torch.empty(0, device=device))  # tells the denoiser its tensors: float32, there
         self.network = copy.deepcopy(network).to(torch.bfloat16, memory_format=torch.channels_last)
-        self.noise_emb = network.noise_emb  # tells the denoiser what tensors it takes: float32, on this device
 
     def forward(self, x: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         x, obs = (y.to(torch.bfloat16, memory_format=torch.channels_last) for y in (x, obs))

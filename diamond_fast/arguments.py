@@ -7,6 +7,8 @@ a GPU that would wait for the device.
 import torch
 from torch import Tensor
 
+from diamond_fast.spec import Action
+
 
 def check_tensor(name: str, tensor: Tensor, shape: tuple[int | None, ...], weight: Tensor) -> None:
     """A tensor of that shape (None: any size), on the weights' device and of their dtype or, in autocast, any float.
@@ -30,17 +32,15 @@ def check_mask(name: str, mask: Tensor, shape: tuple[int | None, ...], device: t
         raise TypeError(f"{name}: expected bool, got {mask.dtype}")
 
 
-def check_actions(
-    name: str, act: Tensor, shape: tuple[int | None, ...], device: torch.device, num_actions: int
-) -> None:
-    """An int64 tensor of that shape on that device, values below ``num_actions``. Raises as :func:`check_tensor`."""
-    _check(name, act, shape, device)
-    if act.dtype != torch.int64:
-        raise TypeError(f"{name}: expected int64, got {act.dtype}")
+def check_actions(name: str, act: Tensor, shape: tuple[int | None, ...], device: torch.device, action: Action) -> None:
+    """A tensor [*shape, *action.shape] of such actions on that device. Raises as :func:`check_tensor`."""
+    _check(name, act, (*shape, *action.shape), device)
+    if act.dtype != getattr(torch, action.dtype.name):
+        raise TypeError(f"{name}: expected {action.dtype}, got {act.dtype}")
     if act.device.type != "cpu" or torch.compiler.is_compiling() or type(act) is not Tensor or not act.numel():
         return
-    if act.min() < 0 or act.max() >= num_actions:
-        raise ValueError(f"{name}: expected 0 to {num_actions - 1}, got {act.min().item()} to {act.max().item()}")
+    if wrong := action.why_not(act.detach().numpy()):
+        raise ValueError(f"{name}: {wrong}")
 
 
 def _check(name: str, tensor: Tensor, shape: tuple[int | None, ...], device: torch.device) -> None:

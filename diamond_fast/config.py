@@ -9,148 +9,50 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from diamond_fast.settings import Limits
+from diamond_fast.formulations.config import (
+    DenoiserConfig,
+    DiffusionConfig,
+    LevelsConfig,
+    SamplerConfig,
+    SigmaDistributionConfig,
+    StepsConfig,
+)
+from diamond_fast.networks.actor_critic.config import ActorCriticConfig, ActorCriticLossConfig
+from diamond_fast.networks.reward_end.config import RewardEndConfig
+from diamond_fast.networks.unet.config import InnerModelConfig as InnerModelConfig  # to be had with the others
+from diamond_fast.registry import FORMULATIONS, NETWORKS, find
+from diamond_fast.settings import (
+    BatchSize,
+    CountInt,
+    Fraction,
+    Length,
+    Limits,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Seed,
+    Width,
+)
+
+if TYPE_CHECKING:  # numpy is not needed for --help
+    from diamond_fast.spec import Action, Spec
 
 Precision = Literal["fp32", "tf32", "bf16"]
 PathChoice = Literal["auto", "readable"]
 
-MOST = 2**31 - 1  # what every library below takes
-PositiveInt = Annotated[int, Limits(minimum=1, maximum=MOST)]
-CountInt = Annotated[int, Limits(minimum=0, maximum=MOST)]
-BatchSize = Annotated[int, Limits(minimum=1, maximum=2**20)]
-Width = Annotated[int, Limits(minimum=1, maximum=2**16)]
-Depth = Annotated[int, Limits(minimum=1, maximum=64)]
-Length = Annotated[int, Limits(minimum=1, maximum=2**12)]
-Switch = Annotated[int, Limits(minimum=0, maximum=1)]
-PositiveFloat = Annotated[float, Limits(above=0)]
-NonNegativeFloat = Annotated[float, Limits(minimum=0)]
-FiniteFloat = Annotated[float, Limits()]
-Fraction = Annotated[float, Limits(minimum=0, maximum=1)]
-Seed = Annotated[int, Limits(minimum=0, maximum=MOST)]
-RgbChannels = Annotated[int, Limits(minimum=3, maximum=3)]
 Place = Literal["thread", "process", "main"]
 NumActions = Annotated[int, Limits(minimum=1, maximum=2**12)]
-
-
-# --- networks -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class InnerModelConfig:
-    """The denoiser's U-Net F (paper, appendix C)."""
-
-    img_channels: RgbChannels = 3
-    """Number of colour channels of a frame."""
-    num_steps_conditioning: Length = 4
-    """How many past frames and actions the next frame is predicted from."""
-    cond_channels: Width = 256
-    """Width of the vector that tells the network the noise level and the actions."""
-    depths: tuple[Depth, ...] = (2, 2, 2, 2)
-    """Number of residual blocks of each level of the network."""
-    channels: tuple[Width, ...] = (64, 64, 64, 64)
-    """Number of channels of each level of the network."""
-    attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
-    """Which levels have self-attention in their blocks: 1 for yes, 0 for no, level by level."""
-
-
-@dataclass(frozen=True)
-class DenoiserConfig:
-    """EDM preconditioning (Karras et al. 2022, table 1) around the U-Net."""
-
-    inner_model: InnerModelConfig = field(default_factory=InnerModelConfig)
-    sigma_data: PositiveFloat = 0.5
-    """Standard deviation of the pixels, which lie in [-1, 1], that the preconditioning assumes."""
-    sigma_offset_noise: NonNegativeFloat = 0.3
-    """Standard deviation of the noise that shifts a whole colour channel of a frame."""
-
-
-@dataclass(frozen=True)
-class RewardEndConfig:
-    """The reward and termination model: convolutions and an LSTM (paper, appendix C)."""
-
-    img_channels: RgbChannels = 3
-    """Number of colour channels of a frame."""
-    lstm_dim: Width = 512
-    """Width of the LSTM's state, the model's memory."""
-    cond_channels: Width = 128
-    """Width of the vector that tells the network the action."""
-    depths: tuple[Depth, ...] = (2, 2, 2, 2)
-    """Number of residual blocks of each level of the network."""
-    channels: tuple[Width, ...] = (32, 32, 32, 32)
-    """Number of channels of each level of the network."""
-    attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
-    """Which levels have self-attention in their blocks: 1 for yes, 0 for no, level by level."""
-
-
-@dataclass(frozen=True)
-class ActorCriticConfig:
-    """Policy and value: a small convolutional encoder and an LSTM cell (paper, appendix C)."""
-
-    img_channels: RgbChannels = 3
-    """Number of colour channels of a frame."""
-    lstm_dim: Width = 512
-    """Width of the LSTM's state, the model's memory."""
-    channels: tuple[Width, ...] = (32, 32, 64, 64)
-    """Number of channels of each level of the network."""
-    down: tuple[Switch, ...] = (1, 1, 1, 1)
-    """Which levels end with 2x2 max-pooling: 1 for yes, 0 for no, level by level."""
-
-
-# --- world model ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """How a next frame is drawn from the denoiser (EDM, algorithm 2)."""
-
-    num_steps: Length = 3
-    """Number of denoising steps that draw one frame. Fewer are faster and less exact."""
-    sigma_min: PositiveFloat = 2e-3
-    """Noise level (standard deviation) of the last denoising step."""
-    sigma_max: PositiveFloat = 5.0
-    """Noise level (standard deviation) that drawing a frame begins at."""
-    rho: PositiveFloat = 7.0
-    """How the noise levels are spaced: a larger number puts more steps at low noise."""
-    order: Literal[1, 2] = 1
-    """The solver: 1 is Euler's method, 2 is Heun's, which is more exact and costs nearly twice the time."""
-    s_churn: NonNegativeFloat = 0.0
-    """How much noise is put back between steps. 0 makes sampling deterministic once the first noise is drawn."""
-    s_tmin: NonNegativeFloat = 0.0
-    """Noise is put back at this noise level or above."""
-    s_tmax: Annotated[float, Limits(minimum=0, infinite=True)] = float("inf")
-    """Noise is put back at this noise level or below."""
-    s_noise: PositiveFloat = 1.0
-    """Standard deviation of the noise that is put back, as a factor."""
-
-    @property
-    def num_evaluations(self) -> int:
-        """Evaluations of the denoiser for one frame: Heun's method takes two a step, except at the last."""
-        return self.num_steps if self.order == 1 else 2 * self.num_steps - 1
-
-
-@dataclass(frozen=True)
-class SigmaDistributionConfig:
-    """Noise levels the denoiser is trained on: exp(N(loc, scale^2)), clipped."""
-
-    loc: FiniteFloat = -0.4
-    """Mean of the logarithm of the noise level."""
-    scale: NonNegativeFloat = 1.2
-    """Standard deviation of the logarithm of the noise level."""
-    sigma_min: PositiveFloat = 2e-3
-    """Noise levels below this one are raised to it."""
-    sigma_max: PositiveFloat = 20.0
-    """Noise levels above this one are lowered to it."""
 
 
 @dataclass(frozen=True)
 class WorldModelConfig:
     """The imagined environment."""
 
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    sampler: StepsConfig = field(default_factory=SamplerConfig)
     horizon: Length = 15
     """Number of imagined steps after which an imagined episode is cut short."""
     num_batches_to_preload: Width = 256
@@ -188,22 +90,6 @@ class UpdateConfig:
     """Number of updates over which the learning rate rises linearly from 0."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients with a larger norm are scaled down to it."""
-
-
-@dataclass(frozen=True)
-class ActorCriticLossConfig:
-    """REINFORCE with a value baseline on lambda-returns (paper, appendix D)."""
-
-    backup_every: Length = 15
-    """Number of steps that are played before each update of the policy."""
-    gamma: Fraction = 0.985
-    """Discount factor: what a reward one step later is worth."""
-    lambda_: Annotated[Fraction, arg(name="lambda")] = 0.95
-    """How far returns rely on rewards that came (1) rather than on the value network (0)."""
-    weight_value_loss: NonNegativeFloat = 1.0
-    """Weight of the value network's squared error in the loss."""
-    weight_entropy_loss: NonNegativeFloat = 0.001
-    """Weight of the policy's entropy in the loss. A larger weight makes for more exploration."""
 
 
 @dataclass(frozen=True)
@@ -276,6 +162,8 @@ class RunConfig:
     """Number of epochs that train on after the last real step was collected."""
     model_free: bool = False
     """Train the policy in the real environment, without a world model."""
+    world_model_only: bool = False
+    """Train the denoiser alone: no rewards, no ends of episodes, no policy."""
     static_dataset: Annotated[str | None, arg(metavar="PATH")] = None
     """Train from this recording instead of collecting: a journal, a .npz file or a published dataset/train folder.
     It needs neither --game nor --env-id; without them no test games are played."""
@@ -293,9 +181,13 @@ class RunConfig:
     checkpoint_every: PositiveInt = 1
     """A checkpoint is written every so many epochs."""
 
-    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    formulation: Annotated[str, arg(metavar="NAME")] = "edm"
+    """The diffusion that the denoiser learns. The denoiser, its noise levels and its sampler have its settings."""
+    network: Annotated[str, arg(metavar="NAME")] = "unet"
+    """The denoiser's network. The inner model has its settings."""
+    denoiser: DiffusionConfig = field(default_factory=DenoiserConfig)
     denoiser_update: UpdateConfig = field(default_factory=UpdateConfig)
-    sigma_distribution: SigmaDistributionConfig = field(default_factory=SigmaDistributionConfig)
+    sigma_distribution: LevelsConfig = field(default_factory=SigmaDistributionConfig)
     reward_end: RewardEndConfig = field(default_factory=RewardEndConfig)
     reward_end_update: UpdateConfig = field(default_factory=lambda: UpdateConfig(max_grad_norm=100.0))
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
@@ -313,6 +205,13 @@ class RunConfig:
         from diamond_fast.spec import Frame  # numpy is not needed for --help
 
         return Frame.of_size(self.frame_size, self.denoiser.inner_model.img_channels).shape
+
+    def spec(self, action: "Action") -> "Spec":
+        """The world, if these are its actions."""
+        from diamond_fast.spec import Frame, Spec
+
+        height, width, channels = self.frame_shape
+        return Spec(Frame(height, width, channels), action, self.denoiser.inner_model.num_steps_conditioning)
 
     @property
     def env_arguments(self) -> dict[str, Any]:
@@ -349,6 +248,29 @@ class RunConfig:
     def denoiser_seq_length(self) -> int:
         """Frames in a denoiser training sequence: context, the next frame, and the autoregressive ones."""
         return self.denoiser.inner_model.num_steps_conditioning + 1 + self.num_autoregressive_steps
+
+
+def of_kind(config: RunConfig, formulation: str, network: str) -> RunConfig:
+    """The settings with that formulation and network, whose own settings take their defaults if they are new.
+
+    Raises:
+        ValueError: there is none of that name; the message names the flag.
+    """
+    inner, kind = config.denoiser.inner_model, find(NETWORKS, "--network", network)
+    if type(inner) is not kind:
+        inner = kind(img_channels=inner.img_channels, num_steps_conditioning=inner.num_steps_conditioning)
+    denoiser, levels, sampler = config.denoiser, config.sigma_distribution, config.world_model.sampler
+    kind = find(FORMULATIONS, "--formulation", formulation)
+    if type(denoiser) is not kind:
+        denoiser, levels, sampler = kind(), kind.levels(), kind.steps(num_steps=sampler.num_steps)
+    return replace(
+        config,
+        formulation=formulation,
+        network=network,
+        denoiser=replace(denoiser, inner_model=inner),
+        sigma_distribution=levels,
+        world_model=replace(config.world_model, sampler=sampler),
+    )
 
 
 MACHINE_FLAGS = ("env_runs_in", "env_timeout", "env_start_timeout", "path")

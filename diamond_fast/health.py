@@ -144,11 +144,12 @@ def fast_denoiser(device: Any, config: Any, seconds: float = 1.0) -> Finding:
 
     from diamond_fast.engine.fast_denoiser import FastDenoiser
     from diamond_fast.evaluation.sampling_rate import frames_per_second
+    from diamond_fast.spec import Discrete
     from diamond_fast.speed import batch_of_zeros
     from diamond_fast.world_model import Denoiser, DiffusionSampler
 
     n = 32 if device.type == "cuda" else 2
-    denoiser = Denoiser(config.denoiser, num_actions=1).to(device)
+    denoiser = Denoiser(config.denoiser, config.spec(Discrete(1))).to(device)
     obs, act, _ = batch_of_zeros(config, n, config.denoiser.inner_model.num_steps_conditioning, device)
     plain = frames_per_second(DiffusionSampler(denoiser, config.world_model.sampler), obs, act, seconds)
     try:

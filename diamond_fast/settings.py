@@ -42,6 +42,28 @@ class Limits:
         return None
 
 
+MOST = 2**31 - 1  # what every library below takes
+PositiveInt = Annotated[int, Limits(minimum=1, maximum=MOST)]
+CountInt = Annotated[int, Limits(minimum=0, maximum=MOST)]
+BatchSize = Annotated[int, Limits(minimum=1, maximum=2**20)]
+Width = Annotated[int, Limits(minimum=1, maximum=2**16)]
+Depth = Annotated[int, Limits(minimum=1, maximum=64)]
+Length = Annotated[int, Limits(minimum=1, maximum=2**12)]
+Switch = Annotated[int, Limits(minimum=0, maximum=1)]
+PositiveFloat = Annotated[float, Limits(above=0)]
+NonNegativeFloat = Annotated[float, Limits(minimum=0)]
+FiniteFloat = Annotated[float, Limits()]
+Fraction = Annotated[float, Limits(minimum=0, maximum=1)]
+Seed = Annotated[int, Limits(minimum=0, maximum=MOST)]
+RgbChannels = Annotated[int, Limits(minimum=3, maximum=3)]
+
+
+def require(condition: bool, path: str, message: str) -> None:
+    """Raises ValueError, ``--flag: message``, for the setting at a dotted path unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{flag(path)}: {message}")
+
+
 def flag(path: str) -> str:
     """``denoiser_update.lr`` -> ``--denoiser-update.lr``."""
     return "--" + ".".join(part.strip("_").replace("_", "-") for part in path.split("."))
@@ -103,7 +125,8 @@ def from_json(default: T, data: Any, prefix: str = "") -> T:
     """
     if not isinstance(data, dict):
         raise ValueError(f"{prefix.rstrip('.') or type(default).__name__}: expected an object, got {data!r}")
-    hints = get_type_hints(type(default))
+    annotations = get_type_hints(type(default))
+    hints = {f.name: annotations[f.name] for f in fields(default)}
     for key in data:
         if key not in hints:
             close = difflib.get_close_matches(key, hints, n=1)

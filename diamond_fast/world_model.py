@@ -1,56 +1,45 @@
-"""The denoiser D: EDM preconditioning around a U-Net, and its training loss (paper, section 3 and appendix A)."""
+"""The diffusion world model: a denoiser of any formulation and network, its training loss, and how frames are drawn."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from diamond_fast.arguments import check_actions, check_mask, check_tensor
-from diamond_fast.config import DenoiserConfig, RunConfig, SamplerConfig, SigmaDistributionConfig
-from diamond_fast.frames import quantise
+from diamond_fast.config import RunConfig
+from diamond_fast.formulations.config import DiffusionConfig, LevelsConfig, StepsConfig
+from diamond_fast.formulations.protocol import Formulation, Randn, Step
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.masking import masked_mean
 from diamond_fast.networks.reward_end.model import RewardEndModel
-from diamond_fast.networks.unet.model import InnerModel
-
-
-class Conditioners(NamedTuple):
-    """The preconditioners of equations 6 to 9, one row a sample."""
-
-    c_in: Tensor  # [N,1,1,1]
-    c_out: Tensor  # [N,1,1,1]
-    c_skip: Tensor  # [N,1,1,1]
-    c_noise: Tensor  # [N]
+from diamond_fast.registry import load
+from diamond_fast.spec import Action, Discrete, Spec
 
 
 class Denoiser(nn.Module):
-    """D(x; sigma, context) = c_skip x + c_out F(c_in x, c_noise, context), quantised to 256 levels."""
+    """A network that predicts the next frame from its noisy version, past frames and past actions.
 
-    def __init__(self, cfg: DenoiserConfig, num_actions: int):
+    Args:
+        cfg: formulation and network.
+        spec: the world; its frames may have any height and width.
+    """
+
+    def __init__(self, cfg: DiffusionConfig, spec: Spec):
         super().__init__()
         self.cfg = cfg
-        self.num_actions = num_actions
-        self.inner_model = InnerModel(cfg.inner_model, num_actions)
+        self.spec = spec
+        self.formulation: Formulation = load(cfg.formulation)(cfg)
+        self.inner_model: nn.Module = load(cfg.inner_model.model)(cfg.inner_model, spec)
 
     @property
     def device(self) -> torch.device:
-        return self.inner_model.noise_emb.weight.device
+        return next(self.parameters()).device
 
-    def conditioners(self, sigma: Tensor) -> Conditioners:
-        """sigma [N] -> preconditioners. The offset noise adds to every frame's noise: sqrt(sigma^2 + 0.3^2)."""
-        sigma = (sigma**2 + self.cfg.sigma_offset_noise**2).sqrt()
-        sigma_data = self.cfg.sigma_data
-        c_in = 1 / (sigma**2 + sigma_data**2).sqrt()
-        c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
-        c_out = sigma * c_skip.sqrt()
-        c_noise = sigma.log() / 4
-        c_in, c_out, c_skip = (c.view(-1, 1, 1, 1) for c in (c_in, c_out, c_skip))
-        return Conditioners(c_in, c_out, c_skip, c_noise.view(-1))
-
-    def network_output(self, noisy_next_obs: Tensor, obs: Tensor, act: Tensor, cs: Conditioners) -> Tensor:
-        """F's output [N,C,H,W] for unscaled inputs (shapes as in ``denoise``)."""
-        return self.inner_model(noisy_next_obs * cs.c_in, cs.c_noise, obs / self.cfg.sigma_data, act)
+    def predict(self, noisy: Tensor, level: Tensor, context: Tensor, act: Tensor) -> Tensor:
+        """The network's output [N,C,H,W] for noisy frames and context as they are, at noise levels [N] or [1]."""
+        x, context = self.formulation.prepare(noisy, context, level)
+        return self.inner_model(x, self.formulation.condition(level), context, act)
 
     @torch.no_grad()
     def denoise(self, noisy_next_obs: Tensor, sigma: Tensor, obs: Tensor, act: Tensor) -> Tensor:
@@ -58,9 +47,9 @@ class Denoiser(nn.Module):
 
         Args:
             noisy_next_obs: [N,C,H,W] float.
-            sigma: [N] (or a single value) standard deviation of its noise.
+            sigma: [N] (or a single value) its noise level: in EDM, the standard deviation of its noise.
             obs: [N,T*C,H,W] the T context frames in [-1, 1], oldest first.
-            act: [N,T] int64, the actions taken at them.
+            act: [N,T,...] the actions taken at them.
 
         Returns:
             [N,C,H,W] in [-1, 1].
@@ -68,37 +57,27 @@ class Denoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        cfg = self.cfg.inner_model
-        c, t = cfg.img_channels, cfg.num_steps_conditioning
-        check_tensor("noisy_next_obs", noisy_next_obs, (None, c, None, None), self.inner_model.noise_emb.weight)
+        c, t, weight = self.spec.frame.channels, self.spec.context, next(self.parameters())
+        check_tensor("noisy_next_obs", noisy_next_obs, (None, c, None, None), weight)
         n, _, h, w = noisy_next_obs.shape
         if not isinstance(sigma, Tensor) or sigma.numel() != 1:
-            check_tensor("sigma", sigma, (n,), self.inner_model.noise_emb.weight)
-        check_tensor("obs", obs, (n, t * c, h, w), self.inner_model.noise_emb.weight)
-        check_actions("act", act, (n, t), self.device, self.num_actions)
-        cs = self.conditioners(sigma)
-        output = self.network_output(noisy_next_obs, obs, act, cs)
-        return quantise(cs.c_skip * noisy_next_obs + cs.c_out * output)
+            check_tensor("sigma", sigma, (n,), weight)
+        check_tensor("obs", obs, (n, t * c, h, w), weight)
+        check_actions("act", act, (n, t), self.device, self.spec.action)
+        output = self.predict(noisy_next_obs, sigma, obs, act)
+        return self.formulation.estimate(noisy_next_obs, output, sigma)
 
-    def loss(
-        self,
-        obs: Tensor,
-        act: Tensor,
-        mask: Tensor,
-        sigma_distribution: SigmaDistributionConfig,
-        randn: Callable[..., Tensor] = torch.randn,
-    ) -> Tensor:
-        """The training loss: score matching on the network's target, averaged over autoregressive steps.
+    def loss(self, obs: Tensor, act: Tensor, mask: Tensor, levels: LevelsConfig, randn: Randn = torch.randn) -> Tensor:
+        """The training loss: squared error on the network's target, averaged over autoregressive steps.
 
         Each step predicts one frame from T context frames; later steps see the model's own output as context.
 
         Args:
             obs: [N,L,C,H,W] in [-1, 1], L > T; the L - T last frames are predicted one after the other.
-            act: [N,L] int64.
+            act: [N,L,...].
             mask: [N,L] bool, False where a frame is padding; such targets do not count.
-            sigma_distribution: the noise levels trained on.
-            randn: source of standard normal numbers. Drawn in order, per step: noise level [N], offset noise
-                [N,C,1,1], noise [N,C,H,W].
+            levels: the noise levels trained on.
+            randn: source of standard normal numbers. Drawn per step, in the formulation's order (``draw``).
 
         Returns:
             scalar.
@@ -106,67 +85,144 @@ class Denoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        t = self.cfg.inner_model.num_steps_conditioning
-        check_tensor(
-            "obs", obs, (None, None, self.cfg.inner_model.img_channels, None, None), self.inner_model.noise_emb.weight
-        )
-        n, length, c, h, w = obs.shape
-        if length <= t:
-            raise ValueError(f"obs: expected more than {t} frames, got {length}")
-        check_actions("act", act, (n, length), self.device, self.num_actions)
-        check_mask("mask", mask, (n, length), self.device)
-        device = obs.device
-        frames = list(obs.unbind(1))
-        losses = []
-        for i in range(length - t):
-            context = torch.cat(frames[i : i + t], dim=1)
-            next_obs = frames[i + t]
-
-            dist = sigma_distribution
-            sigma = (randn(n, device=device) * dist.scale + dist.loc).exp().clip(dist.sigma_min, dist.sigma_max)
-            offset = self.cfg.sigma_offset_noise * randn(n, c, 1, 1, device=device)
-            noise = randn(n, c, h, w, device=device) * sigma.view(-1, 1, 1, 1)
-            noisy_next_obs = next_obs + offset + noise
-
-            cs = self.conditioners(sigma)
-            output = self.network_output(noisy_next_obs, context, act[:, i : i + t], cs)
-            target = (next_obs - cs.c_skip * noisy_next_obs) / cs.c_out
+        t = self._check_sequence(obs, act, mask)
+        frames, losses = list(obs.unbind(1)), []
+        for i in range(obs.size(1) - t):
+            context, clean = torch.cat(frames[i : i + t], dim=1), frames[i + t]
+            level, noise = self.formulation.draw(clean, levels, randn)
+            noisy = self.formulation.corrupt(clean, level, noise)
+            output = self.predict(noisy, level, context, act[:, i : i + t])
+            target = self.formulation.target(clean, noisy, level, noise)
             losses.append(masked_mean((output.float() - target).square().mean(dim=(1, 2, 3)), mask[:, i + t]))
-
             with torch.no_grad():
-                frames[i + t] = quantise(cs.c_skip * noisy_next_obs + cs.c_out * output)
+                frames[i + t] = self.formulation.estimate(noisy, output, level)
         return torch.stack(losses).mean()
 
+    def _check_sequence(self, obs: Tensor, act: Tensor, mask: Tensor) -> int:
+        """Checks the arguments of ``loss``, and returns T."""
+        t = self.spec.context
+        check_tensor("obs", obs, (None, None, self.spec.frame.channels, None, None), next(self.parameters()))
+        if obs.size(1) <= t:
+            raise ValueError(f"obs: expected more than {t} frames, got {obs.size(1)}")
+        check_actions("act", act, tuple(obs.shape[:2]), self.device, self.spec.action)
+        check_mask("mask", mask, tuple(obs.shape[:2]), self.device)
+        return t
 
-def noise_schedule(cfg: SamplerConfig) -> list[float]:
-    """Noise levels from sigma_max down to sigma_min, then 0 (EDM, equation 5): num_steps + 1 numbers.
 
-    Computed in float32 as published: the last bits of the small levels depend on it. Plain numbers, so that no
-    step has to ask the device.
+class DrawingNetwork(Protocol):
+    """A denoiser's network as frames are drawn with it."""
+
+    def conditioning(self, levels: Tensor, act: Tensor) -> list[Any]:
+        """Everything that depends on noise levels and actions, once for a frame.
+
+        Args:
+            levels: what it is told of S noise levels, for all samples [S,1] or one a sample [S,N].
+            act: [N,T,...].
+
+        Returns:
+            one entry a level.
+        """
+        ...
+
+    def refresh(self) -> None:
+        """Takes the weights as they are now, in place."""
+        ...
+
+    def evaluate(self, network_input: Any, conditioning: Any) -> Tensor:
+        """The network's output [N,C,H,W] for what the formulation prepared."""
+        ...
+
+
+class PlainNetwork:
+    """A network as it is: network(x [N,C,H,W], level [N], context [N,T*C,H,W], act [N,T,...]) -> [N,C,H,W]."""
+
+    def __init__(self, network: Callable[..., Tensor]):
+        self._network = network
+
+    def refresh(self) -> None:
+        """Nothing to do: it runs with its own weights."""
+
+    def conditioning(self, levels: Tensor, act: Tensor) -> list[tuple[Tensor, Tensor]]:
+        return [(level.expand(len(act)), act) for level in levels]
+
+    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, Tensor]) -> Tensor:
+        (x, context), (level, act) = network_input, conditioning
+        return self._network(x, level, context, act)
+
+
+class Sampler:
+    """Draws next frames: the one loop behind training, evaluation and play, whatever formulation and network.
+
+    It asks the device nothing: noise levels are plain numbers, noise comes in as tensors.
+
+    Args:
+        formulation: whose steps are taken.
+        network: the denoiser's.
+        cfg: how many steps, and how.
+        device: where frames and network are.
     """
-    if cfg.num_steps < 1:
-        raise ValueError(f"num_steps: needs at least 1 denoising step, got {cfg.num_steps}")
-    hi, lo = cfg.sigma_max ** (1 / cfg.rho), cfg.sigma_min ** (1 / cfg.rho)
-    levels = (hi + torch.linspace(0, 1, cfg.num_steps) * (lo - hi)) ** cfg.rho
-    return [*levels.tolist(), 0.0]
+
+    def __init__(self, formulation: Formulation, network: DrawingNetwork, cfg: StepsConfig, device: torch.device):
+        self.formulation = formulation
+        self.network = network
+        self.steps = formulation.plan(cfg)
+        levels = torch.tensor([step.level for step in self.steps], dtype=torch.float32, device=device)
+        self._levels = formulation.condition(levels)[:, None]
+
+    @property
+    def num_draws(self) -> int:
+        """Tensors of noise a frame takes: the start, and what the steps put back."""
+        return 1 + sum(step.num_draws for step in self.steps)
+
+    @torch.no_grad()
+    def sample(self, context: Tensor, act: Tensor, noise: Iterable[Tensor]) -> list[Tensor]:
+        """context [N,T*C,H,W], act [N,T,...], noise num_draws of [N,C,H,W] -> trajectory, start first, frame last."""
+        formulation, draws = self.formulation, iter(noise)
+        conditioning = self.network.conditioning(self._levels, act)
+        x = next(draws)
+        trajectory, carry, network_input = [x], None, None
+        for step, cond in zip(self.steps, conditioning, strict=True):
+            perturbed = formulation.perturb(x, step, draws)
+            if network_input is None or perturbed is not x:
+                network_input = formulation.prepare(perturbed, context, step.level)
+            output = self.network.evaluate(network_input, cond)
+            x, carry, network_input = formulation.step(perturbed, output, step, carry, network_input, draws)
+            if step.ends:
+                trajectory.append(x)
+        return trajectory
+
+    @torch.no_grad()
+    def denoise(self, noisy: Tensor, level: Tensor, context: Tensor, act: Tensor) -> Tensor:
+        """noisy [N,C,H,W] at noise levels [N] or [1] -> the estimate of the clean frame."""
+        conditioning = self.network.conditioning(self.formulation.condition(level)[None], act)[0]
+        output = self.network.evaluate(self.formulation.prepare(noisy, context, level), conditioning)
+        return self.formulation.estimate(noisy, output, level)
+
+
+def trajectory_levels(steps: Sequence[Step]) -> list[float]:
+    """Noise levels of a trajectory's frames, start first; the last one is clean."""
+    begins = [True, *(step.ends for step in steps[:-1])]
+    return [step.level for step, first in zip(steps, begins, strict=True) if first] + [0.0]
 
 
 class DiffusionSampler:
-    """Draws next frames from a denoiser."""
+    """Draws next frames from a denoiser as it is."""
 
-    def __init__(self, denoiser: Denoiser, cfg: SamplerConfig):
+    def __init__(self, denoiser: Denoiser, cfg: StepsConfig):
         self.denoiser = denoiser
         self.cfg = cfg
-        self.sigmas = noise_schedule(cfg)
+
+    @property
+    def sigmas(self) -> list[float]:
+        """Noise levels of the trajectory's frames."""
+        return trajectory_levels(self.denoiser.formulation.plan(self.cfg))
 
     @torch.no_grad()
-    def sample(
-        self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor] = torch.randn
-    ) -> tuple[Tensor, list[Tensor]]:
+    def sample(self, prev_obs: Tensor, prev_act: Tensor, randn: Randn = torch.randn) -> tuple[Tensor, list[Tensor]]:
         """
         Args:
             prev_obs: [N,T,C,H,W] context frames in [-1, 1], oldest first.
-            prev_act: [N,T] int64, the actions taken at them.
+            prev_act: [N,T,...] the actions taken at them.
             randn: source of standard normal numbers: the start [N,C,H,W], then one such draw per churned step.
 
         Returns:
@@ -175,48 +231,34 @@ class DiffusionSampler:
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        inner = self.denoiser.cfg.inner_model
-        shape = (None, inner.num_steps_conditioning, inner.img_channels, None, None)
-        check_tensor("prev_obs", prev_obs, shape, self.denoiser.inner_model.noise_emb.weight)
-        num_actions = self.denoiser.num_actions
-        check_actions("prev_act", prev_act, tuple(prev_obs.shape[:2]), self.denoiser.device, num_actions)
-        n, t, c, h, w = prev_obs.shape
-        device = prev_obs.device
-        context = prev_obs.reshape(n, t * c, h, w)
-        cfg = self.cfg
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            return self.denoiser.denoise(x, torch.full((n,), sigma, device=device), context, prev_act)
-
-        x = randn(n, c, h, w, device=device)
-        trajectory = [x]
-        for sigma, next_sigma in zip(self.sigmas, self.sigmas[1:], strict=False):
-            churned = cfg.s_tmin <= sigma <= cfg.s_tmax and cfg.s_churn > 0
-            gamma = min(cfg.s_churn / cfg.num_steps, 2**0.5 - 1) if churned else 0.0
-            sigma_hat = sigma * (1 + gamma)
-            if churned:
-                x = x + randn(n, c, h, w, device=device) * (cfg.s_noise * (sigma_hat**2 - sigma**2) ** 0.5)
-
-            # The published sampler tells the denoiser sigma, not sigma_hat: kept.
-            d = (x - denoise(x, sigma)) / sigma_hat
-            dt = next_sigma - sigma_hat
-            if cfg.order == 2 and next_sigma > 0:  # Heun: average the slopes at both ends
-                x_next = x + d * dt
-                d = (d + (x_next - denoise(x_next, next_sigma)) / next_sigma) / 2
-            x = x + d * dt
-            trajectory.append(x)
-        return x, trajectory
+        denoiser, spec = self.denoiser, self.denoiser.spec
+        shape = (None, spec.context, spec.frame.channels, None, None)
+        check_tensor("prev_obs", prev_obs, shape, next(denoiser.parameters()))
+        check_actions("prev_act", prev_act, tuple(prev_obs.shape[:2]), denoiser.device, spec.action)
+        n, _, c, h, w = prev_obs.shape
+        sampler = Sampler(denoiser.formulation, PlainNetwork(denoiser.inner_model), self.cfg, prev_obs.device)
+        noise = (randn(n, c, h, w, device=prev_obs.device) for _ in range(sampler.num_draws))
+        trajectory = sampler.sample(prev_obs.flatten(1, 2), prev_act, noise)
+        return trajectory[-1], trajectory
 
 
 class Agent(nn.Module):
-    """Denoiser, reward/end model and actor-critic, built from a run's settings.
+    """Denoiser, reward/end model and actor-critic, built from a run's settings, under the names published files use.
+
+    If ``cfg.world_model_only``, there is a denoiser alone and the others are None.
+
+    Args:
+        cfg: of the run.
+        num_actions: the world's actions; a number stands for as many discrete ones.
 
     Raises:
         ValueError: a network's settings do not fit together; the message names the setting.
     """
 
-    def __init__(self, cfg: RunConfig, num_actions: int):
+    def __init__(self, cfg: RunConfig, num_actions: Action | int):
         super().__init__()
-        self.denoiser = Denoiser(cfg.denoiser, num_actions)
-        self.rew_end_model = RewardEndModel(cfg.reward_end, num_actions, cfg.frame_size)  # type: ignore[arg-type] # square frames
-        self.actor_critic = ActorCritic(cfg.actor_critic, num_actions, cfg.frame_size)  # type: ignore[arg-type] # square frames
+        spec = self.spec = cfg.spec(num_actions if isinstance(num_actions, Action) else Discrete(num_actions))
+        self.denoiser = Denoiser(cfg.denoiser, spec)
+        alone = cfg.world_model_only
+        self.rew_end_model = None if alone else RewardEndModel(cfg.reward_end, spec)
+        self.actor_critic = None if alone else ActorCritic(cfg.actor_critic, spec)

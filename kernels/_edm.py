@@ -11,15 +11,6 @@ from diamond_fast.kernels._triton import tl, triton
 from diamond_fast.kernels.dispatch import channels_last, check_shape, check_tensors
 
 
-def preconditioners_reference(
-    sigma: Tensor, sigma_data: float, sigma_offset_noise: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """c_in, c_out, c_skip (Karras et al. 2022, table 1), each [N,1,1,1], for noise levels [N] before offset noise."""
-    sigma = (sigma**2 + sigma_offset_noise**2).sqrt().view(-1, 1, 1, 1)
-    c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
-    return 1 / (sigma**2 + sigma_data**2).sqrt(), sigma * c_skip.sqrt(), c_skip
-
-
 @triton.jit
 def preconditioners(sigma, data_squared, offset_squared):
     """c_in, c_out, c_skip for one noise level, a float32 scalar."""

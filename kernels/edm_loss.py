@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from diamond_fast import frames
+from diamond_fast.formulations.edm import conditioners
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
     check_scales,
     pitched,
     preconditioners,
-    preconditioners_reference,
     quantise,
     with_pitch,
 )
@@ -56,7 +56,7 @@ def edm_loss_reference(
     """What ``edm_loss`` computes, in torch, at float32 or above."""
     dtype = torch.promote_types(noisy.dtype, torch.float32)
     output, x = network_output.to(dtype), noisy.detach().to(dtype)
-    _, c_out, c_skip = preconditioners_reference(sigma.to(dtype), sigma_data, sigma_offset_noise)
+    _, c_out, c_skip, _ = conditioners(sigma.to(dtype), sigma_data, sigma_offset_noise)
     target = (clean.detach().to(dtype) - c_skip * x) / c_out
     errors = (output - target).square().mean(dim=(1, 2, 3))
     denoised = c_skip * x + c_out * output.detach()

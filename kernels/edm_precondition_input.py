@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diamond_fast.formulations.edm import conditioners
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
     check_scales,
     from_level,
     load_sigma,
     preconditioners,
-    preconditioners_reference,
     sigma_argument,
 )
 from diamond_fast.kernels._triton import tl, triton
@@ -48,7 +48,7 @@ def edm_precondition_input_reference(
     """What ``edm_precondition_input`` computes, in torch, at float32 or above before the cast."""
     high = torch.promote_types(noisy.dtype, torch.float32)
     sigma = torch.as_tensor(sigma, dtype=high, device=noisy.device).reshape(-1)
-    c_in, _, _ = preconditioners_reference(sigma, sigma_data, sigma_offset_noise)
+    c_in = conditioners(sigma, sigma_data, sigma_offset_noise).c_in
     if obs.dtype == torch.uint8:
         obs = obs.movedim(-1, -3).to(high).div(255).mul(2).sub(1)
     if mask is not None:
@@ -148,7 +148,7 @@ def _backward(ctx, dout):
     if ctx.needs_input_grad[0]:
         if sigma is None:
             sigma = torch.full((1,), ctx.sigma_value, device=dout.device)
-        c_in, _, _ = preconditioners_reference(sigma, ctx.sigma_data, ctx.sigma_offset_noise)
+        c_in = conditioners(sigma, ctx.sigma_data, ctx.sigma_offset_noise).c_in
         dnoisy = (dout[:, t * c : (t + 1) * c].float() * c_in).to(ctx.noisy_dtype)
     if ctx.needs_input_grad[1]:
         dobs = dout[:, : t * c].float().unflatten(1, (t, c)) / ctx.sigma_data

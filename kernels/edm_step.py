@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast import frames
+from diamond_fast.formulations.edm import conditioners
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
     check_scales,
@@ -20,7 +21,6 @@ from diamond_fast.kernels._edm import (
     load_sigma,
     pitched,
     preconditioners,
-    preconditioners_reference,
     quantise,
     sigma_argument,
     with_pitch,
@@ -48,7 +48,7 @@ def edm_denoise_reference(
     """What ``edm_denoise`` computes, in torch, at float32 or above."""
     dtype = torch.promote_types(noisy.dtype, torch.float32)
     sigma = torch.as_tensor(sigma, dtype=dtype, device=noisy.device).reshape(-1)
-    _, c_out, c_skip = preconditioners_reference(sigma, sigma_data, sigma_offset_noise)
+    _, c_out, c_skip, _ = conditioners(sigma, sigma_data, sigma_offset_noise)
     denoised = c_skip * noisy.to(dtype) + c_out * network_output.to(dtype)
     return (frames.quantise(denoised) if quantised else denoised).to(noisy.dtype)
 
@@ -81,7 +81,7 @@ def edm_step_reference(
         stepped = start.to(dtype) + (start_slope.to(dtype) + slope) / 2 * dt
     if network_input is not None:
         level = torch.full((1,), next_sigma, dtype=dtype, device=x.device)
-        c_in, _, _ = preconditioners_reference(level, sigma_data, sigma_offset_noise)
+        c_in = conditioners(level, sigma_data, sigma_offset_noise).c_in
         network_input[:, first_channel : first_channel + x.size(1)] = c_in * stepped
     return stepped.to(noisy.dtype), slope.to(noisy.dtype) if with_slope else noisy.new_empty(0)
 

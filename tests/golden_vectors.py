@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from worlds import world
 
 from diamond_fast.config import ActorCriticConfig, DenoiserConfig, InnerModelConfig, RewardEndConfig
 from diamond_fast.networks.actor_critic.model import ActorCritic
@@ -60,19 +61,19 @@ def _config(cls, meta: dict, *left_out: str):
 def denoiser(size: str) -> Denoiser:
     meta = META[f"inner_model_{size}"]
     cfg = DenoiserConfig(inner_model=_config(InnerModelConfig, meta, "num_actions"))
-    return with_golden_weights(Denoiser(cfg, meta["num_actions"]))
+    return with_golden_weights(Denoiser(cfg, world(meta["num_actions"])))
 
 
 def reward_end_model() -> RewardEndModel:
     meta = META["rew_end_small"]
     cfg = _config(RewardEndConfig, meta, "num_actions", "img_size")
-    return with_golden_weights(RewardEndModel(cfg, meta["num_actions"], meta["img_size"]))
+    return with_golden_weights(RewardEndModel(cfg, world(meta["num_actions"], meta["img_size"])))
 
 
 def actor_critic() -> ActorCritic:
     meta = META["actor_critic_small"]
     cfg = _config(ActorCriticConfig, meta, "num_actions", "img_size")
-    return with_golden_weights(ActorCritic(cfg, meta["num_actions"], meta["img_size"]))
+    return with_golden_weights(ActorCritic(cfg, world(meta["num_actions"], meta["img_size"])))
 
 
 def replay_draws(arrays: list[torch.Tensor]):

@@ -13,11 +13,14 @@ SOURCES = {".py", ".cpp", ".hpp", ".c", ".js", ".css", ".html", ".sh"}
 # From the bottom up. A module's layer is that of its longest prefix here; it may import its own layer and those below.
 LAYERS = [
     ["_replay", "_cpu", "one_line", "arguments", "area", "drawing", "devices", "settings", "spec", "timing"],
+    ["registry"],
+    ["networks.config", "networks.unet.config", "networks.reward_end.config", "networks.actor_critic.config"],
+    ["formulations.config"],
     ["config", "domains.atari.games", "torch_file"],
     ["frames"],
-    ["kernels"],
     ["networks", "formulations"],
-    ["world_model", "official"],
+    ["kernels"],
+    ["formulations.edm_fused", "world_model", "official"],
     ["runs"],
     ["replay"],
     ["engine"],

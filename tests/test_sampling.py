@@ -6,7 +6,8 @@ import torch
 from golden_vectors import denoiser, load, replay_draws, tensors
 
 from diamond_fast.config import SamplerConfig
-from diamond_fast.world_model import DiffusionSampler, noise_schedule
+from diamond_fast.formulations.edm import noise_schedule
+from diamond_fast.world_model import DiffusionSampler
 
 CASES = {
     "sample_small_euler1": SamplerConfig(num_steps=1),

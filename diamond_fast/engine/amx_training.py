@@ -68,13 +68,13 @@ class AmxInnerModel(nn.Module):
 
     def __init__(self, network: InnerModel):
         super().__init__()
-        self.noise_emb, self.act_emb, self.cond_proj = network.noise_emb, network.act_emb, network.cond_proj
+        self.network = network
         self._run = TrainableProgram(network.walk)
 
     def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         """Shapes as in ``InnerModel.forward``."""
         with torch.autocast("cpu", enabled=False):
-            cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+            cond = self.network.conditioning(c_noise, act)
             return self._run(torch.cat((obs, noisy_next_obs), dim=1).float(), cond)
 
 
@@ -91,8 +91,10 @@ class AmxEncoder(nn.Module):
 
 
 def on_amx(model: Model) -> Model:
-    """The same model, weights shared, with its convolutional network on AMX."""
+    """The same model, weights shared, with its convolutional network on AMX; itself if that has no walk."""
     if isinstance(model, Denoiser):
+        if not hasattr(model.inner_model, "walk"):
+            return model
         return _with_modules(model, inner_model=AmxInnerModel(model.inner_model))
     return _with_modules(model, encoder=AmxEncoder(model.encoder))
 

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diamond_fast.config import SamplerConfig
+from diamond_fast.formulations.config import SamplerConfig, StepsConfig
+from diamond_fast.spec import Action, Spec
 
 
 def to_frames(name: str, x: Any, dims: int) -> Tensor:
@@ -20,24 +21,22 @@ def to_frames(name: str, x: Any, dims: int) -> Tensor:
 
 
 def to_actions(
-    frames: Tensor, context: Tensor, act: Any, channels: int, device: torch.device | None, takes: tuple[int, int] | None
+    frames: Tensor, context: Tensor, act: Any, channels: int, device: torch.device | None, spec: Spec | None
 ) -> Tensor:
-    """The actions in int64, if all that a network is given fits together.
+    """The actions as the network takes them, if all that it is given fits together.
 
     Args:
         frames: [N,T,C,H,W] as ``sample`` takes them, or [N,C,H,W] as ``denoise`` does.
-        context: [N,T*C,H,W]. act: [N,T]. channels: C.
+        context: [N,T*C,H,W]. act: [N,T,...]. channels: C.
         device: where the network is, if anywhere.
-        takes: its input channels and its number of actions; None if nothing is known of it.
+        spec: the world it knows; None if nothing is known of it.
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
     """
     name, actions = ("prev_obs", "prev_act") if frames.dim() == 5 else ("obs", "act")
-    if not isinstance(act, Tensor) or act.dtype not in (torch.int64, torch.int32):
-        kind = act.dtype if isinstance(act, Tensor) else type(act).__name__
-        raise TypeError(f"{actions}: expected an int64 or int32 tensor, got {kind}")
-    if act.dim() != 2 or len(act) != len(frames):
+    act = _as_given(actions, act, spec.action if spec else None)
+    if len(act) != len(frames):
         raise ValueError(f"{actions}: expected shape [{len(frames)}, T], got {list(act.shape)}")
     if len(context) != len(frames) or context.shape[-2:] != frames.shape[-2:]:
         raise ValueError(f"obs: expected frames like noisy_next_obs {list(frames.shape)}, got {list(context.shape)}")
@@ -45,27 +44,43 @@ def to_actions(
     for what, tensor in ((name, context), (actions, act)):
         if tensor.device != device:
             raise ValueError(f"{what}: is on {tensor.device}, but the denoiser is on {device}")
-    if takes is not None:
-        (expected, num_actions), have = takes, context.size(1) + channels
+    if spec is not None:
+        expected, have = (spec.context + 1) * spec.frame.channels, context.size(1) + channels
         if have != expected:
             raise ValueError(
                 f"{name}: context and frame have {have} channels together, but the network takes {expected}"
             )
-        steps = expected // channels - 1
-        if act.size(1) != steps:
-            raise ValueError(f"{actions}: expected the {steps} actions taken at the context frames, got {act.size(1)}")
-        last = num_actions - 1
+        if act.size(1) != spec.context:
+            steps = f"the {spec.context} actions taken at the context frames"
+            raise ValueError(f"{actions}: expected {steps}, got {act.size(1)}")
         # a GPU is not asked: that would stall it at every call
-        if act.device.type == "cpu" and not bool(((act >= 0) & (act <= last)).all()):
-            raise ValueError(f"{actions}: expected 0 to {last}, got {act.min()} to {act.max()}")
-    return act.long()
+        if act.device.type == "cpu" and (wrong := spec.action.why_not(act.numpy())):
+            raise ValueError(f"{actions}: {wrong}")
+    return act
 
 
-def sampler_config(sampler: Any) -> SamplerConfig:
+def _as_given(name: str, act: Any, action: Action | None) -> Tensor:
+    """Actions [N,T,...] of the world's dtype; int32 will do for int64. A network of which nothing is known says what
+    it takes itself."""
+    what = act.dtype if isinstance(act, Tensor) else type(act).__name__
+    if action is None or action.shape == ():
+        if not isinstance(act, Tensor) or act.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"{name}: expected an int64 or int32 tensor, got {what}")
+        act, shape = act.long(), ()
+    else:
+        if not isinstance(act, Tensor) or act.dtype != getattr(torch, action.dtype.name):
+            raise TypeError(f"{name}: expected a {action.dtype} tensor, got {what}")
+        shape = action.shape
+    if act.dim() != 2 + len(shape) or tuple(act.shape[2:]) != shape:
+        raise ValueError(f"{name}: expected shape [N, T{''.join(f', {n}' for n in shape)}], got {list(act.shape)}")
+    return act
+
+
+def sampler_config(sampler: Any) -> StepsConfig:
     """Ours, or one made from the published project's settings."""
     if sampler is None:
         return SamplerConfig()
-    if isinstance(sampler, SamplerConfig):
+    if isinstance(sampler, StepsConfig):
         return sampler
     names = ["sigma_min", "sigma_max", "rho", "order", "s_churn", "s_tmin", "s_tmax", "s_noise"]
     if not all(hasattr(sampler, name) for name in [*names, "num_steps_denoising"]):

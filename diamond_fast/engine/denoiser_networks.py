@@ -1,174 +1,150 @@
-"""The denoiser's network F in the forms that can be run fast. All have the same five members:
-
-refresh()                       takes the weights as they are now
-conditioning(c_noise, act)      everything that depends on noise level and actions, for all levels at once
-prepare(x, context, sigma)      F's input, preconditioned
-in_place                        whether that input is one tensor that a sampler step may write to
-evaluate(input, conditioning)   F's output
-"""
-
-from collections.abc import Callable
-from typing import Any, Protocol
+"""A denoiser's network in the forms in which frames are drawn fast, each a ``DrawingNetwork``."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
+from diamond_fast.engine.paths import runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
-from diamond_fast.kernels._edm import preconditioners_reference
-from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
-from diamond_fast.networks.unet.model import InnerModel
+from diamond_fast.formulations.config import StepsConfig
+from diamond_fast.formulations.edm import EDM
+from diamond_fast.formulations.edm_fused import FusedEDM
+from diamond_fast.formulations.protocol import Formulation
+from diamond_fast.world_model import DrawingNetwork, PlainNetwork, Sampler
+
+FUSED = {EDM: FusedEDM}
+"""Formulations whose functions are there over Triton as well."""
 
 
-class DenoiserNetwork(Protocol):
-    """N samples, contexts of T frames of C channels."""
+def fast_sampler(
+    formulation: Formulation,
+    network: nn.Module,
+    cfg: StepsConfig,
+    device: torch.device,
+    dtype: torch.dtype,
+    techniques: Techniques | None = None,
+) -> Sampler:
+    """The fastest way of drawing frames that this formulation and this network have.
 
-    in_place: bool
+    A network without a walk runs as it is under autocast; a formulation without fused functions as it is written.
 
-    def refresh(self) -> None: ...
-
-    def conditioning(self, c_noise: Tensor, act: Tensor) -> list[Any]:
-        """c_noise: S noise levels, for all samples [S,1] or one a sample [S,N]. act [N,T] int64. One entry a level."""
-        ...
-
-    def prepare(self, x: Tensor, context: Tensor, sigma: Tensor | float) -> Any:
-        """x [N,C,H,W] noisy frames; context [N,T*C,H,W]; sigma [N], or one for all."""
-        ...
-
-    def evaluate(self, network_input: Any, conditioning: Any) -> Tensor:
-        """-> [N,C,H,W]."""
-        ...
-
-
-class _Conditioner(nn.Module):
-    """What turns noise level and actions into the conditioning. Its modules are the network's own."""
-
-    def __init__(self, network: InnerModel):
-        super().__init__()
-        self.noise_emb, self.act_emb, self.cond_proj = network.noise_emb, network.act_emb, network.cond_proj
-
-    def forward(self, c_noise: Tensor, act: Tensor) -> Tensor:
-        """c_noise [S,1] or [S,N], act [N,T] -> [S,N,E]."""
-        actions = self.act_emb(act)
-        noise = self.noise_emb(c_noise.flatten()).view(*c_noise.shape, actions.size(1))
-        return self.cond_proj(noise + actions)
+    Args:
+        formulation, network: the denoiser's.
+        cfg: how many steps, and how.
+        device: where frames and network are.
+        dtype: of weights and activations: bfloat16 or float32.
+        techniques: what to use on a GPU.
+    """
+    fast: DrawingNetwork
+    if not hasattr(network, "walk"):
+        fast = AutocastNetwork(network, device, dtype)
+    elif runs_on_amx(device, dtype):
+        fast = AmxNetwork(network)
+    else:
+        techniques = techniques or Techniques()
+        fast = FusedNetwork(network, dtype, techniques)
+        if fused := FUSED.get(type(formulation)):
+            impl = "auto" if techniques.fused_edm else "torch"
+            formulation = fused(formulation, fast.context_channels, dtype, fast.pad_to, impl)
+    return Sampler(formulation, fast, cfg, device)
 
 
-class FusedUNet:
-    """With fused kernels, operation by operation.
+class AutocastNetwork(PlainNetwork):
+    """Any network, as it is, under autocast.
 
     Args:
         network: whose weights are used.
-        sigma_data, sigma_offset_noise: of the preconditioning.
+        device, dtype: where and in what it runs.
+    """
+
+    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype):
+        super().__init__(network)
+        self._autocast = (device.type, dtype)
+
+    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, Tensor]) -> Tensor:
+        kind, dtype = self._autocast
+        # autocast keeps casts of weights until it ends: a graph must not read them afterwards
+        with torch.autocast(kind, dtype, enabled=dtype != torch.float32, cache_enabled=False):
+            return super().evaluate(network_input, conditioning).float()
+
+
+class FusedNetwork:
+    """A network's walk with fused kernels, operation by operation.
+
+    Args:
+        network: whose weights are used.
         dtype: of weights and activations; the conditioning is computed in float32.
         techniques: what to use.
     """
 
-    def __init__(
-        self,
-        network: InnerModel,
-        sigma_data: float,
-        sigma_offset_noise: float,
-        dtype: torch.dtype,
-        techniques: Techniques,
-    ):
+    def __init__(self, network: nn.Module, dtype: torch.dtype, techniques: Techniques):
         self.techniques = techniques
-        self.in_place = techniques.fused_edm
         self._source = network
-        self._scales = {"sigma_data": sigma_data, "sigma_offset_noise": sigma_offset_noise}
         self._dtype = dtype
-        tensor_cores = dtype != torch.float32  # they want channels in multiples of 8
-        self._pad_to = 16 if tensor_cores else 1
-        self._copies = WeightCopies(network, dtype, {"conv_in": (16, 1), "conv_out": (1, 8)} if tensor_cores else None)
-        self._conditioner = WeightCopies(_Conditioner(network), torch.float32)
         self._out_channels = network.conv_out.out_channels
+        self.context_channels = network.conv_in.in_channels - self._out_channels
+        tensor_cores = dtype != torch.float32  # they want channels in multiples of 8
+        self.pad_to = 16 if tensor_cores else 1
+        padding = {"conv_in": (16, 1), "conv_out": (1, 8)} if tensor_cores else None
+        self._copies = WeightCopies(network, dtype, padding, network.conditioning_modules)
 
     def refresh(self) -> None:
+        """Takes the weights as they are now, in place."""
         self._copies.refresh(self._source)
-        self._conditioner.refresh(_Conditioner(self._source))
 
-    def conditioning(self, c_noise: Tensor, act: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        cond = self._conditioner.network(c_noise, act).to(self._dtype)
+    def conditioning(self, levels: Tensor, act: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        cond = self._copies.network.conditioning(levels, act).to(self._dtype)
         if not self.techniques.one_modulation:
             return [(level, None) for level in cond]
         rows = torch.addmm(self._copies.modulation_bias, cond.flatten(0, 1), self._copies.modulation_weight.t())
         return list(zip(cond, rows.split(len(act)), strict=True))
 
-    def prepare(self, x: Tensor, context: Tensor, sigma: Tensor | float) -> Tensor:
-        impl = "auto" if self.techniques.fused_edm else "torch"
-        return edm_precondition_input(
-            x, context, sigma, pad_to=self._pad_to, dtype=self._dtype, impl=impl, **self._scales
-        )
-
-    def evaluate(self, network_input: Tensor, conditioning: tuple[Tensor, Tensor | None]) -> Tensor:
+    def evaluate(
+        self, network_input: Tensor | tuple[Tensor, Tensor], conditioning: tuple[Tensor, Tensor | None]
+    ) -> Tensor:
         cond, modulation = conditioning
         backend = FusedTorch(self._copies, self.techniques, modulation, cond)
-        return self._copies.network.walk(backend, Activation(network_input)).x[:, : self._out_channels]
+        y = self._copies.network.walk(backend, Activation(self._joined(network_input)))
+        return y.x[:, : self._out_channels]
+
+    def _joined(self, network_input: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        """Context and frame as one tensor, as a fused formulation makes it at once."""
+        if isinstance(network_input, Tensor):
+            return network_input
+        x, context = network_input
+        both = torch.cat((context, x), dim=1)
+        both = F.pad(both, (0, 0, 0, 0, 0, -both.size(1) % self.pad_to))
+        return both.to(self._dtype, memory_format=torch.channels_last)
 
 
-class AmxUNet:
-    """As one compiled program on a CPU with AMX, in bfloat16.
+class AmxNetwork:
+    """A network's walk as one compiled program on a CPU with AMX, in bfloat16.
 
     Args:
         network: whose weights are used.
-        sigma_data, sigma_offset_noise: of the preconditioning.
     """
 
-    in_place = False
-
-    def __init__(self, network: InnerModel, sigma_data: float, sigma_offset_noise: float):
+    def __init__(self, network: nn.Module):
         self._source = network
-        self._sigma_data, self._sigma_offset_noise = sigma_data, sigma_offset_noise
-        self._conditioner = WeightCopies(_Conditioner(network), torch.float32)
-        self._programs: dict[tuple[int, int], CpuProgram] = {}  # by image size
+        self._copies = WeightCopies(network, torch.float32)  # of the conditioning, whatever the weights are given in
+        self._programs: dict[tuple[int, ...], CpuProgram] = {}  # by image size
 
     def refresh(self) -> None:
-        self._conditioner.refresh(_Conditioner(self._source))
+        """Takes the weights as they are now, in place."""
+        self._copies.refresh(self._source)
         for program in self._programs.values():
             program.refresh()
 
-    def conditioning(self, c_noise: Tensor, act: Tensor) -> list[Tensor]:
-        return list(self._conditioner.network(c_noise, act))
-
-    def prepare(self, x: Tensor, context: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        sigma = torch.as_tensor(sigma, dtype=torch.float32).reshape(-1)
-        c_in, _, _ = preconditioners_reference(sigma, self._sigma_data, self._sigma_offset_noise)
-        return context, c_in * x
+    def conditioning(self, levels: Tensor, act: Tensor) -> list[Tensor]:
+        return list(self._copies.network.conditioning(levels, act))
 
     def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: Tensor) -> Tensor:
-        program = self._program(*network_input)
-        return program(network_input, program.modulation(conditioning))
-
-    def _program(self, context: Tensor, x: Tensor) -> CpuProgram:
+        x, context = network_input
         size = tuple(x.shape[-2:])
         if size not in self._programs:
-            pieces = [(context.size(1), 1 / self._sigma_data), (x.size(1), 1.0)]
+            pieces = [(context.size(1), 1.0), (x.size(1), 1.0)]
             self._programs[size] = CpuProgram(self._source.walk, pieces, *size)
-        return self._programs[size]
-
-
-class WrappedNetwork:
-    """Anything of the same form as ``InnerModel``: network(c_in x, c_noise, context / sigma_data, act)."""
-
-    in_place = False
-
-    def __init__(self, network: Callable[..., Tensor], sigma_data: float, sigma_offset_noise: float):
-        self._network = network
-        self._sigma_data, self._sigma_offset_noise = sigma_data, sigma_offset_noise
-
-    def refresh(self) -> None:
-        """Nothing to do: the network runs with its own weights."""
-
-    def conditioning(self, c_noise: Tensor, act: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(level.expand(len(act)), act) for level in c_noise]
-
-    def prepare(self, x: Tensor, context: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        if not isinstance(sigma, Tensor):
-            sigma = torch.full((1,), sigma, dtype=torch.float32, device=x.device)
-        c_in, _, _ = preconditioners_reference(sigma.reshape(-1), self._sigma_data, self._sigma_offset_noise)
-        return c_in * x, context / self._sigma_data
-
-    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, Tensor]) -> Tensor:
-        (x, context), (c_noise, act) = network_input, conditioning
-        return self._network(x, c_noise, context, act)
+        program = self._programs[size]
+        return program((context, x), program.modulation(conditioning))

@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diamond_fast.engine.choose import fast_dtype, runs_on_amx
+from diamond_fast.engine.choose import fast_dtype
 from diamond_fast.engine.denoiser_arguments import sampler_config, to_actions, to_frames
-from diamond_fast.engine.denoiser_networks import AmxUNet, DenoiserNetwork, FusedUNet, WrappedNetwork
-from diamond_fast.engine.edm_sampler import EDMSampler
+from diamond_fast.engine.denoiser_networks import AmxNetwork, FusedNetwork, fast_sampler
 from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.engine.given_weights import Watch, as_inner_model, bind, find_unet, rebuild, weights_of
+from diamond_fast.engine.given_weights import Watch, as_own_network, bind, find_network, rebuild, weights_of
 from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.uncompiled import uncompiled
+from diamond_fast.formulations.config import DenoiserConfig
+from diamond_fast.formulations.edm import EDM
 from diamond_fast.networks.exact import outside_autocast
-from diamond_fast.networks.unet.model import InnerModel
 from diamond_fast.official import find_official, read_weights
+from diamond_fast.spec import Spec
+from diamond_fast.world_model import Denoiser, PlainNetwork, Sampler
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -76,20 +78,23 @@ class FastDenoiser(nn.Module):
         self._configure(sampler, dtype, techniques, max_graphs)
         given = [denoiser] if isinstance(denoiser, nn.Module) else []
         if given:
-            self.inner_model = find_unet(denoiser)
+            self.inner_model = find_network(denoiser)
         elif isinstance(denoiser, Mapping):
             self.inner_model = rebuild(denoiser)
         else:
             raise TypeError(f"denoiser: expected a Denoiser or its state dict, got {type(denoiser).__name__}")
         self._given = given  # in a list: as an attribute it would be registered, and its weights there twice
-        network = as_inner_model(self.inner_model)
-        self._takes = network.conv_in.in_channels, network.act_emb[0].num_embeddings
+        own = next((m for module in given for m in module.modules() if isinstance(m, Denoiser)), None)
+        self._spec: Spec | None = own.spec if own else as_own_network(self.inner_model).spec
         settings = (getattr(m, "cfg", None) for module in given for m in module.modules())
         scales = next((cfg for cfg in settings if hasattr(cfg, "sigma_data")), None)
-        self.sigma_data = float(_first(sigma_data, getattr(scales, "sigma_data", None), 0.5))
-        self.sigma_offset_noise = float(_first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.3))
+        if own and not isinstance(own.formulation, EDM):
+            self.formulation = own.formulation
+        else:
+            data = _first(sigma_data, getattr(scales, "sigma_data", None), 0.5)
+            offset = _first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.3)
+            self.formulation = EDM(DenoiserConfig(sigma_data=float(data), sigma_offset_noise=float(offset)))
         self._wrapped: Callable[..., Tensor] | None = None
-        self._quantised = True
 
     def _configure(self, sampler: Any, dtype: torch.dtype | None, techniques: Techniques | None, max_graphs: int):
         if dtype is not None and dtype not in DTYPES:
@@ -130,12 +135,12 @@ class FastDenoiser(nn.Module):
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         self._configure(sampler, None, None, max_graphs)
-        self.sigma_data, self.sigma_offset_noise = float(sigma_data), float(sigma_offset_noise)
+        scales = DenoiserConfig(sigma_data=float(sigma_data), sigma_offset_noise=float(sigma_offset_noise))
+        self.formulation = EDM(scales, quantised)
         if isinstance(network, nn.Module):
             self.inner_model = network
             network = network.__call__  # a method: as a module it would be registered twice
-        self._given, self._takes = [], None
-        self._wrapped, self._quantised = network, quantised
+        self._given, self._spec, self._wrapped = [], None, network
         return self
 
     @classmethod
@@ -165,6 +170,16 @@ class FastDenoiser(nn.Module):
         return next((given for given in self._given if hasattr(given, "device")), self)
 
     @property
+    def sigma_data(self) -> float:
+        """Of the preconditioning."""
+        return self.formulation.sigma_data
+
+    @property
+    def sigma_offset_noise(self) -> float:
+        """Of the preconditioning."""
+        return self.formulation.sigma_offset_noise
+
+    @property
     def device(self) -> torch.device | None:
         """Where the weights are; None if a wrapped function has none."""
         tensor = next(self.parameters(), None)
@@ -175,8 +190,10 @@ class FastDenoiser(nn.Module):
     def path(self) -> str:
         """Which path runs: ``amx``, ``fused`` or ``wrapped``, with its dtype."""
         network = self._ready(self.device or torch.device("cpu")).network
-        name = {AmxUNet: "amx", FusedUNet: "fused", WrappedNetwork: "wrapped"}[type(network)]
-        return name if name == "wrapped" else f"{name} {str(self._resolved_dtype()).removeprefix('torch.')}"
+        name = {AmxNetwork: "amx", FusedNetwork: "fused"}.get(type(network), "readable")
+        return (
+            "wrapped" if self._wrapped is not None else f"{name} {str(self._resolved_dtype()).removeprefix('torch.')}"
+        )
 
     @_by_itself
     def refresh(self) -> None:
@@ -212,7 +229,7 @@ class FastDenoiser(nn.Module):
             TypeError, ValueError: an argument does not fit; the message names it.
         """
         noisy_next_obs, obs = to_frames("noisy_next_obs", noisy_next_obs, 4), to_frames("obs", obs, 4)
-        act = to_actions(noisy_next_obs, obs, act, noisy_next_obs.size(1), self.device, self._takes)
+        act = to_actions(noisy_next_obs, obs, act, noisy_next_obs.size(1), self.device, self._spec)
         n, device = len(noisy_next_obs), obs.device
         if isinstance(sigma, int | float):  # no copy from the host, which no graph can hold
             sigma = torch.full((1,), sigma, dtype=torch.float32, device=device)
@@ -245,7 +262,7 @@ class FastDenoiser(nn.Module):
         prev_obs = to_frames("prev_obs", prev_obs, 5)
         n, t, c, h, w = prev_obs.shape
         context = prev_obs.reshape(n, t * c, h, w)
-        prev_act = to_actions(prev_obs, context, prev_act, c, self.device, self._takes)
+        prev_act = to_actions(prev_obs, context, prev_act, c, self.device, self._spec)
         device = prev_obs.device
         if n == 0:
             trajectory = [prev_obs.new_empty(0, c, h, w) for _ in range(self.sampler_config.num_steps + 1)]
@@ -282,19 +299,15 @@ class _Fast:
     def __init__(self, owner: FastDenoiser, device: torch.device):
         self.device = device
         self.watch = Watch(owner)
-        self._source: InnerModel | None = None
-        scales = owner.sigma_data, owner.sigma_offset_noise
-        self.network: DenoiserNetwork
+        self._source: nn.Module | None = None
+        formulation, steps = owner.formulation, owner.sampler_config
         if owner._wrapped is not None:
-            self.network = WrappedNetwork(owner._wrapped, *scales)
+            self.sampler = Sampler(formulation, PlainNetwork(owner._wrapped), steps, device)
         else:
-            self._source, dtype = as_inner_model(owner.inner_model), owner._resolved_dtype()
-            if runs_on_amx(device, dtype):
-                self.network = AmxUNet(self._source, *scales)
-            else:
-                self.network = FusedUNet(self._source, *scales, dtype, owner.techniques)
-        impl = "auto" if owner.techniques.fused_edm else "torch"
-        self.sampler = EDMSampler(self.network, owner.sampler_config, *scales, device, owner._quantised, impl)
+            self._source = as_own_network(owner.inner_model)
+            dtype = owner._resolved_dtype()
+            self.sampler = fast_sampler(formulation, self._source, steps, device, dtype, owner.techniques)
+        self.network = self.sampler.network
         self.sample: Callable[..., list[Tensor]] = self.sampler.sample
         self.denoise: Callable[..., Tensor] = self.sampler.denoise
         if owner.techniques.cuda_graphs:

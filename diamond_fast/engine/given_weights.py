@@ -9,30 +9,33 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
-from diamond_fast.config import InnerModelConfig
-from diamond_fast.networks.unet.model import InnerModel
+from diamond_fast.registry import NETWORKS, load
+from diamond_fast.world_model import Denoiser
 
 WRAPPERS = {"module", "_orig_mod"}  # what DistributedDataParallel and torch.compile put into names
 
 Slot = tuple[dict[str, Tensor | None], str]  # a module's table of weights or buffers, and the name in it
 
 
-def find_unet(denoiser: nn.Module) -> nn.Module:
-    """The U-Net in a denoiser, an agent, or either in a wrapper. Raises ValueError if there is none."""
+def find_network(denoiser: nn.Module) -> nn.Module:
+    """The network in a denoiser, an agent, or either in a wrapper. Raises ValueError if there is none."""
+    for module in denoiser.modules():
+        if isinstance(module, Denoiser):
+            return module.inner_model
     prefix = _find_prefix(name for name, _ in _slots(denoiser))
     path = prefix.removesuffix(".")
     return [m for name, m in denoiser.named_modules() if _plain(name) == path][-1]
 
 
-def as_inner_model(unet: nn.Module) -> InnerModel:
-    """The U-Net itself if it is ours, else ours around the very tensors of another."""
-    wrapped = any(not WRAPPERS.isdisjoint(name.split(".")) for name, _ in unet.named_modules())
-    if isinstance(unet, InnerModel) and not wrapped:
-        return unet
-    return _network_around(weights_of(unet))
+def as_own_network(network: nn.Module) -> nn.Module:
+    """The network itself if it is one of ours, else ours around the very tensors of another."""
+    wrapped = any(not WRAPPERS.isdisjoint(name.split(".")) for name, _ in network.named_modules())
+    if hasattr(network, "spec") and not wrapped:
+        return network
+    return _network_around(weights_of(network))
 
 
-def rebuild(state: Mapping[str, Tensor]) -> InnerModel:
+def rebuild(state: Mapping[str, Tensor]) -> nn.Module:
     """Our network with copies of weights from a denoiser's or an agent's state dict. Raises TypeError, ValueError."""
     state = {_plain(str(name)): value for name, value in state.items()}
     prefix = _find_prefix(state)
@@ -137,32 +140,18 @@ def _find_prefix(names: Iterable[str]) -> str:
     return prefixes[0]
 
 
-def _network_around(weights: Mapping[str, Tensor]) -> InnerModel:
-    """Our network with these tensors for weights; names and shapes tell its settings."""
-    try:
-        with torch.device("meta"):  # no memory and no random numbers: it is given its weights
-            network = InnerModel(_read_config(weights), weights["act_emb.0.weight"].size(0))
-        bind(network, weights)
-    except (LookupError, ArithmeticError, RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()
-        raise ValueError(f"denoiser: its weights are not those of this U-Net ({' '.join(reason[:2])})") from None
-    return network
-
-
-def _read_config(weights: Mapping[str, Tensor]) -> InnerModelConfig:
-    img_channels = weights["conv_out.weight"].size(0)
-    depths, channels, attention = [], [], []
-    while f"unet.d_blocks.{len(depths)}.resblocks.0.conv2.weight" in weights:
-        level = f"unet.d_blocks.{len(depths)}.resblocks."
-        blocks = {name.removeprefix(level).split(".")[0] for name in weights if name.startswith(level)}
-        channels.append(weights[f"{level}0.conv2.weight"].size(0))
-        attention.append(int(f"{level}0.attn.qkv_proj.weight" in weights))
-        depths.append(len(blocks))
-    return InnerModelConfig(
-        img_channels=img_channels,
-        num_steps_conditioning=weights["conv_in.weight"].size(1) // img_channels - 1,
-        cond_channels=weights["cond_proj.0.weight"].size(0),
-        depths=tuple(depths),
-        channels=tuple(channels),
-        attn_depths=tuple(attention),
-    )
+def _network_around(weights: Mapping[str, Tensor]) -> nn.Module:
+    """Our network with these tensors for weights; names and shapes tell its kind and settings."""
+    kinds = [load(load(place).model) for place in NETWORKS.values()]
+    reasons = []
+    for kind in kinds:
+        if not hasattr(kind, "like"):
+            continue
+        try:
+            with torch.device("meta"):  # no memory and no random numbers: it is given its weights
+                network = kind.like(weights)
+            bind(network, weights)
+            return network
+        except (LookupError, ArithmeticError, RuntimeError, ValueError) as error:
+            reasons += str(error).strip().splitlines()[:2]
+    raise ValueError(f"denoiser: its weights are not those of this U-Net ({' '.join(reasons)})")

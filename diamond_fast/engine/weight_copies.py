@@ -4,6 +4,7 @@ Training goes on with the float32 weights; captured graphs read the copies. ``re
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ class WeightCopies:
         dtype: of the copies.
         pad_channels: input channels of a convolution, output channels of one, or both, are padded with zeros to a
             multiple of what is given here for it: {module name: (input multiple, output multiple)}.
+        exact: names of modules that stay float32.
 
     Attributes:
         network: a module like the original; convolutions' weights lie channels last.
@@ -27,8 +29,16 @@ class WeightCopies:
         offsets: norm -> where its scale and shift begin among the M.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype, pad_channels: dict[str, tuple[int, int]] | None = None):
+    def __init__(
+        self,
+        network: nn.Module,
+        dtype: torch.dtype,
+        pad_channels: dict[str, tuple[int, int]] | None = None,
+        exact: Sequence[str] = (),
+    ):
         self.network = copy.deepcopy(network).requires_grad_(False).to(dtype)
+        for name in exact:
+            self.network.get_submodule(name).float()
         self._copies: dict[str, Tensor] = dict(self.network.named_parameters())
         for name, (in_multiple, out_multiple) in (pad_channels or {}).items():
             self._pad(name, in_multiple, out_multiple)

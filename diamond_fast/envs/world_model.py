@@ -77,7 +77,7 @@ class WorldModelEnv(VectorEnv):
         if seed is not None or self._env is None:
             words = np.random.SeedSequence(seed).generate_state(2, np.uint32)
             self._generator.manual_seed(int(words[0]))
-            length = self._agent.denoiser.cfg.inner_model.num_steps_conditioning
+            length = self._agent.spec.context
             contexts = self._replay.segments(self.num_envs, length, seed=int(words[1]))
             self._env = imagination(
                 self._agent, self._cfg, self._path, contexts, self.num_envs, generator=self._generator

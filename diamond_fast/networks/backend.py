@@ -8,6 +8,10 @@ A network that has a ``walk`` hands its operations to a backend in the order the
     max_pool(x), resize(x, h, w), size(x)
 
 and decides for itself where statistics, biases and concatenations go.
+
+A denoiser's network with a walk also splits its ``forward`` in two: ``conditioning(levels, act)``, computed in float32
+by the modules it names in ``conditioning_modules``, and the rest. Its first convolution is called ``conv_in``, its last
+one ``conv_out``.
 """
 
 from collections.abc import Sequence

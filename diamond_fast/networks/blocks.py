@@ -10,14 +10,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GROUP_SIZE = 32  # channels per normalisation group
+from diamond_fast.networks.config import num_groups, num_heads
+from diamond_fast.spec import Action
+
 NORM_EPS = 1e-5
-HEAD_DIM = 8  # channels per attention head
 
 
-def num_groups(channels: int) -> int:
-    """Normalisation groups for a number of channels: 32 channels each, at least one group."""
-    return max(1, channels // GROUP_SIZE)
+class ActionEmbedding(nn.Embedding):
+    """Actions as vectors: a row of the weight for a discrete one, else the product with it. [...] -> [...,E].
+
+    Both agree on one-hot actions. An action of zeros, as padding has it, is embedded to zero by the product.
+    """
+
+    def __init__(self, action: Action, width: int):
+        super().__init__(action.n, width)
+        self._product = action.shape != ()
+
+    def forward(self, act: Tensor) -> Tensor:
+        return act.to(self.weight.dtype) @ self.weight if self._product else super().forward(act)
 
 
 def conv1x1(in_channels: int, out_channels: int) -> nn.Conv2d:
@@ -63,7 +73,7 @@ class SelfAttention2d(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.num_heads = max(1, channels // HEAD_DIM)
+        self.num_heads = num_heads(channels)
         if channels % self.num_heads:
             raise ValueError(f"channels: attention needs a multiple of {self.num_heads} heads, got {channels} channels")
         self.norm = GroupNorm(channels)

@@ -15,7 +15,7 @@ from diamond_fast.playing.source import Source
 from diamond_fast.replay import Replay
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.buffer import Episode
-from diamond_fast.world_model import noise_schedule
+from diamond_fast.world_model import trajectory_levels
 
 BURN_IN = 20  # recorded frames the policy sees before the one that is looked at
 
@@ -110,7 +110,7 @@ class Dream:
     @property
     def noise_levels(self) -> list[float]:
         """The noise levels of the frames of a trajectory."""
-        return noise_schedule(self._cfg.sampler)
+        return trajectory_levels(self._source.agent.denoiser.formulation.plan(self._cfg.sampler))
 
     def close(self) -> None:
         pass

@@ -10,6 +10,7 @@ import pytest
 import torch
 from golden_vectors import actor_critic, denoiser, reward_end_model
 from torch import nn
+from worlds import world
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SigmaDistributionConfig
 from diamond_fast.engine.amx_training import TrainableProgram, on_amx
@@ -187,7 +188,7 @@ def frames(n, t, size):
 
 def test_denoiser_loss_over_two_steps():
     cfg = InnerModelConfig(cond_channels=64, depths=(1, 1, 1), channels=(32, 64, 64), attn_depths=(0, 0, 1))
-    model = randomised(Denoiser(DenoiserConfig(cfg), 4))
+    model = randomised(Denoiser(DenoiserConfig(cfg), world(4)))
     obs, act = frames(3, 6, 30)
     mask = torch.tensor([[True] * 6, [True] * 5 + [False], [False] * 6])
 

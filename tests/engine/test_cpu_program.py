@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from golden_vectors import actor_critic, denoiser, reward_end_model
 from torch import nn
+from worlds import world
 
 from diamond_fast.config import InnerModelConfig
 from diamond_fast.engine.cpu_program import CpuProgram, why_unavailable
@@ -165,7 +166,7 @@ def test_inner_model(size):
 @pytest.mark.parametrize("size", [(30, 56), (13, 21)])
 def test_inner_model_of_odd_sizes_with_attention(size):
     cfg = InnerModelConfig(cond_channels=64, depths=(1, 2, 1), channels=(16, 32, 64), attn_depths=(0, 0, 1))
-    y, truth = whole_network(randomised(InnerModel(cfg, 4)), 2, size)
+    y, truth = whole_network(randomised(InnerModel(cfg, world(4))), 2, size)
     assert relative_error(y, truth) < 1e-2
 
 

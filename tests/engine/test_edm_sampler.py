@@ -4,19 +4,23 @@ import pytest
 import torch
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
 from golden_vectors import denoiser
+from worlds import world
 
-from diamond_fast.config import InnerModelConfig, SamplerConfig
-from diamond_fast.engine.denoiser_networks import FusedUNet
-from diamond_fast.engine.edm_sampler import EDMSampler, plan_steps
+from diamond_fast.config import DenoiserConfig, InnerModelConfig, SamplerConfig
+from diamond_fast.engine.denoiser_networks import FusedNetwork, fast_sampler
 from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.formulations.edm import EDM
+from diamond_fast.formulations.edm_fused import FusedEDM
 from diamond_fast.networks.unet.model import InnerModel
+from diamond_fast.world_model import Sampler
 
 SAMPLERS = [SamplerConfig(), SamplerConfig(num_steps=2, order=2), SamplerConfig(num_steps=3, s_churn=2.0)]
 
 
 def make_sampler(cfg, dtype=torch.bfloat16, **techniques):
-    network = FusedUNet(denoiser("small").inner_model, 0.5, 0.3, dtype, Techniques(**techniques))
-    return EDMSampler(network, cfg, 0.5, 0.3, torch.device("cpu"))
+    network = FusedNetwork(denoiser("small").inner_model, dtype, Techniques(**techniques))
+    edm = FusedEDM(EDM(DenoiserConfig()), network.context_channels, dtype, network.pad_to)
+    return Sampler(edm, network, cfg, torch.device("cpu"))
 
 
 def make_inputs(sampler, n=3):
@@ -54,11 +58,11 @@ def test_the_watch_over_host_traffic_sees_some():
 
 @torch.no_grad()
 def test_a_sample_traces_without_a_break():
-    small = InnerModel(InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 1)), 4)
+    small = InnerModel(InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 1)), world(4))
     for p in small.parameters():
         torch.nn.init.normal_(p, std=0.1)  # its last layers are zero at the start
-    network = FusedUNet(small, 0.5, 0.3, torch.float32, Techniques())
-    sampler = EDMSampler(network, SamplerConfig(num_steps=2, order=2, s_churn=2.0), 0.5, 0.3, torch.device("cpu"))
+    cfg = SamplerConfig(num_steps=2, order=2, s_churn=2.0)
+    sampler = fast_sampler(EDM(DenoiserConfig()), small, cfg, torch.device("cpu"), torch.float32)
     inputs = make_inputs(sampler, n=1)
     truth = sampler.sample(*inputs)
     traced = torch.compile(sampler.sample, backend="eager", fullgraph=True)(*inputs)
@@ -67,11 +71,13 @@ def test_a_sample_traces_without_a_break():
 
 
 def test_steps_are_planned_as_published():
-    heun = plan_steps(SamplerConfig(num_steps=3, order=2))
-    assert [s.heun for s in heun] == [True, True, False]  # there is no slope at noise level 0
+    edm = EDM(DenoiserConfig())
+    heun = edm.plan(SamplerConfig(num_steps=3, order=2))
+    assert [s.half for s in heun] == [1, 2, 1, 2, 0]  # there is no slope at noise level 0
+    assert [s.level for s in heun[1::2]] == [s.next_sigma for s in heun[:-1:2]]
     assert [s.next_sigma for s in heun][-1] == 0.0
-    churned = plan_steps(SamplerConfig(num_steps=2, s_churn=100.0, s_tmin=1.0))
+    churned = edm.plan(SamplerConfig(num_steps=2, s_churn=100.0, s_tmin=1.0))
     assert churned[0].sigma_hat == pytest.approx(5.0 * 2**0.5)
     assert churned[0].noise_scale == pytest.approx(5.0)
     assert churned[1].noise_scale is None
-    assert churned[1].sigma_hat == churned[1].sigma
+    assert churned[1].sigma_hat == churned[1].level

@@ -1,7 +1,6 @@
 """FastDenoiser against the published numbers, the readable twin, and a plain transcription of the published loop."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from diamond_fast.config import SamplerConfig
 from diamond_fast.engine.cpu_program import why_unavailable
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.networks.unet.model import InnerModel
-from diamond_fast.world_model import Denoiser, DiffusionSampler
+from diamond_fast.world_model import DiffusionSampler
 
 LEVEL = 2 / 255
 
@@ -56,9 +55,9 @@ def test_sample_golden(case):
 def before_quantisation(network, x, sigma, obs, act):
     """c_skip x + c_out F from a fast denoiser's own network."""
     fast = network._ready(x.device)
-    conditioning = fast.network.conditioning(fast.sampler.c_noise(sigma)[None], act)[0]
-    output = fast.network.evaluate(fast.network.prepare(x, obs, sigma), conditioning)
-    cs = Denoiser.conditioners(SimpleNamespace(cfg=network), sigma)
+    formulation, cs = fast.sampler.formulation, network.formulation.conditioners(sigma)
+    conditioning = fast.network.conditioning(cs.c_noise[None], act)[0]
+    output = fast.network.evaluate(formulation.prepare(x, obs, sigma), conditioning)
     return cs.c_skip * x + cs.c_out * output
 
 
@@ -76,8 +75,8 @@ def test_error_before_quantisation(size, dtype, tolerance):
             torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * sigma.view(-1, 1, 1, 1)
             + obs[:, -3:]
         )
-        cs = twin.conditioners(sigma)
-        truth = cs.c_skip * x + cs.c_out * twin.network_output(x, obs, act, cs)
+        cs = twin.formulation.conditioners(sigma)
+        truth = cs.c_skip * x + cs.c_out * twin.predict(x, sigma, obs, act)
         error = before_quantisation(fast, x, sigma, obs, act) - truth
         assert (error.norm() / truth.norm()).item() < tolerance
         if dtype == torch.float32:

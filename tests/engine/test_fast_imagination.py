@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
+from worlds import world
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -42,13 +43,13 @@ AMX = pytest.param(
 def models():
     torch.manual_seed(0)
     inner = InnerModelConfig(cond_channels=16, depths=(1,), channels=(32,), attn_depths=(0,))
-    denoiser = Denoiser(DenoiserConfig(inner), ACTIONS)
+    denoiser = Denoiser(DenoiserConfig(inner), world(ACTIONS))
     torch.nn.init.normal_(denoiser.inner_model.conv_out.weight, std=0.3)
     cfg = RewardEndConfig(lstm_dim=6, cond_channels=8, depths=(1, 1), channels=(32, 32), attn_depths=(0, 0))
-    policy = ActorCritic(ActorCriticConfig(lstm_dim=16, channels=(32, 32), down=(1, 1)), ACTIONS, SIZE)
+    policy = ActorCritic(ActorCriticConfig(lstm_dim=16, channels=(32, 32), down=(1, 1)), world(ACTIONS, SIZE))
     torch.nn.init.normal_(policy.actor_linear.weight, std=0.5)
     torch.nn.init.normal_(policy.critic_linear.weight, std=0.5)
-    return denoiser, RewardEndModel(cfg, ACTIONS, SIZE), policy
+    return denoiser, RewardEndModel(cfg, world(ACTIONS, SIZE)), policy
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from worlds import world
 
 from diamond_fast.config import ActorCriticConfig, InnerModelConfig, RewardEndConfig, SamplerConfig
 from diamond_fast.engine import fused_torch
-from diamond_fast.engine.denoiser_networks import FusedUNet
-from diamond_fast.engine.edm_sampler import EDMSampler
+from diamond_fast.engine.denoiser_networks import FusedNetwork, fast_sampler
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
 from diamond_fast.engine.weight_copies import WeightCopies
+from diamond_fast.formulations.config import DenoiserConfig
+from diamond_fast.formulations.edm import EDM
+from diamond_fast.formulations.edm_fused import FusedEDM
 from diamond_fast.kernels import (
     ada_group_norm_silu,
     bias_residual_stats,
@@ -44,6 +47,7 @@ def randomised(module, seed=0):
     return module.requires_grad_(False)
 
 
+CPU = torch.device("cpu")
 TECHNIQUES = ["none", "fused_norms", "fused_epilogues", "no_concat", "one_modulation"]
 
 
@@ -51,44 +55,49 @@ TECHNIQUES = ["none", "fused_norms", "fused_epilogues", "no_concat", "one_modula
 @pytest.mark.parametrize("size", [pytest.param((8, 8), marks=pytest.mark.slow), (5, 7)])
 @torch.no_grad()
 def test_unet(triton, technique, size):
-    network = randomised(InnerModel(CFG, 4))
+    network = randomised(InnerModel(CFG, world(4)))
     techniques = Techniques() if technique == "none" else replace(Techniques(), **{technique: False})
     x, context = torch.randn(2, 3, *size), torch.randn(2, 12, *size)
     act, sigma = torch.tensor([[0, 1, 2, 3], [3, 3, 0, 1]]), torch.tensor([0.5, 2.0])
     c_noise, c_in = sigma.log() / 4, 1 / (sigma**2 + 0.25).sqrt().view(-1, 1, 1, 1)
     truth = network.double()(x.double() * c_in, c_noise.double(), context.double() / 0.5, act)
 
-    fast = FusedUNet(network.float(), 0.5, 0.0, torch.float32, techniques)
-    conditioning = fast.conditioning(c_noise[None], act)[0]
-    y = fast.evaluate(fast.prepare(x, context, sigma), conditioning)
-    torch.testing.assert_close(y.double(), truth, rtol=1e-4, atol=1e-5)
+    edm = EDM(DenoiserConfig(sigma_offset_noise=0.0))
+    fast = fast_sampler(edm, network.float(), SamplerConfig(), CPU, torch.float32, techniques)
+    conditioning = fast.network.conditioning(c_noise[None], act)[0]
+    for formulation in (fast.formulation, edm):  # one makes the network's input at once, the other in parts
+        y = fast.network.evaluate(formulation.prepare(x, context, sigma), conditioning)
+        torch.testing.assert_close(y.double(), truth, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_unet_in_bfloat16_pads_its_channels():
     """15 input channels and 3 output channels fill up to what tensor cores want; what is added is 0."""
-    network = randomised(InnerModel(CFG, 4))
+    network = randomised(InnerModel(CFG, world(4)))
     x, context, act = torch.randn(2, 3, 8, 8), torch.randn(2, 12, 8, 8), torch.zeros(2, 4, dtype=torch.int64)
     truth = network(x / 1.25**0.5, torch.zeros(2), context / 0.5, act)
-    fast = FusedUNet(network, 0.5, 0.0, torch.bfloat16, Techniques())
-    network_input = fast.prepare(x, context, 1.0)
-    assert network_input.shape == (2, 16, 8, 8)
-    y = fast.evaluate(network_input, fast.conditioning(torch.zeros(1, 1), act)[0])
-    assert y.shape == (2, 3, 8, 8)
-    assert ((y - truth).norm() / truth.norm()).item() < 2e-2
+    edm = EDM(DenoiserConfig(sigma_offset_noise=0.0))
+    fast = fast_sampler(edm, network, SamplerConfig(), CPU, torch.bfloat16, Techniques())
+    fast.network = FusedNetwork(network, torch.bfloat16, Techniques())  # on a CPU with AMX it would be another
+    fused = FusedEDM(edm, 12, torch.bfloat16, 16)
+    assert fused.prepare(x, context, 1.0).shape == (2, 16, 8, 8)
+    for formulation in (fused, edm):
+        conditioning = fast.network.conditioning(torch.zeros(1, 1), act)[0]
+        y = fast.network.evaluate(formulation.prepare(x, context, 1.0), conditioning)
+        assert y.shape == (2, 3, 8, 8)
+        assert ((y - truth).norm() / truth.norm()).item() < 2e-2
 
 
 @torch.no_grad()
 def test_sampler_steps_write_the_next_input(triton):
     """In one kernel behind the network, for Euler, Heun and churn, as without it."""
-    network = randomised(InnerModel(replace(CFG, depths=(1,), channels=(32,), attn_depths=(0,)), 4))
+    network = randomised(InnerModel(replace(CFG, depths=(1,), channels=(32,), attn_depths=(0,)), world(4)))
     context, act = torch.randn(1, 12, 4, 4).clamp(-1, 1), torch.tensor([[0, 1, 2, 3]])
     for cfg in (SamplerConfig(), SamplerConfig(num_steps=2, order=2, s_churn=2.0)):
         samples = []
         for fused_edm in (True, False):
-            fast = FusedUNet(network, 0.5, 0.3, torch.float32, Techniques(fused_edm=fused_edm))
-            impl = "auto" if fused_edm else "torch"
-            sampler = EDMSampler(fast, cfg, 0.5, 0.3, torch.device("cpu"), quantised=False, impl=impl)
+            edm, techniques = EDM(DenoiserConfig(), quantised=False), Techniques(fused_edm=fused_edm)
+            sampler = fast_sampler(edm, network, cfg, CPU, torch.float32, techniques)
             noise = torch.randn(sampler.num_draws, 1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
             samples.append(sampler.sample(context, act, noise))
         for fused, plain in zip(*samples, strict=True):
@@ -98,21 +107,21 @@ def test_sampler_steps_write_the_next_input(triton):
 @torch.no_grad()
 def test_reward_end_and_actor_critic_encoders(triton):
     cfg = RewardEndConfig(cond_channels=8, depths=(1, 1), channels=(32, 32), attn_depths=(0, 0))
-    encoder = randomised(RewardEndEncoder(cfg))
+    encoder = randomised(RewardEndEncoder(cfg, 3))
     x, cond = torch.randn(2, 6, 9, 7), torch.randn(2, 8)
     copies = WeightCopies(encoder, torch.float32)
     modulation = F.linear(cond, copies.modulation_weight, copies.modulation_bias)
     y = copies.network.walk(FusedTorch(copies, Techniques(), modulation), Activation(x)).x
     torch.testing.assert_close(y, encoder(x, cond), rtol=1e-4, atol=1e-4)
 
-    encoder = randomised(ActorCriticEncoder(ActorCriticConfig(channels=(32, 64), down=(1, 1))))
+    encoder = randomised(ActorCriticEncoder(ActorCriticConfig(channels=(32, 64), down=(1, 1)), 3))
     copies = WeightCopies(encoder, torch.float32)
     y = copies.network.walk(FusedTorch(copies, Techniques()), Activation(x[:, :3])).x
     torch.testing.assert_close(y, encoder(x[:, :3]), rtol=1e-4, atol=1e-4)
 
 
-def test_weights_are_copied_in_place():
-    network = randomised(InnerModel(CFG, 4))
+def test_shadow_copies_in_place():
+    network = randomised(InnerModel(CFG, world(4)))
     copies = WeightCopies(network, torch.bfloat16, {"conv_in": (16, 1), "conv_out": (1, 8)})
     addresses = {k: p.data_ptr() for k, p in copies.network.named_parameters()}
     for p in network.parameters():

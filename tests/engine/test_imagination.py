@@ -4,6 +4,7 @@ from collections import deque
 
 import pytest
 import torch
+from worlds import world
 
 from diamond_fast.config import (
     DenoiserConfig,
@@ -26,10 +27,10 @@ CFG = WorldModelConfig(SamplerConfig(num_steps=2), horizon=HORIZON, num_batches_
 def models():
     torch.manual_seed(0)
     inner = InnerModelConfig(cond_channels=16, depths=(1,), channels=(8,), attn_depths=(0,))
-    denoiser = Denoiser(DenoiserConfig(inner), ACTIONS)
+    denoiser = Denoiser(DenoiserConfig(inner), world(ACTIONS))
     torch.nn.init.normal_(denoiser.inner_model.conv_out.weight, std=0.3)
     cfg = RewardEndConfig(lstm_dim=6, cond_channels=8, depths=(1,), channels=(8,), attn_depths=(0,))
-    return denoiser, RewardEndModel(cfg, ACTIONS, SIZE)
+    return denoiser, RewardEndModel(cfg, world(ACTIONS, SIZE))
 
 
 @pytest.fixture(scope="module")

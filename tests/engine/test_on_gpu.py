@@ -12,7 +12,7 @@ import torch
 from golden_vectors import actor_critic, denoiser, reward_end_model
 
 from diamond_fast.config import SamplerConfig
-from diamond_fast.engine.denoiser_networks import FusedUNet
+from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
@@ -77,13 +77,15 @@ def test_bfloat16_before_quantisation(device, technique):
     off = Techniques() if technique == "none" else replace(Techniques(), **{technique: False})
     obs, act = inputs(0, device)
     noisy, sigma = obs[:, -1], torch.tensor([0.5, 2.0])
-    cs = twin.conditioners(sigma)
+    context = obs.flatten(1, 2)
     with torch.no_grad():
-        truth = twin.network_output(noisy, obs.flatten(1, 2), act, cs)
-        network = FusedUNet(copy.deepcopy(twin.inner_model).to(device), 0.5, 0.3, torch.bfloat16, off)
-        conditioning = network.conditioning(cs.c_noise[None].to(device), act.to(device))[0]
-        network_input = network.prepare(noisy.to(device), obs.flatten(1, 2).to(device), sigma.to(device))
-        y = network.evaluate(network_input, conditioning).float().cpu()
+        truth = twin.predict(noisy, sigma, context, act)
+        network = copy.deepcopy(twin.inner_model).to(device)
+        fast = fast_sampler(twin.formulation, network, SamplerConfig(), torch.device(device), torch.bfloat16, off)
+        levels = twin.formulation.condition(sigma)[None].to(device)
+        conditioning = fast.network.conditioning(levels, act.to(device))[0]
+        network_input = fast.formulation.prepare(noisy.to(device), context.to(device), sigma.to(device))
+        y = fast.network.evaluate(network_input, conditioning).float().cpu()
     assert ((y - truth).norm() / truth.norm()).item() < 1.5e-2
 
 

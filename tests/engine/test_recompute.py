@@ -7,6 +7,7 @@ import torch
 from golden_vectors import META, actor_critic, tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from worlds import world
 
 from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig, RunConfig
 from diamond_fast.engine import recompute as recompute_module
@@ -21,7 +22,7 @@ LOSS = ActorCriticLossConfig()
 
 def make_policy():
     torch.manual_seed(0)
-    policy = ActorCritic(ActorCriticConfig(lstm_dim=5, channels=(8, 8), down=(1, 1)), ACTIONS, SIZE).double()
+    policy = ActorCritic(ActorCriticConfig(lstm_dim=5, channels=(8, 8), down=(1, 1)), world(ACTIONS, SIZE)).double()
     for head in (policy.critic_linear, policy.actor_linear):
         torch.nn.init.normal_(head.weight)
     return policy
@@ -204,7 +205,7 @@ class Meta:
 def test_nothing_waits_for_a_gpu():
     """Played, computed anew and differentiated without a number known; the twin fails, so this can fail."""
     with torch.device("meta"):
-        policy = ActorCritic(ActorCriticConfig(lstm_dim=5, channels=(8, 8), down=(1, 1)), ACTIONS, SIZE)
+        policy = ActorCritic(ActorCriticConfig(lstm_dim=5, channels=(8, 8), down=(1, 1)), world(ACTIONS, SIZE))
         state = RolloutState(torch.rand(N, 3, SIZE, SIZE), *torch.zeros(2, N, 5))
     played, state = play(Meta(), policy, state, T, capacity=4)
     loss, grads = loss_and_gradients(policy, recompute(policy, played))

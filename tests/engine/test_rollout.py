@@ -1,6 +1,7 @@
 import pytest
 import torch
 from golden_vectors import META, actor_critic, tensors
+from worlds import world
 
 from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
 from diamond_fast.engine import rollout as rollout_module
@@ -80,7 +81,7 @@ def test_rollout_without_burnin():
     """An environment without burn-in frames: after an end the memory restarts at zero."""
     cfg = ActorCriticConfig(lstm_dim=4, channels=(8,), down=(1,))
     torch.manual_seed(0)
-    model = ActorCritic(cfg, num_actions=2, frame_size=8)
+    model = ActorCritic(cfg, world(2, 8))
     torch.nn.init.normal_(model.critic_linear.weight)
     frames = torch.randn(4, 2, 3, 8, 8)
 

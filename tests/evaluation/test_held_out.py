@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from small_world import SMALL_WORLD as CFG
 from small_world import make_agent, make_replay
+from worlds import world
 
 from diamond_fast.evaluation import held_out
 from diamond_fast.evaluation.held_out import RewardEndQuality, held_out_figures, reward_end_quality
@@ -21,7 +22,7 @@ class Oracle(RewardEndModel):
     """Classifies by grey levels alone: the first pixel of a frame decides the reward, of the next one the end."""
 
     def __init__(self):
-        super().__init__(CFG.reward_end, num_actions=1, frame_size=8)
+        super().__init__(CFG.reward_end, world(1, 8))
 
     def predict(self, obs, act, next_obs, hx_cx=None):
         reward = (to_uint8(obs)[..., 0, 0, 0] % 3).long()

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from golden_vectors import META, SHAPES, denoiser, replay_draws, tensors
+from worlds import world
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SigmaDistributionConfig
 from diamond_fast.frames import quantise
@@ -21,8 +22,8 @@ def test_denoise_golden(size):
     model = denoiser(size)
     obs = v["obs"].flatten(1, 2)
     with torch.no_grad():
-        cs = model.conditioners(v["sigma"])
-        output = model.network_output(v["noisy"], obs, v["act"], cs)
+        cs = model.formulation.conditioners(v["sigma"])
+        output = model.predict(v["noisy"], v["sigma"], obs, v["act"])
     for name, value in cs._asdict().items():
         torch.testing.assert_close(value, v[name], rtol=1e-4, atol=0)
     torch.testing.assert_close(output, v["model_output"], rtol=1e-4, atol=1e-5)
@@ -96,7 +97,7 @@ def test_any_height_and_width(h, w):
         inner_model=InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 16), attn_depths=(0, 1))
     )
     torch.manual_seed(0)
-    model = Denoiser(cfg, num_actions=3).eval()
+    model = Denoiser(cfg, world(3)).eval()
     torch.nn.init.normal_(model.inner_model.conv_out.weight, std=0.1)
     x, obs, act = torch.randn(2, 3, h, w), torch.rand(2, 12, h, w) * 2 - 1, torch.tensor([[0, 1, 2, 0], [2, 2, 1, 0]])
     inner = model.inner_model
@@ -122,4 +123,6 @@ def test_any_height_and_width(h, w):
 )
 def test_settings_that_do_not_fit_are_named(changes, named):
     with pytest.raises(ValueError, match=named):
-        Denoiser(DenoiserConfig(inner_model=InnerModelConfig(**changes)), num_actions=3)
+        Denoiser(
+            DenoiserConfig(InnerModelConfig(**changes)), world(3, context=changes.get("num_steps_conditioning", 4))
+        )

@@ -4,24 +4,14 @@ import pytest
 import torch
 from float64_truth import assert_quantised, assert_rounded_from
 
-from diamond_fast.config import DenoiserConfig, InnerModelConfig, SamplerConfig
+from diamond_fast.config import DenoiserConfig, SamplerConfig
+from diamond_fast.formulations.edm import EDM, noise_schedule
 from diamond_fast.kernels.edm_loss import edm_loss
 from diamond_fast.kernels.edm_step import edm_denoise, edm_heun_step, edm_step
-from diamond_fast.world_model import Denoiser, DiffusionSampler, noise_schedule
+from diamond_fast.world_model import PlainNetwork, Sampler
 
+EXACT = EDM(DenoiserConfig(), quantised=False)  # quantisation jumps at roundings
 ALL = torch.ones(3, dtype=torch.bool)
-
-
-class TwinWithFixedOutput(Denoiser):
-    """The readable denoiser around a fixed function of its input, without quantisation, which jumps at roundings."""
-
-    def __init__(self):
-        inner = InnerModelConfig(cond_channels=8, depths=(1,), channels=(8,), attn_depths=(0,))
-        super().__init__(DenoiserConfig(inner_model=inner), num_actions=2)
-
-    def denoise(self, noisy_next_obs, sigma, obs, act):
-        cs = self.conditioners(sigma)
-        return cs.c_skip * noisy_next_obs + cs.c_out * fixed_output(noisy_next_obs * cs.c_in)
 
 
 def fixed_output(network_input):
@@ -52,7 +42,7 @@ def test_what_is_not_a_number_stays_so(device, frames, impl):
 def test_denoise(device, frames, sigma):
     output = fixed_output(frames)
     levels = torch.full((3,), sigma)
-    cs = TwinWithFixedOutput().conditioners(levels.double())
+    cs = EXACT.conditioners(levels.double())
     truth = cs.c_skip * frames.double() + cs.c_out * output.double()
     x, f = frames.to(device), output.to(device)
     assert_rounded_from(edm_denoise(x, f, sigma, quantised=False, impl="triton").cpu(), truth)
@@ -85,13 +75,13 @@ def test_all_256_levels_and_what_lies_between(device):
 @pytest.mark.parametrize("impl", ["triton", "torch"])
 def test_steps_retrace_the_readable_sampler(device, order, impl):
     cfg = SamplerConfig(order=order)
-    twin = TwinWithFixedOutput()
+    twin = Sampler(EXACT, PlainNetwork(lambda x, *_: fixed_output(x)), cfg, torch.device("cpu"))
     noise = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(1))
     acts = torch.zeros(2, 4, dtype=torch.int64)
-    _, trajectory = DiffusionSampler(twin, cfg).sample(torch.zeros(2, 4, 3, 5, 6), acts, lambda *_, **__: noise)
+    trajectory = twin.sample(torch.zeros(2, 12, 5, 6), acts, [noise])
 
     buffer = torch.full((2, 16, 5, 6), 7.0, device=device).to(memory_format=torch.channels_last)
-    buffer[:, 12:15] = twin.conditioners(torch.tensor([cfg.sigma_max])).c_in * noise
+    buffer[:, 12:15] = EXACT.conditioners(torch.tensor([cfg.sigma_max])).c_in * noise
     where = {"network_input": buffer, "first_channel": 12, "quantised": False, "impl": impl}
 
     def network() -> torch.Tensor:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from golden_vectors import SHAPES, actor_critic, tensors
+from worlds import world
 
 from diamond_fast.config import ActorCriticConfig
 from diamond_fast.networks.actor_critic.model import ActorCritic, lambda_returns
@@ -8,7 +9,7 @@ from diamond_fast.networks.actor_critic.model import ActorCritic, lambda_returns
 
 def test_parameters_match_the_published_names_and_shapes():
     assert {k: list(v.shape) for k, v in actor_critic().state_dict().items()} == SHAPES["actor_critic_small"]
-    paper = ActorCritic(ActorCriticConfig(), num_actions=18, frame_size=64)
+    paper = ActorCritic(ActorCriticConfig(), world(18, 64))
     assert {k: list(v.shape) for k, v in paper.state_dict().items()} == SHAPES["actor_critic_paper"]
 
 
@@ -26,7 +27,7 @@ def test_recurrent_steps_golden():
 
 def test_a_new_policy_is_uniform_and_values_nothing():
     cfg = ActorCriticConfig(lstm_dim=8, channels=(8,), down=(1,))
-    model = ActorCritic(cfg, num_actions=5, frame_size=9)
+    model = ActorCritic(cfg, world(5, 9))
     logits, values, _ = model.predict_act_value(torch.randn(2, 3, 9, 9), (torch.zeros(2, 8), torch.zeros(2, 8)))
     assert not logits.any()
     assert not values.any()

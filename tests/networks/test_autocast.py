@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from worlds import world
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -14,7 +15,7 @@ from diamond_fast.config import (
     RewardEndConfig,
     SigmaDistributionConfig,
 )
-from diamond_fast.engine.denoiser_networks import FusedUNet
+from diamond_fast.engine.denoiser_networks import FusedNetwork
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.recompute import play, recompute
 from diamond_fast.engine.rollout import EnvStep, RolloutState
@@ -50,9 +51,9 @@ def losses(device):
     act, rew = torch.randint(ACTIONS, (N, T), device=device), torch.ones(N, T, device=device)
     end, mask = (torch.zeros(N, T, dtype=torch.bool, device=device) for _ in range(2))
 
-    denoiser = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=16, **SMALL)), ACTIONS).to(device)
-    reward_end = RewardEndModel(RewardEndConfig(lstm_dim=6, cond_channels=8, **SMALL), ACTIONS, SIZE).to(device)
-    policy = ActorCritic(ActorCriticConfig(lstm_dim=6, channels=(8,), down=(1,)), ACTIONS, SIZE).to(device)
+    denoiser = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=16, **SMALL)), world(ACTIONS)).to(device)
+    reward_end = RewardEndModel(RewardEndConfig(lstm_dim=6, cond_channels=8, **SMALL), world(ACTIONS, SIZE)).to(device)
+    policy = ActorCritic(ActorCriticConfig(lstm_dim=6, channels=(8,), down=(1,)), world(ACTIONS, SIZE)).to(device)
 
     def policy_loss():
         memory = torch.zeros(2, N, policy.lstm_dim, device=device)
@@ -105,7 +106,7 @@ def make_good_model():
     """A reward/end model with hardly any loss on a batch of the paper's size, and that batch."""
     torch.manual_seed(0)
     n, length, size = 32, 19, 4
-    model = RewardEndModel(RewardEndConfig(lstm_dim=32, cond_channels=8, **SMALL), ACTIONS, size)
+    model = RewardEndModel(RewardEndConfig(lstm_dim=32, cond_channels=8, **SMALL), world(ACTIONS, size))
     model.encoder = FlatFeatures()
     obs, act = torch.rand(n, length, 3, size, size) * 2 - 1, torch.randint(ACTIONS, (n, length))
     with torch.no_grad():
@@ -157,15 +158,15 @@ def test_gradients_of_a_good_reward_end_model_do_not_vanish(monkeypatch):
 @torch.no_grad()
 def test_training_is_told_the_noise_level_that_sampling_is_told():
     torch.manual_seed(0)
-    denoiser = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=64, **SMALL)), ACTIONS)
+    denoiser = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=64, **SMALL)), world(ACTIONS))
     obs, act = torch.rand(N, 4 * 3, SIZE, SIZE), torch.randint(ACTIONS, (N, 4))
     sigma = torch.tensor([0.002, 0.3, 5.0])
     seen = []
     denoiser.inner_model.unet.register_forward_pre_hook(lambda module, args: seen.append(args[1]))
     with torch.autocast("cpu", torch.bfloat16):
         denoiser.denoise(obs[:, :3], sigma, obs, act)
-    fast = FusedUNet(denoiser.inner_model, 0.5, 0.3, torch.float32, Techniques(one_modulation=False))
-    (cond, _), *_ = fast.conditioning(denoiser.conditioners(sigma).c_noise[None], act)
+    fast = FusedNetwork(denoiser.inner_model, torch.float32, Techniques(one_modulation=False))
+    (cond, _), *_ = fast.conditioning(denoiser.formulation.condition(sigma)[None], act)
     assert seen[0].dtype == torch.float32
     torch.testing.assert_close(seen[0], cond, rtol=1e-5, atol=1e-6)
 
@@ -173,7 +174,9 @@ def test_training_is_told_the_noise_level_that_sampling_is_told():
 def test_noise_features_are_those_of_the_published_formula():
     """In float64, on noise levels over the whole range, with autocast around."""
     torch.manual_seed(0)
-    features = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=64, **SMALL)), ACTIONS).inner_model.noise_emb
+    features = Denoiser(
+        DenoiserConfig(InnerModelConfig(cond_channels=64, **SMALL)), world(ACTIONS)
+    ).inner_model.noise_emb
     c_noise = torch.linspace(-1.6, 0.8, 50)
     phase = 2 * torch.pi * c_noise.double()[:, None] @ features.weight.double()
     with torch.autocast("cpu", torch.bfloat16):

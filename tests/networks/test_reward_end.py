@@ -1,6 +1,7 @@
 import pytest
 import torch
 from golden_vectors import META, SHAPES, reward_end_model, tensors
+from worlds import world
 
 from diamond_fast.config import RewardEndConfig
 from diamond_fast.networks.reward_end.model import RewardEndModel, confusion_matrix
@@ -8,7 +9,7 @@ from diamond_fast.networks.reward_end.model import RewardEndModel, confusion_mat
 
 def test_parameters_match_the_published_names_and_shapes():
     assert {k: list(v.shape) for k, v in reward_end_model().state_dict().items()} == SHAPES["rew_end_small"]
-    paper = RewardEndModel(RewardEndConfig(), num_actions=18, frame_size=64)
+    paper = RewardEndModel(RewardEndConfig(), world(18, 64))
     assert {k: list(v.shape) for k, v in paper.state_dict().items()} == SHAPES["rew_end_paper"]
 
 
@@ -57,7 +58,7 @@ def test_confusion_matrix_counts_by_hand():
 @pytest.mark.parametrize("frame_size", [24, 25, 17])
 def test_odd_frame_sizes(frame_size):
     cfg = RewardEndConfig(lstm_dim=8, cond_channels=8, depths=(1, 1, 1), channels=(8, 8, 8), attn_depths=(0, 0, 0))
-    model = RewardEndModel(cfg, num_actions=3, frame_size=frame_size)
+    model = RewardEndModel(cfg, world(3, frame_size))
     obs = torch.rand(2, 4, 3, frame_size, frame_size)
     rew, end, (hx, _) = model.predict(obs[:, :-1], torch.zeros(2, 3, dtype=torch.int64), obs[:, 1:])
     assert rew.shape == (2, 3, 3)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from worlds import world
 
 from diamond_fast.config import ActorCriticConfig
 from diamond_fast.domains.environments import make_real_env
@@ -109,7 +110,7 @@ def test_pieces_equal_one_collection():
 @pytest.mark.parametrize("before", [0, 2, 74, 98, 100])
 def test_goes_on_bit_for_bit_after_loading_a_state(before):
     torch.manual_seed(0)
-    policy = ActorCritic(ActorCriticConfig(lstm_dim=16, channels=(8, 8), down=(1, 1)), num_actions=3, frame_size=24)
+    policy = ActorCritic(ActorCriticConfig(lstm_dim=16, channels=(8, 8), down=(1, 1)), world(3, 24))
     torch.nn.init.normal_(policy.actor_linear.weight)
     env = catch(2)
     collector = Collector(env, seed=3)

@@ -8,21 +8,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.arguments import check_tensor
-from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
 from diamond_fast.networks.actor_critic import walk
+from diamond_fast.networks.actor_critic.config import ActorCriticConfig, ActorCriticLossConfig
 from diamond_fast.networks.backend import Backend, Value
 from diamond_fast.networks.blocks import SmallResBlock, conv3x3, init_lstm
 from diamond_fast.networks.exact import at_least_float32, outside_autocast
+from diamond_fast.spec import Discrete, Spec
 
 
 class ActorCriticEncoder(nn.Module):
     """Small residual blocks, each level followed by 2x2 max-pooling if asked. [N,C,H,W] -> [N,C',H',W']."""
 
-    def __init__(self, cfg: ActorCriticConfig):
+    def __init__(self, cfg: ActorCriticConfig, img_channels: int):
         super().__init__()
         if len(cfg.channels) != len(cfg.down):
             raise ValueError(f"channels, down: need one entry per level each, got {cfg.channels}, {cfg.down}")
-        layers: list[nn.Module] = [conv3x3(cfg.img_channels, cfg.channels[0])]
+        layers: list[nn.Module] = [conv3x3(img_channels, cfg.channels[0])]
         for c_above, c, down in zip((cfg.channels[0], *cfg.channels), cfg.channels, cfg.down, strict=False):
             layers.append(SmallResBlock(c_above, c))
             if down:
@@ -38,20 +39,24 @@ class ActorCriticEncoder(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Recurrent policy and value with a shared body. Both heads start at zero: a uniform policy, a value of 0."""
+    """Recurrent policy and value with a shared body. Both heads start at zero: a uniform policy, a value of 0.
 
-    def __init__(self, cfg: ActorCriticConfig, num_actions: int, frame_size: int):
+    Raises:
+        ValueError: the world's actions are not discrete.
+    """
+
+    def __init__(self, cfg: ActorCriticConfig, spec: Spec):
         super().__init__()
-        self.cfg = cfg
+        if not isinstance(spec.action, Discrete):
+            raise ValueError(f"action: the policy chooses among discrete actions, got {spec.action}")
         self.lstm_dim = cfg.lstm_dim
-        self.frame_size = frame_size
-        self.encoder = ActorCriticEncoder(cfg)
-        size = frame_size
-        for down in cfg.down:
-            size = size // 2 if down else size
-        self.lstm = nn.LSTMCell(cfg.channels[-1] * size**2, cfg.lstm_dim)
+        self.spec = spec
+        self.encoder = ActorCriticEncoder(cfg, spec.frame.channels)
+        halvings = sum(cfg.down)
+        height, width = spec.frame.height >> halvings, spec.frame.width >> halvings
+        self.lstm = nn.LSTMCell(cfg.channels[-1] * height * width, cfg.lstm_dim)
         self.critic_linear = nn.Linear(cfg.lstm_dim, 1)
-        self.actor_linear = nn.Linear(cfg.lstm_dim, num_actions)
+        self.actor_linear = nn.Linear(cfg.lstm_dim, spec.action.n)
         for head in (self.critic_linear, self.actor_linear):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -79,9 +84,8 @@ class ActorCritic(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        check_tensor(
-            "obs", obs, (None, self.cfg.img_channels, self.frame_size, self.frame_size), self.actor_linear.weight
-        )
+        frame = self.spec.frame
+        check_tensor("obs", obs, (None, frame.channels, frame.height, frame.width), self.actor_linear.weight)
         for state in hx_cx:
             check_tensor("hx_cx", state, (obs.size(0), self.lstm_dim), self.actor_linear.weight)
         x, dtype = self.encoder(obs).flatten(1), self.lstm.weight_hh.dtype

@@ -7,12 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.arguments import check_actions, check_mask, check_tensor
-from diamond_fast.config import RewardEndConfig
 from diamond_fast.networks.backend import Backend, Value
-from diamond_fast.networks.blocks import Downsample, ResBlocks, conv3x3, init_lstm
+from diamond_fast.networks.blocks import ActionEmbedding, Downsample, ResBlocks, conv3x3, init_lstm
 from diamond_fast.networks.exact import at_least_float32, outside_autocast
 from diamond_fast.networks.masking import masked_mean
 from diamond_fast.networks.reward_end import walk
+from diamond_fast.networks.reward_end.config import RewardEndConfig
+from diamond_fast.spec import Spec
 
 REWARD_NAMES = ("-1", "0", "+1")  # signs
 END_NAMES = ("goes_on", "ends")
@@ -23,7 +24,7 @@ NUM_ENDS = len(END_NAMES)
 class RewardEndEncoder(nn.Module):
     """Residual levels as on the U-Net's way down, then two blocks with attention. [N,2C,H,W] -> [N,C',H',W']."""
 
-    def __init__(self, cfg: RewardEndConfig):
+    def __init__(self, cfg: RewardEndConfig, img_channels: int):
         super().__init__()
         channels = cfg.channels
         if not len(cfg.depths) == len(channels) == len(cfg.attn_depths) > 0:
@@ -31,7 +32,7 @@ class RewardEndEncoder(nn.Module):
                 "depths, channels, attn_depths: need one entry per level each, "
                 f"got {cfg.depths}, {channels}, {cfg.attn_depths}"
             )
-        self.conv_in = conv3x3(2 * cfg.img_channels, channels[0])
+        self.conv_in = conv3x3(2 * img_channels, channels[0])
         levels = zip(cfg.depths, (channels[0], *channels), channels, cfg.attn_depths, strict=False)
         blocks = [
             ResBlocks([c_above] + [c] * (depth - 1), [c] * depth, cfg.cond_channels, bool(attn))
@@ -65,17 +66,16 @@ class RewardEndLoss(NamedTuple):
 class RewardEndModel(nn.Module):
     """Predicts reward sign and termination of each step from frame, action and next frame."""
 
-    def __init__(self, cfg: RewardEndConfig, num_actions: int, frame_size: int):
+    def __init__(self, cfg: RewardEndConfig, spec: Spec):
         super().__init__()
-        self.cfg = cfg
         self.lstm_dim = cfg.lstm_dim
-        self.frame_size = frame_size
-        self.encoder = RewardEndEncoder(cfg)
-        self.act_emb = nn.Embedding(num_actions, cfg.cond_channels)
-        size = frame_size
-        for _ in cfg.channels[1:]:
-            size = (size + 1) // 2  # a 3x3 convolution of stride 2 and padding 1 rounds up
-        self.lstm = nn.LSTM(cfg.channels[-1] * size**2, cfg.lstm_dim, batch_first=True)
+        self.spec = spec
+        self.encoder = RewardEndEncoder(cfg, spec.frame.channels)
+        self.act_emb = ActionEmbedding(spec.action, cfg.cond_channels)
+        height, width = spec.frame.height, spec.frame.width
+        for _ in cfg.channels[1:]:  # a 3x3 convolution of stride 2 and padding 1 rounds up
+            height, width = (height + 1) // 2, (width + 1) // 2
+        self.lstm = nn.LSTM(cfg.channels[-1] * height * width, cfg.lstm_dim, batch_first=True)
         self.head = nn.Sequential(
             nn.Linear(cfg.lstm_dim, cfg.lstm_dim),
             nn.SiLU(),
@@ -91,28 +91,25 @@ class RewardEndModel(nn.Module):
         self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """
-        Args:
-            obs, next_obs: [N,T,C,H,W] in [-1, 1].
-            act: [N,T] int64.
-            hx_cx: LSTM state, each [1,N,D]; zeros if None.
+            Args:
+                obs, next_obs: [N,T,C,H,W] in [-1, 1].
+                act: [N,T,...].
+        hx_cx: LSTM state, each [1,N,D]; zeros if None.
 
-        Returns:
-            reward logits [N,T,3], end logits [N,T,2], the LSTM's new state.
+            Returns:
+                reward logits [N,T,3], end logits [N,T,2], the LSTM's new state.
 
-        Raises:
-            TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
+            Raises:
+                TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        size, device, weight = self.frame_size, self.device, self.act_emb.weight
-        check_tensor("obs", obs, (None, None, self.cfg.img_channels, size, size), weight)
+        weight, n, t = self.act_emb.weight, *self._check_sequence(obs, act)
         check_tensor("next_obs", next_obs, tuple(obs.shape), weight)
-        check_actions("act", act, tuple(obs.shape[:2]), device, self.act_emb.num_embeddings)
-        n, t = act.shape
         if n * t == 0:
             raise ValueError(f"obs: expected at least one sequence of at least one frame, got {list(obs.shape[:2])}")
         for state in hx_cx or ():
             check_tensor("hx_cx", state, (1, n, self.lstm_dim), weight)
         x = torch.cat((obs, next_obs), dim=2).flatten(0, 1)
-        x = self.encoder(x, self.act_emb(act.flatten()))
+        x = self.encoder(x, self.act_emb(act.flatten(0, 1)))
         with outside_autocast(self.device):
             memory = None if hx_cx is None else tuple(state.to(weight.dtype) for state in hx_cx)
             x, hx_cx = self.lstm(x.reshape(n, t, -1).to(weight.dtype), memory)
@@ -124,21 +121,18 @@ class RewardEndModel(nn.Module):
 
         Args:
             obs: [N,L,C,H,W]; behind an episode's last step stands its final observation, then padding.
-            act: [N,L] int64. rew: [N,L] float, only the sign counts. end: [N,L] bool.
+            act: [N,L,...]. rew: [N,L] float, only the sign counts. end: [N,L] bool.
             mask: [N,L] bool, False where a step is padding. The last step has no next frame and is not used.
 
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        check_tensor(
-            "obs", obs, (None, None, self.cfg.img_channels, self.frame_size, self.frame_size), self.act_emb.weight
-        )
-        if obs.size(1) < 2:
-            raise ValueError(f"obs: expected at least 2 frames, got {obs.size(1)}")
-        check_actions("act", act, tuple(obs.shape[:2]), self.device, self.act_emb.num_embeddings)
-        check_tensor("rew", rew, tuple(act.shape), self.act_emb.weight)
-        check_mask("end", end, tuple(act.shape), self.device)
-        check_mask("mask", mask, tuple(act.shape), self.device)
+        n, length = self._check_sequence(obs, act)
+        if length < 2:
+            raise ValueError(f"obs: expected at least 2 frames, got {length}")
+        check_tensor("rew", rew, (n, length), self.act_emb.weight)
+        check_mask("end", end, (n, length), self.device)
+        check_mask("mask", mask, (n, length), self.device)
         logits_rew, logits_end, _ = self.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
         target_rew = rew[:, :-1].sign().long() + 1
         target_end = end[:, :-1].long()
@@ -157,6 +151,14 @@ class RewardEndModel(nn.Module):
             confusion_matrix(logits_rew, target_rew, mask),
             confusion_matrix(logits_end, target_end, mask),
         )
+
+    def _check_sequence(self, obs: Tensor, act: Tensor) -> tuple[int, int]:
+        """Checks frames and actions, and returns their [N,T]."""
+        frame = self.spec.frame
+        shape = (None, None, frame.channels, frame.height, frame.width)
+        check_tensor("obs", obs, shape, self.act_emb.weight)
+        check_actions("act", act, tuple(obs.shape[:2]), self.device, self.spec.action)
+        return obs.size(0), obs.size(1)
 
 
 @torch.no_grad()

@@ -1,12 +1,14 @@
 """The denoiser's network F: a U-Net conditioned on noise level and past actions (paper, appendix C)."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_fast.config import InnerModelConfig
 from diamond_fast.networks.backend import Backend, Value
 from diamond_fast.networks.blocks import (
+    ActionEmbedding,
     Downsample,
     FourierFeatures,
     GroupNorm,
@@ -16,6 +18,9 @@ from diamond_fast.networks.blocks import (
 )
 from diamond_fast.networks.exact import outside_autocast
 from diamond_fast.networks.unet import walk
+from diamond_fast.networks.unet.config import InnerModelConfig
+from diamond_fast.networks.unet.from_weights import read_config, read_spec
+from diamond_fast.spec import Spec
 
 
 class UNet(nn.Module):
@@ -66,16 +71,17 @@ class UNet(nn.Module):
 class InnerModel(nn.Module):
     """F_theta(c_in x, c_noise, past frames / sigma_data, past actions) of equation 5."""
 
-    def __init__(self, cfg: InnerModelConfig, num_actions: int):
+    conditioning_modules = ("noise_emb", "act_emb", "cond_proj")
+
+    def __init__(self, cfg: InnerModelConfig, spec: Spec):
         super().__init__()
-        if cfg.cond_channels % cfg.num_steps_conditioning:
-            raise ValueError(
-                f"cond_channels: must be a multiple of num_steps_conditioning ({cfg.num_steps_conditioning}), "
-                f"got {cfg.cond_channels}"
-            )
+        self.spec = spec
+        channels, context = spec.frame.channels, spec.context
+        if cfg.cond_channels % context:
+            raise ValueError(f"cond_channels: must be a multiple of the context ({context}), got {cfg.cond_channels}")
         self.noise_emb = FourierFeatures(cfg.cond_channels)
         self.act_emb = nn.Sequential(
-            nn.Embedding(num_actions, cfg.cond_channels // cfg.num_steps_conditioning),
+            ActionEmbedding(spec.action, cfg.cond_channels // context),
             nn.Flatten(),  # the embeddings of the context's actions, concatenated
         )
         self.cond_proj = nn.Sequential(
@@ -83,11 +89,17 @@ class InnerModel(nn.Module):
             nn.SiLU(),
             nn.Linear(cfg.cond_channels, cfg.cond_channels),
         )
-        self.conv_in = conv3x3((cfg.num_steps_conditioning + 1) * cfg.img_channels, cfg.channels[0])
+        self.conv_in = conv3x3((context + 1) * channels, cfg.channels[0])
         self.unet = UNet(cfg.cond_channels, cfg.depths, cfg.channels, cfg.attn_depths)
         self.norm_out = GroupNorm(cfg.channels[0])
-        self.conv_out = conv3x3(cfg.channels[0], cfg.img_channels)
+        self.conv_out = conv3x3(cfg.channels[0], channels)
         nn.init.zeros_(self.conv_out.weight)
+
+    @classmethod
+    def like(cls, weights: Mapping[str, Tensor]) -> "InnerModel":
+        """A network that such weights fit. Raises LookupError, ArithmeticError, ValueError if none does."""
+        cfg = read_config(weights)
+        return cls(cfg, read_spec(cfg, weights))
 
     def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         """
@@ -95,15 +107,22 @@ class InnerModel(nn.Module):
             noisy_next_obs: [N,C,H,W], already scaled by c_in.
             c_noise: [N] or [1].
             obs: [N,T*C,H,W] context frames, oldest first, already divided by sigma_data.
-            act: [N,T] int64, the actions taken at them.
+            act: [N,T,...], the actions taken at them.
 
         Returns:
             [N,C,H,W].
         """
+        return self.body(torch.cat((obs, noisy_next_obs), dim=1), self.conditioning(c_noise, act))
+
+    def conditioning(self, c_noise: Tensor, act: Tensor) -> Tensor:
+        """Noise levels [N], [1], or S of either [S,N], [S,1], and actions [N,T,...] -> [N,E] or [S,N,E]."""
         with outside_autocast(act.device):  # so that training sees what sampling computes
-            cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
-        x = self.conv_in(torch.cat((obs, noisy_next_obs), dim=1))
-        x = self.unet(x, cond)
+            noise = self.noise_emb(c_noise.flatten()).unflatten(0, c_noise.shape)
+            return self.cond_proj(noise + self.act_emb(act))
+
+    def body(self, x: Tensor, cond: Tensor) -> Tensor:
+        """x [N,(T+1)*C,H,W] context and noisy frame, cond [N,E] -> [N,C,H,W]."""
+        x = self.unet(self.conv_in(x), cond)
         return self.conv_out(F.silu(self.norm_out(x)))
 
     def walk(self, backend: Backend[Value], x: Value) -> Value:
