@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 from tyro.conf import FlagCreatePairsOff, arg
 
 from diamond_fast.cli import expected_failure, parse, user_errors
-from diamond_fast.config import MACHINE_FLAGS, RunConfig
+from diamond_fast.config import MACHINE_FLAGS, RunConfig, of_kind
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS, domain_of, has_env
 from diamond_fast.presets import PRESETS
@@ -157,10 +157,17 @@ def read_command_line(argv: Sequence[str]) -> TrainArgs:
         return _read_resumed(argv, Path(resume))
     of_domain = DOMAINS[domain].presets if domain in DOMAINS else ()
     preset = next(iter(of_domain), "auto")
-    args = _parse(argv, PRESETS.get(_last_value(argv, "--preset") or preset, PRESETS["atari100k"]), preset)
+    defaults = PRESETS.get(_last_value(argv, "--preset") or preset, PRESETS["atari100k"])
+    args = _parse(argv, _of_kind(argv, defaults), preset)
     if args.preset == "auto" and _device(args).type == "cpu":
-        return _parse(argv, PRESETS["quick"])
+        return _parse(argv, _of_kind(argv, PRESETS["quick"]))
     return args
+
+
+def _of_kind(argv: Sequence[str], defaults: RunConfig) -> RunConfig:
+    """The defaults with the formulation and the network that are asked for: they decide which flags there are."""
+    formulation, network = _last_value(argv, "--formulation"), _last_value(argv, "--network")
+    return of_kind(defaults, formulation or defaults.formulation, network or defaults.network)
 
 
 def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:

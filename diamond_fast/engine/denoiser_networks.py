@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_fast.engine.choose import runs_on_amx
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
-from diamond_fast.engine.paths import runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.formulations.edm import EDM

@@ -85,7 +85,8 @@ class FastDenoiser(nn.Module):
             raise TypeError(f"denoiser: expected a Denoiser or its state dict, got {type(denoiser).__name__}")
         self._given = given  # in a list: as an attribute it would be registered, and its weights there twice
         own = next((m for module in given for m in module.modules() if isinstance(m, Denoiser)), None)
-        self._spec: Spec | None = own.spec if own else as_own_network(self.inner_model).spec
+        self._own = own is not None or isinstance(denoiser, Mapping)
+        self._spec: Spec | None = own.spec if own else as_own_network(self.inner_model, self._own).spec
         settings = (getattr(m, "cfg", None) for module in given for m in module.modules())
         scales = next((cfg for cfg in settings if hasattr(cfg, "sigma_data")), None)
         if own and not isinstance(own.formulation, EDM):
@@ -304,7 +305,7 @@ class _Fast:
         if owner._wrapped is not None:
             self.sampler = Sampler(formulation, PlainNetwork(owner._wrapped), steps, device)
         else:
-            self._source = as_own_network(owner.inner_model)
+            self._source = as_own_network(owner.inner_model, owner._own)
             dtype = owner._resolved_dtype()
             self.sampler = fast_sampler(formulation, self._source, steps, device, dtype, owner.techniques)
         self.network = self.sampler.network

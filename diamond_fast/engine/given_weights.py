@@ -27,10 +27,10 @@ def find_network(denoiser: nn.Module) -> nn.Module:
     return [m for name, m in denoiser.named_modules() if _plain(name) == path][-1]
 
 
-def as_own_network(network: nn.Module) -> nn.Module:
-    """The network itself if it is one of ours, else ours around the very tensors of another."""
+def as_own_network(network: nn.Module, own: bool) -> nn.Module:
+    """The network itself if it is one of our own denoiser's, else ours around the very tensors of another."""
     wrapped = any(not WRAPPERS.isdisjoint(name.split(".")) for name, _ in network.named_modules())
-    if hasattr(network, "spec") and not wrapped:
+    if own and not wrapped:
         return network
     return _network_around(weights_of(network))
 

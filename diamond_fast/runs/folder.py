@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diamond_fast.config import RunConfig
+from diamond_fast.config import RunConfig, of_kind
 from diamond_fast.runs.durable import errors_of, fsync_folder, parse_json, strict_json, write_durably
 from diamond_fast.settings import check_limits, from_json, to_json
 
@@ -92,7 +92,8 @@ class RunFolder:
                 out of its limits, or a module that ``env_id`` does not name.
         """
         try:
-            config = from_json(RunConfig(), self.read_settings())
+            settings = self.read_settings()
+            config = from_json(_of_kind(settings), settings)
             check_limits(config)
             runs_code = names_module(config)
         except ValueError as error:
@@ -223,6 +224,16 @@ def without_format(settings: Any) -> dict[str, Any]:
     if written != FORMAT:
         raise ValueError(f"has format {written!r}, this version reads {FORMAT}; a newer one may read it")
     return settings
+
+
+def _of_kind(settings: Any) -> RunConfig:
+    """Defaults of the formulation and the network that settings name. Raises ValueError if there are none such."""
+    kinds = RunConfig().formulation, RunConfig().network
+    if isinstance(settings, dict):
+        kinds = settings.get("formulation", kinds[0]), settings.get("network", kinds[1])
+    if not all(isinstance(kind, str) for kind in kinds):
+        raise ValueError(f"formulation, network: expected names, got {kinds[0]!r} and {kinds[1]!r}")
+    return of_kind(RunConfig(), *kinds)
 
 
 def names_module(config: RunConfig) -> bool:

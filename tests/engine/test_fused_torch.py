@@ -120,7 +120,7 @@ def test_reward_end_and_actor_critic_encoders(triton):
     torch.testing.assert_close(y, encoder(x[:, :3]), rtol=1e-4, atol=1e-4)
 
 
-def test_shadow_copies_in_place():
+def test_weights_are_copied_in_place():
     network = randomised(InnerModel(CFG, world(4)))
     copies = WeightCopies(network, torch.bfloat16, {"conv_in": (16, 1), "conv_out": (1, 8)})
     addresses = {k: p.data_ptr() for k, p in copies.network.named_parameters()}
