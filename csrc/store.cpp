@@ -134,8 +134,8 @@ void Store::close_running() {
 void Store::check_flags(int64_t env_index, int64_t num_steps, int64_t num_slots) const {
   const Env& env = envs_.at(env_index);
   const auto fail = [&] {
-    throw std::invalid_argument("slots of environment " + std::to_string(env_index) + ": not " + std::to_string(num_steps) +
-                                " steps in " + std::to_string(num_slots) + " slots");
+    throw std::invalid_argument("slots of environment " + std::to_string(env_index) + ": not " +
+                                std::to_string(num_steps) + " steps in " + std::to_string(num_slots) + " slots");
   };
   if (num_slots < num_steps || num_slots > slots_per_env_ - env.used) fail();
   bool running = env.running, expect_final = false;
@@ -158,7 +158,8 @@ void Store::adopt(int64_t num_steps, const std::vector<int64_t>& env_slots) {
   if (num_steps < 0 || num_steps > max_vector_steps_ - vector_steps_) {
     throw std::invalid_argument("capacity: no room for " + std::to_string(num_steps) + " more vector steps");
   }
-  if (static_cast<int64_t>(env_slots.size()) != num_envs()) throw std::invalid_argument("env_slots: one per environment");
+  if (static_cast<int64_t>(env_slots.size()) != num_envs())
+    throw std::invalid_argument("env_slots: one per environment");
   for (int64_t i = 0; i < num_envs(); ++i) {
     check_flags(i, num_steps, env_slots[i]);
     const float* rewards = rew(env_start(i) + envs_[i].used);

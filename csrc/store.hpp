@@ -1,7 +1,7 @@
 // The stored experience: one slab of frames, one writer, any number of readers.
 //
-// Every environment owns a stretch of slots, so an episode is contiguous even when several environments interleave and a
-// segment of it is one memcpy. A slot holds a frame, the action taken at it and what followed. An ended episode
+// Every environment owns a stretch of slots, so an episode is contiguous even when several environments interleave
+// and a segment of it is one memcpy. A slot holds a frame, the action taken at it and what followed. An ended episode
 // owns one more slot for its final observation. Slots are written once: what a View shows never changes, so readers
 // copy without a lock. Frames and actions are bytes whose meaning is the caller's.
 #pragma once
@@ -72,8 +72,8 @@ class Store {
 
   // --- the writer's side: one thread at a time ---
 
-  // Takes one step of every environment; final_obs is read only if an episode ended. An ended episode becomes visible at
-  // once, a running one with publish_running(). Throws std::runtime_error when full, std::invalid_argument if a
+  // Takes one step of every environment; final_obs is read only if an episode ended. An ended episode becomes visible
+  // at once, a running one with publish_running(). Throws std::runtime_error when full, std::invalid_argument if a
   // reward is not finite; then nothing is taken.
   void append(const uint8_t* obs, const uint8_t* act, const float* rew, const bool* end, const bool* trunc,
               const uint8_t* final_obs);
@@ -81,11 +81,11 @@ class Store {
   // Every running episode stays as it is, without an end, and the next step starts a new one.
   void close_running();
   // Takes num_steps vector steps whose slots were written from outside, as append() would have taken them.
-  // env_slots: slots per environment. Throws std::invalid_argument, having changed nothing, if the flags do not fit or a
-  // reward is not finite.
+  // env_slots: slots per environment. Throws std::invalid_argument, having changed nothing, if the flags do not fit
+  // or a reward is not finite.
   void adopt(int64_t num_steps, const std::vector<int64_t>& env_slots);
 
-  // Throws std::invalid_argument unless the flags of an environment's next num_slots slots are those of num_steps steps.
+  // Throws std::invalid_argument unless the flags of an environment's next num_slots slots are those of so many steps.
   void check_flags(int64_t env, int64_t num_steps, int64_t num_slots) const;
 
   int64_t env_start(int64_t env) const { return env * slots_per_env_; }
