@@ -163,10 +163,13 @@ class RunConfig:
     model_free: bool = False
     """Train the policy in the real environment, without a world model."""
     world_model_only: bool = False
-    """Train the denoiser alone: no rewards, no ends of episodes, no policy."""
+    """Train the denoiser alone: no rewards, no ends of episodes, no policy. Games are played at random, if there are
+    any; the result is the loss on held-out episodes."""
     static_dataset: Annotated[str | None, arg(metavar="PATH")] = None
     """Train from this recording instead of collecting: a journal, a .npz file or a published dataset/train folder.
     It needs neither --game nor --env-id; without them no test games are played."""
+    held_out: Annotated[str | None, arg(metavar="PATH")] = None
+    """Judge the world model on this recording, as --static-dataset reads it, instead of the test games."""
     num_actions: Annotated[NumActions | None, arg(metavar="N")] = None
     """Number of actions of the game in --static-dataset, if no --game or --env-id says it and not all were recorded."""
     precision: Precision = "bf16"

@@ -38,18 +38,18 @@ def _with_known_world(config: RunConfig) -> RunConfig:
     for name, why_not in _OF_SOME_WORLDS.items():
         require(getattr(config, name) is None or name in domain.settings, name, why_not)
     config = domain.checked(config)
-    return (
-        config
-        if config.static_dataset is None
-        else replace(config, static_dataset=_existing_recording(config, config.static_dataset))
-    )
+    for name in ("static_dataset", "held_out"):
+        if (given := getattr(config, name)) is not None:
+            config = replace(config, **{name: _existing_recording(config, name, given)})
+    require(not (config.world_model_only and config.model_free), "world_model_only", "has no use with --model-free")
+    return config
 
 
-def _existing_recording(config: RunConfig, given: str) -> str:
+def _existing_recording(config: RunConfig, name: str, given: str) -> str:
     """Where the recording is, whatever folder the run is resumed from."""
-    require(not config.model_free, "static_dataset", "has no use with --model-free, which trains in the real game")
+    require(not config.model_free, name, "has no use with --model-free, which trains in the real game")
     path = Path(given)
-    require(path.exists(), "static_dataset", f"there is nothing at {path}")
+    require(path.exists(), name, f"there is nothing at {path}")
     return str(path.resolve())
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.runs.progress import duration
+from diamond_fast.spec import Action
 from diamond_fast.speed import (
     MeasuredSpeed,
     Speed,
@@ -74,21 +76,19 @@ class Estimate:
 
 
 @cache  # counting takes seconds, and a program asks more than once
-def estimate(config: RunConfig, num_actions: int) -> Estimate:
+def estimate(config: RunConfig, num_actions: Action | int) -> Estimate:
     """Count what a run with these settings costs."""
     with torch.device("meta"):
         agent = Agent(config, num_actions)
     epochs = _num_epochs(config)
-    if config.model_free:
-        costs = {"actor_critic": _policy_cost(config, agent, epochs)}
-    else:
-        costs = {
-            "denoiser": _cost(agent.denoiser, config.denoiser_update, epochs, partial(denoiser_loss, config)),
-            "reward_end": _cost(
-                agent.rew_end_model, config.reward_end_update, epochs, partial(_reward_end_loss, config)
-            ),
-            "actor_critic": _policy_cost(config, agent, epochs),
-        }
+    costs = {}
+    if not config.model_free:
+        costs["denoiser"] = _cost(agent.denoiser, config.denoiser_update, epochs, partial(denoiser_loss, config))
+    if agent.rew_end_model is not None and not config.model_free:
+        loss = partial(_reward_end_loss, config)
+        costs["reward_end"] = _cost(agent.rew_end_model, config.reward_end_update, epochs, loss)
+    if agent.actor_critic is not None:
+        costs["actor_critic"] = _policy_cost(config, agent, epochs)
     return Estimate(costs, epochs, math.prod(config.frame_shape) * config.collection.num_steps_total)
 
 
@@ -100,7 +100,7 @@ def time_needed(total: Estimate, speed: MeasuredSpeed) -> str:
     return f"about {duration(now)}" if now < SAME_TIME * best else f"{duration(best)} to {duration(now)}"
 
 
-def describe(config: RunConfig, num_actions: int, device: torch.device) -> str:
+def describe(config: RunConfig, num_actions: Action | int, device: torch.device) -> str:
     """The estimate in a few lines, with the speed it rests on."""
     total, measured = estimate(config, num_actions), measure_speed(config, num_actions, device)
     speed = measured.now
@@ -129,12 +129,12 @@ def _size(num_bytes: int) -> str:
 
 
 def _reward_end_loss(config: RunConfig, reward_end: RewardEndModel, n: int) -> Tensor:
-    obs, act, mask = batch_of_zeros(config, n, config.reward_end_seq_length, reward_end.device)
+    obs, act, mask = batch_of_zeros(reward_end.spec, n, config.reward_end_seq_length, reward_end.device)
     return reward_end.loss(obs, act, torch.zeros_like(act, dtype=torch.float32), ~mask, mask).total
 
 
-def _policy_step(config: RunConfig, actor_critic: ActorCritic, n: int) -> Tensor:
-    obs, _, _ = batch_of_zeros(config, n, 1, actor_critic.device)
+def _policy_step(actor_critic: ActorCritic, n: int) -> Tensor:
+    obs, _, _ = batch_of_zeros(actor_critic.spec, n, 1, actor_critic.device)
     state = torch.zeros(n, actor_critic.lstm_dim, device=obs.device, requires_grad=True)  # of the step before
     logits, value, _ = actor_critic.predict_act_value(obs[:, 0], (state, state))
     return logits.sum() + value.sum()
@@ -146,24 +146,25 @@ def _policy_cost(config: RunConfig, agent: Agent, epochs: int) -> Cost:
     Each of the rollout's episodes starts once per horizon, with both memories burned in on its context.
     """
     update, steps = config.actor_critic_update, config.actor_critic_loss.backup_every
-    policy_step = partial(_policy_step, config)
+    policy, reward_end = agent.actor_critic, agent.rew_end_model
+    assert policy is not None
+    assert reward_end is not None
     if config.model_free:
-        return _cost(agent.actor_critic, update, epochs, policy_step, times=steps)
+        return _cost(policy, update, epochs, _policy_step, times=steps)
     n, evaluations = update.batch_size, config.world_model.sampler.num_evaluations
     burn_in = steps / config.world_model.horizon * (config.denoiser.inner_model.num_steps_conditioning - 1)
-    reward_end = agent.rew_end_model
-    obs, act, _ = batch_of_zeros(config, n, 1, reward_end.device)
-    frame_flops = evaluations * count_flops(lambda: denoiser_forward(config, agent.denoiser, n))
+    obs, act, _ = batch_of_zeros(reward_end.spec, n, 1, reward_end.device)
+    frame_flops = evaluations * count_flops(lambda: denoiser_forward(agent.denoiser, n))
     reward_flops = count_flops(lambda: reward_end.predict(obs, act, obs))
     world_model = steps * frame_flops + (steps + burn_in) * reward_flops
-    return _cost(agent.actor_critic, update, epochs, policy_step, steps + burn_in, world_model * update.grad_acc_steps)
+    return _cost(policy, update, epochs, _policy_step, steps + burn_in, world_model * update.grad_acc_steps)
 
 
 def _cost(
     model: nn.Module,
     update: UpdateConfig,
     epochs: int,
-    loss: Callable[[nn.Module, int], Tensor],
+    loss: Callable[[Any, int], Tensor],
     times: float = 1.0,
     forward_flops: float = 0.0,
 ) -> Cost:

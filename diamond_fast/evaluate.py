@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.evaluation.compounding import Compounding
     from diamond_fast.evaluation.measure import Task
     from diamond_fast.runs.agents import TrainedAgent
+    from diamond_fast.spec import Action
 
 PROGRAM = "python -m diamond_fast.evaluate"
 EXIT_FAILED = 1
@@ -125,7 +126,6 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     from diamond_fast.evaluation.measure import Task
     from diamond_fast.evaluation.perceptual import Perceptual
     from diamond_fast.replay.fitting import check_fits
-    from diamond_fast.spec import Discrete
 
     device = resolve_device(args.device)
     trained = args.load()
@@ -135,14 +135,13 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         raise ValueError("--episodes 0: leaves nothing to measure; give a recording with --held-out")
     if config.model_free and args.held_out is not None:
         raise ValueError("--held-out: has no use, the run is model-free and has no world model")
-    num_actions = trained.agent.actor_critic.num_actions
-    held_out = None
+    action, held_out = trained.agent.spec.action, None
     if args.held_out is not None:
         held_out = domain_of(config).load_recording(args.held_out)
-        check_fits("--held-out", args.held_out, held_out, config.frame_shape, Discrete(num_actions))
+        check_fits("--held-out", args.held_out, held_out, config.frame_shape, action)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     out = _new_folder(args, trained)
-    env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, num_actions)
+    env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, action)
     set_matmul_precision(config.precision)
     trained.agent.to(device).eval()
     path = choose_path(device, config.precision, config.path)
@@ -165,15 +164,15 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
 
 
 def _num_episodes(args: EvaluateArgs, config: RunConfig) -> int:
-    """Games to play: none if the agent was trained from a recording alone."""
-    if has_env(config):
+    """Games to play: none if there is no game, or no policy to play it."""
+    if has_env(config) and not config.world_model_only:
         return config.evaluation.num_final_episodes if args.episodes is None else args.episodes
     if args.episodes or args.held_out is None:
         what = "--held-out" if not args.episodes else f"--episodes {args.episodes}"
-        raise ValueError(
-            f"{what}: {config.name} was learned from a recording, without a game to play; "
-            "give a recording with --held-out, and no --episodes"
-        )
+        why = "learned from a recording, without a game to play"
+        if config.world_model_only:
+            why = "learned without a policy to play it"
+        raise ValueError(f"{what}: {config.name} was {why}; give a recording with --held-out, and no --episodes")
     return 0
 
 
@@ -192,14 +191,14 @@ def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:
     return path
 
 
-def _open_game(source: str, config: RunConfig, num_episodes: int, num_actions: int) -> "RealEnv":
+def _open_game(source: str, config: RunConfig, num_episodes: int, action: "Action") -> "RealEnv":
     from diamond_fast.domains.environments import make_env
     from diamond_fast.runs.agents import check_actions
 
     num_envs = min(num_episodes, config.evaluation.num_envs)
     env = make_env(config, num_envs, done_on_life_loss=False)
     try:
-        check_actions(f"{source}: it", num_actions, config, env.action.n)
+        check_actions(f"{source}: it", action, config, env.action)
     except ValueError:
         env.close()
         raise

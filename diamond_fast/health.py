@@ -150,7 +150,7 @@ def fast_denoiser(device: Any, config: Any, seconds: float = 1.0) -> Finding:
 
     n = 32 if device.type == "cuda" else 2
     denoiser = Denoiser(config.denoiser, config.spec(Discrete(1))).to(device)
-    obs, act, _ = batch_of_zeros(config, n, config.denoiser.inner_model.num_steps_conditioning, device)
+    obs, act, _ = batch_of_zeros(denoiser.spec, n, denoiser.spec.context, device)
     plain = frames_per_second(DiffusionSampler(denoiser, config.world_model.sampler), obs, act, seconds)
     try:
         sampler = FastDenoiser(denoiser, config.world_model.sampler)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.world import next_frame_sampler, trained
+from diamond_fast.spec import Action, Spec
 from diamond_fast.timing import Timing, timed, wait_for
 from diamond_fast.world_model import Agent, Denoiser
 
@@ -42,7 +44,7 @@ class MeasuredSpeed:
     """Number of torch's threads on a CPU; 0 on a GPU."""
 
 
-def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> MeasuredSpeed:
+def measure_speed(config: RunConfig, num_actions: Action | int, device: torch.device) -> MeasuredSpeed:
     """Time the denoiser, the largest network, forward and in training: a few seconds.
 
     On busy processors threads wait for each other, and how much they do together in a second says little about the
@@ -61,11 +63,11 @@ def measure_speed(config: RunConfig, num_actions: int, device: torch.device) -> 
 
 
 def _forward_and_training(
-    config: RunConfig, num_actions: int, device: torch.device, batch_size: int
+    config: RunConfig, num_actions: Action | int, device: torch.device, batch_size: int
 ) -> list[tuple[Callable[[], None], int]]:
     """Two calls, and the FLOPs of each."""
     model = Agent(config, num_actions).denoiser.to(device)
-    obs, act, _ = batch_of_zeros(config, batch_size, config.denoiser.inner_model.num_steps_conditioning, device)
+    obs, act, _ = batch_of_zeros(model.spec, batch_size, model.spec.context, device)
     path = choose_path(device, config.precision, config.path)
     fast, fast_model = next_frame_sampler(model, SamplerConfig(num_steps=1), path), trained(model, path)
 
@@ -82,7 +84,7 @@ def _forward_and_training(
     with torch.device("meta"):  # counting needs shapes only
         counted = Agent(config, num_actions).denoiser
     with torch.no_grad():
-        forward_flops = count_flops(lambda: denoiser_forward(config, counted, batch_size))
+        forward_flops = count_flops(lambda: denoiser_forward(counted, batch_size))
     return [
         (forward, forward_flops),
         (train, count_flops(lambda: denoiser_loss(config, counted, batch_size).backward())),
@@ -126,23 +128,23 @@ def _num_threads(count: int) -> Iterator[None]:
 # --- the denoiser at work, with nothing in its frames ---------------------------------------------------------------
 
 
-def denoiser_forward(config: RunConfig, denoiser: Denoiser, n: int) -> Tensor:
+def denoiser_forward(denoiser: Denoiser, n: int) -> Tensor:
     """One evaluation of the denoiser's network for n frames."""
-    obs, act, _ = batch_of_zeros(config, n, config.denoiser.inner_model.num_steps_conditioning, denoiser.device)
+    obs, act, _ = batch_of_zeros(denoiser.spec, n, denoiser.spec.context, denoiser.device)
     return denoiser.inner_model(obs[:, 0], torch.zeros(n, device=obs.device), obs.flatten(1, 2), act)
 
 
 def denoiser_loss(config: RunConfig, denoiser: Denoiser, n: int) -> Tensor:
     """Its loss on n sequences of the length that training uses."""
-    obs, act, mask = batch_of_zeros(config, n, config.denoiser_seq_length, denoiser.device)
+    obs, act, mask = batch_of_zeros(denoiser.spec, n, config.denoiser_seq_length, denoiser.device)
     return denoiser.loss(obs, act, mask, config.sigma_distribution)
 
 
-def batch_of_zeros(config: RunConfig, n: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Frames float32 [N,L,C,H,W], actions int64 [N,L] and an all-true mask [N,L]."""
-    height, width, channels = config.frame_shape
-    obs = torch.zeros(n, length, channels, height, width, device=device)
-    act = torch.zeros(n, length, dtype=torch.int64, device=device)
+def batch_of_zeros(spec: Spec, n: int, length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames float32 [N,L,C,H,W], actions [N,L,...] and an all-true mask [N,L]."""
+    frame, action = spec.frame, spec.action
+    obs = torch.zeros(n, length, frame.channels, frame.height, frame.width, device=device)
+    act = torch.from_numpy(np.zeros((n, length, *action.shape), action.dtype)).to(device)
     return obs, act, torch.ones(n, length, dtype=torch.bool, device=device)
 
 

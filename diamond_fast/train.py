@@ -28,6 +28,7 @@ from diamond_fast.settings import differences, flag, leaves
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     import torch
 
+    from diamond_fast.spec import Action
     from diamond_fast.training.process_group import ProcessGroup
     from diamond_fast.training.trainer import Trainer
 
@@ -57,6 +58,9 @@ class TrainArgs:
 
     A recording, without any game:
         python -m diamond_fast.train --static-dataset boxing.npz
+
+    The world model alone, judged on another recording:
+        python -m diamond_fast.train --world-model-only --static-dataset boxing.npz --held-out more.npz
 
     Go on where a run stopped:
         python -m diamond_fast.train --resume runs/Boxing-20260101-120000-seed0
@@ -269,6 +273,8 @@ def train(trainer: "Trainer", stop: StopSignals) -> None:
         print(f"Picture: {picture}")
     if result is None:
         print("Return: none, since there is no game to play; diamond_fast.evaluate --held-out judges the world model")
+    elif isinstance(result, float):
+        print(f"Held-out loss of the denoiser: {result:.4f}")
     else:
         print(f"Return: {result}")
     print(f"Resume: {stop.how_to_go_on}")
@@ -323,7 +329,7 @@ def dry_run(args: TrainArgs) -> None:
         print(f"{flag(path)} {shown}")
     if args.preset == "auto" and args.resume is None:
         print(f"\n{_why_this_preset(args, device)}")
-    print(f"\n{args.config.title} on {device}\n{describe(args.config, _num_actions(args.config), device)}")
+    print(f"\n{args.config.title} on {device}\n{describe(args.config, _action(args.config), device)}")
 
 
 def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
@@ -332,25 +338,25 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
         return "CUDA is there: taking the paper's settings (--preset atari100k)."
     from diamond_fast.estimate import estimate, measure_speed, time_needed
 
-    paper, num_actions = PRESETS["atari100k"], _num_actions(args.config)
-    needed = time_needed(estimate(paper, num_actions), measure_speed(paper, num_actions, device))
+    paper, action = PRESETS["atari100k"], _action(args.config)
+    needed = time_needed(estimate(paper, action), measure_speed(paper, action, device))
     return (
         "No CUDA: taking --preset quick, which shows every part of DIAMOND at work in a few minutes but is too short "
         f"to learn. The paper's settings (--preset atari100k) would take, on this machine: {needed}."
     )
 
 
-def _num_actions(config: RunConfig) -> int:
+def _action(config: RunConfig) -> "Action":
     if not has_env(config):
-        from diamond_fast.training.action_count import count_actions
+        from diamond_fast.training.actions import find_action
 
         replay = domain_of(config).load_recording(Path(str(config.static_dataset)))
-        return count_actions(config, None, None, None, replay)
+        return find_action(config, None, None, None, replay)
     from diamond_fast.domains.environments import make_env
 
     env = make_env(config, num_envs=1, done_on_life_loss=False)
     try:
-        return env.action.n
+        return env.action
     finally:
         env.close()
 

@@ -30,8 +30,8 @@ def _tiny_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(train.PRESETS, "quick", CONFIG)
-    monkeypatch.setattr("diamond_fast.training.trainer.save_gif", lambda path, segments: path)
-    monkeypatch.setattr("diamond_fast.training.trainer.save_learning_curves", lambda path, lines: path)
+    monkeypatch.setattr("diamond_fast.training.evaluator.save_gif", lambda path, segments: path)
+    monkeypatch.setattr("diamond_fast.training.evaluator.save_learning_curves", lambda path, lines: path)
     monkeypatch.setattr("diamond_fast.evaluation.results.draw", lambda folder, results, compounding: ([], []))
 
 

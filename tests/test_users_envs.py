@@ -24,7 +24,7 @@ def _tiny_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(train.PRESETS, "quick", CONFIG)
     monkeypatch.setattr(Trainer, "_draw_learning_curves", lambda self: None)
-    monkeypatch.setattr("diamond_fast.training.trainer.save_gif", lambda path, segments: path)
+    monkeypatch.setattr("diamond_fast.training.evaluator.save_gif", lambda path, segments: path)
     monkeypatch.setattr("diamond_fast.evaluation.results.draw", lambda folder, results, compounding: ([], []))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
-from diamond_fast.engine.imagination import ImaginationState, InitialStates, as_stored
+from diamond_fast.engine.imagination import ImaginationState, InitialStates, NoRewardEnd, as_stored
 from diamond_fast.engine.recompute import Played, play
 from diamond_fast.engine.rollout import EnvStep, RolloutState, sample_categorical
 
@@ -109,7 +109,7 @@ class FastImaginedEnv:
     def __init__(
         self,
         sampler: FastDenoiser,
-        reward_end: FastRewardEnd,
+        reward_end: FastRewardEnd | NoRewardEnd,
         horizon: int,
         initial_states: InitialStates,
         num_envs: int,

@@ -28,7 +28,7 @@ class ImaginationState:
 
     frames: Tensor  # uint8 [N,T,H,W,C], oldest first
     pixel_mask: Tensor  # bool [N,T], False where a frame is padding
-    act: Tensor  # [N,T] int64; the last entry is overwritten by the action taken
+    act: Tensor  # [N,T,...]; the last entry is overwritten by the action taken
     hx: Tensor  # [1,N,D] reward/end LSTM
     cx: Tensor  # [1,N,D]
     ep_len: Tensor  # [N] int64, imagined steps so far
@@ -58,6 +58,26 @@ def as_stored(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return frames, to_float(frames), drawn.mean(dim=(1, 2, 3)) * 0
 
 
+class NoRewardEnd:
+    """Where there is no reward/end model: rewards are 0, and nothing but the horizon ends an episode."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._only_zero = torch.tensor([-torch.inf, 0, -torch.inf], device=device)
+        self._never = torch.tensor([0, -torch.inf], device=device)
+
+    def refresh(self) -> None:
+        """There are no weights to take."""
+
+    def predict(
+        self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """As ``RewardEndModel.predict``: logits that leave no choice [N,T,3] and [N,T,2], and a memory of width 0."""
+        n, t = obs.shape[:2]
+        memory = obs.new_zeros(1, n, 0)
+        return self._only_zero.expand(n, t, 3), self._never.expand(n, t, 2), (memory, memory)
+
+
 class InitialStates:
     """A pool of starts for imagined episodes: real contexts, with the reward/end LSTM burned in on them.
 
@@ -65,7 +85,7 @@ class InitialStates:
     the drawing began; they are drawn again only if starts are taken before the next ``clear``.
     """
 
-    def __init__(self, contexts: Segments, reward_end: RewardEndModel, num_batches: int):
+    def __init__(self, contexts: Segments, reward_end: RewardEndModel | NoRewardEnd, num_batches: int):
         self.contexts = contexts
         self.reward_end = reward_end
         self.num_batches = num_batches
@@ -143,7 +163,7 @@ class ImaginedEnv:
     def __init__(
         self,
         sampler: Sampler,
-        reward_end: RewardEndModel,
+        reward_end: RewardEndModel | NoRewardEnd,
         horizon: int,
         initial_states: InitialStates,
         num_envs: int,

@@ -15,7 +15,7 @@ from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, Sampler
+from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, NoRewardEnd, Sampler
 from diamond_fast.engine.recompute import Play, play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.replay import Segments
@@ -41,7 +41,7 @@ def imagination(
     num_batches: int = 1,
     generator: torch.Generator | None = None,
 ) -> ImaginedEnv | FastImaginedEnv:
-    """The world model as an environment.
+    """The world model as an environment. Without a reward/end model rewards are 0 and the horizon ends episodes.
 
     Args:
         contexts: real frames that episodes start from.
@@ -51,10 +51,12 @@ def imagination(
     """
     graphs = path.graphs and num_steps is None  # a captured rollout holds the sampler's kernels itself
     sampler = next_frame_sampler(agent.denoiser, cfg.sampler, replace(path, graphs=graphs))
+    reward_end = agent.rew_end_model or NoRewardEnd(agent.denoiser.device)
     if path.engine == "readable":
-        starts = InitialStates(contexts, agent.rew_end_model, num_batches)
-        return ImaginedEnv(sampler, agent.rew_end_model, cfg.horizon, starts, num_envs, generator)
-    reward_end = FastRewardEnd(agent.rew_end_model, path.dtype)
+        starts = InitialStates(contexts, reward_end, num_batches)
+        return ImaginedEnv(sampler, reward_end, cfg.horizon, starts, num_envs, generator)
+    if agent.rew_end_model is not None:
+        reward_end = FastRewardEnd(agent.rew_end_model, path.dtype)
     starts = InitialStates(contexts, reward_end, num_batches)
     return FastImaginedEnv(sampler, reward_end, cfg.horizon, starts, num_envs, num_steps, generator)
 

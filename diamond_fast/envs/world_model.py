@@ -17,7 +17,6 @@ from diamond_fast.engine.world import imagination
 from diamond_fast.envs.spaces import action_space, checked_actions
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay import Replay
-from diamond_fast.spec import Discrete
 from diamond_fast.world_model import Agent
 
 
@@ -30,7 +29,8 @@ class WorldModelEnv(VectorEnv):
 
     Args:
         agent: its denoiser and reward/end model are the world; they are used where they are, on their device,
-            with the weights they have at a reset.
+            with the weights they have at a reset. Without a reward/end model rewards are 0, and the horizon ends
+            episodes.
         replay: real experience to start from.
         num_envs: imagined episodes stepped together.
         cfg: sampler and horizon.
@@ -57,7 +57,7 @@ class WorldModelEnv(VectorEnv):
         self.num_envs = num_envs
         self.render_mode = render_mode
         self.single_observation_space = spaces.Box(0, 255, replay.frame_shape, np.uint8)
-        self._action = Discrete(agent.actor_critic.num_actions)
+        self._action = agent.spec.action
         self.single_action_space = action_space(self._action)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -21,14 +21,16 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
     """What a run records of its world model at each evaluation.
 
     Returns:
-        ``denoiser/held_out_loss``, None if there are fewer steps than a sequence has; ``reward_end/held_out_loss``
-        and, as ``reward_end/held_out_reward/precision/+1`` and so on, precision, recall and F1 of each reward sign and
-        of ends.
+        ``denoiser/held_out_loss``, None if there are fewer steps than a sequence has; if there is a reward/end model,
+        ``reward_end/held_out_loss`` and, as ``reward_end/held_out_reward/precision/+1`` and so on, precision, recall
+        and F1 of each reward sign and of ends.
     """
+    figures = {"denoiser/held_out_loss": denoiser_loss(agent, replay, cfg, seed)}
+    if agent.rew_end_model is None:
+        return figures
     at_most = MAX_BATCHES * cfg.reward_end_update.batch_size
     quality = reward_end_quality(agent.rew_end_model, replay, cfg, at_most)
-    return {
-        "denoiser/held_out_loss": denoiser_loss(agent, replay, cfg, seed),
+    return figures | {
         "reward_end/held_out_loss": quality.loss,
         **{f"reward_end/held_out_reward/{name}": value for name, value in quality.reward.items()},
         **{f"reward_end/held_out_end/{name}": value for name, value in quality.end.items()},

@@ -86,7 +86,8 @@ def _play(task: Task, env: RealEnv, progress: Progress) -> tuple[Evaluation, Rep
     num_stored = 0 if config.model_free or task.held_out is not None else min(task.num_episodes, NUM_STORED)
     replay = None
     if num_stored:
-        replay = Replay(config.frame_shape, capacity=num_stored * config.evaluation.max_steps)
+        capacity, action = num_stored * config.evaluation.max_steps, task.trained.agent.spec.action
+        replay = Replay(config.frame_shape, capacity=capacity, action=action)
     with progress.phase("play", task.num_episodes) as phase:
         try:
             games = evaluate(policy, env, task.num_episodes, task.seed, 0, replay, phase.advance, num_stored)
@@ -100,9 +101,11 @@ def _play(task: Task, env: RealEnv, progress: Progress) -> tuple[Evaluation, Rep
 def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, Any], Compounding | None]:
     """The world model's figures on held-out episodes."""
     agent, config = task.trained.agent, task.trained.config
-    num_windows = len(cut_into_windows(replay.lengths, config.reward_end_seq_length))
-    with progress.phase("classify", num_windows) as phase:
-        quality = reward_end_quality(agent.rew_end_model, replay, config, advance=phase.advance)
+    quality = None
+    if agent.rew_end_model is not None:
+        num_windows = len(cut_into_windows(replay.lengths, config.reward_end_seq_length))
+        with progress.phase("classify", num_windows) as phase:
+            quality = reward_end_quality(agent.rew_end_model, replay, config, advance=phase.advance)
     with progress.phase("imagine", task.num_imagined) as phase:
         compounding = measure_compounding(
             agent,
@@ -124,7 +127,7 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
     figures = {
         "held_out": {"source": task.held_out_source, "episodes": replay.num_episodes, "steps": replay.num_steps},
         "denoiser_loss": denoiser_loss(agent, replay, config, task.seed),
-        "reward_end": quality._asdict() | {"reward": quality.reward, "end": quality.end},
+        "reward_end": quality and quality._asdict() | {"reward": quality.reward, "end": quality.end},
         "sampling": sampling,
         "pixel_error": None,
         "perceptual": {},

@@ -76,7 +76,9 @@ def summary(results: dict[str, Any]) -> str:
         return "\n".join(lines)
     held_out, quality = model["held_out"], model["reward_end"]
     lines.append(f"held-out: {held_out['steps']} steps in {held_out['episodes']} episodes ({held_out['source']})")
-    for kind, classes in (("reward", ("-1", "+1")), ("end", ("ends",))):
+    if quality is None and model["denoiser_loss"] is not None:
+        lines.append(f"denoiser loss: {model['denoiser_loss']:.4f}")
+    for kind, classes in (("reward", ("-1", "+1")), ("end", ("ends",))) if quality else ():
         for name in classes:
             precision = _percent(quality[kind][f"precision/{name}"], "undefined (never predicted)")
             recall = _percent(quality[kind][f"recall/{name}"], "undefined (never occurred)")

@@ -45,7 +45,7 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy,
+    policy: Policy | None,
     env: RealEnv,
     num_episodes: int,
     seed: int,
@@ -60,7 +60,7 @@ def evaluate(
     whichever games end first would favour short ones, which often are the lost ones.
 
     Args:
-        policy: draws the actions.
+        policy: draws the actions; None: all are random.
         env: real environments whose episodes are full games; they are reset.
         num_episodes: games to play, E.
         seed: of the run.

@@ -53,10 +53,10 @@ class View:
     """The reward of the last step."""
     total: float
     """The sum of the episode's rewards."""
-    value: float
-    """What the agent expects from here on, discounted."""
+    value: float | None
+    """What the agent expects from here on, discounted; None without a policy."""
     probabilities: tuple[float, ...]
-    """The agent's, of each action."""
+    """The agent's, of each action; none without a policy."""
     over: Literal["", "end", "cut"]
     """How the episode ended, if it did."""
     position: tuple[int, int, int] | None
@@ -81,7 +81,7 @@ class Session:
         speed: steps a second, for whoever keeps time.
 
     Raises:
-        ValueError: a setting is out of range, or a real environment is asked for and there is none.
+        ValueError: a setting is out of range, or a real environment or a policy is asked for and there is none.
     """
 
     def __init__(
@@ -97,13 +97,15 @@ class Session:
     ):
         self.source, self.recorder = source, recorder
         self.buttons = Buttons(source.action_names)
-        self.controller: Controller = controller
+        self.set_controller(controller)
         self.denoising_steps = denoising_steps or source.cfg.world_model.sampler.num_steps
         self.horizon, self.seed, self.speed = horizon, seed, speed
         for name in LIMITS:
             _check(name, getattr(self, name))
         self.paused = True
         self.notice = ""
+        self._value: float | None = None
+        self._probabilities: tuple[float, ...] = ()
         self._held: tuple[str, ...] = ()
         self._tapped: tuple[str, ...] = ()  # pressed since the last step, and perhaps let go again
         self._episodes = 0
@@ -237,10 +239,12 @@ class Session:
         self._enter(recorded.begin())
 
     def set_controller(self, controller: Controller) -> None:
-        """Raises ValueError if it is neither human nor agent."""
+        """Raises ValueError if it is neither human nor agent, or the agent has no policy."""
         if controller not in get_args(Controller):
             raise ValueError(f"controller: expected one of {', '.join(get_args(Controller))}, got {controller!r}")
-        self.controller = controller
+        if controller == "agent" and self.source.agent.actor_critic is None:
+            raise ValueError("controller: this world model was trained without a policy that could play")
+        self.controller: Controller = controller
 
     def set_number(self, name: str, value: int) -> None:
         """Set denoising_steps, horizon, speed or seed; the seed begins anew. Raises ValueError out of range."""
@@ -287,9 +291,7 @@ class Session:
             self.recorder.active = False
 
     def _enter(self, start: Start) -> None:
-        policy = self.source.agent.actor_critic
-        zeros = torch.zeros(1, policy.lstm_dim, device=self.source.device)
-        self._memory = (zeros, zeros)
+        self._memory: tuple[Tensor, Tensor] | None = None
         self._recent: deque[tuple[np.ndarray, int]] = deque(maxlen=self.source.num_context_frames)
         for obs in start.before:
             self._think(obs[None])
@@ -312,7 +314,11 @@ class Session:
     @torch.inference_mode()
     def _think(self, obs: Tensor) -> None:
         """Show the policy a frame [1,C,H,W]: each is seen once, in order, whoever plays."""
-        self._logits, value, self._memory = self.source.agent.actor_critic.predict_act_value(obs, self._memory)
+        policy = self.source.agent.actor_critic
+        if policy is None:
+            return
+        memory = self._memory or (torch.zeros(1, policy.lstm_dim, device=obs.device),) * 2
+        self._logits, value, self._memory = policy.predict_act_value(obs, memory)
         self._value = float(value)
         self._probabilities = tuple(self._logits[0].softmax(dim=0).tolist())
 

@@ -18,6 +18,7 @@ from diamond_fast.envs.real import RealEnv
 from diamond_fast.playing.buttons import action_names
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent, check_actions
+from diamond_fast.spec import Discrete
 from diamond_fast.training.collect import Collector
 from diamond_fast.world_model import Agent
 
@@ -32,7 +33,7 @@ class Source:
     title: str
     """The game."""
     agent: Agent
-    """On its device, in evaluation mode."""
+    """On its device, in evaluation mode. Without a policy the player is on their own."""
     cfg: RunConfig
     replay: Replay
     """Real experience: imagined episodes start from it, and it can be browsed."""
@@ -75,6 +76,8 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     cfg, agent = trained.config, trained.agent
     if cfg.model_free:
         raise ValueError(f"{trained.source}: a model-free run has no world model to play in")
+    if not isinstance(agent.spec.action, Discrete):
+        raise ValueError(f"{trained.source}: its actions are {agent.spec.action}, buttons choose one of several")
     choose.set_matmul_precision(cfg.precision)
     agent.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
     replay, replay_name = None, "the run's experience"
@@ -82,7 +85,7 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
         replay = domain_of(cfg).load_recording(Path(cfg.static_dataset or trained.folder.journal))
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
-    names = action_names(cfg, agent.actor_critic.num_actions)
+    names = action_names(cfg, agent.spec.action.n)
     return Source(cfg.title, agent, cfg, replay, replay_name, names)
 
 
@@ -93,7 +96,7 @@ def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
     except (ValueError, EnvironmentFailedError) as error:
         raise ValueError(f"imagined episodes start from real frames, of which none are here: {error}") from None
     try:
-        check_actions("the agent", agent.actor_critic.num_actions, cfg, env.action.n)
+        check_actions("the agent", agent.spec.action, cfg, env.action)
         Collector(env, cfg.seed).collect(None, replay, NUM_RANDOM_STEPS)
     finally:
         env.close()

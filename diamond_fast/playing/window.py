@@ -139,7 +139,7 @@ class Window:
             (state, accent),
             (f"{place}    {self._game.frames_per_second:.1f} a second", QUIET),
             (f"reward {view.reward:+g}    return {view.total:+g}", INK),
-            (f"value {view.value:+.2f}", INK),
+            (f"value {view.value:+.2f}" if view.value is not None else "", INK),
             (f"{view.denoising_steps} denoising steps, horizon {view.horizon}, seed {view.seed}", QUIET),
             ("recording" if view.recording else f"{len(view.recordings)} episodes recorded", QUIET),
         ]

@@ -18,10 +18,10 @@ _PIXELS = ("frame", "trajectory")
 
 
 def encode_view(view: View, frames_per_second: float) -> bytes:
-    """One message; values that are not finite become null."""
+    """One message; values that are not finite, or not there, become null."""
     state = {field.name: getattr(view, field.name) for field in fields(view) if field.name not in _PIXELS}
     for name in ("reward", "total", "value"):
-        state[name] = state[name] if math.isfinite(state[name]) else None
+        state[name] = state[name] if state[name] is not None and math.isfinite(state[name]) else None
     state["size"] = view.frame.shape[:2]
     state["frames_per_second"] = frames_per_second
     text = json.dumps(state).encode()
@@ -34,6 +34,7 @@ def describe(session: Session, frame_rate: float) -> dict[str, Any]:
     return {
         "title": source.title,
         "actions": [action_label(name) for name in source.action_names],
+        "policy": source.agent.actor_critic is not None,
         "buttons": session.buttons.names,
         "limits": LIMITS,
         "replay": {"name": source.replay_name, "lengths": source.replay.lengths.tolist()},

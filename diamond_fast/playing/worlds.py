@@ -83,9 +83,8 @@ class Dream:
         obs = context.obs()
         with torch.no_grad():
             *_, (hx, cx) = model.predict(obs[:, :-1], context.act[:, :-1], obs[:, 1:])
-        self._env.state = ImaginationState(
-            context.frames, context.pixel_mask, context.act.clone(), hx, cx, torch.zeros_like(context.act[:, 0])
-        )
+        ep_len = torch.zeros(1, dtype=torch.int64, device=model.device)
+        self._env.state = ImaginationState(context.frames, context.pixel_mask, context.act.clone(), hx, cx, ep_len)
         return self._started()
 
     def _started(self) -> Start:

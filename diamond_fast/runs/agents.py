@@ -5,10 +5,14 @@ from pathlib import Path
 
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.atari.games import resolve_game
-from diamond_fast.official import NUM_ACTIONS_KEY, load_official
+from diamond_fast.official import load_official
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.spec import Action, Discrete, action_from_json
 from diamond_fast.world_model import Agent
+
+ACTION_WEIGHT = "inner_model.act_emb.0.weight"
+"""Of the denoiser: a row for each action."""
 
 
 @dataclass(frozen=True)
@@ -79,23 +83,26 @@ def _run_of(file: Path) -> RunFolder | None:
     return RunFolder.open(file.resolve().parent.parent)
 
 
-def num_actions_of(saved: checkpoint.Checkpoint) -> int:
-    """How many actions a run's networks know. Their weights say it, so no environment is needed to find out.
+def saved_action(saved: checkpoint.Checkpoint) -> Action:
+    """What a run's networks can do: said by the checkpoint or, in older ones, by its weights. No environment is needed.
 
     Raises:
-        ValueError: it has no such weights.
+        ValueError: neither says it.
     """
-    group, _, name = NUM_ACTIONS_KEY.partition(".")
     try:
-        return saved.tensors[group][name].size(0)
-    except (KeyError, IndexError):
-        raise ValueError(f"the checkpoint of epoch {saved.epoch} has no policy that could be read") from None
+        if "action" in saved.state:
+            return action_from_json(saved.state["action"])
+        return Discrete(saved.tensors["denoiser"][ACTION_WEIGHT].size(0))
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise ValueError(f"the checkpoint of epoch {saved.epoch} does not say what its actions are") from None
 
 
-def check_actions(who: str, known: int, cfg: RunConfig, num_actions: int) -> None:
-    """ValueError unless an agent knows as many actions as its game has."""
-    if known != num_actions:
-        raise ValueError(f"{who} knows {known} actions, {cfg.name} has {num_actions}")
+def check_actions(who: str, known: Action, cfg: RunConfig, action: Action) -> None:
+    """ValueError unless an agent knows the actions of its game."""
+    if known != action:
+        both_discrete = isinstance(known, Discrete) and isinstance(action, Discrete)
+        knows, has = (f"{known.n} actions", action.n) if both_discrete else (known, action)
+        raise ValueError(f"{who} knows {knows}, {cfg.name} has {has}")
 
 
 def load_weights(agent: Agent, saved: checkpoint.Checkpoint) -> None:
@@ -119,7 +126,7 @@ def _config_of(folder: RunFolder, env_id: str | None) -> RunConfig:
 
 
 def _of_checkpoint(folder: RunFolder, config: RunConfig, saved: checkpoint.Checkpoint) -> TrainedAgent:
-    agent = Agent(config, num_actions_of(saved))
+    agent = Agent(config, saved_action(saved))
     load_weights(agent, saved)
     return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch, folder)
 

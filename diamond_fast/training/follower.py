@@ -9,6 +9,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.domains import domain_of
 from diamond_fast.engine.choose import choose_path, set_matmul_precision
 from diamond_fast.replay import Replay
+from diamond_fast.spec import action_from_json
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.process_group import ProcessGroup
 from diamond_fast.world_model import Agent
@@ -28,12 +29,13 @@ def follow(group: ProcessGroup, cfg: RunConfig, device: torch.device) -> Agent:
         NonFiniteError: as the leader's update raises.
     """
     set_matmul_precision(cfg.precision)
-    num_actions, weights, states, segments_seed, journal, updates_done = group.receive()
-    agent = Agent(cfg, num_actions)
+    action_json, weights, states, segments_seed, journal, updates_done = group.receive()
+    action = action_from_json(action_json)
+    agent = Agent(cfg, action)
     agent.load_state_dict(weights)
     agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     if cfg.static_dataset is None:
-        replay = Replay(cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total)
+        replay = Replay(cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total, action)
     else:
         replay = domain_of(cfg).load_recording(Path(cfg.static_dataset))
     updates = make_updates(

@@ -50,11 +50,13 @@ def make_updates(
             segments(0, cfg.denoiser_update, cfg.denoiser_seq_length),
             cfg.sigma_distribution,
         )
+        updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
+        if agent.rew_end_model is None:
+            return updates
         reward_end = RewardEndObjective(
             train(agent.rew_end_model),
             segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True),
         )
-        updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
         updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
         num_envs = cfg.actor_critic_update.batch_size // (1 if group is None else group.size)
@@ -63,6 +65,7 @@ def make_updates(
     else:
         env = real_env
     play = make_play(env, agent, cfg, path, captured)
+    assert agent.actor_critic is not None  # only a world model alone has none
     policy = train(agent.actor_critic) if play is not None else agent.actor_critic
     objective = ActorCriticObjective(policy, env, cfg.actor_critic_loss, play)
     updates["actor_critic"] = make_update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update)

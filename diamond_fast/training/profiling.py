@@ -91,7 +91,7 @@ def profile_run(trainer: Trainer, trace: Path, say: Callable[[str], None] = prin
         phases.append(Phase(name, unit, total / num_turns, share, per_epoch, _peak_bytes(trainer.device)))
         quick = watch is not None and total / num_turns * TRACED_TURNS < ENOUGH_SECONDS
         traced[name] = TRACED_TURNS if quick else 1
-    if trainer.train_env is not None:
+    if trainer.evaluator.plays:
         say("measuring evaluate")
         phases.insert(-1, _measure_game(trainer))
 
@@ -169,7 +169,7 @@ def _measure(
 def _measure_game(trainer: Trainer) -> Phase:
     """A test game, left after a while: some take half an hour."""
     cfg = trainer.cfg.evaluation
-    env = trainer.make_test_env(num_envs=1)
+    env = trainer.evaluator.make_test_env(num_envs=1)
     player = Player(1, trainer.cfg.seed, env.action)
     started = time.perf_counter()
     try:

@@ -12,6 +12,7 @@ from diamond_fast.runs import checkpoint
 from diamond_fast.runs.checkpoint import Checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.lost import check_nothing_is_lost
+from diamond_fast.spec import Action
 
 
 def upgraded(state: dict[str, Any]) -> dict[str, Any]:
@@ -30,8 +31,12 @@ def upgraded(state: dict[str, Any]) -> dict[str, Any]:
     return {"figures": {}, "conditions": {}, **state, "updates": updates}
 
 
-def load_progress(folder: RunFolder, cfg: RunConfig) -> tuple[Checkpoint | None, Replay]:
+def load_progress(folder: RunFolder, cfg: RunConfig, action: Action | None) -> tuple[Checkpoint | None, Replay]:
     """The newest checkpoint that is whole together with its experience, or with a recording the run only reads.
+
+    Args:
+        folder, cfg: of the run.
+        action: what is done in its game; None if there is none.
 
     Returns:
         None and an empty buffer if nothing is committed yet: the run begins, or begins anew.
@@ -48,23 +53,26 @@ def load_progress(folder: RunFolder, cfg: RunConfig) -> tuple[Checkpoint | None,
         saved = checkpoint.load_latest(folder.checkpoints, use=_upgraded) if resumes else None
         return saved, domain_of(cfg).load_recording(Path(cfg.static_dataset))
     if not resumes:
-        return None, _begin_replay(folder, cfg)
-    return checkpoint.load_latest(folder.checkpoints, use=partial(_with_replay, folder, cfg))
+        return None, _begin_replay(folder, cfg, action)
+    return checkpoint.load_latest(folder.checkpoints, use=partial(_with_replay, folder, cfg, action))
 
 
-def _begin_replay(folder: RunFolder, cfg: RunConfig) -> Replay:
+def _begin_replay(folder: RunFolder, cfg: RunConfig, action: Action | None) -> Replay:
     folder.replay.mkdir(exist_ok=True)
     folder.journal.unlink(missing_ok=True)  # of a run that was stopped before its first checkpoint
-    return Replay.open(folder.journal, cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total)
+    c = cfg.collection
+    return Replay.open(folder.journal, cfg.frame_shape, c.num_envs, c.num_steps_total, action=action)
 
 
-def _with_replay(folder: RunFolder, cfg: RunConfig, saved: Checkpoint) -> tuple[Checkpoint, Replay]:
+def _with_replay(
+    folder: RunFolder, cfg: RunConfig, action: Action | None, saved: Checkpoint
+) -> tuple[Checkpoint, Replay]:
     """The run's own experience as it was at the checkpoint."""
     saved = _upgraded(saved)
     if not folder.journal.exists():
         raise ValueError(f"{folder.journal} is missing")
     c, length = cfg.collection, saved.state["replay"]
-    return saved, Replay.open(folder.journal, cfg.frame_shape, c.num_envs, c.num_steps_total, length)
+    return saved, Replay.open(folder.journal, cfg.frame_shape, c.num_envs, c.num_steps_total, length, action)
 
 
 def _upgraded(saved: Checkpoint) -> Checkpoint:

@@ -3,7 +3,7 @@
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -18,24 +18,20 @@ from diamond_fast.engine.choose import choose_path, set_matmul_precision
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import RealEnv
-from diamond_fast.evaluation.held_out import held_out_figures
-from diamond_fast.evaluation.open_loop import imagine_held_out
-from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
+from diamond_fast.evaluation.returns import Evaluation
 from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES
-from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.agents import load_weights
 from diamond_fast.runs.background import BackgroundWriter
-from diamond_fast.runs.folder import IMAGINED, LEARNING_CURVES, RunFolder
-from diamond_fast.runs.metrics import Logger, Metrics, classification, read_metrics
-from diamond_fast.runs.pictures import pictured_times, save_frame_grid, save_gif
-from diamond_fast.runs.plots import save_learning_curves
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.runs.metrics import Logger, Metrics, classification
 from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
-from diamond_fast.training.action_count import count_actions
+from diamond_fast.training.actions import find_action
 from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
+from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.process_group import ProcessGroup, ProcessLostError
 from diamond_fast.training.resuming import load_progress
@@ -80,13 +76,14 @@ class Trainer:
         set_matmul_precision(cfg.precision)
         torch.manual_seed(cfg.seed)
 
-        self.make_test_env = partial(make_env, cfg, done_on_life_loss=False)
         self.train_env = self._make_train_env()
-        saved, self.replay = load_progress(folder, cfg)
-        of_game = None if self.train_env is None else self.train_env.action.n
-        num_actions = count_actions(cfg, of_game, saved, agent, self.replay)
-        self.agent = agent or Agent(cfg, num_actions)
+        of_game = None if self.train_env is None else self.train_env.action
+        saved, self.replay = load_progress(folder, cfg, of_game)
+        action = find_action(cfg, of_game, saved, agent, self.replay)
+        self.agent = agent or Agent(cfg, action)
         self.agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+        recording = self.replay if self.train_env is None else None
+        self.evaluator = Evaluator(cfg, folder, self.agent, self.path, recording, self._seed)
         self.collector, real_env = None, None
         if self.train_env is not None and cfg.model_free:
             real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free"))
@@ -113,7 +110,7 @@ class Trainer:
         if group is not None:
             states = {name: update.state_dict() for name, update in self.updates.items()}
             journal, done = str(folder.journal), sum(u.num_updates for u in self.updates.values())
-            group.broadcast(num_actions, self.agent.state_dict(), states, segments_seed, journal, done)
+            group.broadcast(action.to_json(), self.agent.state_dict(), states, segments_seed, journal, done)
             self._share_experience()
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
 
@@ -127,8 +124,10 @@ class Trainer:
 
     # --- the loop ---
 
-    def run(self, stop: StopSignals | None = None) -> Evaluation | None:
-        """Trains to the end and returns the final evaluation; None if there is no game to play.
+    def run(self, stop: StopSignals | None = None) -> Evaluation | float | None:
+        """Trains to the end and returns the final evaluation.
+
+        Without games for a policy to play it is the denoiser's loss on held-out episodes; None if there are none.
 
         Args:
             stop: signals to obey. When one comes, what is done is saved, in mid-epoch too, before Stopped is raised.
@@ -147,7 +146,7 @@ class Trainer:
             self._saving.wait()
             raise
 
-    def _run(self) -> Evaluation | None:
+    def _run(self) -> Evaluation | float | None:
         if self.num_epochs == 0:
             self._collect_initially()
         plan = self._plan()
@@ -162,10 +161,15 @@ class Trainer:
                     if self.epoch % self.cfg.checkpoint_every == 0 or self.epoch == self.num_epochs:
                         self._save()
                 if self.epoch % self.cfg.evaluation.every == 0:
-                    self._draw_learning_curves()
+                    self.evaluator.draw_learning_curves()
                 self.progress.epoch_done(_summary(figures))
             self._finish_saving()
-            return self._evaluate_finally()
+            result, figures = self.evaluator.final(self.epoch + 1, self.progress)
+            if figures:
+                self._log(figures)
+            if figures or self.train_env is None:
+                self.evaluator.draw_learning_curves()
+            return result
 
     def _run_epoch(self, epoch: int) -> None:
         """What is left of an epoch. Evaluations may be left anywhere, the rest changes what is saved."""
@@ -179,7 +183,7 @@ class Trainer:
                     with self._stop.deferred():
                         self.figures |= self._train(name, update, epoch)
             if epoch % self.cfg.evaluation.every == 0:
-                self.figures |= self._evaluate(epoch, self.cfg.evaluation.num_episodes)
+                self.figures |= self.evaluator.figures(epoch, self.progress)
         finally:
             self.figures["epoch_seconds"] = time.monotonic() - started
 
@@ -321,71 +325,6 @@ class Trainer:
             "actor_critic": self.cfg.actor_critic_loss.backup_every,
         }[name]
 
-    # --- evaluate ---
-
-    def _evaluate(self, epoch: int, num_episodes: int) -> dict[str, Any]:
-        """Returns of test games, and the world model's losses and pictures on them.
-
-        Without a game there are only pictures, of the recording that is trained on.
-        """
-        cfg, seed = self.cfg, self._seed("held_out")
-        if self.train_env is None:
-            self._save_pictures(self.replay, seed, epoch)
-            return {}
-        replay = None if cfg.model_free else Replay(cfg.frame_shape, capacity=num_episodes * cfg.evaluation.max_steps)
-        with self.progress.phase("evaluate", num_episodes) as phase:
-            result = self._play(num_episodes, epoch, replay, phase.advance)
-        figures = {"test/seconds": phase.seconds, **_figures(result)}
-        if replay is not None:
-            figures |= held_out_figures(self.agent, replay, cfg, seed)
-            if figures["denoiser/held_out_loss"] is None:
-                self.progress.say(
-                    f"denoiser/held_out_loss is left out: the test games of {cfg.name} have {replay.num_steps} steps "
-                    f"together, a training sequence has {cfg.denoiser_seq_length}."
-                )
-            self._save_pictures(replay, seed, epoch)
-        return figures
-
-    def _play(self, num_episodes: int, index: int, replay: Replay | None, advance: Callable[[int], None]) -> Evaluation:
-        env = self.make_test_env(num_envs=min(num_episodes, self.cfg.evaluation.num_envs))
-        try:
-            seed = self._seed("evaluate")
-            result = evaluate(self.agent.actor_critic, env, num_episodes, seed, index, replay, advance)
-        finally:
-            env.close()
-        if line := about_cut_games(result, self.cfg):
-            self.progress.say(line)
-        return result
-
-    def _save_pictures(self, replay: Replay, seed: int, epoch: int) -> None:
-        predictions = imagine_held_out(self.agent, replay, self.cfg, self.path, seed)
-        if predictions is None:
-            self.progress.say(f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together.")
-            return
-        segments = list(zip(predictions.real, predictions.imagined, strict=True))
-        path = self.folder.new_picture(f"epoch_{epoch:06d}.png")
-        save_frame_grid(path, segments, pictured_times(self.cfg.world_model.horizon))
-        save_gif(self.folder.new_picture(IMAGINED), segments)
-
-    def _draw_learning_curves(self) -> None:
-        save_learning_curves(self.folder.new_picture(LEARNING_CURVES), read_metrics(self.folder.metrics_file))
-
-    def _evaluate_finally(self) -> Evaluation | None:
-        """Plays the final games, unless a run that was finished before has its result on record."""
-        if self.train_env is None:
-            self._draw_learning_curves()
-            return None
-        for line in read_metrics(self.folder.metrics_file):
-            if "final_test/returns" in line:
-                return Evaluation(np.array(line["final_test/returns"]), np.array(line["final_test/lengths"]))
-        num_episodes = self.cfg.evaluation.num_final_episodes
-        with self.progress.phase("final evaluation", num_episodes) as phase:
-            result = self._play(num_episodes, self.epoch + 1, None, phase.advance)
-        figures = {f"final_{name}": value for name, value in _figures(result).items()}
-        self._log(figures)
-        self._draw_learning_curves()
-        return result
-
     # --- save and restore ---
 
     def _finish_saving(self) -> None:
@@ -400,6 +339,7 @@ class Trainer:
         tensors = {name: model.state_dict() for name, model in self.agent.named_children()}
         state = {
             "epoch": self.epoch,
+            "action": self.agent.spec.action.to_json(),
             "figures": self.figures,
             "num_epochs": self.num_epochs,
             "env_steps": self.env_steps,
@@ -453,21 +393,7 @@ class Trainer:
         left = range(self.epoch + 1, self.num_epochs + 1)
         plan = {name: sum(self._num_updates(u.cfg, e) for e in left) - u.done for name, u in self.updates.items()}
         plan["collect"] = sum(map(self._collects, left)) * self.cfg.collection.steps_per_epoch
-        if self.train_env is not None:
-            evaluations = sum(e % self.cfg.evaluation.every == 0 for e in left)
-            plan["evaluate"] = evaluations * self.cfg.evaluation.num_episodes
-            plan["final evaluation"] = self.cfg.evaluation.num_final_episodes
-        return plan
-
-
-def _figures(result: Evaluation) -> dict[str, Any]:
-    return {
-        "test/returns": result.returns,
-        "test/lengths": result.lengths,
-        "test/return_mean": result.mean,
-        "test/return_std": result.std,
-        "test/return_ci95": result.ci95,
-    }
+        return plan | self.evaluator.plan(left)
 
 
 def _summary(figures: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from diamond_fast.presets import PRESETS
 from diamond_fast.runs import agents, checkpoint
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.spec import Discrete
 from diamond_fast.world_model import Agent
 
 CATCH = replace(PRESETS["catch"], seed=7)
@@ -36,18 +37,19 @@ def test_of_a_run_the_newest_checkpoint_is_taken(tmp_path):
     assert not same_weights(old, loaded.agent)
     assert (loaded.config, loaded.epoch) == (CATCH, 12)
     assert loaded.source == f"{folder.path}, epoch 12"
-    assert agents.num_actions_of(checkpoint.load_latest(folder.checkpoints)) == 3
+    assert agents.saved_action(checkpoint.load_latest(folder.checkpoints)) == Discrete(3)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors: tensors.pop("denoiser"), "does not fit config.json: denoiser differs"),
+        (lambda tensors: tensors.pop("denoiser"), "does not say what its actions are"),
         (lambda tensors: tensors["denoiser"].popitem(), "does not fit config.json: denoiser differs"),
         (lambda tensors: tensors["actor_critic"].update(more=torch.ones(1)), "config.json: actor_critic differs"),
         (lambda tensors: tensors["rew_end_model"].update(dict.fromkeys(["act_emb.weight"], torch.ones(1))), "rew_end"),
-        (lambda tensors: tensors.clear(), "has no policy that could be read"),
-        (lambda tensors: tensors.update(actor_critic={}, denoiser={}), "has no policy that could be read"),
+        (lambda tensors: tensors.pop("actor_critic"), "config.json: actor_critic differs"),
+        (lambda tensors: tensors.clear(), "does not say what its actions are"),
+        (lambda tensors: tensors.update(actor_critic={}, denoiser={}), "does not say what its actions are"),
     ],
 )
 def test_weights_of_other_settings_are_refused(tmp_path, change, message):

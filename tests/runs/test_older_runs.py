@@ -36,7 +36,7 @@ def files_below(folder):
 def test_it_is_resumed_to_its_end(run, capsys, monkeypatch):
     """Its pictures/ is missing, too, and is made anew."""
     for draw in ("save_learning_curves", "save_gif"):  # slow
-        monkeypatch.setattr(f"diamond_fast.training.trainer.{draw}", lambda path, _: path.touch())
+        monkeypatch.setattr(f"diamond_fast.training.evaluator.{draw}", lambda path, _: path.touch())
     before, episodes = read_metrics(run / "metrics.jsonl"), load_source(load_agent(run), torch.device("cpu"))
     train.main(["--resume", str(run), "--device", "cpu"])
     said = capsys.readouterr().out

@@ -30,6 +30,7 @@ from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.nested import flatten
+from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.finite import NonFiniteError
 from diamond_fast.training.trainer import Trainer
 from diamond_fast.world_model import Agent
@@ -61,8 +62,8 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch):
     """Drawing takes as long as these small runs do. The run of ``whole`` is made before this, with its pictures."""
-    monkeypatch.setattr("diamond_fast.training.trainer.save_learning_curves", lambda path, lines: path)
-    monkeypatch.setattr("diamond_fast.training.trainer.save_gif", lambda path, segments: path)
+    monkeypatch.setattr("diamond_fast.training.evaluator.save_learning_curves", lambda path, lines: path)
+    monkeypatch.setattr("diamond_fast.training.evaluator.save_gif", lambda path, segments: path)
 
 
 def train(cfg, path, stop_after=None):
@@ -190,7 +191,7 @@ def test_several_environments_and_bf16(tmp_path):
 
 def test_a_finished_run_is_not_played_again(whole, monkeypatch):
     path, result, _ = whole
-    monkeypatch.setattr(Trainer, "_play", None)
+    monkeypatch.setattr(Evaluator, "_play", None)
     again, _ = train(TINY, path)
     assert again.returns.tolist() == result.returns.tolist()
     assert again.mean == result.mean

@@ -19,6 +19,7 @@ export function toast(text, milliseconds = 5000) {
 export function showHello(hello) {
   document.title = `${hello.title} · diamond_fast`;
   get("title").textContent = hello.title;
+  document.body.classList.toggle("no-policy", !hello.policy);
   get("policy").classList.toggle("many", hello.actions.length > 9);
   get("policy").replaceChildren(...hello.actions.map((name) => {
     const row = document.createElement("div");
@@ -93,6 +94,7 @@ function showFigures(view) {
 }
 
 function showPolicy(view) {
+  if (!view.probabilities.length) return;
   const taken = view.action;
   [...get("policy").children].forEach((row, i) => {
     const p = view.probabilities[i];
