@@ -153,3 +153,8 @@ class Spec:
     frame: Frame
     action: Action
     context: int = 4
+
+
+def as_spec(world: Spec | int, frame_size: int = 64, channels: int = 3, context: int = 4) -> Spec:
+    """The world itself, or the one with so many discrete actions and square frames."""
+    return world if isinstance(world, Spec) else Spec(Frame(frame_size, frame_size, channels), Discrete(world), context)

@@ -14,7 +14,7 @@ from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.masking import masked_mean
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.registry import load
-from diamond_fast.spec import Action, Discrete, Spec
+from diamond_fast.spec import Action, Discrete, Spec, as_spec
 
 
 class Denoiser(nn.Module):
@@ -22,11 +22,14 @@ class Denoiser(nn.Module):
 
     Args:
         cfg: formulation and network.
-        spec: the world; its frames may have any height and width.
+        num_actions: the world, whose frames may have any height and width here; a number stands for as many discrete
+            actions, frames and context as ``cfg`` has them.
     """
 
-    def __init__(self, cfg: DiffusionConfig, spec: Spec):
+    def __init__(self, cfg: DiffusionConfig, num_actions: Spec | int):
         super().__init__()
+        inner = cfg.inner_model
+        spec = as_spec(num_actions, channels=inner.img_channels, context=inner.num_steps_conditioning)
         self.cfg = cfg
         self.spec = spec
         self.formulation: Formulation = load(cfg.formulation)(cfg)

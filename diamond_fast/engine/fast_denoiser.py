@@ -173,12 +173,12 @@ class FastDenoiser(nn.Module):
     @property
     def sigma_data(self) -> float:
         """Of the preconditioning."""
-        return self.formulation.sigma_data
+        return self.formulation.cfg.sigma_data
 
     @property
     def sigma_offset_noise(self) -> float:
         """Of the preconditioning."""
-        return self.formulation.sigma_offset_noise
+        return self.formulation.cfg.sigma_offset_noise
 
     @property
     def device(self) -> torch.device | None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from diamond_fast.config import RunConfig, SamplerConfig, WorldModelConfig
+from diamond_fast.config import RunConfig, WorldModelConfig
 from diamond_fast.engine.amx_training import on_amx
 from diamond_fast.engine.choose import Path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
@@ -18,13 +18,14 @@ from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, NoRewardEnd, Sampler
 from diamond_fast.engine.recompute import Play, play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
+from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.replay import Segments
 from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def next_frame_sampler(denoiser: Denoiser, cfg: SamplerConfig, path: Path) -> Sampler:
+def next_frame_sampler(denoiser: Denoiser, cfg: StepsConfig, path: Path) -> Sampler:
     """What draws next frames."""
     if path.engine == "readable":
         return DiffusionSampler(denoiser, cfg)

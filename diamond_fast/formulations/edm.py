@@ -70,23 +70,23 @@ class EDM:
     """
 
     def __init__(self, cfg: DenoiserConfig, quantised: bool = True):
-        self.sigma_data, self.sigma_offset_noise = cfg.sigma_data, cfg.sigma_offset_noise
+        self.cfg = cfg
         self.quantised = quantised
 
-    def conditioners(self, sigma: Tensor | float, like: Tensor | None = None) -> Conditioners:
-        """Of noise levels [N], or of one number for all, on the device of ``like``."""
+    def conditioners(self, sigma: Tensor | float, device: torch.device | None = None) -> Conditioners:
+        """The preconditioners of noise levels [N], or of one number for all, which are then on ``device``."""
         if not isinstance(sigma, Tensor):
-            sigma = torch.full((1,), sigma, dtype=torch.float32, device=like.device)
-        return conditioners(sigma, self.sigma_data, self.sigma_offset_noise)
+            sigma = torch.full((1,), sigma, dtype=torch.float32, device=device)
+        return conditioners(sigma, self.cfg.sigma_data, self.cfg.sigma_offset_noise)
 
     # --- training
 
-    def draw(self, clean: Tensor, levels: SigmaDistributionConfig, randn: Randn) -> tuple[Tensor, Tensor]:
+    def draw(self, clean: Tensor, levels: SigmaDistributionConfig, randn: Randn) -> tuple[Tensor, Any]:
         """Noise levels exp(N(loc, scale^2)), clipped, and noise. Drawn in order: level [N], offset [N,C,1,1], noise."""
         n, c, _, _ = clean.shape
         sigma = (randn(n, device=clean.device) * levels.scale + levels.loc).exp()
         sigma = sigma.clip(levels.sigma_min, levels.sigma_max)
-        offset = self.sigma_offset_noise * randn(n, c, 1, 1, device=clean.device)
+        offset = self.cfg.sigma_offset_noise * randn(n, c, 1, 1, device=clean.device)
         return sigma, (offset, randn(*clean.shape, device=clean.device))
 
     def corrupt(self, clean: Tensor, sigma: Tensor, noise: tuple[Tensor, Tensor]) -> Tensor:
@@ -103,11 +103,11 @@ class EDM:
     def condition(self, sigma: Tensor) -> Tensor:
         return self.conditioners(sigma).c_noise
 
-    def prepare(self, noisy: Tensor, context: Tensor, sigma: Tensor | float) -> tuple[Tensor, Tensor]:
-        return noisy * self.conditioners(sigma, noisy).c_in, context / self.sigma_data
+    def prepare(self, noisy: Tensor, context: Tensor, sigma: Tensor | float) -> Any:
+        return noisy * self.conditioners(sigma, noisy.device).c_in, context / self.cfg.sigma_data
 
     def estimate(self, noisy: Tensor, output: Tensor, sigma: Tensor | float) -> Tensor:
-        cs = self.conditioners(sigma, noisy)
+        cs = self.conditioners(sigma, noisy.device)
         clean = cs.c_skip * noisy + cs.c_out * output
         return quantise(clean) if self.quantised else clean
 

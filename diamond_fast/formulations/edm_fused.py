@@ -26,9 +26,9 @@ class FusedEDM(EDM):
     """
 
     def __init__(self, edm: EDM, context_channels: int, dtype: torch.dtype, pad_to: int, impl: str = "auto"):
-        super().__init__(edm, edm.quantised)
+        super().__init__(edm.cfg, edm.quantised)
         self._input = {"dtype": dtype, "pad_to": pad_to, "impl": impl}
-        self._scales = {"sigma_data": edm.sigma_data, "sigma_offset_noise": edm.sigma_offset_noise}
+        self._scales = {"sigma_data": edm.cfg.sigma_data, "sigma_offset_noise": edm.cfg.sigma_offset_noise}
         self._first_channel = context_channels
         self._output = {**self._scales, "quantised": edm.quantised, "impl": impl}
 

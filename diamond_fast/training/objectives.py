@@ -4,9 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from diamond_fast.config import ActorCriticLossConfig, SigmaDistributionConfig
+from diamond_fast.config import ActorCriticLossConfig
 from diamond_fast.engine.recompute import Play, Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
+from diamond_fast.formulations.config import LevelsConfig
 from diamond_fast.frames import to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 from diamond_fast.networks.reward_end.model import RewardEndModel
@@ -41,7 +42,7 @@ class ReplayObjective:
 class DenoiserObjective(ReplayObjective):
     """Score matching: predict the next frame from its noisy version and its past."""
 
-    def __init__(self, denoiser: Denoiser, segments: Segments, sigma_distribution: SigmaDistributionConfig):
+    def __init__(self, denoiser: Denoiser, segments: Segments, sigma_distribution: LevelsConfig):
         super().__init__(segments)
         self.denoiser = denoiser
         self.sigma_distribution = sigma_distribution

@@ -13,7 +13,7 @@ from diamond_fast.networks.actor_critic.config import ActorCriticConfig, ActorCr
 from diamond_fast.networks.backend import Backend, Value
 from diamond_fast.networks.blocks import SmallResBlock, conv3x3, init_lstm
 from diamond_fast.networks.exact import at_least_float32, outside_autocast
-from diamond_fast.spec import Discrete, Spec
+from diamond_fast.spec import Discrete, Spec, as_spec
 
 
 class ActorCriticEncoder(nn.Module):
@@ -41,12 +41,16 @@ class ActorCriticEncoder(nn.Module):
 class ActorCritic(nn.Module):
     """Recurrent policy and value with a shared body. Both heads start at zero: a uniform policy, a value of 0.
 
+    Args:
+        num_actions: the world; a number stands for as many discrete actions, with square frames of ``frame_size``.
+
     Raises:
         ValueError: the world's actions are not discrete.
     """
 
-    def __init__(self, cfg: ActorCriticConfig, spec: Spec):
+    def __init__(self, cfg: ActorCriticConfig, num_actions: Spec | int, frame_size: int = 64):
         super().__init__()
+        spec = as_spec(num_actions, frame_size, cfg.img_channels)
         if not isinstance(spec.action, Discrete):
             raise ValueError(f"action: the policy chooses among discrete actions, got {spec.action}")
         self.lstm_dim = cfg.lstm_dim

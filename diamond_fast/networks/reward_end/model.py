@@ -13,7 +13,7 @@ from diamond_fast.networks.exact import at_least_float32, outside_autocast
 from diamond_fast.networks.masking import masked_mean
 from diamond_fast.networks.reward_end import walk
 from diamond_fast.networks.reward_end.config import RewardEndConfig
-from diamond_fast.spec import Spec
+from diamond_fast.spec import Spec, as_spec
 
 REWARD_NAMES = ("-1", "0", "+1")  # signs
 END_NAMES = ("goes_on", "ends")
@@ -64,10 +64,15 @@ class RewardEndLoss(NamedTuple):
 
 
 class RewardEndModel(nn.Module):
-    """Predicts reward sign and termination of each step from frame, action and next frame."""
+    """Predicts reward sign and termination of each step from frame, action and next frame.
 
-    def __init__(self, cfg: RewardEndConfig, spec: Spec):
+    Args:
+        num_actions: the world; a number stands for as many discrete actions, with square frames of ``frame_size``.
+    """
+
+    def __init__(self, cfg: RewardEndConfig, num_actions: Spec | int, frame_size: int = 64):
         super().__init__()
+        spec = as_spec(num_actions, frame_size, cfg.img_channels)
         self.lstm_dim = cfg.lstm_dim
         self.spec = spec
         self.encoder = RewardEndEncoder(cfg, spec.frame.channels)
