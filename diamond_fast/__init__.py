@@ -6,6 +6,8 @@ The names below are the public API. Each is imported when it is first used, so t
 
 from importlib import import_module
 
+__version__ = "0.2.0"
+
 _HOME = {
     "ActorCritic": "diamond_fast.networks.actor_critic.model",
     "Agent": "diamond_fast.world_model",

@@ -1,28 +1,37 @@
 """Every formulation with every network in every kind of world. A new member is one more entry below."""
 
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from toy_world import DOMAIN as LAMPS
 from toys.pixelwise import PixelwiseConfig
-from toys.straight import StraightConfig
 
 from diamond_fast import FastDenoiser
 from diamond_fast.config import InnerModelConfig, RunConfig, of_kind
 from diamond_fast.config_checks import checked
+from diamond_fast.domains import DOMAINS
 from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.registry import FORMULATIONS, NETWORKS
+from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.spec import Box, Discrete, Frame, MultiBinary, Spec
+from diamond_fast.train import main as train
 from diamond_fast.training.optim import make_optimizer
 from diamond_fast.world_model import Denoiser, DiffusionSampler
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
+from straight_line import StraightLineConfig
 
 NETWORK_SETTINGS = {
     "unet": InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 1)),
     "pixelwise": PixelwiseConfig(),
 }
-FORMULATION_NAMES = ["edm", "straight"]
+FORMULATION_NAMES = ["edm", "straight_line"]
 SPECS = {
     "atari": Spec(Frame(8, 8), Discrete(4)),
     "buttons": Spec(Frame(6, 10), MultiBinary(3), context=2),
@@ -39,7 +48,7 @@ every = pytest.mark.parametrize(
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    monkeypatch.setitem(FORMULATIONS, "straight", StraightConfig)  # each toy's one line
+    monkeypatch.setitem(FORMULATIONS, "straight_line", StraightLineConfig)  # each toy's one line
     monkeypatch.setitem(NETWORKS, "pixelwise", PixelwiseConfig)
 
 
@@ -146,7 +155,7 @@ def test_settings_are_written_and_read(formulation, network, world, tmp_path):
 
 def test_the_loss_is_the_plain_one():
     """The loss of a straight line, written out with numpy-like plain Python for one frame at a time."""
-    cfg, denoiser = make("straight", "pixelwise", "atari")
+    cfg, denoiser = make("straight_line", "pixelwise", "atari")
     spec = SPECS["atari"]
     obs, act, mask = frames(spec, 1, 5), actions(spec, 1, 5), torch.ones(1, 5, dtype=torch.bool)
     randn = noise_from(4)
@@ -156,3 +165,23 @@ def test_the_loss_is_the_plain_one():
         output = denoiser.inner_model(x, t, obs[:, :4].flatten(1, 2), act[:, :4])
         expected = (output - (noise - obs[:, 4])).square().mean()
         torch.testing.assert_close(denoiser.loss(obs, act, mask, cfg.sigma_distribution, noise_from(4)), expected)
+
+
+def test_a_toy_formulation_network_and_world_train_together(monkeypatch, tmp_path, capsys):
+    """From the command line: collected with random actions, trained for a few updates, resumed, judged."""
+    monkeypatch.setitem(DOMAINS, "lamps", LAMPS)  # the world's one line
+    train(
+        f"--domain lamps --formulation straight_line --network pixelwise --world-model-only --out {tmp_path}/run "
+        "--device cpu --frame-size 24 40 --collection.num-steps-total 60 --collection.first-epoch-min 40 "
+        "--collection.first-epoch-max 40 --collection.first-epoch-threshold-rew 0 --collection.steps-per-epoch 20 "
+        "--num-final-epochs 1 --denoiser-update.steps-first-epoch 3 --denoiser-update.steps-per-epoch 2 "
+        "--denoiser-update.batch-size 4 --denoiser.noise-std 0.9 --denoiser.inner-model.width 6".split()
+    )
+    said = capsys.readouterr().out
+    epochs = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert any("denoiser/loss" in epoch for epoch in epochs), said
+    config = RunFolder.open(tmp_path / "run").read_config()
+    assert config.denoiser == StraightLineConfig(PixelwiseConfig(width=6), noise_std=0.9)
+    agent = load_agent(tmp_path / "run").agent
+    assert agent.denoiser.inner_model.first.out_channels == 6
+    assert agent.actor_critic is None

@@ -1,0 +1,45 @@
+"""The examples do what they say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name, *args):
+    done = subprocess.run([sys.executable, EXAMPLES / name, *args], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_fast_denoiser():
+    assert run("fast_denoiser.py").count("(8, 3, 64, 64)") == 2
+
+
+def test_a_formulation_in_one_file(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import straight_line
+
+    losses = straight_line.main(updates=40)
+    assert np.mean(losses[-10:]) < 0.7 * losses[0]
+
+
+def test_own_game(tmp_path):
+    said = run("own_game.py", "--out", str(tmp_path / "run"))
+    assert "Return:" in said
+    epochs = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1, 1]
+    assert len(epochs[-1]["final_test/returns"]) == 1
+
+
+def test_the_world_model_as_an_environment(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import world_model_as_environment
+
+    returns = world_model_as_environment.main(num_envs=3, steps=18)
+    assert len(returns) >= 3  # each episode ends after 15 steps at the latest
+    assert all(r == int(r) and abs(r) <= 15 for r in returns)
