@@ -60,13 +60,7 @@ class Denoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        c, t, weight = self.spec.frame.channels, self.spec.context, next(self.parameters())
-        check_tensor("noisy_next_obs", noisy_next_obs, (None, c, None, None), weight)
-        n, _, h, w = noisy_next_obs.shape
-        if not isinstance(sigma, Tensor) or sigma.numel() != 1:
-            check_tensor("sigma", sigma, (n,), weight)
-        check_tensor("obs", obs, (n, t * c, h, w), weight)
-        check_actions("act", act, (n, t), self.device, self.spec.action)
+        self._check_frames(noisy_next_obs, sigma, obs, act)
         output = self.predict(noisy_next_obs, sigma, obs, act)
         return self.formulation.estimate(noisy_next_obs, output, sigma)
 
@@ -100,6 +94,16 @@ class Denoiser(nn.Module):
             with torch.no_grad():
                 frames[i + t] = self.formulation.estimate(noisy, output, level)
         return torch.stack(losses).mean()
+
+    def _check_frames(self, noisy_next_obs: Tensor, sigma: Tensor, obs: Tensor, act: Tensor) -> None:
+        """Checks the arguments of ``denoise``."""
+        c, t, weight = self.spec.frame.channels, self.spec.context, next(self.parameters())
+        check_tensor("noisy_next_obs", noisy_next_obs, (None, c, None, None), weight)
+        n, _, h, w = noisy_next_obs.shape
+        if not isinstance(sigma, Tensor) or sigma.numel() != 1:
+            check_tensor("sigma", sigma, (n,), weight)
+        check_tensor("obs", obs, (n, t * c, h, w), weight)
+        check_actions("act", act, (n, t), self.device, self.spec.action)
 
     def _check_sequence(self, obs: Tensor, act: Tensor, mask: Tensor) -> int:
         """Checks the arguments of ``loss``, and returns T."""

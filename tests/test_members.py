@@ -12,10 +12,12 @@ from toy_world import DOMAIN as LAMPS
 from toys.pixelwise import PixelwiseConfig
 
 from diamond_fast import FastDenoiser
-from diamond_fast.config import InnerModelConfig, RunConfig, of_kind
+from diamond_fast.config import InnerModelConfig, RewardEndConfig, RunConfig, of_kind
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS
 from diamond_fast.engine.denoiser_networks import fast_sampler
+from diamond_fast.engine.fast_encoders import FastRewardEnd
+from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.registry import FORMULATIONS, NETWORKS
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.folder import RunFolder
@@ -112,6 +114,21 @@ def test_fast_equals_readable(formulation, network, world):
     noisy = torch.randn(truth.shape, generator=torch.Generator().manual_seed(2))
     y = FastDenoiser(denoiser, steps, dtype=torch.float32).denoise(noisy, level, obs.flatten(1, 2), act)
     assert_same_frames(y, denoiser.denoise(noisy, level, obs.flatten(1, 2), act))
+
+
+@pytest.mark.parametrize("world", SPECS)
+@torch.no_grad()
+def test_fast_reward_end_model_equals_the_readable_one(world):
+    spec = SPECS[world]
+    torch.manual_seed(0)
+    cfg = RewardEndConfig(lstm_dim=6, cond_channels=8, depths=(1, 1), channels=(8, 8), attn_depths=(0, 0))
+    model = RewardEndModel(cfg, spec)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    obs, act = frames(spec, N, 4), actions(spec, N, 3)
+    truth = model.predict(obs[:, :-1], act, obs[:, 1:])
+    fast = FastRewardEnd(model, torch.float32).predict(obs[:, :-1], act, obs[:, 1:])
+    torch.testing.assert_close(fast, truth, rtol=1e-4, atol=1e-5)
 
 
 def assert_same_frames(y, truth):

@@ -92,11 +92,11 @@ class FastRewardEnd:
         self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Shapes as in ``RewardEndModel.predict``."""
-        n, t = act.shape
+        n, t = act.shape[:2]
         model, lstm = self.model, self.model.lstm
         with torch.autocast(self.device.type, enabled=False):
             frames = [obs.flatten(0, 1).float(), next_obs.flatten(0, 1).float()]
-            x = self.encoder(frames, model.act_emb(act.flatten()))
+            x = self.encoder(frames, model.act_emb(act.flatten(0, 1)))
             gates = F.linear(x.reshape(n, t, -1), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
             zeros = x.new_zeros(1, n, lstm.hidden_size)
             memory = Memory(*(s.squeeze(0).float() for s in hx_cx or (zeros, zeros)))
