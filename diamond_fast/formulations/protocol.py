@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from diamond_fast.formulations.config import DiffusionConfig, LevelsConfig, StepsConfig
+from diamond_fast.formulations.config import DiffusionConfig
 
 Randn = Callable[..., Tensor]
 """A source of standard normal numbers, called as ``torch.randn`` is: randn(*shape, device=device)."""
@@ -38,8 +38,11 @@ class Formulation(Protocol):
 
     def __init__(self, cfg: DiffusionConfig): ...
 
-    def draw(self, clean: Tensor, levels: LevelsConfig, randn: Randn) -> tuple[Tensor, Any]:
-        """A noise level [N] to train each frame on, and the noise. The order of the draws is part of the contract."""
+    def draw(self, clean: Tensor, levels: Any, randn: Randn) -> tuple[Tensor, Any]:
+        """A noise level [N] to train each frame on, by its ``LevelsConfig``, and the noise.
+
+        The order of the draws is part of the contract.
+        """
         ...
 
     def corrupt(self, clean: Tensor, level: Tensor, noise: Any) -> Tensor:
@@ -62,8 +65,8 @@ class Formulation(Protocol):
         """The clean frames behind noisy ones, as the network's output has them."""
         ...
 
-    def plan(self, cfg: StepsConfig) -> list[Any]:
-        """The steps (``Step``) that lead from noise to a frame."""
+    def plan(self, cfg: Any) -> list[Any]:
+        """The steps (``Step``) that lead from noise to a frame, by its ``StepsConfig``."""
         ...
 
     def perturb(self, x: Tensor, step: Any, draws: Iterator[Tensor]) -> Tensor:

@@ -30,9 +30,9 @@ class Door:
     def __call__(self) -> asyncio.Protocol:
         return _Connection(self, self._make_protocol())
 
-    def admit(self, transport: asyncio.BaseTransport | None) -> None:
+    def admit(self, transport: asyncio.Transport | None) -> None:
         """The token was shown: this connection may stay."""
-        if patience := self._strangers.pop(transport, None):
+        if transport is not None and (patience := self._strangers.pop(transport, None)):
             patience.cancel()
 
     def enter(self, transport: asyncio.Transport) -> None:
@@ -49,12 +49,10 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, door: Door, inner: asyncio.Protocol):
         self._door, self._inner = door, inner
-        self.data_received = inner.data_received
-        self.eof_received = inner.eof_received
-        self.pause_writing = inner.pause_writing
-        self.resume_writing = inner.resume_writing
+        for name in ("data_received", "eof_received", "pause_writing", "resume_writing"):
+            setattr(self, name, getattr(inner, name))
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # sockets give no other
         self._transport = transport
         self._inner.connection_made(transport)
         self._door.enter(transport)

@@ -25,7 +25,7 @@ class GameLoop:
 
     def __init__(self, session: Session):
         self._session = session
-        self.on_view: Callable[[], None] = lambda: None
+        self.on_view: Callable[[], object] = lambda: None
         """Called on the loop's thread whenever there is something new to see; must return at once."""
         self.view: View = session.view()
         """What to show now. Replaced as a whole, from the loop's thread."""

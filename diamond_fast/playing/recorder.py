@@ -7,7 +7,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -221,10 +221,12 @@ def write_film(
     import imageio.v2 as imageio
 
     scale = 2 * -(-FILM_WIDTH // (2 * frames[0].shape[1]))
+    options: dict[str, Any]
     if path.suffix == ".gif":
         options = {"duration": 1000 / frames_per_second, "loop": 0}
     else:  # macro_block_size: any even size will do, and the scale is even
         options = {"fps": frames_per_second, "macro_block_size": 2, "quality": 8}
+    film: Any  # imageio's types lack append_data
     with imageio.get_writer(path, **options) as film:
         for frame in frames:
             check()

@@ -9,14 +9,14 @@ import signal
 import socket
 from collections.abc import Callable
 from importlib.resources import files
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import WSMsgType, web
 
 from diamond_fast.playing.commands import SEEN, Command, decode
 from diamond_fast.playing.door import ACCEPTED_AT_ONCE, Door, quiet_logger, tell_once
 from diamond_fast.playing.loop import GameLoop
-from diamond_fast.playing.recorder import Recorder
+from diamond_fast.playing.recorder import FilmFormat, Recorder
 from diamond_fast.playing.wire import encode_view
 
 MAX_CLIENTS = 8
@@ -52,7 +52,7 @@ class PlayServer:
         self._game, self._recorder, self._description = game, recorder, description
         self._hosts = _LOOPBACK | {host, socket.gethostname().lower()}
         self._clients: set[_Client] = set()
-        self.on_admitted: Callable[[asyncio.BaseTransport | None], None] = lambda transport: None
+        self.on_admitted: Callable[[asyncio.Transport | None], None] = lambda transport: None
         """Told the connection of each request that carries the token."""
         static = files("diamond_fast.playing") / "static"
         self._pages = {page.name: page.read_bytes() for page in static.iterdir()}
@@ -117,14 +117,13 @@ class PlayServer:
 
     async def _film(self, request: web.Request) -> web.StreamResponse:
         try:
-            return web.FileResponse(
-                self._recorder.film(int(request.match_info["number"]), request.match_info["format"])
-            )
+            film_format = cast(FilmFormat, request.match_info["format"])  # by the route's pattern
+            return web.FileResponse(self._recorder.film(int(request.match_info["number"]), film_format))
         except IndexError:
             raise web.HTTPNotFound from None
 
     async def _socket(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("Origin") not in (f"{scheme}://{request.headers['Host']}" for scheme in _SCHEMES):
+        if request.headers.get("Origin") not in [f"{scheme}://{request.headers['Host']}" for scheme in _SCHEMES]:
             raise web.HTTPForbidden(text="the game's own page only\n")
         if len(self._clients) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_CLIENTS} are watching already\n")
@@ -226,6 +225,7 @@ async def serve(server: PlayServer, listening: socket.socket) -> None:
         keepalive_timeout=KEEP_ALIVE,
     )
     await runner.setup()
+    assert runner.server is not None
     door = Door(runner.server)
     server.on_admitted = door.admit
     listener = await loop.create_server(door, sock=listening, backlog=ACCEPTED_AT_ONCE)

@@ -20,6 +20,7 @@ from diamond_fast.replay.batch import Batch
 
 WorldName = Literal["model", "real", "replay"]
 Controller = Literal["human", "agent"]
+Over = Literal["", "end", "cut"]
 
 LIMITS = {"denoising_steps": (1, 50), "horizon": (1, 10_000), "speed": (1, 60), "seed": (0, 2**31 - 1)}
 """Least and greatest value of each number that can be set."""
@@ -57,7 +58,7 @@ class View:
     """What the agent expects from here on, discounted; None without a policy."""
     probabilities: tuple[float, ...]
     """The agent's, of each action; none without a policy."""
-    over: Literal["", "end", "cut"]
+    over: Over
     """How the episode ended, if it did."""
     position: tuple[int, int, int] | None
     """In a replay: episode, step, and steps in the episode."""
@@ -115,7 +116,7 @@ class Session:
         self._enter(self._world.begin())
 
     @property
-    def over(self) -> Literal["", "end", "cut"]:
+    def over(self) -> Over:
         """How the episode ended, if it did; the next step begins another."""
         return self._over
 
@@ -149,13 +150,11 @@ class Session:
 
     def view(self) -> View:
         """Everything to show now."""
-        position = None
-        if isinstance(self._world, Recorded):
-            position = self._world.position
+        world = self._world
         return View(
             frame=self._frame,
             trajectory=self._trajectory,
-            noise_levels=tuple(self._world.noise_levels) if len(self._trajectory) else (),
+            noise_levels=tuple(world.noise_levels) if isinstance(world, Dream) and len(self._trajectory) else (),
             world=self.world,
             controller=self.controller,
             paused=self.paused,
@@ -171,7 +170,7 @@ class Session:
             value=self._value,
             probabilities=self._probabilities,
             over=self._over,
-            position=position,
+            position=world.position if isinstance(world, Recorded) else None,
             recording=self.recorder.active,
             recordings=self.recorder.names,
             notice=self.recorder.problem or self.notice,
@@ -222,7 +221,7 @@ class Session:
         if isinstance(self._world, Dream):
             raise ValueError("dream from here: this is the world model; switch to the real game or the replay first")
         context = self._world.context(length) if isinstance(self._world, Recorded) else self._seen(length)
-        dream = self._make_world("model")
+        dream = self._make_dream()
         self._change_to("model", dream)
         self._enter(dream.begin_from(context))
 
@@ -232,7 +231,9 @@ class Session:
         Raises:
             ValueError: there is no such episode or step.
         """
-        recorded = self._world if isinstance(self._world, Recorded) else self._make_world("replay")
+        recorded = self._world
+        if not isinstance(recorded, Recorded):
+            recorded = Recorded(self.source.replay, self.source.device)
         recorded.seek(episode, step)
         if recorded is not self._world:
             self._change_to("replay", recorded)
@@ -280,6 +281,9 @@ class Session:
             return Real(self.source.make_real_env(), self.seed, self.source.device)
         if world == "replay":
             return Recorded(self.source.replay, self.source.device)
+        return self._make_dream()
+
+    def _make_dream(self) -> Dream:
         cfg = self.source.cfg.world_model.with_denoising_steps(self.denoising_steps)
         return Dream(self.source, replace(cfg, horizon=self.horizon), self.seed)
 
@@ -309,7 +313,7 @@ class Session:
         self._action = action
         self._reward = outcome.reward
         self._total += outcome.reward
-        self._over = "end" if outcome.end else "cut" if outcome.trunc else ""
+        self._over: Over = "end" if outcome.end else "cut" if outcome.trunc else ""
 
     @torch.inference_mode()
     def _think(self, obs: Tensor) -> None:

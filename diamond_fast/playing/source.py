@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from diamond_fast.config import RunConfig, SamplerConfig
+from diamond_fast.config import RunConfig
 from diamond_fast.domains import domain_of
 from diamond_fast.domains.environments import make_env
 from diamond_fast.engine import choose
@@ -15,6 +15,7 @@ from diamond_fast.engine.imagination import Sampler
 from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
+from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.playing.buttons import action_names
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent, check_actions
@@ -47,7 +48,7 @@ class Source:
         return choose.choose_path(self.device, self.cfg.precision, self.cfg.path)
 
     @cached_property
-    def sampler(self) -> Callable[[SamplerConfig], Sampler]:
+    def sampler(self) -> Callable[[StepsConfig], Sampler]:
         """Makes what draws the next frame. The last few stay: a fast one is prepared at its first call."""
         return lru_cache(maxsize=4)(partial(next_frame_sampler, self.agent.denoiser, path=self.path))
 
@@ -79,7 +80,8 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     if not isinstance(agent.spec.action, Discrete):
         raise ValueError(f"{trained.source}: its actions are {agent.spec.action}, buttons choose one of several")
     choose.set_matmul_precision(cfg.precision)
-    agent.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+    agent.eval().requires_grad_(False)
     replay, replay_name = None, "the run's experience"
     if trained.folder is not None:
         replay = domain_of(cfg).load_recording(Path(cfg.static_dataset or trained.folder.journal))

@@ -80,6 +80,7 @@ class Dream:
         """Go on from frames that really happened: a batch of one, as long as the context."""
         model = self._env.reward_end
         context = context.to(model.device)
+        assert context.frames is not None  # only a mirror's batches have none
         obs = context.obs()
         with torch.no_grad():
             *_, (hx, cx) = model.predict(obs[:, :-1], context.act[:, :-1], obs[:, 1:])
@@ -89,6 +90,7 @@ class Dream:
 
     def _started(self) -> Start:
         self._restarted = False
+        assert self._env.state is not None
         obs = self._env.state.obs
         return Start(obs[:, -1], obs[0, :-1])
 
@@ -124,7 +126,8 @@ class Real:
     """
 
     def __init__(self, env: RealEnv, seed: int, device: torch.device):
-        self._env, self._seed, self._device = env, seed, device
+        self._env, self._device = env, device
+        self._seed: int | None = seed
         self._next_obs: np.ndarray | None = None  # the first frame of a game that has begun by itself
 
     def begin(self) -> Start:

@@ -113,7 +113,10 @@ def compare(runs: Sequence[OwnRun]) -> Comparison:
     game of the benchmark the published agents stand alone, on all 26 games.
     """
     ours = {game: seeds for game, seeds in by_game(runs).items() if game in ATARI_100K}
-    scores = {game: tuple(run.score for run in seeds if run.finished) for game, seeds in ours.items()}
+    scores = {
+        game: tuple(run.score for run in seeds if run.finished and run.score is not None)
+        for game, seeds in ours.items()
+    }
     games = tuple(game for game in ATARI_100K if scores.get(game)) or ATARI_100K
     standings = []
     if any(scores.values()):

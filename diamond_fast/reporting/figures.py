@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ PROFILE_COLOURS = (
     "#0ca678", "#e8890c", "#7048e8", "#a0522d", "#12a5c4", "#94b816", "#343a40", "#5f6b7a", "#c9a227", "#7f8fa9",
     "#b0a79f",
 )  # fmt: skip
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -35,7 +36,7 @@ STYLE = {
     "legend.frameon": False,
     "svg.hashsalt": "diamond_fast",  # the same page for the same figures
 }
-HUMAN = {"color": FAINT, "lw": 1, "ls": (0, (4, 3)), "zorder": 1}
+HUMAN: dict[str, Any] = {"color": FAINT, "lw": 1, "ls": (0, (4, 3)), "zorder": 1}
 RANDOM = HUMAN | {"ls": (0, (1, 2))}
 PANELS = (("mean", "Mean"), ("median", "Median"), ("iqm", "Interquartile mean"), ("optimality_gap", "Optimality gap"))
 
@@ -88,7 +89,7 @@ def aggregates(comparison: Comparison) -> Figure:
         ax.xaxis.set_major_locator(MaxNLocator(5))
         _bare_rows(ax)
     _name_rows(axes[0], standings, rows)
-    ring = {"marker": "o", "ms": 6, "mfc": "white", "mew": 1.6}
+    ring: dict[str, Any] = {"marker": "o", "ms": 6, "mfc": "white", "mew": 1.6}
     handles = [
         Line2D([], [], color=FAINT, lw=7, alpha=0.4, label="95 % interval, runs resampled within games"),
         Line2D([], [], color=FAINT, lw=0, **ring, label="from published means only"),
@@ -109,11 +110,12 @@ def profiles(comparison: Comparison) -> Figure:
         stressed = standing.name in (OURS, "DIAMOND")
         colour = _colour(standing) if stressed else next(others)
         profile = standing.profile
+        assert profile is not None
         front = {OURS: 4, "DIAMOND": 3}.get(standing.name, 2)
         style = "-" if standing.kind != "model-free or search" else (0, (3, 2))
         ax.plot(THRESHOLDS, profile.value, color=colour, lw=2.8 if stressed else 1.4, ls=style, label=standing.name,
                 zorder=front, drawstyle="steps-post")  # fmt: skip
-        if stressed and profile.low is not None:
+        if stressed and profile.low is not None and profile.high is not None:
             ax.fill_between(THRESHOLDS, profile.low, profile.high, color=colour, alpha=0.16, lw=0, step="post")
     ax.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
     ax.set_xlim(0, 8)
@@ -138,6 +140,7 @@ def improvement(comparison: Comparison) -> Figure:
     rows = _rows(rivals)
     for standing, row in zip(rivals, rows, strict=True):
         estimate = standing.improvement
+        assert estimate is not None
         _bar(ax, estimate, row, colour)
         ax.text(1.01, row, f"{estimate.value:.2f}", va="center", fontsize=9.5, transform=ax.get_yaxis_transform())
     ax.axvline(0.5, **HUMAN)
@@ -179,7 +182,7 @@ def games(comparison: Comparison) -> Figure:
     ax.set_xlim(left, right)
     ax.set_xlabel("human-normalised score (linear below 0.1, logarithmic above); dotted: random, dashed: human")
     named = [subject] if subject is diamond else [subject, diamond]
-    dot = {"marker": "o", "ms": 7, "lw": 0, "alpha": 0.8}
+    dot: dict[str, Any] = {"marker": "o", "ms": 7, "lw": 0, "alpha": 0.8}
     handles = [Line2D([], [], color=_colour(s), **dot, label=f"{s.name}: each run, line at the mean") for s in named]
     handles.append(Line2D([], [], color="#8f98a5", marker="|", ms=8, lw=0, label="means of the other world models"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
@@ -224,7 +227,7 @@ def _draw_references(ax: Axes, game: str) -> None:
     """Lines at the scores of random play, of DIAMOND and of a human, unless that would flatten the curves."""
     diamond = next(agent for agent in published_agents() if agent.name == "DIAMOND")
     random, human, published = scale().random[game], scale().human[game], float(np.mean(diamond.scores[game]))
-    place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 8.5}
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "fontsize": 8.5}
     ax.axhline(random, **RANDOM)
     ax.annotate("random", (1, random), (-3, 2), ha="right", color=FAINT, **place)
     ax.axhline(published, color=DIAMOND_COLOUR, lw=1.1, ls=(0, (6, 2)), zorder=1)
@@ -251,7 +254,7 @@ def _mark(ax: Axes, value: float, row: float, colour: str) -> None:
 
 def _bar(ax: Axes, estimate: Estimate, row: float, colour: str) -> None:
     """A mark at the value, over its interval if there is one."""
-    if estimate.low is not None:
+    if estimate.low is not None and estimate.high is not None:
         ax.barh(row, estimate.high - estimate.low, 0.62, estimate.low, color=colour, alpha=0.36, lw=0)
     _mark(ax, estimate.value, row, colour)
 
@@ -282,7 +285,7 @@ def _name_rows(ax: Axes, standings: Sequence[Standing], rows: Sequence[float]) -
     ax.set_ylim(rows[-1] - 0.6, 0.6)
     for label, standing in zip(ax.get_yticklabels(), standings, strict=True):
         label.set_color(_colour(standing) if standing.name in (OURS, "DIAMOND") else INK)
-        label.set_weight("bold" if standing.name in (OURS, "DIAMOND") else "normal")
+        label.set_fontweight("bold" if standing.name in (OURS, "DIAMOND") else "normal")
 
 
 def _colour(standing: Standing) -> str:
@@ -296,7 +299,7 @@ def _over(comparison: Comparison) -> str:
     return comparison.games[0] if count == 1 else f"{count} of the 26 games of Atari 100k"
 
 
-def _saved(figure: Figure, **options: object) -> bytes:
+def _saved(figure: Figure, **options: Any) -> bytes:
     file = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(file, facecolor="white", **options)

@@ -64,7 +64,7 @@ def scale_sources() -> tuple[str, str]:
     return sources["random"]["source"], sources["human"]["source"]
 
 
-def _agent(file: str, **about: str) -> PublishedAgent:
+def _agent(file: str, **about: Any) -> PublishedAgent:
     scores = {game: tuple(s) if isinstance(s, list) else (s,) for game, s in _read(file).items()}
     return PublishedAgent(scores=scores, **about)
 
