@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diamond_fast.config import RunConfig, of_kind
 from diamond_fast.domains import domain_of
@@ -40,7 +41,8 @@ def _with_known_world(config: RunConfig) -> RunConfig:
     config = domain.checked(config)
     for name in ("static_dataset", "held_out"):
         if (given := getattr(config, name)) is not None:
-            config = replace(config, **{name: _existing_recording(config, name, given)})
+            found: dict[str, Any] = {name: _existing_recording(config, name, given)}
+            config = replace(config, **found)
     require(not (config.world_model_only and config.model_free), "world_model_only", "has no use with --model-free")
     return config
 

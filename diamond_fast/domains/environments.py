@@ -1,12 +1,13 @@
 """Real environments of a world: its games behind one vectorised interface."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from diamond_fast.config import Place, RunConfig
 from diamond_fast.domains import domain_of
 from diamond_fast.envs.real import RealEnv
+from diamond_fast.envs.slot import Slot
 from diamond_fast.spec import Frame
 
 
@@ -67,14 +68,15 @@ def make_real_env(
         raise ValueError(f"game, env_id: expected exactly one of the two, got {game!r} and {env_id!r}")
     if min(Frame.of_size(frame_size).shape) < 1:
         raise ValueError(f"frame_size: expected at least 1, got {frame_size}")
+    make_slot: Callable[[], Slot]
     if game is not None:
         from diamond_fast.domains.atari.env import AtariSlot  # the emulator is loaded only where it is played
 
         make_slot = partial(AtariSlot, game, frame_size)
     else:
+        assert env_id is not None
         from diamond_fast.domains.gym.adapter import GymSlot
 
         make_slot = partial(GymSlot, env_id, frame_size, env_kwargs)
-    return RealEnv(
-        make_slot, num_envs, done_on_life_loss, timeout, start_timeout, game or env_id, runs_in, max_steps=max_steps
-    )
+    name = game or env_id or ""
+    return RealEnv(make_slot, num_envs, done_on_life_loss, timeout, start_timeout, name, runs_in, max_steps=max_steps)

@@ -28,7 +28,8 @@ def conditioners(sigma: Tensor, sigma_data: float, sigma_offset_noise: float) ->
     c_skip = sigma_data**2 / (sigma**2 + sigma_data**2)
     c_out = sigma * c_skip.sqrt()
     c_noise = sigma.log() / 4
-    return Conditioners(*(c.view(-1, 1, 1, 1) for c in (c_in, c_out, c_skip)), c_noise)
+    c_in, c_out, c_skip = (c.view(-1, 1, 1, 1) for c in (c_in, c_out, c_skip))
+    return Conditioners(c_in, c_out, c_skip, c_noise)
 
 
 class Step(NamedTuple):

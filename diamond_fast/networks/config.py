@@ -1,5 +1,6 @@
 """What the settings of all networks have in common. No torch."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -42,7 +43,7 @@ def check_levels(path: str, channels: tuple[int, ...], **per_level: tuple[int, .
         require(len(entries) == len(channels), f"{path}.{name}", wanted)
 
 
-def check_groups(path: str, widths: set[int], joined: set[int] = frozenset()) -> None:
+def check_groups(path: str, widths: Set[int], joined: Set[int] = frozenset()) -> None:
     """Channels split evenly into groups; ``joined``: those of a level together with its skips."""
     for width in sorted(widths | joined):
         groups = num_groups(width)

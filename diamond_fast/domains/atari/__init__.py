@@ -19,15 +19,19 @@ def _checked(cfg: RunConfig) -> RunConfig:
 def _make_slot(cfg: RunConfig):
     from diamond_fast.domains.atari.env import AtariSlot
 
+    assert cfg.game is not None
     return AtariSlot(cfg.game, cfg.frame_size)
 
 
 def _action_names(cfg: RunConfig) -> list[str]:
     from ale_py import ALEInterface, LoggerMode, roms
 
+    assert cfg.game is not None
     ALEInterface.setLoggerMode(LoggerMode.Error)
     ale = ALEInterface()
-    ale.loadROM(roms.get_rom_path(rom_id(resolve_game(cfg.game))))
+    rom = roms.get_rom_path(rom_id(resolve_game(cfg.game)))
+    assert rom is not None
+    ale.loadROM(rom)
     return [action.name for action in ale.getMinimalActionSet()]
 
 

@@ -2,11 +2,12 @@
 
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 from diamond_fast.domains.atari.games import resolve_game, rom_id
 from diamond_fast.envs.slot import SlotStep
-from diamond_fast.spec import Discrete, Frame
+from diamond_fast.spec import Action, Discrete, Frame
 
 MAX_FRAMES_PER_GAME = 108_000
 """A game is cut short after half an hour at 60 frames a second."""
@@ -56,7 +57,9 @@ class AtariSlot:
             reward_clipping=False,
             use_fire_reset=False,
         )
-        self.action = Discrete(int(self._env.single_action_space.n))
+        action_space = self._env.single_action_space
+        assert isinstance(action_space, spaces.Discrete)
+        self.action: Action = Discrete(int(action_space.n))
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:
         obs, info = self._env.reset(seed=seed)

@@ -76,4 +76,4 @@ class Catch(gymnasium.Env):
         self._balls_to_come -= 1
 
 
-gymnasium.register(ENV_ID, entry_point=Catch)
+gymnasium.register(ENV_ID, entry_point=f"{__name__}:Catch")

@@ -22,12 +22,14 @@ def _checked(cfg: RunConfig) -> RunConfig:
 def _make_slot(cfg: RunConfig):
     from diamond_fast.domains.gym.adapter import GymSlot
 
+    assert cfg.env_id is not None
     return GymSlot(cfg.env_id, cfg.frame_size, cfg.env_arguments)
 
 
 def _action_names(cfg: RunConfig) -> list[str]:
     from diamond_fast.domains.gym.adapter import make_gym_env
 
+    assert cfg.env_id is not None
     env = make_gym_env(cfg.env_id, cfg.env_arguments)
     try:
         meanings = getattr(env.unwrapped, "get_action_meanings", list)

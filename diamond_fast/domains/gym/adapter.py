@@ -14,7 +14,7 @@ import diamond_fast.domains.catch.env  # noqa: F401 (registers diamond_fast/Catc
 from diamond_fast.area import AreaResize
 from diamond_fast.envs.failure import EnvironmentFailedError, blamed
 from diamond_fast.envs.slot import SlotStep
-from diamond_fast.spec import Discrete, Frame
+from diamond_fast.spec import Action, Discrete, Frame
 
 NUM_FIRST_FRAMES = 100
 """Frames among which one must be brighter than 1 of 255, or a line says so."""
@@ -64,14 +64,15 @@ class GymSlot:
         except ValueError:
             self._env.close()
             raise
-        self.action = Discrete(int(action_space.n))
+        self.action: Action = Discrete(int(action_space.n))
         self._first_action = int(action_space.start)
         self._next_action = 0
         self._obs_shape = obs_space.shape
         self._fractions = obs_space.dtype.kind == "f"
         black_and_white = not self._fractions and obs_space.high.max() == 1
         self._scale = np.uint8(255 if black_and_white else 1)
-        self._resize = AreaResize(obs_space.shape[:2], self.frame.shape[:2])
+        height, width = obs_space.shape[:2]
+        self._resize = AreaResize((height, width), self.frame.shape[:2])
         self._first_frames = _FirstFrames(env_id)
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:

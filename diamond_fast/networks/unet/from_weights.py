@@ -11,7 +11,9 @@ from diamond_fast.spec import Discrete, Frame, Spec
 def read_config(weights: Mapping[str, Tensor]) -> InnerModelConfig:
     """The settings. Raises LookupError, ArithmeticError if the weights are those of something else."""
     img_channels = weights["conv_out.weight"].size(0)
-    depths, channels, attention = [], [], []
+    depths: list[int] = []
+    channels: list[int] = []
+    attention: list[int] = []
     while f"unet.d_blocks.{len(depths)}.resblocks.0.conv2.weight" in weights:
         level = f"unet.d_blocks.{len(depths)}.resblocks."
         blocks = {name.removeprefix(level).split(".")[0] for name in weights if name.startswith(level)}
