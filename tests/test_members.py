@@ -1,6 +1,7 @@
 """Every formulation with every network in every kind of world. A new member is one more entry below."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,18 @@ def test_updates_lower_the_loss_and_restart_from_a_checkpoint(formulation, netwo
 def test_settings_are_written_and_read(formulation, network, world, tmp_path):
     cfg = checked(settings(formulation, network, SPECS[world]))
     assert RunFolder.create(tmp_path / "run", cfg).read_config() == cfg
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("edn", "unet"), "--formulation edn: unknown; did you mean edm?"),
+        (("edm", "transformer"), "--network transformer: unknown; known: unet, pixelwise"),
+    ],
+)
+def test_an_unknown_member_is_one_line(names, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        of_kind(RunConfig(), *names)
 
 
 def test_the_loss_is_the_plain_one():

@@ -3,11 +3,11 @@
 A new world is a folder that defines ``DOMAIN``, and a line in ``_FOLDERS``.
 """
 
-import difflib
 from importlib import import_module
 
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.domain import Domain
+from diamond_fast.registry import find
 
 _FOLDERS = (
     "atari",
@@ -28,11 +28,7 @@ def domain_of(cfg: RunConfig) -> Domain:
     """
     if cfg.domain is None:
         return next((domain for domain in DOMAINS.values() if domain.owns(cfg)), DOMAINS["recordings"])
-    if cfg.domain not in DOMAINS:
-        near = difflib.get_close_matches(cfg.domain, DOMAINS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DOMAINS)}"
-        raise ValueError(f'--domain: unknown world "{cfg.domain}"; {hint}')
-    return DOMAINS[cfg.domain]
+    return find(DOMAINS, "--domain", cfg.domain)
 
 
 def has_env(cfg: RunConfig) -> bool:

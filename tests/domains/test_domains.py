@@ -59,8 +59,8 @@ def test_every_world_is_known_by_its_name():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"domain": "atri"}, '--domain: unknown world "atri"; did you mean atari?'),
-        ({"domain": "nothing like it"}, '--domain: unknown world "nothing like it"; there are atari, catch, gym, reco'),
+        ({"domain": "atri"}, "--domain atri: unknown; did you mean atari?"),
+        ({"domain": "nothing like it"}, "--domain nothing like it: unknown; known: atari, catch, gym, reco"),
         ({"domain": "atari"}, "--game: --domain atari needs it"),
         ({"domain": "gym"}, "--env-id: --domain gym needs it"),
         ({"domain": "recordings"}, "--game, --env-id: exactly one of them is needed, got neither"),
