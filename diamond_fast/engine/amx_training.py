@@ -6,7 +6,7 @@ the way back runs forward again, one sample at a time, so that memory does not g
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from diamond_fast.networks.reward_end.model import RewardEndEncoder, RewardEndMo
 from diamond_fast.networks.unet.model import InnerModel
 from diamond_fast.world_model import Denoiser
 
-Model = TypeVar("Model", Denoiser, RewardEndModel, ActorCritic)
+Model = TypeVar("Model", bound=Denoiser | RewardEndModel | ActorCritic)
 
 
 class TrainableProgram:
@@ -95,7 +95,7 @@ def on_amx(model: Model) -> Model:
     if isinstance(model, Denoiser):
         if not hasattr(model.inner_model, "walk"):
             return model
-        return _with_modules(model, inner_model=AmxInnerModel(model.inner_model))
+        return _with_modules(model, inner_model=AmxInnerModel(cast(InnerModel, model.inner_model)))
     return _with_modules(model, encoder=AmxEncoder(model.encoder))
 
 

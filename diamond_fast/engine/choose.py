@@ -51,7 +51,7 @@ def choose_path(
     if runs_on_amx(device, dtype):
         return Path(device, dtype, "amx", False, "the processor has AMX")
     why = cpu_program.why_unavailable() if device.type == "cpu" else f"there is no faster one on {device.type}"
-    return Path(device, dtype, "readable", False, why if precision == "bf16" else f"precision {precision}")
+    return Path(device, dtype, "readable", False, why if precision == "bf16" and why else f"precision {precision}")
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -8,6 +8,7 @@ date.
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -125,6 +126,7 @@ class CpuProgram:
     def refresh(self) -> None:
         """Copies the network's weights as they are now."""
         for op, layer in self._convs:
+            assert layer.bias is not None
             self._program.set_conv(op, array(layer.weight), array(layer.bias))
         for op, norm in self._learned_norms:
             self._program.set_norm(op, array(norm.weight), array(norm.bias))
@@ -150,7 +152,7 @@ class CpuProgram:
     @property
     def parameters(self) -> list[Tensor]:
         """Weights and biases of convolutions, then of learned norms: those that ``backward`` gives gradients of."""
-        layers = [layer for _, layer in (*self._convs, *self._learned_norms)]
+        layers: list[Any] = [layer for _, layer in (*self._convs, *self._learned_norms)]
         return [p for layer in layers for p in (layer.weight, layer.bias)]
 
     def backward(

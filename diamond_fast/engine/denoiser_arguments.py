@@ -63,10 +63,11 @@ def _as_given(name: str, act: Any, action: Action | None) -> Tensor:
     """Actions [N,T,...] of the world's dtype; int32 will do for int64. A network of which nothing is known says what
     it takes itself."""
     what = act.dtype if isinstance(act, Tensor) else type(act).__name__
+    shape: tuple[int, ...] = ()
     if action is None or action.shape == ():
         if not isinstance(act, Tensor) or act.dtype not in (torch.int64, torch.int32):
             raise TypeError(f"{name}: expected an int64 or int32 tensor, got {what}")
-        act, shape = act.long(), ()
+        act = act.long()
     else:
         if not isinstance(act, Tensor) or act.dtype != getattr(torch, action.dtype.name):
             raise TypeError(f"{name}: expected a {action.dtype} tensor, got {what}")

@@ -1,5 +1,8 @@
 """A denoiser's network in the forms in which frames are drawn fast, each a ``DrawingNetwork``."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +17,7 @@ from diamond_fast.formulations.edm_fused import FusedEDM
 from diamond_fast.formulations.protocol import Formulation
 from diamond_fast.world_model import DrawingNetwork, PlainNetwork, Sampler
 
-FUSED = {EDM: FusedEDM}
+FUSED: dict[type, Callable[..., Formulation]] = {EDM: FusedEDM}
 """Formulations whose functions are there over Triton as well."""
 
 
@@ -74,12 +77,12 @@ class FusedNetwork:
     """A network's walk with fused kernels, operation by operation.
 
     Args:
-        network: whose weights are used.
+        network: a module with a walk (``networks/backend.py``), whose weights are used.
         dtype: of weights and activations; the conditioning is computed in float32.
         techniques: what to use.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype, techniques: Techniques):
+    def __init__(self, network: Any, dtype: torch.dtype, techniques: Techniques):
         self.techniques = techniques
         self._source = network
         self._dtype = dtype
@@ -98,7 +101,10 @@ class FusedNetwork:
         cond = self._copies.network.conditioning(levels, act).to(self._dtype)
         if not self.techniques.one_modulation:
             return [(level, None) for level in cond]
-        rows = torch.addmm(self._copies.modulation_bias, cond.flatten(0, 1), self._copies.modulation_weight.t())
+        weight, bias = self._copies.modulation_weight, self._copies.modulation_bias
+        assert weight is not None
+        assert bias is not None
+        rows = torch.addmm(bias, cond.flatten(0, 1), weight.t())
         return list(zip(cond, rows.split(len(act)), strict=True))
 
     def evaluate(
@@ -123,10 +129,10 @@ class AmxNetwork:
     """A network's walk as one compiled program on a CPU with AMX, in bfloat16.
 
     Args:
-        network: whose weights are used.
+        network: a module with a walk, whose weights are used.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Any):
         self._source = network
         self._copies = WeightCopies(network, torch.float32)  # of the conditioning, whatever the weights are given in
         self._programs: dict[tuple[int, ...], CpuProgram] = {}  # by image size

@@ -77,7 +77,7 @@ class FastDenoiser(nn.Module):
         super().__init__()
         self._configure(sampler, dtype, techniques, max_graphs)
         given = [denoiser] if isinstance(denoiser, nn.Module) else []
-        if given:
+        if isinstance(denoiser, nn.Module):
             self.inner_model = find_network(denoiser)
         elif isinstance(denoiser, Mapping):
             self.inner_model = rebuild(denoiser)
@@ -86,11 +86,12 @@ class FastDenoiser(nn.Module):
         self._given = given  # in a list: as an attribute it would be registered, and its weights there twice
         own = next((m for module in given for m in module.modules() if isinstance(m, Denoiser)), None)
         self._own = own is not None or isinstance(denoiser, Mapping)
-        self._spec: Spec | None = own.spec if own else as_own_network(self.inner_model, self._own).spec
+        knowing: Any = own or as_own_network(self.inner_model, self._own)
+        self._spec: Spec | None = knowing.spec
         settings = (getattr(m, "cfg", None) for module in given for m in module.modules())
         scales = next((cfg for cfg in settings if hasattr(cfg, "sigma_data")), None)
         if own and not isinstance(own.formulation, EDM):
-            self.formulation = own.formulation
+            self.formulation: Any = own.formulation
         else:
             data = _first(sigma_data, getattr(scales, "sigma_data", None), 0.5)
             offset = _first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.3)
@@ -275,7 +276,7 @@ class FastDenoiser(nn.Module):
         return trajectory[-1], trajectory
 
     def _resolved_dtype(self) -> torch.dtype:
-        return self.dtype or fast_dtype(self.device)
+        return self.dtype or fast_dtype(self.device or torch.device("cpu"))
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager:
         """The network's own; a wrapped network is left to the autocast it is called in."""
@@ -319,6 +320,7 @@ class _Fast:
         """Takes the weights as they are now, in place."""
         self.watch = Watch(owner)
         if self._source is not owner.inner_model:
+            assert self._source is not None
             bind(self._source, weights_of(owner.inner_model))
         self.network.refresh()
 

@@ -4,6 +4,8 @@ Encoders work on copies of the weights, in bfloat16 if the machine is made for i
 they are now. LSTMs and heads read the models' own float32 weights.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,11 +54,14 @@ class FastEncoder:
         if self.amx:
             program = self._program(frames)
             return program(frames, None if cond is None else program.modulation(cond))
+        assert self._copies is not None
         x = torch.cat(frames, dim=1) if len(frames) > 1 else frames[0]
         x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
         modulation = None
         if cond is not None:
             weight, bias = self._copies.modulation_weight, self._copies.modulation_bias
+            assert weight is not None
+            assert bias is not None
             modulation = torch.addmm(bias, cond.to(self.dtype), weight.t())
         backend = FusedTorch(self._copies, self.techniques, modulation)
         return self._copies.network.walk(backend, Activation(x)).x.float()
@@ -93,7 +98,8 @@ class FastRewardEnd:
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Shapes as in ``RewardEndModel.predict``."""
         n, t = act.shape[:2]
-        model, lstm = self.model, self.model.lstm
+        model = self.model
+        lstm: Any = model.lstm  # torch's types lack its weights
         with torch.autocast(self.device.type, enabled=False):
             frames = [obs.flatten(0, 1).float(), next_obs.flatten(0, 1).float()]
             x = self.encoder(frames, model.act_emb(act.flatten(0, 1)))
@@ -102,7 +108,7 @@ class FastRewardEnd:
             memory = Memory(*(s.squeeze(0).float() for s in hx_cx or (zeros, zeros)))
             memory, hidden = unroll(lstm.weight_hh_l0, gates, memory)
             logits = model.head(hidden)
-        return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], tuple(s.unsqueeze(0) for s in memory)
+        return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], (memory.hx.unsqueeze(0), memory.cx.unsqueeze(0))
 
 
 class FastPolicy:

@@ -15,7 +15,7 @@ from torch import Tensor
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.imagination import ImaginationState, InitialStates, NoRewardEnd, as_stored
-from diamond_fast.engine.recompute import Played, play
+from diamond_fast.engine.recompute import Play, Played, play
 from diamond_fast.engine.rollout import EnvStep, RolloutState, sample_categorical
 
 
@@ -31,7 +31,7 @@ class StartPool:
         self.initial_states = initial_states
         self.at_least = at_least
         self._pool: tuple[Tensor, ...] = ()
-        self._cursor: Tensor | None = None  # [] int64, starts handed out
+        self._cursor: Tensor  # [] int64, starts handed out; made with the pool
         self._noted: tuple[Tensor, torch.cuda.Event] | None = None
         self._stale = True
 
@@ -131,8 +131,7 @@ class FastImaginedEnv:
     def reset(self) -> Tensor:
         self.starts.reserve(self.num_envs)
         everyone = torch.ones(self.num_envs, dtype=torch.bool, device=self.reward_end.device)
-        self._set(self.starts.take(everyone))
-        return self.state.obs[:, -1]
+        return self._set(self.starts.take(everyone)).obs[:, -1]
 
     def begin_rollout(self) -> None:
         """Makes sure there are starts for every end a rollout can have."""
@@ -143,6 +142,7 @@ class FastImaginedEnv:
 
     @torch.no_grad()
     def step(self, act: Tensor) -> EnvStep:
+        assert self.state is not None
         s, obs = self.state, self.state.obs
         acts = torch.cat((s.act[:, :-1], act.unsqueeze(1)), dim=1)
         with torch.autocast(act.device.type, enabled=False):  # every part has its own precision
@@ -168,15 +168,15 @@ class FastImaginedEnv:
             cx=cx,
             ep_len=ep_len,
         )
-        self._set(_where(dead, fresh, alive))
-        obs = self.state.obs
+        obs = self._set(_where(dead, fresh, alive)).obs
         return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
 
-    def _set(self, new: ImaginationState) -> None:
+    def _set(self, new: ImaginationState) -> ImaginationState:
         if self.state is None:
             self.state = ImaginationState(**{name: x.clone() for name, x in vars(new).items()})
         for name, x in vars(new).items():
             getattr(self.state, name).copy_(x)
+        return self.state
 
     def begin_epoch(self) -> None:
         """Takes the models' weights as they are now, and starts drawn and burned in anew."""
@@ -234,7 +234,7 @@ class ImaginedRollouts:
     ):
         self.env = env
         self.policy = policy
-        self._play = partial(play, env, policy, num_steps=num_steps, capacity=capacity)
+        self._play: Play = partial(play, env, policy, num_steps=num_steps, capacity=capacity)
         if captured is not None:
             self._play = captured("imagined rollout", self._play)
 

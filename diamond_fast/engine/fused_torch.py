@@ -93,6 +93,7 @@ class FusedTorch:
             return self._convolve(layer, x, residual)
         rows = [i.x.permute(0, 2, 3, 1).flatten(0, 2) for i in inputs]  # [N*H*W, C] of channels-last memory
         weights = layer.weight.flatten(1).split([r.size(1) for r in rows], dim=1)
+        assert layer.bias is not None
         y = torch.addmm(layer.bias, rows[0], weights[0].t())
         y = torch.addmm(y, rows[1], weights[1].t())
         n, _, h, w = inputs[0].x.shape
@@ -100,8 +101,7 @@ class FusedTorch:
         return Activation(y if residual is None else y + residual.x)
 
     def _normalise(self, norm: Norm, inputs: Sequence[Activation], activation: str) -> Tensor:
-        adaptive = isinstance(norm, AdaGroupNorm)
-        groups = norm.num_groups if adaptive else norm.norm.num_groups
+        groups = norm.num_groups if isinstance(norm, AdaGroupNorm) else norm.norm.num_groups
         size = sum(i.x.size(1) for i in inputs) // groups
         straddles = any(i.x.size(1) % size for i in inputs)
         if len(inputs) > 1 and (straddles or not self.techniques.no_concat):
@@ -111,7 +111,7 @@ class FusedTorch:
         arguments = {"impl": "auto" if self.techniques.fused_norms else "torch", "stats": stats[0]}
         if len(inputs) > 1:
             arguments |= {"x2": inputs[1].x, "stats2": stats[1]}
-        if adaptive:
+        if isinstance(norm, AdaGroupNorm):
             scale, shift = self._modulation(norm).chunk(2, dim=1)
             return ada_group_norm_silu(inputs[0].x, scale, shift, groups, NORM_EPS, activation, **arguments)
         weight, bias, eps = norm.norm.weight, norm.norm.bias, norm.norm.eps
@@ -142,4 +142,5 @@ class FusedTorch:
         return Activation(y.contiguous(memory_format=torch.channels_last))
 
     def size(self, x: Activation) -> tuple[int, int]:
-        return tuple(x.x.shape[-2:])
+        h, w = x.x.shape[-2:]
+        return h, w

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 from weakref import WeakSet
 
 import torch
@@ -14,7 +15,7 @@ from diamond_fast.world_model import Denoiser
 
 WRAPPERS = {"module", "_orig_mod"}  # what DistributedDataParallel and torch.compile put into names
 
-Slot = tuple[dict[str, Tensor | None], str]  # a module's table of weights or buffers, and the name in it
+Slot = tuple[dict[str, Any], str]  # a module's table of weights or buffers, and the name in it
 
 
 def find_network(denoiser: nn.Module) -> nn.Module:
@@ -131,8 +132,8 @@ def _plain(name: str) -> str:
 def _find_prefix(names: Iterable[str]) -> str:
     """What stands before the U-Net's own names; the reward/end model has a ``conv_in`` too, but no noise level."""
     names, noise = set(names), "noise_emb.weight"
-    prefixes = {name.removesuffix(noise) for name in names if name == noise or name.endswith(f".{noise}")}
-    prefixes = sorted(prefix for prefix in prefixes if f"{prefix}conv_in.weight" in names)
+    found = {name.removesuffix(noise) for name in names if name == noise or name.endswith(f".{noise}")}
+    prefixes = sorted(prefix for prefix in found if f"{prefix}conv_in.weight" in names)
     if not prefixes:
         raise ValueError("denoiser: these are not a denoiser's weights (no conv_in.weight); for others use wrap()")
     if len(prefixes) > 1:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from diamond_fast.engine.rollout import EnvStep, sample_categorical
 from diamond_fast.frames import to_float, to_uint8
-from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
 
 
@@ -20,6 +19,17 @@ class Sampler(Protocol):
     def sample(
         self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor] = torch.randn
     ) -> tuple[Tensor, list[Tensor]]: ...
+
+
+class RewardEnd(Protocol):
+    """Predicts rewards and ends, as ``RewardEndModel``, ``FastRewardEnd`` and ``NoRewardEnd`` do."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def predict(
+        self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]: ...
 
 
 @dataclass
@@ -85,7 +95,7 @@ class InitialStates:
     the drawing began; they are drawn again only if starts are taken before the next ``clear``.
     """
 
-    def __init__(self, contexts: Segments, reward_end: RewardEndModel | NoRewardEnd, num_batches: int):
+    def __init__(self, contexts: Segments, reward_end: RewardEnd, num_batches: int):
         self.contexts = contexts
         self.reward_end = reward_end
         self.num_batches = num_batches
@@ -127,6 +137,7 @@ class InitialStates:
 
     def draw_again(self) -> None:
         """Fills the pool with the starts the loaded state names."""
+        assert self._drawn is not None
         used = self.used
         self.contexts.load_state_dict(self._drawn["from"])
         self.refill(self._drawn["at_least"])
@@ -136,10 +147,11 @@ class InitialStates:
     def refill(self, at_least: int) -> None:
         """Draws a new pool, of at least so many starts."""
         self._drawn = {"from": self.contexts.state_dict(), "at_least": at_least}
-        batches = []
+        batches: list[tuple[Tensor, ...]] = []
         size = 0
         while len(batches) < self.num_batches or size < at_least:
             batch = self.contexts.next().to(self.reward_end.device)
+            assert batch.frames is not None  # only a mirror's batches have none
             obs = batch.obs()
             *_, (hx, cx) = self.reward_end.predict(obs[:, :-1], batch.act[:, :-1], obs[:, 1:])
             batches.append((batch.frames, batch.pixel_mask, batch.act, hx[0], cx[0]))
@@ -163,7 +175,7 @@ class ImaginedEnv:
     def __init__(
         self,
         sampler: Sampler,
-        reward_end: RewardEndModel | NoRewardEnd,
+        reward_end: RewardEnd,
         horizon: int,
         initial_states: InitialStates,
         num_envs: int,
@@ -186,6 +198,7 @@ class ImaginedEnv:
 
     @torch.no_grad()
     def step(self, act: Tensor) -> EnvStep:
+        assert self.state is not None
         s, obs = self.state, self.state.obs
         acts = torch.cat((s.act[:, :-1], act[:, None]), dim=1)
         drawn, self.trajectory = self.sampler.sample(obs, acts, partial(torch.randn, generator=self.generator))
@@ -230,6 +243,7 @@ class ImaginedEnv:
         """Puts fresh starts in the place of episodes that ended."""
         if not dead.numel():
             return
+        assert self.state is not None
         s, fresh = self.state, self.initial_states.take(dead.numel())
         s.frames[dead], s.pixel_mask[dead] = fresh.frames, fresh.pixel_mask
         s.act[dead], s.ep_len[dead] = fresh.act, fresh.ep_len

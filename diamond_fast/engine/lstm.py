@@ -36,6 +36,7 @@ def unroll(
             memory = Memory(o.sigmoid() * cx.tanh(), cx)
             hidden.append(memory.hx)
             if dead is not None:
+                assert fresh is not None
                 memory = where(dead[:, t], Memory(*(x[:, t] for x in fresh)), memory)
     return memory, torch.stack(hidden, dim=1)
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diamond_fast.engine.fast_encoders import FastPolicy
 from diamond_fast.engine.lstm import Memory, unroll, where
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, sample_categorical
 from diamond_fast.networks.actor_critic.model import ActorCritic
@@ -52,7 +53,7 @@ Play = Callable[[RolloutState], tuple[Played, RolloutState]]
 
 @torch.no_grad()
 def play(
-    env: BatchedEnv, policy: ActorCritic, state: RolloutState, num_steps: int, capacity: int
+    env: BatchedEnv, policy: ActorCritic | FastPolicy, state: RolloutState, num_steps: int, capacity: int
 ) -> tuple[Played, RolloutState]:
     """Plays ``num_steps`` steps with actions drawn from the policy, the same as its twin draws.
 
@@ -72,8 +73,8 @@ def play(
 
     for t in range(num_steps):
         frames[:, t] = obs
-        logits, val[:, t], memory = policy.predict_act_value(obs, memory)
-        memory = Memory(*memory)
+        logits, val[:, t], hx_cx = policy.predict_act_value(obs, memory)
+        memory = Memory(*hx_cx)
         act[:, t] = sample_categorical(logits)
         step = env.step(act[:, t])
         dead = step.end | step.trunc
@@ -125,7 +126,7 @@ def recompute(policy: ActorCritic, played: Played) -> Rollout:
     return Rollout(p.act, p.rew, p.end, p.trunc, logits, val, p.val_bootstrap)
 
 
-def _input_gates(policy: ActorCritic, obs: Tensor) -> Tensor:
+def _input_gates(policy: ActorCritic | FastPolicy, obs: Tensor) -> Tensor:
     """The input's share of the LSTM's gates. obs [M,C,H,W] -> [M,4D]."""
     x, lstm = policy.encoder(obs).flatten(1), policy.lstm
     with outside_autocast(x.device):

@@ -5,6 +5,7 @@ Training goes on with the float32 weights; captured graphs read the copies. ``re
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class WeightCopies:
         pad_channels: dict[str, tuple[int, int]] | None = None,
         exact: Sequence[str] = (),
     ):
-        self.network = copy.deepcopy(network).requires_grad_(False).to(dtype)
+        self.network: Any = copy.deepcopy(network).requires_grad_(False).to(dtype)
         for name in exact:
             self.network.get_submodule(name).float()
         self._copies: dict[str, Tensor] = dict(self.network.named_parameters())
@@ -61,16 +62,17 @@ class WeightCopies:
     def _join_modulations(self) -> None:
         norms = [m for m in self.network.modules() if isinstance(m, AdaGroupNorm)]
         self.offsets: dict[AdaGroupNorm, int] = {}
-        self.modulation_weight = self.modulation_bias = None
+        self.modulation_weight: Tensor | None = None
+        self.modulation_bias: Tensor | None = None
         if not norms:
             return
-        self.modulation_weight = torch.cat([norm.linear.weight for norm in norms])
-        self.modulation_bias = torch.cat([norm.linear.bias for norm in norms])
+        weight = self.modulation_weight = torch.cat([norm.linear.weight for norm in norms])
+        bias = self.modulation_bias = torch.cat([norm.linear.bias for norm in norms])
         start = 0
         for norm in norms:
             rows = slice(start, start + norm.linear.out_features)
             self.offsets[norm] = start
-            norm.linear.weight.data, norm.linear.bias.data = self.modulation_weight[rows], self.modulation_bias[rows]
+            norm.linear.weight.data, norm.linear.bias.data = weight[rows], bias[rows]
             start = rows.stop
 
     @torch.no_grad()

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
 
 import torch
-from torch import nn
 
 from diamond_fast.config import RunConfig, WorldModelConfig
-from diamond_fast.engine.amx_training import on_amx
+from diamond_fast.engine.amx_training import Model, on_amx
 from diamond_fast.engine.choose import Path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
@@ -21,8 +19,6 @@ from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.replay import Segments
 from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
-
-Model = TypeVar("Model", bound=nn.Module)
 
 
 def next_frame_sampler(denoiser: Denoiser, cfg: StepsConfig, path: Path) -> Sampler:
@@ -53,13 +49,12 @@ def imagination(
     graphs = path.graphs and num_steps is None  # a captured rollout holds the sampler's kernels itself
     sampler = next_frame_sampler(agent.denoiser, cfg.sampler, replace(path, graphs=graphs))
     reward_end = agent.rew_end_model or NoRewardEnd(agent.denoiser.device)
-    if path.engine == "readable":
+    if not isinstance(sampler, FastDenoiser):
         starts = InitialStates(contexts, reward_end, num_batches)
         return ImaginedEnv(sampler, reward_end, cfg.horizon, starts, num_envs, generator)
-    if agent.rew_end_model is not None:
-        reward_end = FastRewardEnd(agent.rew_end_model, path.dtype)
-    starts = InitialStates(contexts, reward_end, num_batches)
-    return FastImaginedEnv(sampler, reward_end, cfg.horizon, starts, num_envs, num_steps, generator)
+    fast = reward_end if isinstance(reward_end, NoRewardEnd) else FastRewardEnd(reward_end, path.dtype)
+    starts = InitialStates(contexts, fast, num_batches)
+    return FastImaginedEnv(sampler, fast, cfg.horizon, starts, num_envs, num_steps, generator)
 
 
 def make_play(
@@ -74,12 +69,12 @@ def make_play(
     Args:
         captured: see ``ImaginedRollouts``.
     """
-    imagined = isinstance(env, FastImaginedEnv)
-    if path.engine == "readable" or (path.engine == "amx" and not imagined):
+    if path.engine == "readable" or (path.engine == "amx" and not isinstance(env, FastImaginedEnv)):
         return None
+    assert agent.actor_critic is not None
     steps = cfg.actor_critic_loss.backup_every
     capacity = usual_capacity(env.num_envs, steps, cfg.world_model.horizon)
-    if imagined:
+    if isinstance(env, FastImaginedEnv):
         return ImaginedRollouts(env, FastPolicy(agent.actor_critic, path.dtype), steps, capacity, captured)
     return partial(play, env, agent.actor_critic, num_steps=steps, capacity=capacity)
 
