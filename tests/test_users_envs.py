@@ -12,7 +12,7 @@ from crashes.tiny_run import TINY
 from diamond_fast import evaluate, train
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
-from diamond_fast.training.trainer import Trainer
+from diamond_fast.training.evaluator import Evaluator
 
 ENV_ID = "faulty_env:Faulty-v0"
 CONFIG = replace(TINY, env_id=None, evaluation=replace(TINY.evaluation, every=2, num_episodes=2))
@@ -23,7 +23,7 @@ def _tiny_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setitem(train.PRESETS, "quick", CONFIG)
-    monkeypatch.setattr(Trainer, "_draw_learning_curves", lambda self: None)
+    monkeypatch.setattr(Evaluator, "draw_learning_curves", lambda self: None)
     monkeypatch.setattr("diamond_fast.training.evaluator.save_gif", lambda path, segments: path)
     monkeypatch.setattr("diamond_fast.evaluation.results.draw", lambda folder, results, compounding: ([], []))
 

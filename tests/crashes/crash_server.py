@@ -26,6 +26,7 @@ from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.progress import Progress
 from diamond_fast.runs.signals import stop_signals
+from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.trainer import Trainer
 
 with open(sys.argv[1], "r+b") as file:
@@ -109,7 +110,7 @@ def watch_phases():
             where[1] = 0
 
     Progress.phase, checkpoint.write = noted_phase, noted_write
-    Trainer._draw_learning_curves = lambda self: None  # slow, and nothing that must survive
+    Evaluator.draw_learning_curves = lambda self: None  # slow, and nothing that must survive
 
 
 if __name__ == "__main__":

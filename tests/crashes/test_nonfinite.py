@@ -16,6 +16,7 @@ from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.training import objectives
+from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.trainer import Trainer
 
 SHORT = replace(TINY, num_final_epochs=1, collection=replace(TINY.collection, num_steps_total=80))  # 2 epochs
@@ -25,7 +26,7 @@ STRIKE = 4  # of the run's 4 updates of each model: the last one
 
 @pytest.fixture(autouse=True)
 def _no_curves(monkeypatch):
-    monkeypatch.setattr(Trainer, "_draw_learning_curves", lambda self: None)
+    monkeypatch.setattr(Evaluator, "draw_learning_curves", lambda self: None)
 
 
 def train(folder, inject=lambda trainer: None, cfg=SHORT):
@@ -42,7 +43,7 @@ def train(folder, inject=lambda trainer: None, cfg=SHORT):
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_draw_learning_curves", lambda self: None)
+        patch.setattr(Evaluator, "draw_learning_curves", lambda self: None)
         train(folder)
     return final_state(folder)
 
