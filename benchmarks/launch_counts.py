@@ -37,10 +37,9 @@ class CountOperations(TorchDispatchMode):
 def imagined_step() -> Counter[tuple[str, str]]:
     """One step of ``NUM_ENVS`` imagined episodes: policy, next frame, reward and end, draws, bookkeeping, resets."""
     cfg = RunConfig()
-    sampler = DiffusionSampler(None, cfg.world_model.sampler)  # asks for its noise levels, which meta tensors lack
     with torch.no_grad(), CountOperations() as counted, torch.device("meta"):
         agent = Agent(cfg, NUM_ACTIONS)
-        sampler.denoiser = agent.denoiser
+        sampler = DiffusionSampler(agent.denoiser, cfg.world_model.sampler)
         n, size, memory = NUM_ENVS, cfg.frame_size, cfg.actor_critic.lstm_dim
         obs, fresh_obs = (torch.empty(n, 4, 3, size, size) for _ in range(2))
         act, fresh_act = (torch.empty(n, 4, dtype=torch.int64) for _ in range(2))
