@@ -117,6 +117,22 @@ def test_fast_equals_readable(formulation, network, world):
     assert_same_frames(y, denoiser.denoise(noisy, level, obs.flatten(1, 2), act))
 
 
+@pytest.mark.parametrize("network", NETWORK_SETTINGS)
+@torch.no_grad()
+def test_weights_that_move_are_followed(network):
+    """A graph reads a network without a walk where its weights were: it is made anew if they are elsewhere."""
+    cfg, denoiser = make("edm", network, "atari")
+    fast = FastDenoiser(denoiser, cfg.world_model.sampler, dtype=torch.float32)
+    obs, act = frames(SPECS["atari"], N, 4), actions(SPECS["atari"], N, 4)
+    fast.sample(obs, act, noise_from(1))
+    before = fast._fast
+    moved = {name: p * 1.1 for name, p in denoiser.state_dict().items()}
+    denoiser.load_state_dict(moved, assign=True)
+    y, _ = fast.sample(obs, act, noise_from(1))
+    assert_same_frames(y, DiffusionSampler(denoiser, cfg.world_model.sampler).sample(obs, act, noise_from(1))[0])
+    assert (fast._fast is before) == hasattr(denoiser.inner_model, "walk")
+
+
 @pytest.mark.parametrize("world", SPECS)
 @torch.no_grad()
 def test_fast_reward_end_model_equals_the_readable_one(world):

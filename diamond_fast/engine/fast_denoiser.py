@@ -287,9 +287,10 @@ class FastDenoiser(nn.Module):
         fast = self._fast
         if fast is not None and fast.device == device:
             written, moved = fast.watch.look()
-            if self._wrapped is None and (written or moved):
+            copies = not isinstance(fast.network, PlainNetwork)
+            if copies and (written or moved):
                 fast.refresh(self)
-            if self._wrapped is None or not moved:  # a graph reads a wrapped network's weights where they were
+            if copies or not moved:  # without copies, a graph reads the network's weights where they were
                 return fast
         self._fast = _Fast(self, device)
         return self._fast
