@@ -190,12 +190,11 @@ class FastDenoiser(nn.Module):
     @property
     @_by_itself
     def path(self) -> str:
-        """Which path runs: ``amx``, ``fused`` or ``wrapped``, with its dtype."""
+        """Which path runs: ``amx``, ``fused`` or ``readable`` with its dtype, or ``wrapped``."""
         network = self._ready(self.device or torch.device("cpu")).network
         name = {AmxNetwork: "amx", FusedNetwork: "fused"}.get(type(network), "readable")
-        return (
-            "wrapped" if self._wrapped is not None else f"{name} {str(self._resolved_dtype()).removeprefix('torch.')}"
-        )
+        dtype = str(self._resolved_dtype()).removeprefix("torch.")
+        return "wrapped" if self._wrapped is not None else f"{name} {dtype}"
 
     @_by_itself
     def refresh(self) -> None:
