@@ -5,8 +5,9 @@ byte is held against the archive's checksums, nothing is built but tensors, dict
 and no tensor is larger than the bytes there are for it.
 """
 
+import io
 import math
-import pickletools
+import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -30,6 +31,12 @@ _DTYPES = {
     "BoolStorage": torch.bool,
 }
 _MAX_DIMENSIONS = 64  # as torch has it
+_INSTRUCTIONS = (
+    "proto stop mark none true false binint binint1 binint2 long1 binfloat binunicode empty_dictionary empty_list "
+    "empty_tuple tuple tuple1 tuple2 tuple3 append appends setitem setitems binput long_binput binget long_binget "
+    "global reduce build binpersid"
+).split()  # noqa: SIM905
+_ReadableUnpickler: Any = getattr(pickle, "_Unpickler")  # noqa: B009 (the one in Python, which typeshed leaves out)
 
 
 def load_torch_file(path: Path) -> Any:
@@ -41,10 +48,10 @@ def load_torch_file(path: Path) -> Any:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Machine(_contents(archive, path.stat().st_size)).run()
+            return _Unpickler(_contents(archive, path.stat().st_size)).load()
     except OSError:
         raise
-    except Exception as error:  # zipfile, pickletools and torch each have errors of their own for malformed bytes
+    except Exception as error:  # zipfile, pickle and torch each have errors of their own for malformed bytes
         raise ValueError(f"{path}: damaged, or not a file of tensors ({one_line(error)})") from None
 
 
@@ -65,104 +72,28 @@ def _contents(archive: zipfile.ZipFile, size_on_disk: int) -> dict[str, bytes]:
     return contents
 
 
-class _Machine:
+class _Unpickler(_ReadableUnpickler):
     """Runs ``data.pkl``: those of pickle's instructions that build plain data, and calls of the few names below.
 
-    pickle's own machine would do more: its BUILD sets the state of anything that is there, tensors and functions too.
-    Here memory and time stay in proportion to the file.
+    All other instructions are unknown to it. Memory and time stay in proportion to the file.
     """
 
     def __init__(self, contents: dict[str, bytes]):
-        self._program = contents["data.pkl"]
+        super().__init__(io.BytesIO(contents["data.pkl"]))
         self._contents = contents
         self._storages: dict[str, Tensor] = {}
-        self._stack: list[Any] = []
-        self._marks: list[int] = []
-        self._memo: dict[int, Any] = {}
 
-    def run(self) -> Any:
-        stack = self._stack
-        argument: Any  # of the type that belongs to the instruction
-        for opcode, argument, _ in pickletools.genops(self._program):
-            match opcode.name:
-                case "PROTO" if argument == 2:
-                    pass
-                case "STOP":
-                    [result] = stack
-                    return result
-                case "MARK":
-                    self._marks.append(len(stack))
-                case "NONE" | "NEWTRUE" | "NEWFALSE":
-                    stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[opcode.name])
-                case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE":
-                    stack.append(argument)
-                case "EMPTY_DICT":
-                    stack.append({})
-                case "EMPTY_LIST":
-                    stack.append([])
-                case "EMPTY_TUPLE":
-                    stack.append(())
-                case "TUPLE":
-                    stack.append(tuple(self._since_mark()))
-                case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                    stack.append(tuple(self._pop(int(opcode.name[-1]))))
-                case "APPEND":
-                    self._extend(self._pop(1))
-                case "APPENDS":
-                    self._extend(self._since_mark())
-                case "SETITEM":
-                    self._set_items(self._pop(2))
-                case "SETITEMS":
-                    self._set_items(self._since_mark())
-                case "BINPUT" | "LONG_BINPUT":
-                    self._memo[argument] = stack[-1]
-                case "BINGET" | "LONG_BINGET":
-                    stack.append(self._memo[argument])
-                case "GLOBAL":
-                    stack.append(_named(argument))
-                case "REDUCE":
-                    stack.append(_called(*self._pop(2)))
-                case "BUILD":
-                    self._ignore_metadata()
-                case "BINPERSID":
-                    stack.append(self._storage(*stack.pop()))
-                case name:
-                    raise ValueError(f"pickle instruction {name} {argument}")
-        raise AssertionError("genops ends with STOP, or raises")
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a class or function that a file names; not even torch's own are called."""
+        if module == "torch" and name in _DTYPES:
+            return _DTYPES[name]
+        if (module, name) in _STAND_INS:
+            return _STAND_INS[module, name]
+        raise ValueError(f"it asks for {module}.{name}")
 
-    def _pop(self, count: int) -> list[Any]:
-        if len(self._stack) < count:
-            raise ValueError("an instruction lacks its operands")
-        items = self._stack[-count:]
-        del self._stack[-count:]
-        return items
-
-    def _since_mark(self) -> list[Any]:
-        mark = self._marks.pop()
-        items = self._stack[mark:]
-        del self._stack[mark:]
-        return items
-
-    def _extend(self, items: list[Any]) -> None:
-        if type(self._stack[-1]) is not list:
-            raise ValueError("items for what is no list")
-        self._stack[-1].extend(items)
-
-    def _set_items(self, items: list[Any]) -> None:
-        target, keys = self._stack[-1], items[::2]
-        if not isinstance(target, dict) or len(items) % 2:
-            raise ValueError("items for what is no dictionary")
-        if not all(isinstance(key, str | int) for key in keys):  # hashing nested tuples may take for ever
-            raise ValueError("a dictionary whose keys are not names or integers")
-        target.update(zip(keys, items[1::2], strict=True))
-
-    def _ignore_metadata(self) -> None:
-        """``Module.state_dict`` leaves its modules' versions in an attribute, the only state that plain data has."""
-        state = self._stack.pop()
-        if type(self._stack[-1]) is not OrderedDict or type(state) is not dict or list(state) != ["_metadata"]:
-            raise ValueError("it sets the state of an object")
-
-    def _storage(self, kind: str, dtype: torch.dtype, key: str, _: Any, numel: int) -> Tensor:
+    def persistent_load(self, pid: Any) -> Tensor:
+        """The numbers of a tensor, in a file of their own."""
+        kind, dtype, key, _, numel = pid
         if not isinstance(key, str) or not isinstance(dtype, torch.dtype):
             raise ValueError("numbers without a name or a kind")
         if key not in self._storages:
@@ -173,25 +104,36 @@ class _Machine:
             raise ValueError(f"data/{key} holds {storage.numel()} numbers of another kind, or not as many as it says")
         return storage
 
+    def load_setitem(self) -> None:
+        value = self.stack.pop()
+        self._set_items([self.stack.pop(), value])
 
-def _named(name: str) -> Any:
-    """What stands for a class or function that a file names; not even torch's own are called."""
-    module, _, attribute = name.partition(" ")
-    if name == "collections OrderedDict":
-        return OrderedDict
-    if name == "torch._utils _rebuild_tensor_v2":
-        return _tensor
-    if module == "torch" and attribute in _DTYPES:
-        return _DTYPES[attribute]
-    raise ValueError(f"it asks for {module}.{attribute}")
+    def load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        target, keys = self.stack[-1], items[::2]
+        if not isinstance(target, dict) or not all(isinstance(key, str | int) for key in keys):
+            raise ValueError("names or integers of no dictionary, or other keys")  # hashing some takes for ever
+        target.update(zip(keys, items[1::2], strict=True))
+
+    def load_build(self) -> None:
+        """``Module.state_dict`` leaves its modules' versions in an attribute, the only state that plain data has."""
+        state = self.stack.pop()
+        if type(self.stack[-1]) is not OrderedDict or type(state) is not dict or list(state) != ["_metadata"]:
+            raise ValueError("it sets the state of an object")
+
+    def load_stop(self) -> None:
+        if len(self.stack) != 1 or self.metastack:
+            raise ValueError("it does not end with one value")
+        super().load_stop()
 
 
-def _called(function: Any, arguments: tuple[Any, ...]) -> Any:
-    if function is OrderedDict and arguments == ():
-        return OrderedDict()
-    if function is _tensor:
-        return _tensor(*arguments)
-    raise ValueError("it calls something else than a tensor's making")
+_Unpickler.dispatch = {
+    code: getattr(_Unpickler, load.__name__)
+    for code, load in _ReadableUnpickler.dispatch.items()
+    if load.__name__.removeprefix("load_") in _INSTRUCTIONS
+}
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
@@ -201,3 +143,9 @@ def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[i
     if math.prod(size) > storage.numel():
         raise ValueError(f"a tensor of {list(size)} in {storage.numel()} numbers")
     return storage.as_strided(size, stride, offset)  # within the storage, or RuntimeError
+
+
+_STAND_INS = {
+    ("collections", "OrderedDict"): lambda: OrderedDict(),  # takes no arguments
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+}
