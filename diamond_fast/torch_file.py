@@ -31,11 +31,11 @@ _DTYPES = {
     "BoolStorage": torch.bool,
 }
 _MAX_DIMENSIONS = 64  # as torch has it
-_INSTRUCTIONS = (
-    "proto stop mark none true false binint binint1 binint2 long1 binfloat binunicode empty_dictionary empty_list "
-    "empty_tuple tuple tuple1 tuple2 tuple3 append appends setitem setitems binput long_binput binget long_binget "
-    "global reduce build binpersid"
-).split()  # noqa: SIM905
+_INSTRUCTIONS = {
+    "proto", "stop", "mark", "none", "true", "false", "binint", "binint1", "binint2", "long1", "binfloat", "binunicode",
+    "empty_dictionary", "empty_list", "empty_tuple", "tuple", "tuple1", "tuple2", "tuple3", "append", "appends",
+    "setitem", "setitems", "binput", "long_binput", "binget", "long_binget", "global", "reduce", "build", "binpersid",
+}  # fmt: skip
 _ReadableUnpickler: Any = getattr(pickle, "_Unpickler")  # noqa: B009 (the one in Python, which typeshed leaves out)
 
 

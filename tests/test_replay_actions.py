@@ -184,6 +184,28 @@ def test_npz_there_and_back(tmp_path, action, capsys):
     assert f"actions: {action.kind}, n = {action.n}" in capsys.readouterr().out
 
 
+def test_how_many_actions_there_are_to_choose_from_is_kept(tmp_path, capsys):
+    """Also of those that were never chosen: from journal to .npz and back."""
+    replay, no = Replay.open(tmp_path / "first", (2, 5, 3), action=Discrete(6)), np.zeros(1, bool)
+    frame = np.full((1, 2, 5, 3), 7, np.uint8)
+    replay.append(frame, np.array([2]), np.ones(1, np.float32), no, ~no, frame)
+    replay.commit()
+    replay.close()
+    assert main(["export", str(tmp_path / "first"), str(tmp_path / "a.npz")]) == 0
+    for source in ("first", "a.npz"):
+        assert main(["import", str(tmp_path / source), str(tmp_path / f"{source}.journal")]) == 0
+        assert_same(Replay.load(tmp_path / f"{source}.journal"), load_recording(tmp_path / source))
+        assert main(["info", str(tmp_path / f"{source}.journal")]) == 0
+        assert "actions: discrete, n = 6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("said", [[2], [6.5], [], [6, 6], [-1]])
+def test_a_number_of_actions_that_cannot_be_is_refused(tmp_path, said):
+    np.savez(tmp_path / "a.npz", **arrays(np.array([0, 2, 1])), num_actions=np.array(said))
+    with pytest.raises(ValueError, match=r"a\.npz: num_actions: expected one integer above 2, got \["):
+        load_recording(tmp_path / "a.npz")
+
+
 def arrays(actions) -> dict[str, np.ndarray]:
     ended = np.zeros(len(actions), bool)
     ended[-1] = True

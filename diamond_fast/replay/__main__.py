@@ -151,15 +151,16 @@ def export(path: Path, out: Path) -> None:
 
 def import_recording(path: Path, out: Path, frame_size: int | tuple[int, int] | None = None) -> None:
     from diamond_fast.replay import Replay
-    from diamond_fast.replay.conversion import action_of
-    from diamond_fast.replay.formats import read_episodes, with_frame_size
+    from diamond_fast.replay.formats import load_recording, with_frame_size
 
     refuse_to_overwrite(out)
-    episodes = [each if frame_size is None else with_frame_size(each, frame_size) for each in read_episodes(path)]
+    stored = load_recording(path)
+    if not stored.num_episodes:
+        raise ValueError(f"{path}: no episodes")
+    episodes = [with_frame_size(stored.episode(i), frame_size) for i in range(stored.num_episodes)]
     out.parent.mkdir(parents=True, exist_ok=True)
     with put_when_done(out) as partial, errors_of(out):
-        first, capacity = episodes[0], sum(len(each.act) for each in episodes)
-        replay = Replay.open(partial, first.obs.shape[1:], capacity=capacity, action=action_of(first.act))
+        replay = Replay.open(partial, episodes[0].obs.shape[1:], capacity=stored.num_steps, action=stored.action)
         for episode in episodes:
             replay.append_episode(episode)
         replay.commit()

@@ -53,35 +53,24 @@ def frame_conversion(where: str, array: np.ndarray) -> Callable[[np.ndarray], np
     Raises:
         ValueError: they are none of these.
     """
-    if array.ndim == 4 and array.shape[3] in (1, 3):
-        channels_last = _same
-    elif array.ndim == 4 and array.shape[1] in (1, 3):
-        channels_last = _channels_last
-    elif array.ndim == 3:
-        channels_last = _with_channel
-    else:
+    gray, channels_last = array.ndim == 3, array.ndim == 4 and array.shape[3] in (1, 3)
+    if not (gray or channels_last or (array.ndim == 4 and array.shape[1] in (1, 3))):
         raise ValueError(f"{where}: expected [T, H, W, 3] or gray frames [T, H, W], got {list(array.shape)}")
-    if array.dtype == np.uint8:
-        return lambda frames: repeat_gray(channels_last(frames))
     floats = array.dtype.kind == "f" and array.size > 0
-    if floats and array.min() >= 0 and array.max() <= 1:
-        return lambda frames: repeat_gray(channels_last(np.rint(frames * 255.0).astype(np.uint8)))
-    span = f" from {array.min():g} to {array.max():g}" if floats else ""
-    raise ValueError(f"{where}: expected uint8, or floats from 0 to 1, got {array.dtype}{span}")
+    if array.dtype != np.uint8 and not (floats and array.min() >= 0 and array.max() <= 1):
+        span = f" from {array.min():g} to {array.max():g}" if floats else ""
+        raise ValueError(f"{where}: expected uint8, or floats from 0 to 1, got {array.dtype}{span}")
+
+    def convert(frames: np.ndarray) -> np.ndarray:
+        if floats:
+            frames = np.rint(frames * 255.0).astype(np.uint8)
+        if not channels_last:
+            frames = frames[..., None] if gray else np.moveaxis(frames, -3, -1)
+        return repeat_gray(frames)
+
+    return convert
 
 
 def repeat_gray(frames: np.ndarray) -> np.ndarray:
     """[..., H, W, 3] of [..., H, W, 1]; anything else as it is."""
     return np.broadcast_to(frames, (*frames.shape[:-1], 3)) if frames.shape[-1] == 1 else frames
-
-
-def _same(frames: np.ndarray) -> np.ndarray:
-    return frames
-
-
-def _channels_last(frames: np.ndarray) -> np.ndarray:
-    return np.moveaxis(frames, -3, -1)
-
-
-def _with_channel(frames: np.ndarray) -> np.ndarray:
-    return frames[..., None]

@@ -13,6 +13,7 @@ A .npz recording holds T steps of one episode after another, under Gymnasium's a
     episode_lengths                 integers, optional: where episodes stop that have no end
     action_kind                     "multi_binary" or "box" in ASCII, optional: the actions are uint8 or float32 [T, n]
                                     and stay so, whatever their values look like
+    num_actions                     integer [1], optional: how many actions there are to choose from
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from diamond_fast.area import AreaResize
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay.buffer import Episode, Replay
 from diamond_fast.replay.conversion import action_of, frame_conversion, one_a_step, repeat_gray, stored_actions
-from diamond_fast.replay.npz import NpzArchive
-from diamond_fast.spec import Frame
+from diamond_fast.replay.npz import array_names, open_npz, read_array
+from diamond_fast.spec import Action, Discrete, Frame
 from diamond_fast.torch_file import load_torch_file
 
 _SHORT_NAMES = {
@@ -53,39 +54,27 @@ def load_recording(path: Path | str) -> Replay:
     path = Path(path)
     if not path.is_dir() and path.suffix != ".npz":
         return Replay.load(path)
-    episodes = list(read_episodes(path))
+    arrays = {} if path.is_dir() else _load_arrays(path)
+    episodes: list[Episode] = []
+    for episode in _cut(path, arrays) if arrays else _read_published(path):
+        _check(f"{path}: episode {len(episodes)}", episode, episodes[0] if episodes else episode)
+        episodes.append(episode)
+    if not episodes:
+        raise ValueError(f"{path}: no episodes")
     first, capacity = episodes[0], sum(len(episode.act) for episode in episodes)
-    replay = Replay(first.obs.shape[1:], capacity=capacity, action=action_of(first.act))
+    replay = Replay(first.obs.shape[1:], capacity=capacity, action=action_of(first.act) or _choices(path, arrays))
     for episode in episodes:
         replay.append_episode(episode)
     return replay
 
 
-def read_episodes(path: Path | str) -> Iterator[Episode]:
-    """Yields the episodes of a journal, a .npz recording or a published `dataset/` folder, checked, with RGB frames.
-
-    Raises:
-        ValueError: the message names the first wrong array.
-        OSError: it cannot be read.
-    """
-    path, first = Path(path), None
-    if path.is_dir():
-        episodes = _read_published(path)
-    else:
-        episodes = _read_npz(path) if path.suffix == ".npz" else _read_journal(path)
-    for i, episode in enumerate(episodes):
-        first = first or episode
-        _check(f"{path}: episode {i}", episode, first)
-        yield episode
-    if first is None:
-        raise ValueError(f"{path}: no episodes")
-
-
-def with_frame_size(episode: Episode, size: int | tuple[int, int]) -> Episode:
-    """The episode with frames of this height and width, by area averaging."""
-    resize = AreaResize(episode.obs.shape[1:3], Frame.of_size(size).shape[:2])
-    obs = np.concatenate([resize(episode.obs[t : t + 64]) for t in range(0, len(episode.obs), 64)])
-    return episode._replace(obs=obs, final_obs=None if episode.final_obs is None else resize(episode.final_obs))
+def with_frame_size(episode: Episode, size: int | tuple[int, int] | None) -> Episode:
+    """The episode with RGB frames of this height and width, by area averaging; None: of its own."""
+    old = episode.obs.shape[1:3]
+    resize = AreaResize(old, old if size is None else Frame.of_size(size).shape[:2])
+    obs = np.concatenate([resize(repeat_gray(episode.obs[t : t + 64])) for t in range(0, len(episode.obs), 64)])
+    final = None if episode.final_obs is None else resize(repeat_gray(episode.final_obs))
+    return episode._replace(obs=obs, final_obs=final)
 
 
 def write_npz(replay: Replay, path: Path | str) -> None:
@@ -103,9 +92,11 @@ def write_npz(replay: Replay, path: Path | str) -> None:
         for name, short in _SHORT_NAMES.items():
             parts = (getattr(replay.episode(i), short) for i in episodes)
             _write_array(archive, name, steps, parts)
-        if replay.action is not None and replay.action.shape:
-            kind = np.frombuffer(replay.action.kind.encode(), np.uint8)
-            _write_array(archive, "action_kind", len(kind), [kind])
+        match replay.action:
+            case Discrete(n):
+                _write_array(archive, "num_actions", 1, [np.array([n])])
+            case Action(kind=kind):
+                _write_array(archive, "action_kind", len(kind), [np.frombuffer(kind.encode(), np.uint8)])
         finals = (final[None] for i in episodes if (final := replay.episode(i).final_obs) is not None)
         _write_array(archive, "final_observations", num_ended, finals, like=replay.episode(0).obs)
         _write_array(archive, "episode_lengths", len(episodes), [replay.lengths])
@@ -126,8 +117,8 @@ def _write_array(
             file.write(np.ascontiguousarray(part).data)
 
 
-def _read_npz(path: Path) -> Iterator[Episode]:
-    arrays = _load_arrays(path)
+def _cut(path: Path, arrays: dict[str, np.ndarray]) -> Iterator[Episode]:
+    """The episodes in the arrays of a .npz file."""
     arrays["actions"] = _actions(path, arrays)
     for name in ("rewards", "terminations", "truncations"):
         arrays[name] = one_a_step(arrays[name])
@@ -177,26 +168,30 @@ def _holds_last_frames(path: Path, arrays: dict[str, np.ndarray], num_episodes: 
     return False
 
 
-def _read_journal(path: Path) -> Iterator[Episode]:
-    replay = Replay.load(path)
-    for i in range(replay.num_episodes):
-        episode = replay.episode(i)
-        final = episode.final_obs
-        yield episode._replace(obs=repeat_gray(episode.obs), final_obs=None if final is None else repeat_gray(final))
+def _choices(path: Path, arrays: dict[str, np.ndarray]) -> Action | None:
+    """Numbers from 0 to num_actions - 1; None if their number is not said."""
+    said = arrays.get("num_actions")
+    if said is None:
+        return None
+    most = arrays["actions"].max()
+    if said.dtype.kind not in "iu" or said.shape != (1,) or not most < said[0] < 2**63:
+        raise ValueError(f"{path}: num_actions: expected one integer above {most}, got {said.tolist()}")
+    return Discrete(int(said[0]))
 
 
 def _load_arrays(path: Path) -> dict[str, np.ndarray]:
     arrays = {}
-    with NpzArchive(path) as archive:
+    with open_npz(path) as archive:
+        present = array_names(archive)
         for name, short in _SHORT_NAMES.items():
             names = (name, short, _D4RL_NAMES.get(name, name))
-            stored = next((each for each in names if each in archive.names), None)
+            stored = next((each for each in names if each in present), None)
             if stored is None:
-                raise ValueError(f"{path}: {name}: missing; there are {', '.join(archive.names)}")
-            arrays[name] = archive.read(stored)
-        for name in ("final_observations", "next_observations", "episode_lengths", "action_kind"):
-            if name in archive.names:
-                arrays[name] = archive.read(name)
+                raise ValueError(f"{path}: {name}: missing; there are {', '.join(present)}")
+            arrays[name] = read_array(archive, stored)
+        for name in ("final_observations", "next_observations", "episode_lengths", "action_kind", "num_actions"):
+            if name in present:
+                arrays[name] = read_array(archive, name)
     return arrays
 
 
