@@ -63,6 +63,13 @@ def with_pitch(x: Tensor) -> tuple[Tensor, int]:
     return channels_last(x), c
 
 
+def as_levels(sigma: Tensor | float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Noise levels [N], or a number for all as a tensor [1]: made on the device, as a graph can hold no copy to it."""
+    if isinstance(sigma, Tensor):
+        return sigma.to(device, dtype).reshape(-1)
+    return torch.full((1,), sigma, dtype=dtype, device=device)
+
+
 def check_sigma(name: str, sigma: float, minimum: float = 0.0) -> None:
     """Checks a noise level that is a number.
 

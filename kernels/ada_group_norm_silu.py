@@ -328,7 +328,7 @@ def _backward(
 # Custom operations
 
 
-@torch.library.custom_op("diamond_fast::ada_group_norm_silu", mutates_args=())
+@launch.operator("diamond_fast::ada_group_norm_silu")
 def _ada_group_norm_silu(
     x: Tensor,
     x2: Tensor | None,
@@ -351,7 +351,7 @@ def _(x, x2, scale, shift, stats, stats2, groups, eps, silu):
     return out, mean, rstd
 
 
-@torch.library.custom_op("diamond_fast::ada_group_norm_silu_backward", mutates_args=())
+@launch.operator("diamond_fast::ada_group_norm_silu_backward")
 def _ada_group_norm_silu_backward(
     dout: Tensor,
     x: Tensor,

@@ -124,7 +124,7 @@ def _launch(x: Tensor, bias: Tensor | None, residual: Tensor | None, out: Tensor
     return stats
 
 
-@torch.library.custom_op("diamond_fast::bias_residual_stats", mutates_args=())
+@launch.operator("diamond_fast::bias_residual_stats")
 def _bias_residual_stats(
     conv_out: Tensor, bias: Tensor | None, residual: Tensor | None, groups: int
 ) -> tuple[Tensor, Tensor]:
@@ -155,7 +155,7 @@ def _backward(ctx, dy, _):
 _bias_residual_stats.register_autograd(_backward, setup_context=_setup_context)
 
 
-@torch.library.custom_op("diamond_fast::group_norm_stats", mutates_args=())
+@launch.operator("diamond_fast::group_norm_stats")
 def _group_norm_stats(x: Tensor, groups: int) -> Tensor:
     return _launch(channels_last(x), None, None, None, groups)
 

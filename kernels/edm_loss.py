@@ -141,7 +141,7 @@ def _flat(network_output: Tensor, noisy: Tensor, clean: Tensor) -> tuple[tuple[T
     return tensors, constants, c * h * w, launch.ceil_div(c * h * w, launch.POINTWISE_BLOCK)
 
 
-@torch.library.custom_op("diamond_fast::edm_loss", mutates_args=())
+@launch.operator("diamond_fast::edm_loss")
 def _edm_loss(
     network_output: Tensor, noisy: Tensor, clean: Tensor, sigma: Tensor, mask: Tensor,
     sigma_data: float, sigma_offset_noise: float, quantised: bool,
@@ -170,7 +170,7 @@ def _(network_output, noisy, clean, sigma, mask, sigma_data, sigma_offset_noise,
     return loss, empty_channels_last(noisy, noisy.size(1)), weight
 
 
-@torch.library.custom_op("diamond_fast::edm_loss_backward", mutates_args=())
+@launch.operator("diamond_fast::edm_loss_backward")
 def _edm_loss_backward(
     dloss: Tensor, network_output: Tensor, noisy: Tensor, clean: Tensor, sigma: Tensor, mask: Tensor, weight: Tensor,
     sigma_data: float, sigma_offset_noise: float,

@@ -16,6 +16,7 @@ from torch import Tensor
 from diamond_fast.formulations.edm import conditioners
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
+    as_levels,
     check_scales,
     from_level,
     load_sigma,
@@ -47,8 +48,8 @@ def edm_precondition_input_reference(
 ) -> Tensor:
     """What ``edm_precondition_input`` computes, in torch, at float32 or above before the cast."""
     high = torch.promote_types(noisy.dtype, torch.float32)
-    sigma = torch.as_tensor(sigma, dtype=high, device=noisy.device).reshape(-1)
-    c_in = conditioners(sigma, sigma_data, sigma_offset_noise).c_in
+    levels = as_levels(sigma, high, noisy.device)
+    c_in = conditioners(levels, sigma_data, sigma_offset_noise).c_in
     if obs.dtype == torch.uint8:
         obs = obs.movedim(-1, -3).to(high).div(255).mul(2).sub(1)
     if mask is not None:
@@ -106,7 +107,7 @@ def _padded_channels(noisy: Tensor, frames: int, pad_to: int) -> int:
     return launch.ceil_div((frames + 1) * noisy.size(1), pad_to) * pad_to
 
 
-@torch.library.custom_op("diamond_fast::edm_precondition_input", mutates_args=())
+@launch.operator("diamond_fast::edm_precondition_input")
 def _edm_precondition_input(
     noisy: Tensor, obs: Tensor, mask: Tensor | None, sigma: Tensor | None, sigma_value: float,
     sigma_data: float, sigma_offset_noise: float, pad_to: int, dtype: torch.dtype,

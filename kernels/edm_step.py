@@ -16,6 +16,7 @@ from diamond_fast import frames
 from diamond_fast.formulations.edm import conditioners
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
+    as_levels,
     check_scales,
     check_sigma,
     load_sigma,
@@ -47,8 +48,8 @@ def edm_denoise_reference(
 ) -> Tensor:
     """What ``edm_denoise`` computes, in torch, at float32 or above."""
     dtype = torch.promote_types(noisy.dtype, torch.float32)
-    sigma = torch.as_tensor(sigma, dtype=dtype, device=noisy.device).reshape(-1)
-    _, c_out, c_skip, _ = conditioners(sigma, sigma_data, sigma_offset_noise)
+    levels = as_levels(sigma, dtype, noisy.device)
+    _, c_out, c_skip, _ = conditioners(levels, sigma_data, sigma_offset_noise)
     denoised = c_skip * noisy.to(dtype) + c_out * network_output.to(dtype)
     return (frames.quantise(denoised) if quantised else denoised).to(noisy.dtype)
 
@@ -143,7 +144,7 @@ def _launch(
     )  # fmt: skip
 
 
-@torch.library.custom_op("diamond_fast::edm_denoise", mutates_args=())
+@launch.operator("diamond_fast::edm_denoise")
 def _edm_denoise(
     noisy: Tensor, network_output: Tensor, sigma: Tensor | None, sigma_value: float,
     sigma_data: float, sigma_offset_noise: float, quantised: bool,
@@ -160,7 +161,7 @@ def _(noisy, network_output, sigma, sigma_value, sigma_data, sigma_offset_noise,
     return empty_channels_last(noisy, noisy.size(1))
 
 
-@torch.library.custom_op("diamond_fast::edm_step", mutates_args=("network_input",))
+@launch.operator("diamond_fast::edm_step", mutates_args=("network_input",))
 def _edm_step(
     noisy: Tensor, network_output: Tensor, start: Tensor | None, start_slope: Tensor | None,
     network_input: Tensor | None, first_channel: int, sigma: float, divisor: float, dt: float, next_sigma: float,

@@ -1,13 +1,15 @@
-"""Launch parameters: plain functions of shape, dtype and chip, so that nothing is tuned while a graph is captured.
+"""Operators, and launch parameters: functions of shape, dtype and chip, so that no capture has to tune anything.
 
 Every size is a power of two. A thread works on 32 elements of a tile, four 16-byte loads of bfloat16: enough bytes
 in flight to keep the memory busy, and few enough float32 registers never to spill.
 """
 
-from functools import lru_cache
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 THREAD_ELEMENTS = 32
 TILE_ELEMENTS = 8192  # what one program holds in registers at a time
@@ -40,6 +42,23 @@ def chip_of(device: torch.device) -> Chip:
         return Chip(90, 132)
     properties = torch.cuda.get_device_properties(device)
     return Chip(10 * properties.major + properties.minor, properties.multi_processor_count)
+
+
+def operator(name: str, mutates_args: tuple[str, ...] = ()) -> Callable[[Callable], Any]:
+    """``torch.library.custom_op`` for functions that launch kernels: they run on the device of their first argument.
+
+    Triton launches on the current device, whichever one the tensors are on.
+    """
+
+    def decorate(function: Callable) -> Any:
+        @wraps(function)
+        def on_its_device(first: Tensor, *rest: Any) -> Any:
+            with torch.cuda.device_of(first):
+                return function(first, *rest)
+
+        return torch.library.custom_op(name, on_its_device, mutates_args=mutates_args)
+
+    return decorate
 
 
 def next_power_of_2(n: int) -> int:

@@ -46,7 +46,7 @@ def _replay_gather_kernel(
     tl.store(out + frame * frame_bytes + i, tl.where(is_stored, obs, 0.0), mask=i < frame_bytes)
 
 
-@torch.library.custom_op("diamond_fast::replay_gather", mutates_args=())
+@launch.operator("diamond_fast::replay_gather")
 def _replay_gather(slab: Tensor, rows: Tensor) -> Tensor:
     frame_bytes = math.prod(slab.shape[1:])
     out = torch.empty((*rows.shape, *slab.shape[1:]), dtype=torch.float32, device=slab.device)

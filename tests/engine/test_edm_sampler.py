@@ -1,5 +1,7 @@
 """What only a GPU runs, as far as it can be proved without one: a whole sample stays on the device and traces whole."""
 
+import copy
+
 import pytest
 import torch
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
@@ -11,15 +13,17 @@ from diamond_fast.engine.denoiser_networks import FusedNetwork, fast_sampler
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.formulations.edm import EDM
 from diamond_fast.formulations.edm_fused import FusedEDM
+from diamond_fast.kernels import dispatch
 from diamond_fast.networks.unet.model import InnerModel
-from diamond_fast.world_model import Sampler
+from diamond_fast.world_model import PlainNetwork, Sampler
 
 SAMPLERS = [SamplerConfig(), SamplerConfig(num_steps=2, order=2), SamplerConfig(num_steps=3, s_churn=2.0)]
 
 
 def make_sampler(cfg, dtype=torch.bfloat16, **techniques):
     network = FusedNetwork(denoiser("small").inner_model, dtype, Techniques(**techniques))
-    edm = FusedEDM(EDM(DenoiserConfig()), network.context_channels, dtype, network.pad_to)
+    impl = "auto" if network.techniques.fused_edm else "torch"
+    edm = FusedEDM(EDM(DenoiserConfig()), network.context_channels, dtype, network.pad_to, impl)
     return Sampler(edm, network, cfg, torch.device("cpu"))
 
 
@@ -35,15 +39,43 @@ def make_inputs(sampler, n=3):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @torch.no_grad()
 def test_a_sample_never_leaves_the_gpu(cfg, dtype):
-    sampler = make_sampler(cfg, dtype)
+    check_it_stays_there(make_sampler(cfg, dtype), cfg)
+
+
+def check_it_stays_there(sampler, cfg, *modules):
     inputs = make_inputs(sampler)
     with fake_cuda():
-        move_to_fake_cuda(sampler)
+        for holder in (sampler, *modules):
+            move_to_fake_cuda(holder)
         inputs = [fake(x) for x in inputs]
         with no_host_traffic():
             trajectory = sampler.sample(*inputs)
+            sampler.denoise(inputs[2][0], sampler._levels[0, :1], *inputs[:2])
     assert [tuple(x.shape) for x in trajectory] == [(3, 3, 64, 64)] * (cfg.num_steps + 1)
     assert all(x.device.type == "cuda" and x.dtype == torch.float32 for x in trajectory)
+
+
+@pytest.mark.parametrize("cfg", SAMPLERS)
+@pytest.mark.parametrize("off", [name for name in Techniques.__dataclass_fields__ if name != "cuda_graphs"])
+@torch.no_grad()
+def test_nor_does_it_with_a_technique_turned_off(cfg, off):
+    check_it_stays_there(make_sampler(cfg, **{off: False}), cfg)
+
+
+@pytest.mark.parametrize("cfg", SAMPLERS)
+@torch.no_grad()
+def test_nor_without_triton(cfg, monkeypatch):
+    monkeypatch.setattr(dispatch, "INSTALLED", False)
+    check_it_stays_there(make_sampler(cfg), cfg)
+
+
+@pytest.mark.parametrize("cfg", SAMPLERS)
+@torch.no_grad()
+def test_nor_around_any_network(cfg):
+    """As ``FastDenoiser.wrap`` samples, and as a network without a walk does."""
+    network = copy.deepcopy(denoiser("small").inner_model)
+    sampler = Sampler(EDM(DenoiserConfig()), PlainNetwork(network), cfg, torch.device("cpu"))
+    check_it_stays_there(sampler, cfg, network)
 
 
 @torch.no_grad()

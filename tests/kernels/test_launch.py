@@ -1,8 +1,12 @@
 import itertools
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 
+from diamond_fast import kernels
+from diamond_fast.kernels.edm_step import edm_denoise
 from diamond_fast.kernels.launch import (
     MAX_SPLITS,
     WHOLE_GROUP_ELEMENTS,
@@ -60,3 +64,26 @@ def test_splits_give_every_multiprocessor_work_and_never_too_many_parts():
 
 def test_the_interpreter_has_an_h100s_sizes():
     assert chip_of(torch.device("cpu")) == (90, 132)
+
+
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch):
+    """As in ``--device cuda:1``: Triton itself launches on the current device."""
+    entered = []
+
+    @contextmanager
+    def device_of(tensor):
+        entered.append(tensor)
+        yield
+        entered.append("left")
+
+    monkeypatch.setattr(torch.cuda, "device_of", device_of)
+    noisy = torch.zeros(1, 3, 4, 4)
+    edm_denoise(noisy, noisy, 1.0, impl="triton")
+    assert [x if isinstance(x, str) else tuple(x.shape) for x in entered] == [(1, 3, 4, 4), "left"]
+
+
+def test_every_operator_is_made_so():
+    files = [file for file in Path(kernels.__path__[0]).glob("*.py") if file.name != "launch.py"]
+    assert len(files) > 8
+    for file in files:
+        assert "library.custom_op" not in file.read_text(), f"{file.name}: make it with launch.operator"
