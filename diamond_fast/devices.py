@@ -6,7 +6,7 @@ import torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for.
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for. A GPU is made this process's current one.
 
     Raises:
         ValueError: this machine has no such device; the message says which it has.
@@ -22,4 +22,6 @@ def resolve_device(name: str) -> torch.device:
         raise ValueError(f"--device {name}: {reason}; use --device cpu, or leave it out")
     if (device.index or 0) >= max(count, 1):
         raise ValueError(f"--device {name}: this machine has cuda:0" + (f" to cuda:{count - 1}" if count > 1 else ""))
+    if device.index is not None:
+        torch.cuda.set_device(device)  # libraries, and graphs' memory, are the current device's
     return device

@@ -5,12 +5,14 @@ import multiprocessing
 import subprocess
 import sys
 import threading
+import weakref
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 
 import numpy as np
 import pytest
+import torch
 from replay_model import SHAPE, random_steps
 
 from diamond_fast.replay import Replay
@@ -248,3 +250,37 @@ def test_a_fork_in_the_middle_of_another_threads_turn():
     go_on.set()
     thread.join()
     assert process.exitcode == 0
+
+
+def test_memory_being_filled_stays_until_the_threads_have_left_it():
+    """Whoever asked for a batch may forget it, as happens when a state is loaded."""
+    replay, _ = growing_replay()
+    segments = replay.segments(16, 6, num_threads=2)
+    next(segments)
+    memory = np.empty(segments._layout.num_bytes, np.uint8)
+    alive = weakref.ref(memory)
+    segments._prefetcher.ask(99, memory)
+    del memory
+    assert alive() is not None
+    segments._restart(**segments.state_dict())
+    assert alive() is None
+
+
+def test_memory_is_pinned_only_if_the_process_uses_a_gpu(monkeypatch):
+    """Not on a machine with a GPU that the run leaves alone."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    empty = torch.empty
+
+    def pinned(*args, pin_memory=False, **kwargs):
+        asked.append(pin_memory)
+        return empty(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "empty", pinned)
+    replay, _ = growing_replay()
+    batch = next(replay.segments(16, 6, seed=5, num_threads=1))
+    assert not any(asked)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert_equal(next(replay.segments(16, 6, seed=5, num_threads=1)), batch)
+    assert all(asked)
+    assert asked

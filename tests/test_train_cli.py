@@ -116,8 +116,12 @@ def test_auto_is_quick_without_cuda_and_the_papers_with_it(monkeypatch):
     assert read("--game Pong").config == replace(PRESETS["quick"], game="Pong")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert read("--game Pong").config == replace(PRESETS["atari100k"], game="Pong")
     assert read("--game Pong --device cuda:1").config == replace(PRESETS["atari100k"], game="Pong")
+    assert current
+    assert set(current) == {torch.device("cuda:1")}
     assert read("--game Pong --device cpu").config == replace(PRESETS["quick"], game="Pong")
 
 

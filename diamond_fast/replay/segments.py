@@ -63,7 +63,6 @@ class Segments(Iterator[Batch]):
         """Which segments of each batch are given: several processes that share its work draw the same batches."""
         self._turn = threading.Lock()
         _every.add(self)
-        self._pinned = torch.cuda.is_available()
         self._pool = _replay.BlockPool(layout.num_bytes)
         self._restart(seed, stream, next_batch=0)
 
@@ -137,7 +136,7 @@ class Segments(Iterator[Batch]):
 
         It was used before if possible: fresh pages would cost more than filling them.
         """
-        if self._pinned:
+        if torch.cuda.is_initialized():  # this process uses a GPU; on a machine with one, a run on the CPU does not
             block = torch.empty(self._layout.num_bytes, dtype=torch.uint8, pin_memory=True)
             return block, block.numpy()
         memory = self._pool.take(self._layout.num_bytes)
