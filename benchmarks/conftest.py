@@ -91,6 +91,29 @@ def effort(pytestconfig):
 
 
 @pytest.fixture(scope="session")
+def cfg(effort):
+    """The paper's settings, or tiny ones."""
+    from workloads import PAPER, TINY
+
+    return TINY if effort == "tiny" else PAPER
+
+
+@pytest.fixture(scope="module")
+def replay(cfg):
+    from workloads import noise_replay
+
+    return noise_replay(cfg, 500)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
 def machine(effort):
     return measure_machine(DEVICE, EFFORTS[effort].warm_up)
 

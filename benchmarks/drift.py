@@ -20,7 +20,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.domains.environments import make_real_env
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.evaluation.intervals import ci95
-from diamond_fast.evaluation.open_loop import spread
+from diamond_fast.evaluation.open_loop import predict_frames, spread
 from diamond_fast.frames import to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.replay import Replay
@@ -32,12 +32,8 @@ from diamond_fast.world_model import DiffusionSampler
 def errors(sampler, frames: torch.Tensor, act: torch.Tensor, context: int, seed: int) -> np.ndarray:
     """Mean absolute error of each imagined frame, over segments and pixels: [horizon]. frames [N,L,C,H,W]."""
     randn = partial(torch.randn, generator=torch.Generator().manual_seed(seed))
-    obs, result = frames[:, :context], []
-    for t in range(context, frames.size(1)):
-        next_obs, _ = sampler.sample(obs, act[:, t - context : t], randn)
-        result.append((next_obs - frames[:, t]).abs().mean().item() * 127.5)
-        obs = torch.cat((obs[:, 1:], next_obs[:, None]), dim=1)
-    return np.array(result)
+    imagined = predict_frames(sampler, frames[:, :context], act, randn)
+    return 127.5 * (imagined - frames[:, context:]).abs().mean((0, 2, 3, 4)).numpy()
 
 
 def play_games(cfg: RunConfig, policy: ActorCritic, num_steps: int) -> Replay:
@@ -74,21 +70,18 @@ def main() -> None:
     )
     at = sorted({1, 5, 15, 50, 100, 150, args.horizon} & set(range(1, args.horizon + 1)))
     difference = rounded - float32
-    print(
-        json.dumps(
-            {
-                "path": fast.path,
-                "segments": len(frames),
-                "seeds": args.seeds,
-                "t": at,
-                "float32": [round(float32[:, t - 1].mean(), 3) for t in at],
-                "fast_minus_float32": [round(difference[:, t - 1].mean(), 3) for t in at],
-                "fast_minus_float32_ci95": [round(float(ci95(difference)[t - 1]), 3) for t in at],
-                "all_steps": round(difference.mean(), 3),
-                "all_steps_ci95": round(float(ci95(difference.mean(1, keepdims=True))[0]), 3),
-            }
-        )
-    )
+    report = {
+        "path": fast.path,
+        "segments": len(frames),
+        "seeds": args.seeds,
+        "t": at,
+        "float32": [round(float32[:, t - 1].mean(), 3) for t in at],
+        "fast_minus_float32": [round(difference[:, t - 1].mean(), 3) for t in at],
+        "fast_minus_float32_ci95": [round(float(ci95(difference)[t - 1]), 3) for t in at],
+        "all_steps": round(difference.mean(), 3),
+        "all_steps_ci95": round(float(ci95(difference.mean(1, keepdims=True))[0]), 3),
+    }
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -4,14 +4,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from kernel_cases import Case
+from kernel_cases import Case, paper_cases
 
 CALLS = 20
-
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: a kernel interpreted has no speed"),
-]
 
 
 def captured(calls: Sequence[Callable[[], object]]) -> torch.cuda.CUDAGraph:
@@ -59,3 +54,20 @@ def compare(measure, machine, case: Case, **others: Callable[[], object]) -> Non
         case.op, {"call": case.shape}, turns, "Triton",
         work=CALLS * case.bytes_moved / 1e9, unit="GB/s", floor=(CALLS * seconds, f"{CALLS} times {what}"),
     )  # fmt: skip
+
+
+def timing_of(op: str, **others: Callable[[Case], Callable[[], object]]) -> Callable[..., None]:
+    """A kernel's benchmark: each of its calls at the paper's shapes.
+
+    Args:
+        op: the stem of the kernel's file.
+        others: what makes further candidates, by name.
+    """
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: a kernel interpreted has no speed")
+    @pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == op], ids=lambda c: c.shape)
+    def timing(measure, machine, case):
+        compare(measure, machine, case, **{name: make(case) for name, make in others.items()})
+
+    return timing

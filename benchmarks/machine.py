@@ -1,12 +1,13 @@
 """What this machine can do at most: the rates that floors are derived from, measured once a session."""
 
 import importlib.metadata
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 import torch
+
+from diamond_fast.timing import timed, wait_for
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -61,11 +62,8 @@ def measure_machine(device: torch.device, seconds: float) -> Machine:
 
 
 def _best(call: Callable[[], object], device: torch.device, seconds: float) -> float:
-    best, deadline = float("inf"), time.perf_counter() + seconds
-    while best == float("inf") or time.perf_counter() < deadline:
-        started = time.perf_counter()
+    def run() -> None:
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-    return best
+        wait_for(device)
+
+    return min(t.wall for t in timed(run, seconds))

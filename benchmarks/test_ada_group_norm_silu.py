@@ -3,13 +3,6 @@
 pytest benchmarks/test_ada_group_norm_silu.py -m gpu
 """
 
-import pytest
-from kernel_cases import paper_cases
-from kernel_timing import compare, needs_gpu
+from kernel_timing import timing_of
 
-pytestmark = needs_gpu
-
-
-@pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "ada_group_norm_silu"], ids=lambda c: c.shape)
-def test_ada_group_norm_silu(measure, machine, case):
-    compare(measure, machine, case)
+test_ada_group_norm_silu = timing_of("ada_group_norm_silu")

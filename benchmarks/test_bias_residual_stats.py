@@ -3,13 +3,6 @@
 pytest benchmarks/test_bias_residual_stats.py -m gpu
 """
 
-import pytest
-from kernel_cases import paper_cases
-from kernel_timing import compare, needs_gpu
+from kernel_timing import timing_of
 
-pytestmark = needs_gpu
-
-
-@pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "bias_residual_stats"], ids=lambda c: c.shape)
-def test_bias_residual_stats(measure, machine, case):
-    compare(measure, machine, case)
+test_bias_residual_stats = timing_of("bias_residual_stats")

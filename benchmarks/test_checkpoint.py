@@ -4,16 +4,15 @@ pytest benchmarks/test_checkpoint.py --benchmark-only
 """
 
 import torch
-from workloads import PAPER, TINY, make_agent, noise_replay
+from workloads import make_agent, noise_replay
 
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.runs import checkpoint
 from diamond_fast.training.make_updates import make_updates
 
 
-def test_checkpoint(measure, machine, effort, device, tmp_path):
+def test_checkpoint(measure, machine, device, cfg, tmp_path):
     """A run copies the state, goes on training, and writes meanwhile: ``copy`` is what training waits for."""
-    cfg = TINY if effort == "tiny" else PAPER
     agent = make_agent(cfg, device)
     updates = make_updates(cfg, agent, noise_replay(cfg, 100), choose_path(device, cfg.precision), segments_seed=0)
     for update in updates.values():  # moments as they are after the first step

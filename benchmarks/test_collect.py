@@ -23,6 +23,7 @@ from diamond_fast.training.collect import Collector
 GAME = "Boxing"
 STEPS_PER_CALL = 200
 CALLS_PER_REPLAY = 50
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class UniformPolicy:
@@ -49,14 +50,6 @@ class RandomPlayer:
 
     def forget(self, ended: np.ndarray) -> None:
         pass
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def published_env(num_envs: int) -> AsyncVectorEnv:
@@ -115,14 +108,7 @@ def test_collection(measure, num_envs):
     }
     turns = measure.take_turns(candidates)
     left_out = {} if "AsyncVectorEnv" in others else {"AsyncVectorEnv": "needs opencv-python-headless"}
-    measure.row(
-        "collection",
-        {"environments": num_envs},
-        turns,
-        "collection",
-        work=STEPS_PER_CALL,
-        unit="steps/s",
-        left_out=left_out,
-    )
+    case, work = {"environments": num_envs}, STEPS_PER_CALL
+    measure.row("collection", case, turns, "collection", work=work, unit="steps/s", left_out=left_out)
     for vector_env in (*others.values(), env):
         vector_env.close()

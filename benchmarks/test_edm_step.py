@@ -3,13 +3,6 @@
 pytest benchmarks/test_edm_step.py -m gpu
 """
 
-import pytest
-from kernel_cases import paper_cases
-from kernel_timing import compare, needs_gpu
+from kernel_timing import timing_of
 
-pytestmark = needs_gpu
-
-
-@pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "edm_step"], ids=lambda c: c.shape)
-def test_edm_step(measure, machine, case):
-    compare(measure, machine, case)
+test_edm_step = timing_of("edm_step")

@@ -87,10 +87,18 @@ def why_not_compiled(effort: str, batch: int) -> str | None:
     return None
 
 
-def test_sampling(measure, machine, effort, device, batch, steps):
-    cfg = (TINY if effort == "tiny" else PAPER).denoiser
-    size = 16 if effort == "tiny" else 64
-    twin, frames = paper_denoiser(effort == "tiny", device), contexts(batch, size, size, device)
+def measure_evaluations(measure, machine, stem, twin, frames, steps, candidates, ours=OURS, **more):
+    """Times the candidates and writes the row of their evaluations a second."""
+    batch, (height, width) = len(frames.obs), frames.obs.shape[-2:]
+    flops = batch * steps * denoiser_flops(twin.cfg, height, width)
+    turns = measure.take_turns(candidates, optional=(COMPILED, RIVAL))
+    case = {"batch": batch, "steps": steps, "frames": f"{height}x{width}"}
+    floor = machine.arithmetic(flops, fast_dtype(frames.obs.device))
+    measure.row(stem, case, turns, ours, work=batch * steps, unit="NFE/s", floor=floor, **more)
+
+
+def test_sampling(measure, machine, effort, device, cfg, batch, steps):
+    twin, frames = paper_denoiser(effort == "tiny", device), contexts(batch, cfg.frame_size, cfg.frame_size, device)
     fast = FastDenoiser(twin, SamplerConfig(num_steps=steps))
     candidates, left_out = {OURS: sampling(fast, frames, steps)}, {}
     if ON_GPU or batch * steps <= MOST_BY_TWIN * (3 if steps == 3 else 1):
@@ -103,19 +111,8 @@ def test_sampling(measure, machine, effort, device, batch, steps):
         left_out[RIVAL] = "at 3 steps only"
     else:
         candidates |= {name: sampling(d, frames, steps) for name, d in compiled_denoisers(device).items()}
-    turns = measure.take_turns(candidates, optional=(COMPILED, RIVAL))
-    measure.row(
-        "denoiser",
-        {"batch": batch, "steps": steps, "frames": f"{size}x{size}"},
-        turns,
-        OURS,
-        work=batch * steps,
-        unit="NFE/s",
-        floor=machine.arithmetic(batch * steps * denoiser_flops(cfg, size, size), fast_dtype(device)),
-        energy_of=candidates[OURS],
-        left_out=left_out,
-        also={"path": fast.path},
-    )
+    more = {"energy_of": candidates[OURS], "left_out": left_out, "also": {"path": fast.path}}
+    measure_evaluations(measure, machine, "denoiser", twin, frames, steps, candidates, **more)
 
 
 @pytest.mark.parametrize("batch", [1, 32])
@@ -128,18 +125,8 @@ def test_wide(measure, machine, effort, device, batch):
     twin, frames = make_denoiser(cfg, device), contexts(batch, height, width, device)
     fast = FastDenoiser(twin, SamplerConfig(num_steps=steps))
     candidates = {OURS: sampling(fast, frames, steps), TWIN: sampling(twin, frames, steps)}
-    turns = measure.take_turns(candidates)
-    measure.row(
-        "denoiser, wide network",
-        {"batch": batch, "steps": steps, "frames": f"{height}x{width}"},
-        turns,
-        OURS,
-        work=batch * steps,
-        unit="NFE/s",
-        floor=machine.arithmetic(batch * steps * denoiser_flops(cfg, height, width), fast_dtype(device)),
-        energy_of=candidates[OURS],
-        also={"path": fast.path},
-    )
+    more = {"energy_of": candidates[OURS], "also": {"path": fast.path}}
+    measure_evaluations(measure, machine, "denoiser, wide network", twin, frames, steps, candidates, **more)
 
 
 GPU_LADDER = {
@@ -174,21 +161,11 @@ def cpu_rungs(twin: Denoiser) -> dict[str, Denoiser | FastDenoiser]:
     return rungs
 
 
-def test_ladder(measure, machine, effort, device):
+def test_ladder(measure, machine, effort, device, cfg):
     """What each technique gains, on top of those before it."""
     batch = {"full": 32 if ON_GPU else 8, "quick": 4, "tiny": 1}[effort]
-    cfg, size = ((TINY if effort == "tiny" else PAPER).denoiser, 16 if effort == "tiny" else 64)
-    twin, frames = paper_denoiser(effort == "tiny", device), contexts(batch, size, size, device)
+    twin, frames = paper_denoiser(effort == "tiny", device), contexts(batch, cfg.frame_size, cfg.frame_size, device)
     rungs = {TWIN: twin, **(gpu_rungs(twin) if ON_GPU else cpu_rungs(twin))}
     candidates = {name: sampling(denoiser, frames, 3) for name, denoiser in rungs.items()}
-    turns = measure.take_turns(candidates)
-    measure.row(
-        "denoiser, technique by technique",
-        {"batch": batch, "steps": 3, "frames": f"{size}x{size}"},
-        turns,
-        ours=list(candidates)[-1],
-        work=batch * 3,
-        unit="NFE/s",
-        floor=machine.arithmetic(batch * 3 * denoiser_flops(cfg, size, size), fast_dtype(device)),
-        ladder=True,
-    )
+    stem, ours = "denoiser, technique by technique", list(candidates)[-1]
+    measure_evaluations(measure, machine, stem, twin, frames, 3, candidates, ours, ladder=True)

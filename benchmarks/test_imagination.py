@@ -8,7 +8,7 @@ that ended. On a GPU the twin also runs compiled as the published trainer compil
 
 import pytest
 import torch
-from workloads import NUM_ACTIONS, PAPER, TINY, fast_imagination, make_agent, noise_replay, published_env
+from workloads import NUM_ACTIONS, PAPER, fast_imagination, make_agent, published_env
 
 from diamond_fast.engine.rollout import initial_state, rollout
 
@@ -18,18 +18,8 @@ STEPS = PAPER.actor_critic_loss.backup_every
 
 
 @pytest.fixture(scope="module")
-def cfg(effort):
-    return TINY if effort == "tiny" else PAPER
-
-
-@pytest.fixture(scope="module")
 def agent(cfg, device):
     return make_agent(cfg, device)
-
-
-@pytest.fixture(scope="module")
-def replay(cfg):
-    return noise_replay(cfg, 500)
 
 
 def published_envs(cfg, agent, replay, num_envs, effort):

@@ -8,7 +8,7 @@ episode is truncated once, one in ten ends before. A GPU takes the second way, a
 
 import pytest
 import torch
-from workloads import NUM_ACTIONS, PAPER, TINY
+from workloads import NUM_ACTIONS
 
 from diamond_fast.engine.recompute import play, recompute, usual_capacity
 from diamond_fast.engine.rollout import EnvStep, RolloutState, rollout
@@ -38,10 +38,9 @@ class Frames:
 
 @pytest.mark.parametrize("batch", [8, 32])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_update_from_played_steps(measure, effort, device, batch, precision):
+def test_update_from_played_steps(measure, device, cfg, batch, precision):
     if batch > 8 and device.type == "cpu":
         pytest.skip("ten seconds a call on a CPU")
-    cfg = TINY if effort == "tiny" else PAPER
     policy = ActorCritic(cfg.actor_critic, cfg.spec(Discrete(NUM_ACTIONS)))
     policy.to(device, memory_format=torch.channels_last)
     steps = cfg.actor_critic_loss.backup_every

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from workloads import PAPER, noise_replay
 
 from diamond_fast.domains.environments import make_real_env
 from diamond_fast.replay import Replay
@@ -22,30 +23,12 @@ FRAME_SHAPE = (64, 64, 3)
 FRAME_BYTES = 64 * 64 * 3
 BATCH_SIZE = 32
 QUARTERS = (0.1, 0.1, 0.1, 0.7)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def noise_replay(num_steps: int) -> Replay:
-    """What is in the frames does not matter to a copy."""
-    replay, rng = Replay(FRAME_SHAPE, capacity=num_steps), np.random.default_rng(0)
-    frames = rng.integers(0, 256, (64, 1, *FRAME_SHAPE), np.uint8)
-    flags, zero = np.array([[False], [True]]), np.zeros(1, np.float32)
-    for t in range(num_steps):
-        end = flags[int((t + 1) % EPISODE_STEPS == 0)]
-        replay.append(frames[t % 64], np.array([t]), zero, end, flags[0], frames[0])
-    return replay
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def full_replay(effort) -> Replay:
-    return noise_replay(2_000 if effort == "tiny" else NUM_STEPS)
+    return noise_replay(PAPER, 2_000 if effort == "tiny" else NUM_STEPS, EPISODE_STEPS)
 
 
 @pytest.mark.parametrize("seq_length", [19, 6])
@@ -94,7 +77,7 @@ def test_batches(measure, full_replay, seq_length):
 @pytest.mark.parametrize("num_steps", [1_000, 10_000, 100_000])
 def test_over_buffer_size(measure, effort, num_steps):
     """Beyond the cache a batch costs the same however much there is to choose from."""
-    segments = noise_replay(num_steps).segments(BATCH_SIZE, 6, QUARTERS, num_threads=0)
+    segments = noise_replay(PAPER, num_steps, EPISODE_STEPS).segments(BATCH_SIZE, 6, QUARTERS, num_threads=0)
     turns = measure.take_turns({"when asked": lambda: next(segments)})
     measure.row("replay over buffer size", {"steps": num_steps}, turns, "when asked", work=1, unit="batches/s")
 
@@ -144,16 +127,11 @@ def test_boxing_on_disk(measure, effort, tmp_path):
         opened[:] = [Replay.open(path, FRAME_SHAPE, 2, num_steps)]
 
     turns = measure.take_turns({"open": reopen})
-    measure.row(
-        "replay on disk",
-        {"steps": num_steps},
-        turns,
-        "open",
-        also={
-            "MB on disk": round(path.stat().st_size / 1e6, 1),
-            "MB in memory": round((resident_bytes() - before) / 1e6),
-            "compression": round(num_steps * FRAME_BYTES / path.stat().st_size, 1),
-            "ms a commit of 100 steps": round(commit_seconds / (num_steps / 100) * 1e3, 2),
-        },
-    )
+    also = {
+        "MB on disk": round(path.stat().st_size / 1e6, 1),
+        "MB in memory": round((resident_bytes() - before) / 1e6),
+        "compression": round(num_steps * FRAME_BYTES / path.stat().st_size, 1),
+        "ms a commit of 100 steps": round(commit_seconds / (num_steps / 100) * 1e3, 2),
+    }
+    measure.row("replay on disk", {"steps": num_steps}, turns, "open", also=also)
     opened[0].close()

@@ -4,14 +4,11 @@ that come from the host's pinned memory instead.
 pytest benchmarks/test_replay_gather.py -m gpu
 """
 
-import pytest
 import torch
-from kernel_cases import Case, paper_cases
-from kernel_timing import compare, needs_gpu
+from kernel_cases import Case
+from kernel_timing import timing_of
 
 from diamond_fast.frames import to_float
-
-pytestmark = needs_gpu
 
 
 def from_pinned_memory(case: Case):
@@ -20,6 +17,4 @@ def from_pinned_memory(case: Case):
     return lambda: to_float(on_host.to("cuda", non_blocking=True))
 
 
-@pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == "replay_gather"], ids=lambda c: c.shape)
-def test_replay_gather(measure, machine, case):
-    compare(measure, machine, case, **{"from pinned memory": from_pinned_memory(case)})
+test_replay_gather = timing_of("replay_gather", **{"from pinned memory": from_pinned_memory})

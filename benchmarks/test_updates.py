@@ -10,14 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from workloads import (
-    PAPER,
-    TINY,
-    make_agent,
-    noise_replay,
-    published_updates,
-    with_batches,
-)
+from workloads import make_agent, noise_replay, published_updates, with_batches
 
 from diamond_fast.domains.environments import make_real_env
 from diamond_fast.engine.choose import choose_path, fast_dtype
@@ -33,20 +26,9 @@ ROLLOUT = None if ON_GPU else 2
 """Imagined steps of a rollout; on a CPU 2 of the paper's 15, whose times are to each other as the whole ones' are."""
 
 
-@pytest.fixture(scope="module")
-def base(effort):
-    return TINY if effort == "tiny" else PAPER
-
-
-@pytest.fixture(scope="module")
-def replay(base):
-    return noise_replay(base, 500)
-
-
 def our_updates(cfg, replay, device):
-    return make_updates(
-        cfg, make_agent(cfg, device, torch.channels_last), replay, choose_path(device, cfg.precision), segments_seed=0
-    )
+    agent = make_agent(cfg, device, torch.channels_last)
+    return make_updates(cfg, agent, replay, choose_path(device, cfg.precision), segments_seed=0)
 
 
 def their_updates(cfg, replay, device, compiled=False):
@@ -70,10 +52,10 @@ def least_time(machine, cfg, model, dtype):
 
 @pytest.mark.parametrize("batch", [8, 32])
 @pytest.mark.parametrize("model", MODELS)
-def test_update(measure, machine, effort, device, base, replay, model, batch):
+def test_update(measure, machine, effort, device, cfg, replay, model, batch):
     if batch > 8 and effort == "quick" and not ON_GPU:
         pytest.skip("half a minute on a CPU")
-    cfg = with_batches(base, 2 if effort == "tiny" else batch, ROLLOUT)
+    cfg = with_batches(cfg, 2 if effort == "tiny" else batch, ROLLOUT)
     candidates = {
         OURS: stepping(our_updates(cfg, replay, device), model),
         TWIN: stepping(their_updates(cfg, replay, device), model),
@@ -84,31 +66,25 @@ def test_update(measure, machine, effort, device, base, replay, model, batch):
     case = {"model": model, "batch": batch}
     if model == "actor_critic":
         case["imagined steps"] = cfg.actor_critic_loss.backup_every
-    measure.row(
-        "update",
-        case,
-        turns,
-        OURS,
-        floor=least_time(machine, cfg, model, fast_dtype(device)),
-        energy_of=candidates[OURS],
-    )
+    floor = least_time(machine, cfg, model, fast_dtype(device))
+    measure.row("update", case, turns, OURS, floor=floor, energy_of=candidates[OURS])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32, 64, 128])
-def test_denoiser_over_batch(measure, effort, device, base, replay, batch):
+def test_denoiser_over_batch(measure, device, cfg, replay, batch):
     """How time, and on a GPU memory, grow with the batch."""
     if batch > 8 and not ON_GPU:
         pytest.skip("seconds an update, and a CPU's time grows in proportion by then")
-    cfg = with_batches(base, batch)
+    cfg = with_batches(cfg, batch)
     turns = measure.take_turns({OURS: stepping(our_updates(cfg, replay, device), "denoiser")})
     measure.row("denoiser update over batch", {"batch": batch}, turns, OURS)
 
 
 @pytest.mark.parametrize("length", [5, 10, 19, 38])
-def test_reward_end_over_sequence_length(measure, effort, device, base, replay, length):
+def test_reward_end_over_sequence_length(measure, device, cfg, replay, length):
     """How time grows with the number of frames in a sequence; 19 is the paper's."""
-    context = base.denoiser.inner_model.num_steps_conditioning
-    cfg = with_batches(base, 32 if ON_GPU else 1)
+    context = cfg.denoiser.inner_model.num_steps_conditioning
+    cfg = with_batches(cfg, 32 if ON_GPU else 1)
     cfg = replace(cfg, world_model=replace(cfg.world_model, horizon=length - context))
     turns = measure.take_turns({OURS: stepping(our_updates(cfg, replay, device), "reward_end")})
     case = {"batch": cfg.reward_end_update.batch_size, "frames": length}

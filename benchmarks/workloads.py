@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -27,6 +26,7 @@ from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.engine.world import imagination, make_play
 from diamond_fast.replay import Replay
 from diamond_fast.spec import Discrete, Frame, Spec
+from diamond_fast.speed import count_flops, denoiser_forward
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
@@ -79,14 +79,9 @@ def make_denoiser(cfg: DenoiserConfig, device: torch.device) -> Denoiser:
 
 def denoiser_flops(cfg: DenoiserConfig, height: int, width: int) -> int:
     """Floating-point operations of one evaluation of the network for one sample."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        network = Denoiser(cfg, SPEC).inner_model
-        network(torch.empty(1, 3, height, width), torch.empty(1), torch.empty(1, 12, height, width), _no_actions())
-    return counter.get_total_flops()
-
-
-def _no_actions() -> Tensor:
-    return torch.zeros(1, 4, dtype=torch.int64)
+    with torch.device("meta"):
+        denoiser = Denoiser(cfg, Spec(Frame(height, width), Discrete(NUM_ACTIONS)))
+    return count_flops(lambda: denoiser_forward(denoiser, 1))
 
 
 class InBfloat16(nn.Module):

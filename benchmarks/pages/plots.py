@@ -42,7 +42,7 @@ def save_plot(document: Document, path: Path) -> None:
             xs, ys, lows, highs = zip(*line, strict=True)
             axes.plot(xs, ys, marker="o", markersize=3, label=name)
             axes.fill_between(xs, lows, highs, alpha=0.2)
-        unit = "MB" if panel.memory else _unit(document, panel)
+        unit = "MB" if panel.memory else _rows(document, panel)[0]["unit"]
         axes.set(xscale="log", yscale="log", title=panel.title, xlabel=panel.over, ylabel=unit)
         sizes = sorted({point[0] for line in points.values() for point in line})
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -56,10 +56,6 @@ def save_plot(document: Document, path: Path) -> None:
 def _rows(document: Document, panel: Panel) -> list[Row]:
     rows = [r for r in document["rows"] if r["stem"] == panel.stem and panel.only.items() <= r["case"].items()]
     return sorted(rows, key=lambda row: row["case"][panel.over])
-
-
-def _unit(document: Document, panel: Panel) -> str:
-    return _rows(document, panel)[0]["unit"]
 
 
 def _points(document: Document, panel: Panel) -> dict[str, list[tuple[float, float, float, float]]]:

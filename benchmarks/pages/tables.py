@@ -104,15 +104,8 @@ def _gpu_table(rows: list[Row]) -> str:
         clocks = f"{gpu.get('clock_mhz_before', '?')} to {gpu.get('clock_mhz_after', '?')}"
         slowed = ", ".join(gpu.get("slowed_by", ["not known"])) or "nothing"
         lines.append([case_text(row), per_joule, str(gpu.get("watts", "-")), peaks, clocks, slowed])
-    header = [
-        "case",
-        "energy",
-        "watts",
-        "peak memory beyond weights and inputs, MB",
-        "clock before and after, MHz",
-        "slowed by",
-    ]
-    return markdown(header, lines)
+    memory, clocks = "peak memory beyond weights and inputs, MB", "clock before and after, MHz"
+    return markdown(["case", "energy", "watts", memory, clocks, "slowed by"], lines)
 
 
 def ladder_table(row: Row) -> str:
