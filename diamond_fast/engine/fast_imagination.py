@@ -15,6 +15,7 @@ from torch import Tensor
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.imagination import ImaginationState, InitialStates, NoRewardEnd, as_stored
+from diamond_fast.engine.lasting import lasting
 from diamond_fast.engine.recompute import Play, Played, play
 from diamond_fast.engine.rollout import EnvStep, RolloutState, sample_categorical
 
@@ -127,7 +128,7 @@ class FastImaginedEnv:
         self.state: ImaginationState | None = None
         self.trajectory: list[Tensor] = []  # as ``ImaginedEnv`` has it
 
-    @torch.no_grad()
+    @lasting
     def reset(self) -> Tensor:
         self.starts.reserve(self.num_envs)
         everyone = torch.ones(self.num_envs, dtype=torch.bool, device=self.reward_end.device)
@@ -140,7 +141,7 @@ class FastImaginedEnv:
     def end_rollout(self) -> None:
         self.starts.note()
 
-    @torch.no_grad()
+    @lasting
     def step(self, act: Tensor) -> EnvStep:
         assert self.state is not None
         s, obs = self.state, self.state.obs
@@ -178,6 +179,7 @@ class FastImaginedEnv:
             getattr(self.state, name).copy_(x)
         return self.state
 
+    @lasting
     def begin_epoch(self) -> None:
         """Takes the models' weights as they are now, and starts drawn and burned in anew."""
         self._refresh()
@@ -191,6 +193,7 @@ class FastImaginedEnv:
         state = None if self.state is None else {name: x.clone() for name, x in vars(self.state).items()}
         return {"state": state, "initial_states": self.starts.state_dict()}
 
+    @lasting
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there with the models' weights as they are now: in mid-epoch, where ``begin_epoch`` is past."""
         self._refresh()

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -24,6 +25,16 @@ def own_casts() -> Iterator[None]:
         yield
     finally:
         torch.clear_autocast_cache()
+
+
+@lru_cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Where functions warm up before they are captured.
+
+    It is no stream that a capture uses: a library's workspace for that one then belongs to the memory of its graphs,
+    and cannot be given to anything else while one of them lives.
+    """
+    return torch.cuda.Stream(device)
 
 
 class Pool:
@@ -89,6 +100,12 @@ class Captured:
         tensors = tree_leaves(inputs)
         if self.failed or not self.can_capture(tensors[0]):
             return self.function(*inputs)
+        gradients = torch.is_grad_enabled()
+        # What is made in inference mode, and lasts until the next call, could not be written outside of it.
+        with torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            return self._call(inputs, tensors)
+
+    def _call(self, inputs: Any, tensors: Sequence[Tensor]) -> Any:
         graph = self._graph_for(tensors)
         while graph.num_calls < WARM_UP_CALLS:
             graph.num_calls += 1
@@ -124,8 +141,8 @@ class Captured:
         return self._graphs[key]
 
     def warm_up(self, graph: _Graph, inputs: Any) -> Any:
-        """Calls the function on the stream that it will be captured on."""
-        stream = graph.pool.stream
+        """Calls the function as a capture will: not on the stream that work of others is on."""
+        stream = side_stream(graph.pool.stream.device)
         current = torch.cuda.current_stream(stream.device)
         stream.wait_stream(current)
         with torch.cuda.stream(stream):

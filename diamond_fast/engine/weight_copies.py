@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diamond_fast.engine.lasting import lasting
 from diamond_fast.networks.blocks import AdaGroupNorm
 
 
@@ -30,6 +31,7 @@ class WeightCopies:
         offsets: norm -> where its scale and shift begin among the M.
     """
 
+    @lasting
     def __init__(
         self,
         network: nn.Module,

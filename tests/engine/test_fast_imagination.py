@@ -246,3 +246,27 @@ def test_a_whole_rollout_never_leaves_the_gpu(models, replay, monkeypatch):
             played, after = play(env, policy, state, STEPS, capacity=ENVS)
     assert played.obs.shape == (ENVS, STEPS, 3, SIZE, SIZE)
     assert played.obs.device.type == after.hx.device.type == "cuda"
+
+
+def test_made_and_stepped_in_inference_mode_and_outside(models, replay):
+    """As ``play`` does, which measures its frame rate first; what is kept can be written in either."""
+    act = torch.zeros(ENVS, dtype=torch.int64)
+    frames = []
+    for modes in ([torch.no_grad] * 4, [torch.inference_mode, torch.no_grad] * 2):
+        with modes[0]():
+            env = make_fast(models, replay)
+            policy = FastPolicy(models[2], torch.float32)
+            env.reset()
+            env.step(act)
+        with modes[1]():
+            env.step(act)
+            env.begin_epoch()
+            env.step(act)
+        with modes[2]():
+            saved = env.state_dict()
+            env.load_state_dict(saved)
+        with modes[3]():
+            policy.refresh()
+            env.reset()
+            frames.append(env.step(act).obs.clone())
+    assert torch.equal(*frames)

@@ -18,6 +18,7 @@ class Cuda:
     def __init__(self):
         self.captured = []
         self.stream_now = "current"
+        self.warmed_up_on = []
         self.capturing = False
 
     def CUDAGraph(self):
@@ -63,8 +64,20 @@ class Cuda:
 def cuda(monkeypatch):
     cuda = Cuda()
     others = (torch.is_autocast_enabled, torch.get_autocast_dtype, torch.clear_autocast_cache, torch.clone)
+    others += (torch.inference_mode, torch.set_grad_enabled, torch.is_grad_enabled)
     monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda, **{f.__name__: f for f in others}))
-    capture = Captured.capture
+    graphs.side_stream.cache_clear()
+    capture, warm_up = Captured.capture, Captured.warm_up
+
+    def noted(self, graph, inputs):
+        function, self.function = self.function, lambda *args: cuda.warmed_up_on.append(cuda.stream_now) or call(*args)
+        call = function
+        try:
+            return warm_up(self, graph, inputs)
+        finally:
+            self.function = function
+
+    monkeypatch.setattr(Captured, "warm_up", noted)
 
     def remembered(self, graph):
         replay, outputs = capture(self, graph)
@@ -103,6 +116,15 @@ def test_the_first_calls_of_what_changes_state_are_ordinary_ones(cuda):
     assert calls == [0] * WARM_UP_CALLS + [1] * (1 + 6 - WARM_UP_CALLS)
 
 
+def test_one_graph_alone_is_kept(cuda):
+    """Each as long as nothing of another shape comes; a shape that comes again is captured again."""
+    captured = Captured("f", lambda x: x * 2, max_graphs=1)
+    for n in (1, 1, 2, 2, 1):
+        assert captured(torch.ones(n)).tolist() == [2.0] * n
+    assert [len(graph.inputs[0]) for graph in cuda.captured] == [1, 2, 1]
+    assert len(captured._graphs) == 1
+
+
 def test_one_graph_a_shape_and_the_oldest_goes(cuda):
     captured = Captured("f", lambda x: x * 2, max_graphs=2)
     for n in (1, 2, 1, 3, 1, 2):
@@ -123,6 +145,27 @@ def test_graphs_have_a_stream_of_their_own_or_that_of_their_pool(cuda):
     assert {id(graph.stream) for graph in cuda.captured[2:]} == {id(pool.stream)}
     assert {id(graph.pool) for graph in cuda.captured[2:]} == {id(pool.handle)}
     assert [graph.generators for graph in cuda.captured] == [[], [], [generator], [generator]]
+
+
+def test_functions_warm_up_on_one_stream_that_nothing_is_captured_on(cuda):
+    """A workspace that a library makes there is none of a graph's, and no graph's is taken away with another's."""
+    for name in "ab":
+        captured = Captured(name, lambda x: x * 2)
+        captured(torch.ones(1)), captured(torch.ones(2))
+    assert len(cuda.warmed_up_on) == 4 * WARM_UP_CALLS
+    assert len({id(stream) for stream in cuda.warmed_up_on}) == 1
+    assert cuda.warmed_up_on[0] not in [graph.stream for graph in cuda.captured]
+    assert cuda.warmed_up_on[0] != "current"
+
+
+def test_captured_in_inference_mode_and_called_outside(cuda):
+    """As where a frame rate is measured before a game begins."""
+    captured = Captured("f", lambda x: x * 2)
+    with torch.inference_mode():
+        assert captured(torch.ones(2)).tolist() == [2.0, 2.0]
+    with torch.no_grad():
+        assert captured(torch.full((2,), 3.0)).tolist() == [6.0, 6.0]
+    assert len(cuda.captured) == 1
 
 
 def test_a_graph_that_the_caller_captures_takes_the_kernels(cuda):
