@@ -89,11 +89,18 @@ class Denoiser(nn.Module):
             level, noise = self.formulation.draw(clean, levels, randn)
             noisy = self.formulation.corrupt(clean, level, noise)
             output = self.predict(noisy, level, context, act[:, i : i + t])
-            target = self.formulation.target(clean, noisy, level, noise)
-            losses.append(masked_mean((output.float() - target).square().mean(dim=(1, 2, 3)), mask[:, i + t]))
-            with torch.no_grad():
-                frames[i + t] = self.formulation.estimate(noisy, output, level)
+            loss, frames[i + t] = self.frame_loss(output, clean, noisy, level, noise, mask[:, i + t])
+            losses.append(loss)
         return torch.stack(losses).mean()
+
+    def frame_loss(
+        self, output: Tensor, clean: Tensor, noisy: Tensor, level: Tensor, noise: Any, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss (scalar) of the network's output for one frame a sample, and the estimate of that frame."""
+        target = self.formulation.target(clean, noisy, level, noise)
+        loss = masked_mean((output.float() - target).square().mean(dim=(1, 2, 3)), mask)
+        with torch.no_grad():
+            return loss, self.formulation.estimate(noisy, output, level)
 
     def _check_frames(self, noisy_next_obs: Tensor, sigma: Tensor, obs: Tensor, act: Tensor) -> None:
         """Checks the arguments of ``denoise``."""

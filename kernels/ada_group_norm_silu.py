@@ -376,11 +376,14 @@ def _(dout, x, x2, scale, shift, mean, rstd, groups, silu):
 def _setup_context(ctx, inputs, output):
     x, x2, scale, shift, _, _, groups, _, silu = inputs
     _, mean, rstd = output
+    ctx.set_materialize_grads(False)  # mean and rstd have no gradient: no zeros for them
     ctx.save_for_backward(x, x2, scale, shift, mean, rstd)
     ctx.groups, ctx.silu = groups, silu
 
 
 def _autograd(ctx, dout, _dmean, _drstd):
+    if dout is None:
+        return (None,) * 9
     x, x2, scale, shift, mean, rstd = ctx.saved_tensors
     dx, dx2, dscale, dshift = _ada_group_norm_silu_backward(dout, x, x2, scale, shift, mean, rstd, ctx.groups, ctx.silu)
     return dx, None if x2 is None else dx2, dscale, dshift, None, None, None, None, None

@@ -143,12 +143,16 @@ def _(conv_out, bias, residual, groups):
 
 def _setup_context(ctx, inputs, output):
     _, bias, residual, _ = inputs
+    ctx.set_materialize_grads(False)  # statistics have no gradient: no zeros for them
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.residual_dtype = None if residual is None else residual.dtype
 
 
 def _backward(ctx, dy, _):
-    dbias = None if ctx.bias_dtype is None else dy.sum((0, 2, 3), dtype=torch.float32).to(ctx.bias_dtype)
+    if dy is None:
+        return None, None, None, None
+    # torch adds up in float32 whatever the sum's dtype
+    dbias = None if ctx.bias_dtype is None else dy.sum((0, 2, 3), dtype=ctx.bias_dtype)
     return dy, dbias, None if ctx.residual_dtype is None else dy.to(ctx.residual_dtype), None
 
 

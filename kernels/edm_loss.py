@@ -191,10 +191,13 @@ def _(dloss, network_output, noisy, clean, sigma, mask, weight, sigma_data, sigm
 
 def _setup_context(ctx, inputs, output):
     network_output, noisy, clean, sigma, mask, ctx.sigma_data, ctx.sigma_offset_noise, _ = inputs
+    ctx.set_materialize_grads(False)  # the frames and the weight have no gradient: no zeros for them
     ctx.save_for_backward(network_output, noisy, clean, sigma, mask, output[2])
 
 
 def _backward(ctx, dloss, _ddenoised, _dweight):
+    if dloss is None:
+        return (None,) * 8
     doutput = _edm_loss_backward(dloss, *ctx.saved_tensors, ctx.sigma_data, ctx.sigma_offset_noise)
     return doutput, None, None, None, None, None, None, None
 

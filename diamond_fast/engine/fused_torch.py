@@ -112,16 +112,20 @@ class FusedTorch:
         if len(inputs) > 1:
             arguments |= {"x2": inputs[1].x, "stats2": stats[1]}
         if isinstance(norm, AdaGroupNorm):
-            scale, shift = self._modulation(norm).chunk(2, dim=1)
+            scale, shift = self._modulation(norm)
             return ada_group_norm_silu(inputs[0].x, scale, shift, groups, NORM_EPS, activation, **arguments)
         weight, bias, eps = norm.norm.weight, norm.norm.bias, norm.norm.eps
         return group_norm_silu(inputs[0].x, weight, bias, groups, eps, activation, **arguments)
 
-    def _modulation(self, norm: AdaGroupNorm) -> Tensor:
+    def _modulation(self, norm: AdaGroupNorm) -> tuple[Tensor, Tensor]:
+        """Scale and shift, each [N,C]."""
         if self.modulation is None:
-            return norm.linear(self.cond)
-        start = self.copies.offsets[norm]
-        return self.modulation[:, start : start + norm.linear.out_features]
+            rows = norm.linear(self.cond)
+        else:
+            start = self.copies.offsets[norm]
+            rows = self.modulation[:, start : start + norm.linear.out_features]
+        scale, shift = rows.chunk(2, dim=1)
+        return scale, shift
 
     def attention(self, layer: SelfAttention2d, x: Activation) -> Activation:
         x = Activation(self._normalise(layer.norm, [x], "identity"))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.formulations.edm import EDM, Step
+from diamond_fast.kernels.edm_loss import edm_loss
 from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
 from diamond_fast.kernels.edm_step import edm_denoise, edm_heun_step, edm_step
 
@@ -37,6 +38,13 @@ class FusedEDM(EDM):
 
     def estimate(self, noisy: Tensor, output: Tensor, sigma: Tensor | float) -> Tensor:
         return edm_denoise(noisy, output, sigma, **self._output)
+
+    def frame_loss(
+        self, output: Tensor, clean: Tensor, noisy: Tensor, sigma: Tensor, noise: Any, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As ``Denoiser.frame_loss``."""
+        loss, estimate = edm_loss(output, noisy, clean, sigma, mask, **self._output)
+        return loss, estimate
 
     def step(
         self, x: Tensor, output: Tensor, step: Step, carry: Any, network_input: Tensor, draws: Iterator[Tensor]
