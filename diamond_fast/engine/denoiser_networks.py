@@ -112,17 +112,23 @@ class FusedNetwork:
     ) -> Tensor:
         cond, modulation = conditioning
         backend = FusedTorch(self._copies, self.techniques, modulation, cond)
-        y = self._copies.network.walk(backend, Activation(self._joined(network_input)))
+        y = self._copies.network.walk(backend, Activation(joined(network_input, self._dtype, self.pad_to)))
         return y.x[:, : self._out_channels]
 
-    def _joined(self, network_input: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        """Context and frame as one tensor, as a fused formulation makes it at once."""
-        if isinstance(network_input, Tensor):
-            return network_input
-        x, context = network_input
-        both = torch.cat((context, x), dim=1)
-        both = F.pad(both, (0, 0, 0, 0, 0, -both.size(1) % self.pad_to))
-        return both.to(self._dtype, memory_format=torch.channels_last)
+
+def joined(network_input: Tensor | tuple[Tensor, Tensor], dtype: torch.dtype, pad_to: int) -> Tensor:
+    """Context and frame as one tensor, as a fused formulation makes it at once."""
+    if isinstance(network_input, Tensor):
+        return network_input
+    x, context = network_input
+    return padded(torch.cat((context, x), dim=1), dtype, pad_to)
+
+
+def padded(x: Tensor, dtype: torch.dtype, pad_to: int) -> Tensor:
+    """x [N,C,H,W] in another type, channels last, with zeros behind them up to a multiple of ``pad_to``."""
+    x = x.to(dtype, memory_format=torch.channels_last)
+    more = -x.size(1) % pad_to
+    return F.pad(x, (0, 0, 0, 0, 0, more)) if more else x
 
 
 class AmxNetwork:

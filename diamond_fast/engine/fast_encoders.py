@@ -98,17 +98,23 @@ class FastRewardEnd:
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Shapes as in ``RewardEndModel.predict``."""
         n, t = act.shape[:2]
-        model = self.model
-        lstm: Any = model.lstm  # torch's types lack its weights
         with torch.autocast(self.device.type, enabled=False):
             frames = [obs.flatten(0, 1).float(), next_obs.flatten(0, 1).float()]
-            x = self.encoder(frames, model.act_emb(act.flatten(0, 1)))
-            gates = F.linear(x.reshape(n, t, -1), lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
-            zeros = x.new_zeros(1, n, lstm.hidden_size)
-            memory = Memory(*(s.squeeze(0).float() for s in hx_cx or (zeros, zeros)))
-            memory, hidden = unroll(lstm.weight_hh_l0, gates, memory)
-            logits = model.head(hidden)
-        return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], (memory.hx.unsqueeze(0), memory.cx.unsqueeze(0))
+            x = self.encoder(frames, self.model.act_emb(act.flatten(0, 1)))
+            return classify(self.model, x.reshape(n, t, -1), hx_cx)
+
+
+def classify(
+    model: RewardEndModel, x: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """What ``RewardEndModel.predict`` returns, from the encoder's output x [N,T,F] float32."""
+    lstm: Any = model.lstm  # torch's types lack its weights
+    gates = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0 + lstm.bias_hh_l0)
+    zeros = x.new_zeros(1, len(x), lstm.hidden_size)
+    memory = Memory(*(s.squeeze(0).float() for s in hx_cx or (zeros, zeros)))
+    memory, hidden = unroll(lstm.weight_hh_l0, gates, memory)
+    logits = model.head(hidden)
+    return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], (memory.hx.unsqueeze(0), memory.cx.unsqueeze(0))
 
 
 class FastPolicy:

@@ -46,14 +46,18 @@ class FusedTorch:
     """Runs a network's operations as they come, on copies of its weights.
 
     Args:
-        copies: the network that is walked must be ``copies.network``.
+        copies: the network that is walked must be ``copies.network``. None if ``modulation`` is.
         modulation: [N,M] rows from ``copies.modulation_weight``; None if the norms are to compute their own from
             ``cond``.
         cond: [N,E] conditioning.
     """
 
     def __init__(
-        self, copies: WeightCopies, techniques: Techniques, modulation: Tensor | None = None, cond: Tensor | None = None
+        self,
+        copies: WeightCopies | None,
+        techniques: Techniques,
+        modulation: Tensor | None = None,
+        cond: Tensor | None = None,
     ):
         self.copies = copies
         self.techniques = techniques
@@ -122,6 +126,7 @@ class FusedTorch:
         if self.modulation is None:
             rows = norm.linear(self.cond)
         else:
+            assert self.copies is not None
             start = self.copies.offsets[norm]
             rows = self.modulation[:, start : start + norm.linear.out_features]
         scale, shift = rows.chunk(2, dim=1)

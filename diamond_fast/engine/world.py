@@ -13,6 +13,7 @@ from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, NoRewardEnd, Sampler
 from diamond_fast.engine.recompute import Play, play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
@@ -80,5 +81,7 @@ def make_play(
 
 
 def trained(model: Model, path: Path) -> Model:
-    """The model as its loss is computed: on AMX with programs, else as it is written."""
+    """The model as its loss is computed: on AMX with programs, on a GPU with fused kernels, else as it is written."""
+    if path.engine == "fused":
+        return fused(model, path.dtype)
     return on_amx(model) if path.engine == "amx" else model

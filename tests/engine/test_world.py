@@ -35,7 +35,7 @@ def test_the_readable_path_is_the_readable_code(agent):
     assert isinstance(env.sampler, DiffusionSampler)
     assert env.reward_end is agent.rew_end_model
     assert make_play(env, agent, CFG, READABLE) is None
-    assert trained(agent.denoiser, READABLE) is trained(agent.denoiser, FUSED) is agent.denoiser
+    assert trained(agent.denoiser, READABLE) is agent.denoiser
 
 
 def test_the_fast_path(agent):
@@ -54,6 +54,16 @@ def test_the_fast_path(agent):
     assert captured == ["imagined rollout"]
     played, _ = play(initial_state(env, agent.actor_critic))
     assert played.act.shape == (3, steps)
+
+
+def test_what_is_trained_through_fused_kernels_shares_its_weights(agent):
+    for model in (agent.denoiser, agent.rew_end_model, agent.actor_critic):
+        before = [id(module) for module in model.modules()]
+        twin = trained(model, FUSED)
+        assert isinstance(twin, type(model))
+        assert twin is not model
+        assert [id(module) for module in model.modules()] == before
+        assert {id(p) for p in twin.parameters()} <= {id(p) for p in model.parameters()}
 
 
 def test_a_real_environment_is_played_without_gradients_on_a_gpu_alone(agent):

@@ -22,6 +22,7 @@ from diamond_fast.config import (
     UpdateConfig,
 )
 from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
 from diamond_fast.engine.recompute import play
 from diamond_fast.engine.rollout import EnvStep
@@ -69,21 +70,25 @@ class Env:
         return EnvStep(frames[:, 3], torch.randn(N, device=self.device), end, trunc, frames[:, 4], frames[:, :3])
 
 
-def make_objective(name, device="cpu"):
-    """(model, objective) of one of the three, small."""
+def make_objective(name, device="cpu", dtype=None):
+    """(model, objective) of one of the three, small; through the fused kernels in ``dtype`` if there is one."""
     torch.manual_seed(0)
+
+    def trained(model):
+        return model if dtype is None else fused(model.to(memory_format=torch.channels_last), dtype)
+
     small = {"depths": (1,), "channels": (8,), "attn_depths": (0,)}
     if name == "denoiser":
         model = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=16, **small)), world(ACTIONS)).to(device)
         torch.nn.init.normal_(model.inner_model.conv_out.weight, std=0.1)
-        return model, Denoising(model, None, SigmaDistributionConfig())
+        return model, Denoising(trained(model), None, SigmaDistributionConfig())
     if name == "reward_end":
         model = RewardEndModel(RewardEndConfig(lstm_dim=6, cond_channels=8, **small), world(ACTIONS, SIZE)).to(device)
-        return model, Classifying(model, None)
+        return model, Classifying(trained(model), None)
     model = ActorCritic(ActorCriticConfig(lstm_dim=6, channels=(8,), down=(1,)), world(ACTIONS, SIZE)).to(device)
     env = Env(device)
     way = partial(play, env, model, num_steps=5, capacity=2 * N)
-    return model, ActorCriticObjective(model, env, ActorCriticLossConfig(backup_every=5), way)
+    return model, ActorCriticObjective(trained(model), env, ActorCriticLossConfig(backup_every=5), way)
 
 
 NAMES = ["denoiser", "reward_end", "actor_critic"]
@@ -130,9 +135,9 @@ class Traced(Captured):
         return replay, static
 
 
-def make_update(name, traced, grad_acc_steps=1, dtype=torch.bfloat16):
+def make_update(name, traced, grad_acc_steps=1, dtype=torch.bfloat16, kernels=False):
     # The learning rate is constant behind the first update: a number on a CPU, which a trace would keep.
-    model, objective = make_objective(name)
+    model, objective = make_objective(name, dtype=dtype if kernels else None)
     cfg = UpdateConfig(lr=1e-2, lr_warmup_steps=1, max_grad_norm=0.5, grad_acc_steps=grad_acc_steps)
     autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)  # as on a GPU
     captured = partial(Traced, state=lambda: state_of(update)) if traced else None
@@ -148,19 +153,23 @@ def state_of(update):
 
 
 @pytest.mark.parametrize(
-    ("name", "grad_acc_steps", "dtype"),
+    ("name", "grad_acc_steps", "dtype", "kernels"),
     [
-        ("denoiser", 1, torch.float32),  # in bfloat16 a trace adds up gradients in another order, which AdamW magnifies
-        ("reward_end", 1, torch.bfloat16),
-        ("actor_critic", 2, torch.bfloat16),
+        # in bfloat16 a trace adds up gradients in another order, which AdamW magnifies
+        ("denoiser", 1, torch.float32, False),
+        ("reward_end", 1, torch.bfloat16, False),
+        ("actor_critic", 2, torch.bfloat16, False),
+        ("denoiser", 1, torch.float32, True),
+        ("reward_end", 1, torch.float32, True),
+        ("actor_critic", 2, torch.float32, True),
     ],
 )
 @torch.backends.mkldnn.flags(enabled=False)  # its LSTM has operations that cannot be traced
-def test_a_replayed_update_equals_an_ordinary_one(name, grad_acc_steps, dtype, capsys):
+def test_a_replayed_update_equals_an_ordinary_one(name, grad_acc_steps, dtype, kernels, capsys):
     """Over warm-up, capture and three replays, each with a batch and random numbers of its own; then one that fails."""
     figures, updates = [], []
     for traced in (False, True):
-        update = make_update(name, traced, grad_acc_steps, dtype)
+        update = make_update(name, traced, grad_acc_steps, dtype, kernels)
         torch.manual_seed(1)
         figures.append([{k: v.clone() for k, v in update.step().items()} for _ in range(WARM_UP_CALLS + 3)])
         updates.append(update)
@@ -181,10 +190,11 @@ def test_a_replayed_update_equals_an_ordinary_one(name, grad_acc_steps, dtype, c
         update.guard.check()
 
 
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_nothing_waits_for_a_gpu(name):
+def test_nothing_waits_for_a_gpu(name, dtype):
     """Loss, gradients, clipping and the finite check on a device that knows shapes, but no number to wait for."""
-    model, objective = make_objective(name, "meta")
+    model, objective = make_objective(name, "meta", dtype)
     with torch.device("meta"):
         batch = objective.draw()
     cfg = UpdateConfig()
@@ -197,13 +207,14 @@ def test_nothing_waits_for_a_gpu(name):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 @torch.backends.cudnn.flags(enabled=True, deterministic=True)  # bfloat16 sums in another order would show
-def test_a_captured_update_equals_an_ordinary_one(name):
+def test_a_captured_update_equals_an_ordinary_one(name, dtype):
     """The same on a GPU, with CUDA graphs, another learning rate at each update, and no wait in between."""
     weights = []
     for captured in (None, partial(Captured, changes_state=True)):
-        model, objective = make_objective(name, "cuda")
+        model, objective = make_objective(name, "cuda", dtype)
         with torch.device("cuda"):
             autocast = choose_path(torch.device("cuda")).autocast
             update = Update(name, model, objective, UpdateConfig(lr_warmup_steps=20), autocast, captured=captured)
