@@ -36,6 +36,7 @@ from diamond_fast.settings import (
     PositiveInt,
     Seed,
     Width,
+    require,
 )
 
 if TYPE_CHECKING:  # numpy is not needed for --help
@@ -59,7 +60,9 @@ class WorldModelConfig:
     """How many batches of starting points for imagined episodes are drawn from the real experience at once."""
 
     def with_denoising_steps(self, count: int) -> "WorldModelConfig":
-        """The same, with frames drawn in so many steps."""
+        """The same, with frames drawn in so many steps. Raises ValueError if the formulation has not as many."""
+        most = self.sampler.most_steps
+        require(count <= most, "denoising_steps", f"must be at most {most} with this formulation, got {count}")
         return replace(self, sampler=replace(self.sampler, num_steps=count))
 
 
@@ -266,10 +269,12 @@ def of_kind(config: RunConfig, formulation: str, network: str) -> RunConfig:
     kind = find(FORMULATIONS, "--formulation", formulation)
     if type(denoiser) is not kind:
         denoiser, levels, sampler = kind(), kind.levels(), kind.steps(num_steps=sampler.num_steps)
+    autoregressive = config.num_autoregressive_steps if kind.autoregressive else 0
     return replace(
         config,
         formulation=formulation,
         network=network,
+        num_autoregressive_steps=autoregressive,
         denoiser=replace(denoiser, inner_model=inner),
         sigma_distribution=levels,
         world_model=replace(config.world_model, sampler=sampler),

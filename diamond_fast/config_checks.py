@@ -82,6 +82,9 @@ def _check_collection(config: RunConfig) -> None:
 
 def _check_models(config: RunConfig) -> None:
     chosen = of_kind(config, config.formulation, config.network)
+    steps = config.num_autoregressive_steps
+    message = f"must be 0, since --formulation {config.formulation} is not trained on frames of its own, got {steps}"
+    require(steps == chosen.num_autoregressive_steps, "num_autoregressive_steps", message)
     require(chosen == config, "formulation", f"{config.formulation} with {config.network} has other settings")
     config.world_model.sampler.check("world_model.sampler")
     config.sigma_distribution.check("sigma_distribution")

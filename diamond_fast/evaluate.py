@@ -131,6 +131,10 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     trained = args.load()
     config = trained.config
     num_episodes = _num_episodes(args, config)
+    world_model = replace(config.world_model, horizon=args.horizon or config.world_model.horizon)
+    denoising_steps = args.denoising_steps or (world_model.sampler.num_steps,)
+    for count in denoising_steps:
+        world_model.with_denoising_steps(count)  # refuses what the formulation cannot do
     if num_episodes == 0 and (args.held_out is None or config.model_free):
         raise ValueError("--episodes 0: leaves nothing to measure; give a recording with --held-out")
     if config.model_free and args.held_out is not None:
@@ -146,7 +150,6 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     trained.agent.to(device).eval()
     path = choose_path(device, config.precision, config.path)
     print(path, flush=True)
-    world_model = replace(config.world_model, horizon=args.horizon or config.world_model.horizon)
     return Task(
         replace(trained, config=replace(config, world_model=world_model)),
         path,
@@ -156,7 +159,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         "the games played" if args.held_out is None else str(args.held_out),
         perceptual,
         args.segments,
-        args.denoising_steps or (world_model.sampler.num_steps,),
+        denoising_steps,
         args.noise_seeds,
         args.batch_size,
         args.seed,

@@ -1,6 +1,7 @@
 """Published checkpoints: load them 1:1, and write our own agents in the same form.
 
-A published agent is one flat state dict with the keys ``denoiser.*``, ``rew_end_model.*`` and ``actor_critic.*``.
+A published agent is one flat state dict with the keys ``denoiser.*``, ``rew_end_model.*`` and ``actor_critic.*``. The
+denoiser's network is called after what it predicts.
 """
 
 from collections.abc import Mapping
@@ -11,12 +12,16 @@ from torch import Tensor
 
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.atari.games import resolve_game
+from diamond_fast.formulations.config import DDPMConfig, DenoiserConfig, DiffusionConfig
 from diamond_fast.torch_file import load_torch_file
 from diamond_fast.world_model import Agent
 
 HUB_REPO = "eloialonso/diamond"
 NUM_ACTIONS_KEY = "actor_critic.actor_linear.weight"
 MOST_ACTIONS = 10_000
+OWN_NAME = "denoiser.inner_model."
+PUBLISHED_NAMES: dict[type[DiffusionConfig], str] = {DenoiserConfig: OWN_NAME, DDPMConfig: "denoiser.noise_model."}
+"""What the names of the denoiser's weights begin with, by formulation. A file says its formulation by them."""
 
 
 def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
@@ -29,11 +34,12 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
     Raises:
         FileNotFoundError: there is no such file, and ``source`` is not a game's name.
         ConnectionError: the Hub could not be reached.
-        ValueError: the file is not a published agent, or its networks differ from ``cfg``.
+        ValueError: the file is not a published agent, or its formulation or networks differ from ``cfg``.
     """
     path = find_official(source)
-    state = read_official(path)
-    agent = Agent(cfg or RunConfig(), num_actions=state[NUM_ACTIONS_KEY].size(0))
+    cfg = cfg or RunConfig()
+    state = _with_own_names(path, read_official(path), cfg)
+    agent = Agent(cfg, num_actions=state[NUM_ACTIONS_KEY].size(0))
     expected = agent.state_dict()
     wrong = [
         f"{name} is missing" if name not in state else f"{name} is {list(state[name].shape)}, not {list(p.shape)}"
@@ -49,7 +55,20 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
 
 def export_official(agent: Agent, path: str | Path) -> None:
     """Writes an agent in the published form, so that the published code loads it."""
-    torch.save({name: p.detach().cpu().contiguous() for name, p in agent.state_dict().items()}, path)
+    published = PUBLISHED_NAMES.get(type(agent.denoiser.cfg), OWN_NAME)
+    state = {name: p.detach().cpu().contiguous() for name, p in agent.state_dict().items()}
+    torch.save({name.replace(OWN_NAME, published, 1): p for name, p in state.items()}, path)
+
+
+def _with_own_names(path: Path, state: Mapping[str, Tensor], cfg: RunConfig) -> dict[str, Tensor]:
+    """The weights under our names. Raises ValueError if the denoiser is of another formulation."""
+    published = PUBLISHED_NAMES.get(type(cfg.denoiser), OWN_NAME)
+    others = [
+        name for name in PUBLISHED_NAMES.values() if name != published and any(key.startswith(name) for key in state)
+    ]
+    if others:
+        raise ValueError(f"{path}: holds weights {others[0]}*, which are not those of --formulation {cfg.formulation}")
+    return {name.replace(published, OWN_NAME, 1): p for name, p in state.items()}
 
 
 def find_official(source: str | Path) -> Path:

@@ -16,6 +16,8 @@ NETWORKS = {
 
 FORMULATIONS = {
     "edm": "diamond_fast.formulations.config:DenoiserConfig",
+    "ddpm": "diamond_fast.formulations.config:DDPMConfig",
+    "flow": "diamond_fast.formulations.config:FlowConfig",
 }
 """Formulations: name -> config class, or where it is."""
 

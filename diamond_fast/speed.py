@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from diamond_fast.config import RunConfig, SamplerConfig
+from diamond_fast.config import RunConfig
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.world import next_frame_sampler, trained
 from diamond_fast.spec import Action, Spec
@@ -69,7 +69,8 @@ def _forward_and_training(
     model = Agent(config, num_actions).denoiser.to(device)
     obs, act, _ = batch_of_zeros(model.spec, batch_size, model.spec.context, device)
     path = choose_path(device, config.precision, config.path)
-    fast, fast_model = next_frame_sampler(model, SamplerConfig(num_steps=1), path), trained(model, path)
+    one_step = config.world_model.with_denoising_steps(1).sampler
+    fast, fast_model = next_frame_sampler(model, one_step, path), trained(model, path)
 
     def forward() -> None:
         fast.sample(obs, act)

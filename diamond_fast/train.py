@@ -21,6 +21,7 @@ from diamond_fast.config import MACHINE_FLAGS, RunConfig, of_kind
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS, domain_of, has_env
 from diamond_fast.presets import PRESETS
+from diamond_fast.registry import FORMULATIONS
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import StopSignals, stop_signals
 from diamond_fast.settings import differences, flag, leaves
@@ -171,7 +172,20 @@ def read_command_line(argv: Sequence[str]) -> TrainArgs:
 def _of_kind(argv: Sequence[str], defaults: RunConfig) -> RunConfig:
     """The defaults with the formulation and the network that are asked for: they decide which flags there are."""
     formulation, network = _last_value(argv, "--formulation"), _last_value(argv, "--network")
-    return of_kind(defaults, formulation or defaults.formulation, network or defaults.network)
+    config = of_kind(defaults, formulation or defaults.formulation, network or defaults.network)
+    _refuse_settings_of_others(argv, config)
+    return config
+
+
+def _refuse_settings_of_others(argv: Sequence[str], config: RunConfig) -> None:
+    """ValueError if a flag is given that only another formulation has."""
+    given = {word.partition("=")[0].replace("_", "-") for word in argv}
+    own = {flag(path) for path, _, _ in leaves(config)}
+    for other in FORMULATIONS:
+        theirs = [flag(path) for path, _, _ in leaves(of_kind(config, other, config.network))]
+        for name in theirs:
+            if name in given - own:
+                raise ValueError(f"{name}: is a setting of --formulation {other}, not of {config.formulation}")
 
 
 def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:
@@ -181,6 +195,9 @@ def _read_resumed(argv: Sequence[str], folder: Path) -> TrainArgs:
         config = RunFolder.open(folder).read_config(_last_value(argv, "--env-id"))
     except ValueError as error:
         raise ValueError(f"--resume {error}") from None
+    for name in ("formulation", "network"):  # they decide which flags there are
+        if (asked := _last_value(argv, flag(name))) not in (None, kept := getattr(config, name)):
+            raise ValueError(f"--resume {folder}: a run keeps its settings: {flag(name)} is {kept}, not {asked}")
     args = _parse(argv, config)
     for name in ("preset", "out", "init_from"):
         if getattr(args, name) != getattr(TrainArgs, name):

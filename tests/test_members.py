@@ -34,7 +34,7 @@ NETWORK_SETTINGS = {
     "unet": InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 1)),
     "pixelwise": PixelwiseConfig(),
 }
-FORMULATION_NAMES = ["edm", "straight_line"]
+FORMULATION_NAMES = ["edm", "ddpm", "flow", "straight_line"]
 SPECS = {
     "atari": Spec(Frame(8, 8), Discrete(4)),
     "buttons": Spec(Frame(6, 10), MultiBinary(3), context=2),

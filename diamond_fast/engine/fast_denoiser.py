@@ -16,7 +16,7 @@ from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.given_weights import Watch, as_own_network, bind, find_network, rebuild, weights_of
 from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.uncompiled import uncompiled
-from diamond_fast.formulations.config import DenoiserConfig
+from diamond_fast.formulations.config import DenoiserConfig, StepsConfig
 from diamond_fast.formulations.edm import EDM
 from diamond_fast.networks.exact import outside_autocast
 from diamond_fast.official import find_official, read_weights
@@ -53,8 +53,8 @@ class FastDenoiser(nn.Module):
             also as ``DistributedDataParallel`` or ``torch.compile`` wrap it. A module's weights are shared, those of a
             state dict copied.
         sampler: noise levels, order and churn; the paper's three Euler steps if None. Settings of the published
-            project's sampler will do.
-        sigma_data, sigma_offset_noise: of the preconditioning; the denoiser's own, or the paper's 0.5 and 0.3.
+            project's sampler will do. Other formulations than EDM have settings of their own, and three steps if None.
+        sigma_data, sigma_offset_noise: of EDM's preconditioning; the denoiser's own, or the paper's 0.5 and 0.3.
         dtype: of the network: bfloat16 or float32; None: bfloat16 if tensor cores or AMX make it fast, else float32.
         techniques: what to use on a GPU.
         max_graphs: shapes whose graphs are kept.
@@ -75,6 +75,7 @@ class FastDenoiser(nn.Module):
         max_graphs: int = 8,
     ):
         super().__init__()
+        self.sampler_config: StepsConfig
         self._configure(sampler, dtype, techniques, max_graphs)
         given = [denoiser] if isinstance(denoiser, nn.Module) else []
         if isinstance(denoiser, nn.Module):
@@ -91,7 +92,12 @@ class FastDenoiser(nn.Module):
         settings = (getattr(m, "cfg", None) for module in given for m in module.modules())
         scales = next((cfg for cfg in settings if hasattr(cfg, "sigma_data")), None)
         if own and not isinstance(own.formulation, EDM):
+            for name, value in (("sigma_data", sigma_data), ("sigma_offset_noise", sigma_offset_noise)):
+                if value is not None:
+                    raise ValueError(f"{name}: the denoiser is no EDM, whose preconditioning has one")
             self.formulation: Any = own.formulation
+            if sampler is None:
+                self.sampler_config = own.cfg.steps()
         else:
             data = _first(sigma_data, getattr(scales, "sigma_data", None), 0.5)
             offset = _first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.3)

@@ -20,6 +20,8 @@ class LevelsConfig:
 class StepsConfig:
     """How a next frame is drawn."""
 
+    most_steps: ClassVar[int] = 2**12  # as Length has it
+
     num_steps: Length = 3
     """Number of denoising steps that draw one frame. Fewer are faster and less exact."""
 
@@ -39,6 +41,7 @@ class DiffusionConfig:
     formulation: ClassVar[str]  # where its class is: package.module:Name, made from this config
     levels: ClassVar[type[LevelsConfig]] = LevelsConfig
     steps: ClassVar[type[StepsConfig]] = StepsConfig
+    autoregressive: ClassVar[bool] = True  # whether it may be trained on frames of its own
 
     inner_model: NetworkConfig = field(default_factory=InnerModelConfig)
 
@@ -102,6 +105,60 @@ class DenoiserConfig(DiffusionConfig):
     """Standard deviation of the pixels, which lie in [-1, 1], that the preconditioning assumes."""
     sigma_offset_noise: NonNegativeFloat = 0.3
     """Standard deviation of the noise that shifts a whole colour channel of a frame."""
+
+
+NUM_TIMESTEPS = 1000
+"""Noise levels of DDPM."""
+
+
+@dataclass(frozen=True)
+class DDPMStepsConfig(StepsConfig):
+    """How a next frame is drawn: ancestral sampling, on as many timesteps."""
+
+    most_steps: ClassVar[int] = NUM_TIMESTEPS
+
+    def check(self, path: str) -> None:
+        message = f"must be at most {self.most_steps} with --formulation ddpm, got {self.num_steps}"
+        require(self.num_steps <= self.most_steps, f"{path}.num_steps", message)
+
+
+@dataclass(frozen=True)
+class DDPMConfig(DiffusionConfig):
+    """A network that predicts the noise (Ho et al. 2020), with the offset noise as a part of it."""
+
+    formulation: ClassVar[str] = "diamond_fast.formulations.ddpm:DDPM"
+    steps: ClassVar[type[StepsConfig]] = DDPMStepsConfig
+    autoregressive: ClassVar[bool] = False
+
+    sigma_offset_noise: NonNegativeFloat = 0.3
+    """Standard deviation of the noise that shifts a whole colour channel of a frame."""
+
+
+@dataclass(frozen=True)
+class FlowTimesConfig(LevelsConfig):
+    """Times that the velocity is learned at, from 0 (clean) to 1 (noise): logit-normal, sigmoid(N(loc, scale^2))."""
+
+    loc: FiniteFloat = 0.0
+    """Mean of the times' logit. Above 0 there is more noise in training."""
+    scale: NonNegativeFloat = 1.0
+    """Standard deviation of the times' logit."""
+
+
+@dataclass(frozen=True)
+class FlowStepsConfig(StepsConfig):
+    """How a next frame is drawn: Euler's method along the velocity."""
+
+    shift: PositiveFloat = 3.0
+    """How the steps are spaced: 1 is evenly, a larger number puts more of them at high noise (Esser et al. 2024)."""
+
+
+@dataclass(frozen=True)
+class FlowConfig(DiffusionConfig):
+    """A network that predicts the velocity from frame to noise, along a straight line (rectified flow)."""
+
+    formulation: ClassVar[str] = "diamond_fast.formulations.flow:Flow"
+    levels: ClassVar[type[LevelsConfig]] = FlowTimesConfig
+    steps: ClassVar[type[StepsConfig]] = FlowStepsConfig
 
 
 def check_range(path: str, sigma_min: float, sigma_max: float) -> None:

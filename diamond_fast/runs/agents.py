@@ -105,12 +105,16 @@ def check_actions(who: str, known: Action, cfg: RunConfig, action: Action) -> No
         raise ValueError(f"{who} knows {knows}, {cfg.name} has {has}")
 
 
-def load_weights(agent: Agent, saved: checkpoint.Checkpoint) -> None:
-    """Copy a checkpoint's weights into an agent of the same settings, on whatever device.
+def load_weights(agent: Agent, cfg: RunConfig, saved: checkpoint.Checkpoint) -> None:
+    """Copy a checkpoint's weights into an agent of these settings, on whatever device.
 
     Raises:
         ValueError: they are of other settings.
     """
+    learned = saved.state.get("formulation", RunConfig.formulation)  # older runs had no other
+    if learned != cfg.formulation:
+        message = f"it was trained with --formulation {learned}, not {cfg.formulation}"
+        raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit config.json: {message}")
     for name, model in agent.named_children():
         weights, expected = saved.tensors.get(name, {}), model.state_dict()
         if {key: value.shape for key, value in weights.items()} != {key: v.shape for key, v in expected.items()}:
@@ -127,7 +131,7 @@ def _config_of(folder: RunFolder, env_id: str | None) -> RunConfig:
 
 def _of_checkpoint(folder: RunFolder, config: RunConfig, saved: checkpoint.Checkpoint) -> TrainedAgent:
     agent = Agent(config, saved_action(saved))
-    load_weights(agent, saved)
+    load_weights(agent, config, saved)
     return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch, folder)
 
 

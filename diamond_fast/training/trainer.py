@@ -340,6 +340,7 @@ class Trainer:
         state = {
             "epoch": self.epoch,
             "action": self.agent.spec.action.to_json(),
+            "formulation": self.cfg.formulation,
             "figures": self.figures,
             "num_epochs": self.num_epochs,
             "env_steps": self.env_steps,
@@ -363,7 +364,7 @@ class Trainer:
         now = conditions(self.path)
         if reason := why_not_bit_for_bit(state["conditions"], now):
             print(reason, flush=True)
-        load_weights(self.agent, saved)
+        load_weights(self.agent, self.cfg, saved)
         for name, update in self.updates.items():
             update.load_state_dict(state["updates"][name])
         if self.collector is not None:

@@ -160,8 +160,7 @@ function showTrajectory(view) {
   view.trajectory.forEach((rgb, i) => {
     const [canvas, caption] = strip.children[i].children;
     paint(canvas, view.size, rgb);
-    const sigma = view.noise_levels[i];
-    caption.textContent = i === 0 ? "noise" : i === count - 1 ? "frame" : `σ = ${sigma.toPrecision(2)}`;
+    caption.textContent = i === 0 ? "noise" : i === count - 1 ? "frame" : `level ${Number(view.noise_levels[i].toPrecision(3))}`;
   });
 }
 
