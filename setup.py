@@ -1,22 +1,33 @@
-"""Builds the compiled parts: the replay buffer, and on x86 the CPU engine. The rest is declared in pyproject.toml."""
+"""Builds the compiled parts: the replay buffer and the CPU engine. The rest is declared in pyproject.toml."""
 
 import platform
 from glob import glob
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.errors import CompileError
-from setuptools.modified import newer_group
 
-# What Python sees of the CPU engine is compiled for any processor, so that it can be imported on any. Its object goes
-# first: of an inline function that several objects bring along, the linker keeps the first one's.
-CPU_BINDINGS = "csrc/cpu/bindings.cpp"
-CPU_KERNELS = sorted(set(glob("csrc/cpu/*.cpp")) - {CPU_BINDINGS})
-AMX = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16", "-mfma", "-mamx-tile", "-mamx-bf16"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
+# The engine once for every instruction set that a processor of this machine's kind may have. Each is a shared library
+# of its own: within one, of an inline function that several objects bring along, the linker keeps any one's.
+INSTRUCTION_SETS = {
+    "x86_64": {
+        "portable": [],
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": AVX512,
+        "amx": [*AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"],
+    },
+    "arm64": {"portable": [], "neon": []},
+}
+MACHINE = {"AMD64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 
 
 class Build(build_ext):
     """Says in one line what is missing if no C++17 compiler is found. Only the replay buffer is indispensable."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or 2
 
     def build_extensions(self):
         try:
@@ -26,12 +37,6 @@ class Build(build_ext):
                 f"diamond_fast: the C++17 replay buffer did not compile ({error}); "
                 "install a compiler (Debian and Ubuntu: apt-get install g++; Fedora: dnf install gcc-c++)"
             ) from error
-
-    def build_extension(self, ext):
-        if ext is cpu and (self.force or newer_group([*ext.sources, *ext.depends], self.get_ext_fullpath(ext.name))):
-            flags = [*ext.extra_compile_args, *AMX]
-            ext.extra_objects = self.compiler.compile(CPU_KERNELS, output_dir=self.build_temp, extra_postargs=flags)
-        super().build_extension(ext)
 
 
 replay = Pybind11Extension(
@@ -43,15 +48,25 @@ replay = Pybind11Extension(
 )
 cpu = Pybind11Extension(
     "diamond_fast._cpu",
-    [CPU_BINDINGS],
-    depends=[*CPU_KERNELS, *sorted(glob("csrc/cpu/*.hpp")), *sorted(glob("csrc/*.hpp"))],
+    ["csrc/cpu/bindings.cpp"],
+    depends=["csrc/cpu/interface.hpp", "csrc/cpu/instruction_sets.hpp"],
     cxx_std=17,
-    # GCC 12 warns of its own headers for the kernels' instructions
-    extra_compile_args=["-O3", "-Wno-maybe-uninitialized", "-Wno-uninitialized"],
+    extra_compile_args=["-O3"],
+    libraries=["dl"],
     optional=True,
 )
+# GCC 12 warns of its own headers for AVX-512.
+quiet = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+libraries = [
+    Extension(
+        f"diamond_fast._cpu_{name}",
+        [f"csrc/cpu/set_{name}.cpp"],
+        depends=[*glob("csrc/cpu/**/*.?pp", recursive=True), *glob("csrc/*.hpp")],
+        extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *quiet, *flags],
+        extra_link_args=["-pthread"],
+        optional=True,
+    )
+    for name, flags in INSTRUCTION_SETS.get(MACHINE, {"portable": []}).items()
+]
 
-setup(
-    ext_modules=[replay, cpu] if platform.machine() in ("x86_64", "AMD64") else [replay],
-    cmdclass={"build_ext": Build},
-)
+setup(ext_modules=[replay, cpu, *libraries], cmdclass={"build_ext": Build})

@@ -4,14 +4,9 @@
 #include <limits>
 
 #include "program.hpp"
-#include "simd.hpp"
 
 namespace cpu {
 namespace {
-
-bf16 narrow_one(float x) {
-  return static_cast<bf16>(_mm_extract_epi16(reinterpret_cast<__m128i>(_mm_cvtneps_pbh(_mm_set1_ps(x))), 0));
-}
 
 class Attention : public Op {
  public:
@@ -24,9 +19,9 @@ class Attention : public Op {
   void run(const Sample& sample) const override {
     const Value& v = sample.values[qkv_];
     const int channels = v.channels / 3, out_step = sample.values[out_].padded();
-    const bf16* x = sample.data(qkv_);
-    bf16* out = sample.data(out_);
-    std::fill(out, out + static_cast<size_t>(pixels_) * out_step, bf16{0});
+    const Stored* x = sample.data(qkv_);
+    Stored* out = sample.data(out_);
+    std::fill(out, out + static_cast<size_t>(pixels_) * out_step, Stored{0});
     auto* keys = reinterpret_cast<float*>(sample.scratch());  // [dim, pixels], and values likewise
     float *vals = keys + dim_ * padded_, *p = vals + dim_ * padded_;
     std::vector<float> q(dim_);
@@ -38,11 +33,11 @@ class Attention : public Op {
         for (int d = 0; d < dim_; ++d) q[d] = widen(x[static_cast<size_t>(i) * v.padded() + head * dim_ + d]) * scale;
         const float total = weigh(q.data(), keys, p);
         for (int d = 0; d < dim_; ++d) {
-          __m512 sum = _mm512_setzero_ps();
+          Vec sum = set1(0.0f);
           for (int j = 0; j < padded_; j += kLanes) {
-            sum = _mm512_fmadd_ps(_mm512_loadu_ps(p + j), _mm512_loadu_ps(vals + d * padded_ + j), sum);
+            sum = fma(load(p + j), load(vals + d * padded_ + j), sum);
           }
-          out[static_cast<size_t>(i) * out_step + head * dim_ + d] = narrow_one(_mm512_reduce_add_ps(sum) / total);
+          out[static_cast<size_t>(i) * out_step + head * dim_ + d] = narrow(reduce_add(sum) / total);
         }
       }
     }
@@ -53,14 +48,14 @@ class Attention : public Op {
   void backward(const Sample& sample, float*) const override {
     const Value& v = sample.values[qkv_];
     const int channels = v.channels / 3, step = v.padded(), out_step = sample.values[out_].padded();
-    const bf16* x = sample.data(qkv_);
-    const bf16* out_grads = sample.grad(out_);
+    const Stored* x = sample.data(qkv_);
+    const Stored* out_grads = sample.grad(out_);
     auto* keys = reinterpret_cast<float*>(sample.scratch());
     const int size = dim_ * padded_;
     float *vals = keys + size, *key_grads = vals + size, *value_grads = key_grads + size;
     float *p = value_grads + size, *ds = p + padded_;
-    auto* grads = reinterpret_cast<bf16*>(ds + padded_);  // [pixels, 3 C]
-    std::fill(grads, grads + static_cast<size_t>(pixels_) * step, bf16{0});
+    auto* grads = reinterpret_cast<Stored*>(ds + padded_);  // [pixels, 3 C]
+    std::fill(grads, grads + static_cast<size_t>(pixels_) * step, Stored{0});
     std::vector<float> q(dim_), scaled(dim_), o_grad(dim_);
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim_));
     for (int head = 0; head < heads_; ++head) {
@@ -73,43 +68,43 @@ class Attention : public Op {
           scaled[d] = q[d] * kLog2E;
           o_grad[d] = widen(out_grads[static_cast<size_t>(i) * out_step + head * dim_ + d]);
         }
-        const __m512 share = _mm512_set1_ps(1.0f / weigh(scaled.data(), keys, p));
-        __m512 dot = _mm512_setzero_ps();  // of dO and O, which is the mean of dP weighted by P
+        const Vec share = set1(1.0f / weigh(scaled.data(), keys, p));
+        Vec dot = set1(0.0f);  // of dO and O, which is the mean of dP weighted by P
         for (int j = 0; j < padded_; j += kLanes) {
-          const __m512 weight = _mm512_mul_ps(_mm512_loadu_ps(p + j), share);
-          __m512 dp = _mm512_setzero_ps();
+          const Vec weight = load(p + j) * share;
+          Vec dp = set1(0.0f);
           for (int d = 0; d < dim_; ++d) {
-            const __m512 g = _mm512_set1_ps(o_grad[d]);
+            const Vec g = set1(o_grad[d]);
             float* dv = value_grads + d * padded_ + j;
-            dp = _mm512_fmadd_ps(g, _mm512_loadu_ps(vals + d * padded_ + j), dp);
-            _mm512_storeu_ps(dv, _mm512_fmadd_ps(g, weight, _mm512_loadu_ps(dv)));
+            dp = fma(g, load(vals + d * padded_ + j), dp);
+            store(dv, fma(g, weight, load(dv)));
           }
-          _mm512_storeu_ps(p + j, weight);
-          _mm512_storeu_ps(ds + j, dp);
-          dot = _mm512_fmadd_ps(weight, dp, dot);
+          store(p + j, weight);
+          store(ds + j, dp);
+          dot = fma(weight, dp, dot);
         }
-        const __m512 mean = _mm512_set1_ps(_mm512_reduce_add_ps(dot));
+        const Vec mean = set1(reduce_add(dot));
         for (int j = 0; j < padded_; j += kLanes) {
-          const __m512 g = _mm512_mul_ps(_mm512_loadu_ps(p + j), _mm512_sub_ps(_mm512_loadu_ps(ds + j), mean));
-          _mm512_storeu_ps(ds + j, g);
+          const Vec g = load(p + j) * (load(ds + j) - mean);
+          store(ds + j, g);
           for (int d = 0; d < dim_; ++d) {
             float* dk = key_grads + d * padded_ + j;
-            _mm512_storeu_ps(dk, _mm512_fmadd_ps(_mm512_set1_ps(q[d]), g, _mm512_loadu_ps(dk)));
+            store(dk, fma(set1(q[d]), g, load(dk)));
           }
         }
         for (int d = 0; d < dim_; ++d) {
-          __m512 sum = _mm512_setzero_ps();
+          Vec sum = set1(0.0f);
           for (int j = 0; j < padded_; j += kLanes) {
-            sum = _mm512_fmadd_ps(_mm512_loadu_ps(ds + j), _mm512_loadu_ps(keys + d * padded_ + j), sum);
+            sum = fma(load(ds + j), load(keys + d * padded_ + j), sum);
           }
-          grads[static_cast<size_t>(i) * step + head * dim_ + d] = narrow_one(_mm512_reduce_add_ps(sum) * scale);
+          grads[static_cast<size_t>(i) * step + head * dim_ + d] = narrow(reduce_add(sum) * scale);
         }
       }
       for (int d = 0; d < dim_; ++d) {
         for (int i = 0; i < pixels_; ++i) {
-          bf16* pixel = grads + static_cast<size_t>(i) * step + head * dim_ + d;
-          pixel[channels] = narrow_one(key_grads[d * padded_ + i]);
-          pixel[2 * channels] = narrow_one(value_grads[d * padded_ + i]);
+          Stored* pixel = grads + static_cast<size_t>(i) * step + head * dim_ + d;
+          pixel[channels] = narrow(key_grads[d * padded_ + i]);
+          pixel[2 * channels] = narrow(value_grads[d * padded_ + i]);
         }
       }
     }
@@ -122,7 +117,7 @@ class Attention : public Op {
 
  private:
   // Channels first to first + dim of all pixels: [dim, pixels], 0 behind the last pixel.
-  void gather(const bf16* x, int step, int first, float* to) const {
+  void gather(const Stored* x, int step, int first, float* to) const {
     for (int d = 0; d < dim_; ++d) {
       for (int i = 0; i < padded_; ++i) {
         to[d * padded_ + i] = i < pixels_ ? widen(x[static_cast<size_t>(i) * step + first + d]) : 0.0f;
@@ -132,25 +127,22 @@ class Attention : public Op {
 
   // p[j] = 2^(q . k_j - max), 0 behind the last pixel; returns their sum.
   float weigh(const float* q, const float* keys, float* p) const {
-    __m512 highest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
+    Vec highest = set1(-std::numeric_limits<float>::infinity());
     for (int j = 0; j < padded_; j += kLanes) {
-      __m512 s = _mm512_setzero_ps();
-      for (int d = 0; d < dim_; ++d) s = _mm512_fmadd_ps(_mm512_set1_ps(q[d]), _mm512_loadu_ps(keys + d * padded_ + j), s);
-      if (j + kLanes > pixels_) {
-        s = _mm512_mask_mov_ps(_mm512_set1_ps(-std::numeric_limits<float>::infinity()),
-                               static_cast<__mmask16>((1u << (pixels_ - j)) - 1), s);
-      }
-      _mm512_storeu_ps(p + j, s);
-      highest = _mm512_max_ps(highest, s);
+      Vec s = set1(0.0f);
+      for (int d = 0; d < dim_; ++d) s = fma(set1(q[d]), load(keys + d * padded_ + j), s);
+      if (j + kLanes > pixels_) s = first(pixels_ - j, s, set1(-std::numeric_limits<float>::infinity()));
+      store(p + j, s);
+      highest = max(highest, s);
     }
-    const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(highest));
-    __m512 total = _mm512_setzero_ps();
+    const Vec top = set1(reduce_max(highest));
+    Vec total = set1(0.0f);
     for (int j = 0; j < padded_; j += kLanes) {
-      const __m512 e = exp2_fast(_mm512_max_ps(_mm512_sub_ps(_mm512_loadu_ps(p + j), top), _mm512_set1_ps(-200.0f)));
-      _mm512_storeu_ps(p + j, e);
-      total = _mm512_add_ps(total, e);
+      const Vec e = exp2_fast(max(load(p + j) - top, set1(-200.0f)));
+      store(p + j, e);
+      total = total + e;
     }
-    return _mm512_reduce_add_ps(total);
+    return reduce_add(total);
   }
 
   const int qkv_, out_, heads_, dim_, pixels_, padded_;

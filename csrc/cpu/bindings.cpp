@@ -1,38 +1,34 @@
-// Python face: build a program, set its weights, run it on NumPy arrays.
+// Python face: load an instruction set's library, build a program, set its weights, run it on NumPy arrays.
 //
-// This file alone is compiled for any processor (setup.py), so that the module can be imported on any. Everything else
-// is reached through a Program, which is refused if the rest cannot run.
-#include <cpuid.h>
+// Compiled for any processor, so that the module can be imported on any: a library is loaded only if the processor and
+// the system have all it is made of.
+#include <dlfcn.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
+#include <memory>
+#include <stdexcept>
 #include <string>
+#include <vector>
 
-#include "program.hpp"
+#include "instruction_sets.hpp"
+#include "interface.hpp"
 
 namespace py = pybind11;
 using Array = py::array_t<float, py::array::c_style>;
 
 namespace {
 
-// Asks the kernel once for the right to use tiles; they hold 8 KiB of state a thread.
-bool tiles_allowed() {
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  static const bool allowed = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return allowed;
-}
-
-// Whether what the kernels are compiled for is there, by the processor and by the system that saves its registers.
-bool supported() {
-  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  const bool tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & kAmxBf16) && (d & kAmxTile);
-  return tiles && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("fma") && tiles_allowed();
+std::unique_ptr<cpu::AnyProgram> make_program(int num_threads, const std::string& set, const std::string& library) {
+  const std::vector<std::string> lacks = cpu::missing(set);
+  if (!lacks.empty()) throw std::runtime_error("Program: this processor or its system lacks " + lacks[0]);
+  if (num_threads < 1) throw std::invalid_argument("num_threads: expected at least 1");
+  void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays loaded: programs' threads never end
+  if (handle == nullptr) throw std::runtime_error(std::string("Program: ") + dlerror());
+  const auto make = reinterpret_cast<cpu::MakeProgram>(dlsym(handle, cpu::kMakeProgram));
+  if (make == nullptr) throw std::runtime_error(std::string("Program: ") + dlerror());
+  return std::unique_ptr<cpu::AnyProgram>(make(num_threads));
 }
 
 void check_size(const std::string& name, const Array& array, size_t expected) {
@@ -42,7 +38,7 @@ void check_size(const std::string& name, const Array& array, size_t expected) {
   }
 }
 
-cpu::Call checked_call(cpu::Program& program, int num_samples, const std::vector<Array>& inputs,
+cpu::Call checked_call(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs,
                        const Array& modulation, size_t num_planes) {
   if (num_samples < 0) throw std::invalid_argument("num_samples: expected at least 0");
   if (static_cast<int>(inputs.size()) != program.num_inputs()) {
@@ -67,12 +63,12 @@ cpu::Call checked_call(cpu::Program& program, int num_samples, const std::vector
   return call;
 }
 
-void check_planes(const std::string& name, const cpu::Program& program, int i, int num_samples, const Array& planes) {
-  const cpu::Value& out = program.shape_of_output(i);
-  check_size(name, planes, static_cast<size_t>(num_samples) * out.channels * out.pixels());
+void check_planes(const std::string& name, const cpu::AnyProgram& program, int i, int num_samples, const Array& planes) {
+  const cpu::Shape out = program.shape_of_output(i);
+  check_size(name, planes, static_cast<size_t>(num_samples) * out.channels * out.h * out.w);
 }
 
-void run(cpu::Program& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
+void run(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
          std::vector<Array> outputs) {
   cpu::Call call = checked_call(program, num_samples, inputs, modulation, outputs.size());
   for (int i = 0; i < program.num_outputs(); ++i) {
@@ -84,7 +80,7 @@ void run(cpu::Program& program, int num_samples, const std::vector<Array>& input
 }
 
 // The gradient of the modulation, shaped like it.
-Array backward(cpu::Program& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
+Array backward(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
                const std::vector<Array>& output_grads) {
   cpu::Call call = checked_call(program, num_samples, inputs, modulation, output_grads.size());
   for (int i = 0; i < program.num_outputs(); ++i) {
@@ -99,16 +95,16 @@ Array backward(cpu::Program& program, int num_samples, const std::vector<Array>&
   return modulation_grads;
 }
 
-py::tuple conv_grads(const cpu::Program& program, int op, std::vector<py::ssize_t> weight_shape) {
+py::tuple conv_grads(const cpu::AnyProgram& program, int op, std::vector<py::ssize_t> weight_shape) {
   Array weight(weight_shape), bias(std::vector<py::ssize_t>{weight_shape.at(0)});
-  check_size("weight_shape", weight, program.op(op).weight_size());
-  check_size("weight_shape[0]", bias, program.op(op).bias_size());
+  check_size("weight_shape", weight, program.weight_size(op));
+  check_size("weight_shape[0]", bias, program.bias_size(op));
   program.read_grads(op, weight.mutable_data(), bias.mutable_data(), nullptr, nullptr);
   return py::make_tuple(weight, bias);
 }
 
-py::tuple norm_grads(cpu::Program& program, int op) {
-  const cpu::Norm* norm = program.op(op).norm();
+py::tuple norm_grads(cpu::AnyProgram& program, int op) {
+  const cpu::Norm* norm = program.norm_of(op);
   if (norm == nullptr || norm->groups == 0 || norm->modulation >= 0) throw std::invalid_argument("op: learns no norm");
   const std::vector<py::ssize_t> shape{static_cast<py::ssize_t>(norm->weight.size())};
   Array weight(shape), bias(shape);
@@ -116,8 +112,8 @@ py::tuple norm_grads(cpu::Program& program, int op) {
   return py::make_tuple(weight, bias);
 }
 
-void set_norm(cpu::Program& program, int i, const Array& weight, const Array& bias) {
-  cpu::Norm* norm = program.op(i).norm();
+void set_norm(cpu::AnyProgram& program, int i, const Array& weight, const Array& bias) {
+  cpu::Norm* norm = program.norm_of(i);
   if (norm == nullptr || norm->groups == 0) throw std::invalid_argument("op: has no norm");
   check_size("weight", weight, norm->weight.size());
   check_size("bias", bias, norm->bias.size());
@@ -128,24 +124,19 @@ void set_norm(cpu::Program& program, int i, const Array& weight, const Array& bi
 }  // namespace
 
 PYBIND11_MODULE(_cpu, m) {
-  m.doc() = "Convolutional networks in bfloat16 on AMX tiles, one sample a core at a time.";
-  m.def("tiles_allowed", &tiles_allowed);
+  m.doc() = "Convolutional networks as compiled programs, one sample a core at a time.";
+  m.def("missing", &cpu::missing, py::arg("instruction_set"));
   py::class_<cpu::Norm>(m, "Norm")
       .def(py::init([](int groups, float eps, bool silu, int modulation) {
              return cpu::Norm{groups, eps, silu, modulation, {}, {}};
            }),
            py::arg("groups"), py::arg("eps"), py::arg("silu"), py::arg("modulation") = -1);
-  py::class_<cpu::Program>(m, "Program")
-      .def(py::init([](int num_threads) {
-             if (!supported()) throw std::runtime_error("Program: this processor or its system does not offer AMX");
-             if (num_threads < 1) throw std::invalid_argument("num_threads: expected at least 1");
-             return std::make_unique<cpu::Program>(num_threads);
-           }),
-           py::arg("num_threads"))
-      .def("input", &cpu::Program::input, py::arg("channels"), py::arg("scales"), py::arg("height"), py::arg("width"))
+  py::class_<cpu::AnyProgram>(m, "Program")
+      .def(py::init(&make_program), py::arg("num_threads"), py::arg("instruction_set"), py::arg("library"))
+      .def("input", &cpu::AnyProgram::input, py::arg("channels"), py::arg("scales"), py::arg("height"), py::arg("width"))
       .def(
           "conv",
-          [](cpu::Program& program, std::vector<int> inputs, int out_channels, int kernel, int stride, bool upsample,
+          [](cpu::AnyProgram& program, std::vector<int> inputs, int out_channels, int kernel, int stride, bool upsample,
              const cpu::Norm* norm, int residual) {
             cpu::ConvSpec spec{std::move(inputs), out_channels, kernel, stride, upsample, {}, residual};
             if (norm != nullptr) spec.norm = *norm;
@@ -153,26 +144,25 @@ PYBIND11_MODULE(_cpu, m) {
           },
           py::arg("inputs"), py::arg("out_channels"), py::arg("kernel") = 3, py::arg("stride") = 1,
           py::arg("upsample") = false, py::arg("norm") = nullptr, py::arg("residual") = -1)
-      .def("norm", &cpu::Program::norm, py::arg("input"), py::arg("norm"))
-      .def("attention", &cpu::Program::attention, py::arg("qkv"), py::arg("heads"))
-      .def("max_pool", &cpu::Program::max_pool, py::arg("input"))
-      .def("resize", &cpu::Program::resize, py::arg("input"), py::arg("height"), py::arg("width"))
-      .def("output", &cpu::Program::output, py::arg("value"))
+      .def("norm", &cpu::AnyProgram::norm, py::arg("input"), py::arg("norm"))
+      .def("attention", &cpu::AnyProgram::attention, py::arg("qkv"), py::arg("heads"))
+      .def("max_pool", &cpu::AnyProgram::max_pool, py::arg("input"))
+      .def("resize", &cpu::AnyProgram::resize, py::arg("input"), py::arg("height"), py::arg("width"))
+      .def("output", &cpu::AnyProgram::output, py::arg("value"))
       .def(
           "shape",
-          [](const cpu::Program& program, int value) {
-            const cpu::Value& v = program.value(value);
-            return py::make_tuple(v.channels, v.h, v.w);
+          [](const cpu::AnyProgram& program, int value) {
+            const cpu::Shape shape = program.shape(value);
+            return py::make_tuple(shape.channels, shape.h, shape.w);
           },
           py::arg("value"))
-      .def("num_ops", &cpu::Program::num_ops)
+      .def("num_ops", &cpu::AnyProgram::num_ops)
       .def(
           "set_conv",
-          [](cpu::Program& program, int i, const Array& weight, const Array& bias) {
-            cpu::Op& op = program.op(i);
-            check_size("weight", weight, op.weight_size());
-            check_size("bias", bias, op.bias_size());
-            op.set_weight(weight.data(), bias.data());
+          [](cpu::AnyProgram& program, int i, const Array& weight, const Array& bias) {
+            check_size("weight", weight, program.weight_size(i));
+            check_size("bias", bias, program.bias_size(i));
+            program.set_weight(i, weight.data(), bias.data());
           },
           py::arg("op"), py::arg("weight"), py::arg("bias"))
       .def("set_norm", &set_norm, py::arg("op"), py::arg("weight"), py::arg("bias"))

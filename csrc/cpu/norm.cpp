@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "program.hpp"
-#include "simd.hpp"
 
 namespace cpu {
 
@@ -45,28 +44,7 @@ Normaliser::Normaliser(const Norm& norm, const Sample& sample, const std::vector
   }
 }
 
-namespace {
-
-struct Channels {  // a block of a per-channel array
-  Pair values;
-  explicit Channels(const float* from) : values{_mm512_loadu_ps(from), _mm512_loadu_ps(from + kLanes)} {}
-  operator Pair() const { return values; }
-};
-
-__m512 sigmoid(__m512 z) {
-  const __m512 e = exp2_fast(_mm512_mul_ps(z, _mm512_set1_ps(-kLog2E)));
-  return _mm512_rcp14_ps(_mm512_add_ps(e, _mm512_set1_ps(1.0f)));
-}
-
-// d silu / d z = s (1 + z (1 - s))
-__m512 silu_slope(__m512 z) {
-  const __m512 s = sigmoid(z), one = _mm512_set1_ps(1.0f);
-  return _mm512_mul_ps(s, _mm512_fmadd_ps(z, _mm512_sub_ps(one, s), one));
-}
-
-}  // namespace
-
-void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, bf16* grads,
+void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, Stored* grads,
                    float* weight_grads) {
   const Normaliser n(norm, sample, inputs);
   const int padded = static_cast<int>(n.gain.size()), pixels = sample.values[inputs[0]].pixels();
@@ -77,27 +55,23 @@ void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int
     const Value& v = sample.values[input];
     for (int block = 0; block < v.blocks(); ++block) {
       const int c = first + block * kBlock;
-      const Pair gain = Channels(&n.gain[c]), offset = Channels(&n.offset[c]), mean = Channels(&n.mean[c]),
-                 rstd = Channels(&n.rstd[c]);
-      Pair s{}, sx{};
-      const bf16* x_at = sample.data(input) + block * kBlock;
-      bf16* dz_at = grads + c;
+      const Block gain = load_floats(&n.gain[c]), offset = load_floats(&n.offset[c]), mean = load_floats(&n.mean[c]),
+                  rstd = load_floats(&n.rstd[c]);
+      Block s{}, sx{};
+      const Stored* x_at = sample.data(input) + block * kBlock;
+      Stored* dz_at = grads + c;
       for (int i = 0; i < pixels; ++i, x_at += v.padded(), dz_at += padded) {
-        const Pair x = load_block(x_at);
-        Pair dz = load_block(dz_at);
+        const Block x = load_block(x_at);
+        Block dz = load_block(dz_at);
         if (norm.silu) {
-          dz.lo = _mm512_mul_ps(dz.lo, silu_slope(_mm512_fmadd_ps(x.lo, gain.lo, offset.lo)));
-          dz.hi = _mm512_mul_ps(dz.hi, silu_slope(_mm512_fmadd_ps(x.hi, gain.hi, offset.hi)));
+          dz = dz * silu_slope(fma(x, gain, offset));
           store_block(dz_at, dz);
         }
-        s = {_mm512_add_ps(s.lo, dz.lo), _mm512_add_ps(s.hi, dz.hi)};
-        sx.lo = _mm512_fmadd_ps(dz.lo, _mm512_mul_ps(_mm512_sub_ps(x.lo, mean.lo), rstd.lo), sx.lo);
-        sx.hi = _mm512_fmadd_ps(dz.hi, _mm512_mul_ps(_mm512_sub_ps(x.hi, mean.hi), rstd.hi), sx.hi);
+        s = s + dz;
+        sx = fma(dz, (x - mean) * rstd, sx);
       }
-      _mm512_storeu_ps(&sum[c], s.lo);
-      _mm512_storeu_ps(&sum[c + kLanes], s.hi);
-      _mm512_storeu_ps(&sum_x_hat[c], sx.lo);
-      _mm512_storeu_ps(&sum_x_hat[c + kLanes], sx.hi);
+      store_floats(&sum[c], s);
+      store_floats(&sum_x_hat[c], sx);
     }
     first += v.padded();
   }
@@ -137,18 +111,13 @@ void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int
     const Value& v = sample.values[input];
     for (int block = 0; block < v.blocks(); ++block) {
       const int c = first + block * kBlock;
-      const Pair gain = Channels(&n.gain[c]), mean = Channels(&n.mean[c]), rstd = Channels(&n.rstd[c]),
-                 b1 = Channels(&c1[c]), b2 = Channels(&c2[c]);
-      const bf16* x_at = sample.data(input) + block * kBlock;
-      bf16* dz_at = grads + c;
+      const Block gain = load_floats(&n.gain[c]), mean = load_floats(&n.mean[c]), rstd = load_floats(&n.rstd[c]),
+                  b1 = load_floats(&c1[c]), b2 = load_floats(&c2[c]);
+      const Stored* x_at = sample.data(input) + block * kBlock;
+      Stored* dz_at = grads + c;
       for (int i = 0; i < pixels; ++i, x_at += v.padded(), dz_at += padded) {
-        const Pair x = load_block(x_at), dz = load_block(dz_at);
-        auto dx = [](__m512 x, __m512 dz, __m512 gain, __m512 mean, __m512 rstd, __m512 b1, __m512 b2) {
-          const __m512 x_hat = _mm512_mul_ps(_mm512_sub_ps(x, mean), rstd);
-          return _mm512_fnmadd_ps(x_hat, b1, _mm512_fmsub_ps(gain, dz, b2));
-        };
-        store_block(dz_at, {dx(x.lo, dz.lo, gain.lo, mean.lo, rstd.lo, b1.lo, b2.lo),
-                            dx(x.hi, dz.hi, gain.hi, mean.hi, rstd.hi, b1.hi, b2.hi)});
+        const Block x_hat = (load_block(x_at) - mean) * rstd;
+        store_block(dz_at, fnma(x_hat, b1, fms(gain, load_block(dz_at), b2)));
       }
     }
     if (!v.input) add_grad(sample, input, grads, padded / kBlock, first / kBlock);
@@ -156,20 +125,47 @@ void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int
   }
 }
 
-void add_grad(const Sample& sample, int value, const bf16* grads, int row_blocks, int first_block) {
+void add_grad(const Sample& sample, int value, const Stored* grads, int row_blocks, int first_block) {
   const Value& v = sample.values[value];
   const bool adds = sample.adds(value);
-  bf16* to = sample.grad(value);
+  Stored* to = sample.grad(value);
   for (int i = 0; i < v.pixels(); ++i) {
-    const bf16* from = grads + (static_cast<size_t>(i) * row_blocks + first_block) * kBlock;
+    const Stored* from = grads + (static_cast<size_t>(i) * row_blocks + first_block) * kBlock;
     for (int block = 0; block < v.blocks(); ++block, from += kBlock, to += kBlock) {
-      Pair g = load_block(from);
-      if (adds) {
-        const Pair before = load_block(to);
-        g = {_mm512_add_ps(g.lo, before.lo), _mm512_add_ps(g.hi, before.hi)};
-      }
-      store_block(to, g);
+      const Block g = load_block(from);
+      store_block(to, adds ? g + load_block(to) : g);
     }
+  }
+}
+
+void give_to_inputs(const ConvSpec& spec, const Sample& sample, int repeat, Stored* grads, float* norm_grads) {
+  const Value& x = sample.values[spec.inputs[0]];
+  int blocks = 0;
+  for (int input : spec.inputs) blocks += sample.values[input].blocks();
+  if (repeat == 2) {  // a pixel's gradient is that of its four copies
+    const int step = blocks * kBlock, w = 2 * x.w;
+    for (int y = 0; y < x.h; ++y) {
+      for (int i = 0; i < x.w; ++i) {
+        const Stored* from = grads + (static_cast<size_t>(2 * y) * w + 2 * i) * step;
+        Stored* to = grads + (static_cast<size_t>(y) * x.w + i) * step;
+        for (int block = 0; block < blocks; ++block, from += kBlock, to += kBlock) {
+          Block sum = load_block(from);
+          for (const Stored* other : {from + step, from + w * step, from + (w + 1) * step}) {
+            sum = sum + load_block(other);
+          }
+          store_block(to, sum);
+        }
+      }
+    }
+  }
+  if (spec.norm.groups > 0) {
+    norm_backward(spec.norm, sample, spec.inputs, grads, norm_grads);
+    return;
+  }
+  int block = 0;
+  for (int input : spec.inputs) {
+    if (!sample.values[input].input) add_grad(sample, input, grads, blocks, block);
+    block += sample.values[input].blocks();
   }
 }
 

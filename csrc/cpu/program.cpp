@@ -7,8 +7,6 @@
 #include <stdexcept>
 #include <string>
 
-#include "simd.hpp"
-
 namespace cpu {
 
 namespace {
@@ -18,20 +16,17 @@ void measure(const Sample& sample, int value) {
   const Value& v = sample.values[value];
   const Stats s = sample.stats(value);
   for (int block = 0; block < v.blocks(); ++block) {
-    const bf16* x = sample.data(value) + block * kBlock;
-    const Pair pivot = load_block(x);
-    Pair sum{}, squares{};
+    const Stored* x = sample.data(value) + block * kBlock;
+    const Block pivot = load_block(x);
+    Block sum{}, squares{};
     for (int i = 0; i < v.pixels(); ++i, x += v.padded()) {
-      const Pair y = load_block(x);
-      const Pair d{_mm512_sub_ps(y.lo, pivot.lo), _mm512_sub_ps(y.hi, pivot.hi)};
-      sum = {_mm512_add_ps(sum.lo, d.lo), _mm512_add_ps(sum.hi, d.hi)};
-      squares = {_mm512_fmadd_ps(d.lo, d.lo, squares.lo), _mm512_fmadd_ps(d.hi, d.hi, squares.hi)};
+      const Block d = load_block(x) - pivot;
+      sum = sum + d;
+      squares = fma(d, d, squares);
     }
-    const int c = block * kBlock;
-    for (auto [to, from] : {std::pair{s.pivot, pivot}, {s.sum, sum}, {s.squares, squares}}) {
-      _mm512_storeu_ps(to + c, from.lo);
-      _mm512_storeu_ps(to + c + kLanes, from.hi);
-    }
+    store_floats(s.pivot + block * kBlock, pivot);
+    store_floats(s.sum + block * kBlock, sum);
+    store_floats(s.squares + block * kBlock, squares);
   }
 }
 
@@ -64,9 +59,9 @@ class Input : public Op {
           const float scale = scales[block * kBlock + c];
           for (int i = 0; i < pixels; ++i) tile[i][c] = plane[i] * scale;
         }
-        bf16* to = sample.data(value_) + static_cast<size_t>(first) * v.padded() + block * kBlock;
+        Stored* to = sample.data(value_) + static_cast<size_t>(first) * v.padded() + block * kBlock;
         for (int i = 0; i < pixels; ++i, to += v.padded()) {
-          store_block(to, {_mm512_load_ps(tile[i]), _mm512_load_ps(tile[i] + kLanes)});
+          store_block(to, load_floats(tile[i]));
         }
       }
     }
@@ -91,13 +86,11 @@ class NormOp : public Op {
     const Normaliser n(norm_, sample, {input_});
     for (int block = 0; block < v.blocks(); ++block) {
       const int c = block * kBlock;
-      const Pair g{_mm512_loadu_ps(&n.gain[c]), _mm512_loadu_ps(&n.gain[c + kLanes])};
-      const Pair o{_mm512_loadu_ps(&n.offset[c]), _mm512_loadu_ps(&n.offset[c + kLanes])};
-      const bf16* from = sample.data(input_) + c;
-      bf16* to = sample.data(out_) + c;
+      const Block g = load_floats(&n.gain[c]), o = load_floats(&n.offset[c]);
+      const Stored* from = sample.data(input_) + c;
+      Stored* to = sample.data(out_) + c;
       for (int i = 0; i < v.pixels(); ++i, from += v.padded(), to += v.padded()) {
-        const Pair x = load_block(from);
-        store_block(to, {_mm512_fmadd_ps(x.lo, g.lo, o.lo), _mm512_fmadd_ps(x.hi, g.hi, o.hi)});
+        store_block(to, fma(load_block(from), g, o));
       }
     }
   }
@@ -126,16 +119,13 @@ class MaxPool : public Op {
   void run(const Sample& sample) const override {
     const Value &x = sample.values[input_], &y = sample.values[out_];
     const int step = x.padded(), row = x.w * step;
-    bf16* to = sample.data(out_);
+    Stored* to = sample.data(out_);
     for (int i = 0; i < y.h; ++i) {
       for (int j = 0; j < y.w; ++j) {
         for (int block = 0; block < x.blocks(); ++block, to += kBlock) {
-          const bf16* from = sample.data(input_) + 2 * i * row + 2 * j * step + block * kBlock;
-          Pair m = load_block(from);
-          for (const bf16* other : {from + step, from + row, from + row + step}) {
-            const Pair o = load_block(other);
-            m = {_mm512_max_ps(m.lo, o.lo), _mm512_max_ps(m.hi, o.hi)};
-          }
+          const Stored* from = sample.data(input_) + 2 * i * row + 2 * j * step + block * kBlock;
+          Block m = load_block(from);
+          for (const Stored* other : {from + step, from + row, from + row + step}) m = max(m, load_block(other));
           store_block(to, m);
         }
       }
@@ -147,9 +137,9 @@ class MaxPool : public Op {
   void backward(const Sample& sample, float*) const override {
     const Value &x = sample.values[input_], &y = sample.values[out_];
     const int step = x.padded(), row = x.w * step;
-    auto* spread = reinterpret_cast<bf16*>(sample.scratch());
-    std::fill(spread, spread + static_cast<size_t>(x.pixels()) * step, bf16{0});
-    const bf16* from = sample.grad(out_);
+    auto* spread = reinterpret_cast<Stored*>(sample.scratch());
+    std::fill(spread, spread + static_cast<size_t>(x.pixels()) * step, Stored{0});
+    const Stored* from = sample.grad(out_);
     for (int i = 0; i < y.h; ++i) {
       for (int j = 0; j < y.w; ++j) {
         for (int c = 0; c < step; ++c, ++from) {
@@ -182,7 +172,7 @@ class Output : public Op {
     if (sample.has_grad != nullptr) return;
     const size_t pixels = v.pixels();
     float* planes = sample.call.outputs[output_] + pixels * sample.index * v.channels;
-    const bf16* x = sample.data(value_);
+    const Stored* x = sample.data(value_);
     for (size_t i = 0; i < pixels; ++i, x += v.padded()) {
       for (int c = 0; c < v.channels; ++c) planes[c * pixels + i] = widen(x[c]);
     }
@@ -201,10 +191,10 @@ class Resize : public Op {
   void run(const Sample& sample) const override {
     const Value &x = sample.values[input_], &y = sample.values[out_];
     const int step = x.padded(), h = std::min(x.h, y.h), w = std::min(x.w, y.w);
-    bf16* to = sample.data(out_);
-    std::fill(to, to + static_cast<size_t>(y.pixels()) * step, bf16{0});
+    Stored* to = sample.data(out_);
+    std::fill(to, to + static_cast<size_t>(y.pixels()) * step, Stored{0});
     for (int i = 0; i < h; ++i) {
-      const bf16* row = sample.data(input_) + static_cast<size_t>(i) * x.w * step;
+      const Stored* row = sample.data(input_) + static_cast<size_t>(i) * x.w * step;
       std::copy(row, row + static_cast<size_t>(w) * step, to + static_cast<size_t>(i) * y.w * step);
     }
     measure(sample, out_);
@@ -215,15 +205,12 @@ class Resize : public Op {
     if (x.input) return;
     const int step = x.padded(), h = std::min(x.h, y.h), w = std::min(x.w, y.w);
     const bool adds = sample.adds(input_);
-    bf16* to = sample.grad(input_);
-    if (!adds) std::fill(to, to + static_cast<size_t>(x.pixels()) * step, bf16{0});
+    Stored* to = sample.grad(input_);
+    if (!adds) std::fill(to, to + static_cast<size_t>(x.pixels()) * step, Stored{0});
     for (int i = 0; i < h; ++i) {
-      const bf16* from = sample.grad(out_) + static_cast<size_t>(i) * y.w * step;
-      bf16* row = to + static_cast<size_t>(i) * x.w * step;
-      for (int k = 0; k < w * step; k += kBlock) {
-        const Pair a = load_block(from + k), b = load_block(row + k);
-        store_block(row + k, {_mm512_add_ps(a.lo, b.lo), _mm512_add_ps(a.hi, b.hi)});
-      }
+      const Stored* from = sample.grad(out_) + static_cast<size_t>(i) * y.w * step;
+      Stored* row = to + static_cast<size_t>(i) * x.w * step;
+      for (int k = 0; k < w * step; k += kBlock) store_block(row + k, load_block(from + k) + load_block(row + k));
     }
   }
 
@@ -445,6 +432,7 @@ void Program::backward(int num_samples, const Call& call) {
   std::lock_guard<ForkSafeMutex> alone(running_);
   const int members = std::max(1, std::min(num_threads_, num_samples));
   allocate(true, members);
+  for (const auto& op : ops_) op->prepare_backward();
   Team::of_size(num_threads_).run(members, [&](int member) {
     Tiles tiles;
     auto* arena = static_cast<uint8_t*>(backward_.memory[member].get());
@@ -474,14 +462,14 @@ void Program::take_output_grad(const Sample& sample, int output) const {
   const float* planes = sample.call.output_grads[output] + pixels * sample.index * v.channels;
   alignas(kCacheLine) float row[kBlock];
   const bool adds = sample.adds(value);
-  bf16* to = sample.grad(value);
+  Stored* to = sample.grad(value);
   for (size_t i = 0; i < pixels; ++i) {
     for (int block = 0; block < v.blocks(); ++block, to += kBlock) {
       for (int c = 0; c < kBlock; ++c) {
         const int channel = block * kBlock + c;
         row[c] = (channel < v.channels ? planes[channel * pixels + i] : 0.0f) + (adds ? widen(to[c]) : 0.0f);
       }
-      store_block(to, {_mm512_load_ps(row), _mm512_load_ps(row + kLanes)});
+      store_block(to, load_floats(row));
     }
   }
 }

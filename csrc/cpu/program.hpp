@@ -1,24 +1,31 @@
 // A network as a list of operations, run one sample at a time so that a sample's activations stay in a core's cache.
 //
-// A value is one activation of one sample: [H, W, C] in bfloat16, channels last, in blocks of 32 channels; channels
-// that only fill a block are 0. Every thread owns an arena with room for all values of one sample; values whose last
-// reader has run give their room to later ones.
+// A value is one activation of one sample: [H, W, C] of what the instruction set stores, channels last, in blocks of
+// kBlock channels; channels that only fill a block are 0. Every thread owns an arena with room for all values of one
+// sample; values whose last reader has run give their room to later ones.
 //
-// bindings.cpp, which runs on any processor, includes this too: no vectors here, and nothing of simd.hpp.
+// Included after an instruction set's simd.hpp, which defines
+//   Stored, kBlock       an activation as it is stored, and how many make a block
+//   Block                a block in float32: load_block, store_block, load_floats, store_floats, + - *, fma, max, ...
+//   Vec, kLanes          a vector of float32: load, store, set1, fma, max, exp2_fast, reduce_add, reduce_max, first
+//   Tiles                what a thread holds while it works
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <vector>
 
 #include "../fork_safe.hpp"
-#include "blocks.hpp"
+#include "interface.hpp"
 #include "team.hpp"
 
 namespace cpu {
 
 constexpr int kCacheLine = 64;
+
+inline int round_up(int n, int multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 struct Value {
   int h = 0, w = 0, channels = 0;
@@ -29,8 +36,9 @@ struct Value {
   int blocks() const { return (channels + kBlock - 1) / kBlock; }
   int padded() const { return blocks() * kBlock; }
   int pixels() const { return h * w; }
+  Shape shape() const { return {channels, h, w}; }
   size_t num_bytes() const {  // with room for a tile that reads past the last pixel
-    return static_cast<size_t>(round_up(pixels(), 2 * kLanes)) * padded() * sizeof(bf16);
+    return static_cast<size_t>(round_up(pixels(), 2 * kLanes)) * padded() * sizeof(Stored);
   }
 };
 
@@ -38,17 +46,6 @@ struct Value {
 // variance exact where the mean is far from 0.
 struct Stats {
   float *pivot, *sum, *squares;
-};
-
-// What one run hands over. Planes are [channels, H, W] of float32 for every sample, samples one after the other.
-struct Call {
-  std::vector<const float*> inputs;
-  std::vector<float*> outputs;
-  const float* modulation = nullptr;  // a row a sample
-  size_t modulation_stride = 0;
-  // for a backward pass only
-  std::vector<const float*> output_grads;
-  float* modulation_grads = nullptr;
 };
 
 // Where everything lies in an arena.
@@ -67,7 +64,7 @@ struct Sample {
   std::vector<char>* has_grad = nullptr;  // of every value: whether its gradient holds something already
 
   uint8_t* scratch() const { return arena + layout.scratch; }
-  bf16* data(int value) const { return reinterpret_cast<bf16*>(arena + layout.data[value]); }
+  Stored* data(int value) const { return reinterpret_cast<Stored*>(arena + layout.data[value]); }
   Stats stats(int value) const {
     auto* first = reinterpret_cast<float*>(arena + layout.stats[value]);
     const int n = values[value].padded();
@@ -75,7 +72,7 @@ struct Sample {
   }
   const float* modulation() const { return call.modulation + index * call.modulation_stride; }
   float* modulation_grads() const { return call.modulation_grads + index * call.modulation_stride; }
-  bf16* grad(int value) const { return reinterpret_cast<bf16*>(arena + layout.grads[value]); }
+  Stored* grad(int value) const { return reinterpret_cast<Stored*>(arena + layout.grads[value]); }
   // Whether a gradient has to be added to what others have written; from now on it has.
   bool adds(int value) const {
     const bool before = (*has_grad)[value];
@@ -84,20 +81,13 @@ struct Sample {
   }
 };
 
-// Group normalisation with a gain and an offset a channel, and SiLU if asked, of one value or of two concatenated.
-struct Norm {
-  int groups = 0;  // 0: none
-  float eps = 0;
-  bool silu = false;
-  int modulation = -1;               // where scale and shift begin in the sample's row; -1: gain and offset are learned
-  std::vector<float> weight, bias;   // [C] each, if learned; 1 and 0 until they are set
-};
-
 class Op {
  public:
   virtual ~Op() = default;
   virtual void run(const Sample& sample) const = 0;
   virtual size_t scratch_bytes() const { return 0; }
+  // Called before a backward pass, by one thread.
+  virtual void prepare_backward() {}
   // Adds to the gradients of what it read, given that of what it wrote, and to those of its weights.
   virtual void backward(const Sample& sample, float* weight_grads) const = 0;
   virtual size_t backward_scratch_bytes() const { return 0; }
@@ -113,43 +103,34 @@ class Op {
   virtual bool redirect(int /*output*/) { return false; }
 };
 
-struct ConvSpec {
-  std::vector<int> inputs;  // one value, or two that are concatenated
-  int out_channels = 0;
-  int kernel = 3;           // 3 (padding 1) or 1
-  int stride = 1;           // 1 or 2
-  bool upsample = false;    // doubles the input's size first, nearest neighbour
-  Norm norm;                // of the input
-  int residual = -1;        // a value added to the output
-};
-
-class Program {
+class Program final : public AnyProgram {
  public:
   explicit Program(int num_threads) : num_threads_(num_threads) {}
 
-  int input(const std::vector<int>& piece_channels, const std::vector<float>& scales, int h, int w);
-  int conv(ConvSpec spec);
-  int norm(int input, const Norm& norm);
-  int attention(int qkv, int heads);
-  int max_pool(int input);
-  int resize(int input, int h, int w);  // cuts off, or adds zeros, at the right and the bottom
+  int input(const std::vector<int>& piece_channels, const std::vector<float>& scales, int h, int w) override;
+  int conv(ConvSpec spec) override;
+  int norm(int input, const Norm& norm) override;
+  int attention(int qkv, int heads) override;
+  int max_pool(int input) override;
+  int resize(int input, int h, int w) override;
+  void output(int value) override;
 
-  void output(int value);  // hands a value to the caller; nothing may read it afterwards
+  Shape shape(int value) const override { return values_.at(value).shape(); }
+  int num_inputs() const override { return static_cast<int>(input_planes_.size()); }
+  int input_size(int i) const override { return input_planes_[i]; }
+  int num_outputs() const override { return static_cast<int>(outputs_.size()); }
+  Shape shape_of_output(int i) const override { return outputs_[i].shape(); }
+  int modulation_size() const override { return modulation_size_; }
 
-  int num_ops() const { return static_cast<int>(ops_.size()); }
-  Op& op(int i) const { return *ops_.at(i); }
+  int num_ops() const override { return static_cast<int>(ops_.size()); }
+  int weight_size(int op) const override { return ops_.at(op)->weight_size(); }
+  int bias_size(int op) const override { return ops_.at(op)->bias_size(); }
+  void set_weight(int op, const float* weight, const float* bias) override { ops_.at(op)->set_weight(weight, bias); }
+  Norm* norm_of(int op) override { return ops_.at(op)->norm(); }
 
-  void run(int num_samples, const Call& call);
-  // Runs forward again, keeping everything, and back: gradients of modulation and weights, from those of the outputs.
-  void backward(int num_samples, const Call& call);
-  void read_grads(int op, float* weight, float* bias, float* norm_weight, float* norm_bias) const;
-
-  int num_outputs() const { return static_cast<int>(outputs_.size()); }
-  const Value& shape_of_output(int i) const { return outputs_[i]; }
-  int num_inputs() const { return static_cast<int>(input_planes_.size()); }
-  int input_size(int i) const { return input_planes_[i]; }
-  int modulation_size() const { return modulation_size_; }
-  const Value& value(int i) const { return values_.at(i); }
+  void run(int num_samples, const Call& call) override;
+  void backward(int num_samples, const Call& call) override;
+  void read_grads(int op, float* weight, float* bias, float* norm_weight, float* norm_bias) const override;
 
  private:
   int add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Value& writes);
@@ -189,10 +170,14 @@ struct Normaliser {
 
 // Back through a norm, and SiLU if it has it.
 // grads: of its result, [pixels, blocks of all inputs]; overwritten. weight_grads: [2, C], if the norm is learned.
-void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, bf16* grads,
+void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int>& inputs, Stored* grads,
                    float* weight_grads);
 // Adds what lies in rows of row_blocks blocks, from block first_block on, to a value's gradient.
-void add_grad(const Sample& sample, int value, const bf16* grads, int row_blocks, int first_block);
+void add_grad(const Sample& sample, int value, const Stored* grads, int row_blocks, int first_block);
+
+// What a convolution hands on to its inputs: back through the upsampling (repeat 2) to h x w pixels, and the norm.
+// grads: of what it multiplied, [pixels, blocks of all inputs]; overwritten.
+void give_to_inputs(const ConvSpec& spec, const Sample& sample, int repeat, Stored* grads, float* norm_grads);
 
 std::unique_ptr<Op> make_conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value);
 std::unique_ptr<Op> make_attention(const std::vector<Value>& values, int qkv, int heads, int out_value);

@@ -1,4 +1,4 @@
-"""Training on a CPU with AMX: convolutional networks forward and back as compiled programs, in bfloat16.
+"""Training on a CPU: convolutional networks forward and back as compiled programs, with AMX in bfloat16.
 
 Sums, statistics and the weights that are trained stay float32. Nothing but the inputs is kept between the two passes:
 the way back runs forward again, one sample at a time, so that memory does not grow with the batch.
@@ -6,7 +6,7 @@ the way back runs forward again, one sample at a time, so that memory does not g
 
 import copy
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,10 +26,12 @@ class TrainableProgram:
 
     Args:
         walk: a network's ``walk``.
+        dtype, on: as for ``CpuProgram``.
     """
 
-    def __init__(self, walk: Callable):
+    def __init__(self, walk: Callable, dtype: torch.dtype = torch.bfloat16, on: str | None = None):
         self.walk = walk
+        self._options: Any = {"dtype": dtype, "on": on}
         self._programs: dict[tuple[int, ...], CpuProgram] = {}
 
     def __call__(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -45,7 +47,7 @@ class TrainableProgram:
     def _program(self, x: Tensor) -> CpuProgram:
         key = tuple(x.shape[1:])
         if key not in self._programs:
-            self._programs[key] = CpuProgram(self.walk, [(key[0], 1.0)], *key[1:])
+            self._programs[key] = CpuProgram(self.walk, [(key[0], 1.0)], *key[1:], **self._options)
         return self._programs[key]
 
 
@@ -63,13 +65,13 @@ class _Run(torch.autograd.Function):
         return None, None, modulation_grad, *grads
 
 
-class AmxInnerModel(nn.Module):
-    """``InnerModel``, its U-Net on AMX."""
+class ProgramInnerModel(nn.Module):
+    """``InnerModel``, its U-Net as a program."""
 
-    def __init__(self, network: InnerModel):
+    def __init__(self, network: InnerModel, dtype: torch.dtype, on: str | None):
         super().__init__()
         self.network = network
-        self._run = TrainableProgram(network.walk)
+        self._run = TrainableProgram(network.walk, dtype, on)
 
     def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         """Shapes as in ``InnerModel.forward``."""
@@ -78,25 +80,29 @@ class AmxInnerModel(nn.Module):
             return self._run(torch.cat((obs, noisy_next_obs), dim=1).float(), cond)
 
 
-class AmxEncoder(nn.Module):
-    """An encoder on AMX: called as the readable one is."""
+class ProgramEncoder(nn.Module):
+    """An encoder as a program: called as the readable one is."""
 
-    def __init__(self, network: RewardEndEncoder | ActorCriticEncoder):
+    def __init__(self, network: RewardEndEncoder | ActorCriticEncoder, dtype: torch.dtype, on: str | None):
         super().__init__()
-        self._run = TrainableProgram(network.walk)
+        self._run = TrainableProgram(network.walk, dtype, on)
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             return self._run(x.float(), None if cond is None else cond.float())
 
 
-def on_amx(model: Model) -> Model:
-    """The same model, weights shared, with its convolutional network on AMX; itself if that has no walk."""
+def on_amx(model: Model, dtype: torch.dtype = torch.bfloat16, on: str | None = None) -> Model:
+    """The same model, weights shared, with its convolutional network as a program; itself if that has no walk.
+
+    Args:
+        dtype, on: as for ``CpuProgram``.
+    """
     if isinstance(model, Denoiser):
         if not hasattr(model.inner_model, "walk"):
             return model
-        return _with_modules(model, inner_model=AmxInnerModel(cast(InnerModel, model.inner_model)))
-    return _with_modules(model, encoder=AmxEncoder(model.encoder))
+        return _with_modules(model, inner_model=ProgramInnerModel(cast(InnerModel, model.inner_model), dtype, on))
+    return _with_modules(model, encoder=ProgramEncoder(model.encoder, dtype, on))
 
 
 def _with_modules(model: Model, **modules: nn.Module) -> Model:

@@ -1,10 +1,11 @@
-"""Networks on a CPU with AMX: written down once as a program of fused operations that compiled code runs.
+"""Networks on a CPU: written down once as a program of fused operations that compiled code runs.
 
-The compiled part (``csrc/cpu``) runs one sample a core from its first operation to its last, in bfloat16 with float32
-sums and statistics, so that activations stay in the core's cache. Weights are copies: ``refresh`` brings them up to
-date.
+The compiled part (``csrc/cpu``) runs one sample a core from its first operation to its last, so that activations stay
+in the core's cache. It is compiled once for every instruction set: with AMX activations are bfloat16, with the others
+float32; sums and statistics are float32. Weights are copies: ``refresh`` brings them up to date.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,24 +18,67 @@ from torch import Tensor, nn
 from diamond_fast.networks.backend import Norm
 from diamond_fast.networks.blocks import NORM_EPS, AdaGroupNorm, SelfAttention2d
 
-NEEDED = ("amx_tile", "amx_bf16", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")
+INSTRUCTION_SETS = {
+    "amx": torch.bfloat16,
+    "avx512": torch.float32,
+    "avx2": torch.float32,
+    "neon": torch.float32,
+    "portable": torch.float32,
+}
+"""What programs are compiled for, and the type they store activations in; of those of one type the fastest first."""
+
+CHOICE = "DIAMOND_FAST_CPU"
+"""The environment variable that holds a name of ``INSTRUCTION_SETS``, to use this one alone."""
 
 
 @cache
-def why_unavailable() -> str | None:
-    """None if programs run; else what is missing, in a few words."""
-    try:
-        flags = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:
-        return "needs Linux on an x86 processor with AMX"
-    missing = [flag for flag in NEEDED if flag not in flags]
-    if missing:
-        return f"the processor lacks {', '.join(missing)}"
+def why_not(instruction_set: str) -> str | None:
+    """None if programs compiled for this set run here; else what is missing, in a few words."""
     try:
         from diamond_fast import _cpu
     except ImportError:
         return "the compiled part diamond_fast._cpu is not built"
-    return None if _cpu.tiles_allowed() else "the operating system does not allow AMX"
+    if missing := _cpu.missing(instruction_set):
+        return f"the processor lacks {', '.join(missing)}"
+    library = _library(instruction_set)
+    return None if library.exists() else f"the compiled part {library.name} is not built"
+
+
+def _library(instruction_set: str) -> Path:
+    from diamond_fast import _cpu
+
+    module = Path(_cpu.__file__)
+    return module.with_name(module.name.replace("_cpu", f"_cpu_{instruction_set}", 1))
+
+
+@cache
+def _asked_for() -> str | None:
+    asked = os.environ.get(CHOICE) or None
+    if asked is not None and asked not in INSTRUCTION_SETS:
+        raise ValueError(f"{CHOICE}: expected one of {', '.join(INSTRUCTION_SETS)}, got {asked}")
+    return asked
+
+
+@cache
+def instruction_set(dtype: torch.dtype) -> str | None:
+    """The set whose programs compute in this type here: the fastest there is, or the one asked for; None: none.
+
+    Raises:
+        ValueError: the environment variable holds no set's name.
+    """
+    return next((name for name in _names(dtype) if why_not(name) is None), None)
+
+
+def why_unavailable(dtype: torch.dtype = torch.bfloat16) -> str | None:
+    """None if programs that compute in this type run here; else what is missing, in a few words."""
+    if not (names := _names(dtype)):
+        return f"{CHOICE} is {_asked_for()}"
+    return None if instruction_set(dtype) is not None else why_not(names[0])
+
+
+def _names(dtype: torch.dtype) -> list[str]:
+    asked = _asked_for()
+    return [name for name, stored in INSTRUCTION_SETS.items() if stored == dtype and asked in (None, name)]
 
 
 class CpuProgram:
@@ -46,6 +90,8 @@ class CpuProgram:
         pieces: channels and scale of every tensor the input is concatenated from.
         height, width: of the input, in pixels.
         num_threads: cores to use; as many as torch uses, if None.
+        dtype: what activations are stored in: bfloat16 or float32.
+        on: one of ``INSTRUCTION_SETS``, whatever ``dtype``; the fastest for it if None.
 
     Raises:
         RuntimeError: the processor, the operating system or the installation cannot run it.
@@ -58,13 +104,19 @@ class CpuProgram:
         height: int,
         width: int,
         num_threads: int | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+        on: str | None = None,
     ):
-        if (reason := why_unavailable()) is not None:
-            raise RuntimeError(f"the AMX engine cannot run here: {reason}")
+        reason = why_unavailable(dtype) if on is None else why_not(on)
+        if reason is not None:
+            raise RuntimeError(f"the CPU engine cannot run here: {reason}")
         from diamond_fast import _cpu
 
         self._cpu = _cpu
-        self._program = _cpu.Program(num_threads or torch.get_num_threads())
+        self.instruction_set = on or instruction_set(dtype)
+        assert self.instruction_set is not None
+        library = str(_library(self.instruction_set))
+        self._program = _cpu.Program(num_threads or torch.get_num_threads(), self.instruction_set, library)
         self._convs: list[tuple[int, nn.Conv2d]] = []
         self._learned_norms: list[tuple[int, nn.GroupNorm]] = []
         self.modulations: list[nn.Linear] = []  # of the adaptive norms, in the order of the program

@@ -195,31 +195,7 @@ void Conv::input_backward(const Sample& sample, const bf16* laid_grads, bf16* gr
     multiply(input_tiles_, 1, all, weight,
              [&](int pixel, Pair y) { store_block(to + static_cast<size_t>(pixel) * step, y); });
   }
-  if (repeat_ == 2) {  // a pixel's gradient is that of its four copies
-    for (int y = 0; y < h_ / 2; ++y) {
-      for (int x = 0; x < w_ / 2; ++x) {
-        const bf16* from = grads + (static_cast<size_t>(2 * y) * w_ + 2 * x) * step;
-        bf16* to = grads + (static_cast<size_t>(y) * (w_ / 2) + x) * step;
-        for (int block = 0; block < blocks_; ++block, from += kBlock, to += kBlock) {
-          Pair sum = load_block(from);
-          for (const bf16* other : {from + step, from + w_ * step, from + (w_ + 1) * step}) {
-            const Pair o = load_block(other);
-            sum = {_mm512_add_ps(sum.lo, o.lo), _mm512_add_ps(sum.hi, o.hi)};
-          }
-          store_block(to, sum);
-        }
-      }
-    }
-  }
-  if (spec_.norm.groups > 0) {
-    norm_backward(spec_.norm, sample, spec_.inputs, grads, norm_grads);
-    return;
-  }
-  int block = 0;
-  for (int input : spec_.inputs) {
-    if (!sample.values[input].input) add_grad(sample, input, grads, blocks_, block);
-    block += sample.values[input].blocks();
-  }
+  give_to_inputs(spec_, sample, repeat_, grads, norm_grads);
 }
 
 void Conv::read_weight_grads(const float* weight_grads, float* weight, float* bias) const {

@@ -5,8 +5,7 @@
 #include <memory>
 #include <vector>
 
-#include "program.hpp"
-#include "simd.hpp"
+#include "../program.hpp"
 
 namespace cpu {
 

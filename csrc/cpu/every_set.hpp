@@ -1,0 +1,8 @@
+// What every instruction set's library holds beside its convolutions; included last by set_*.cpp, compiled once a set.
+#include "attention.cpp"
+#include "norm.cpp"
+#include "program.cpp"
+
+extern "C" __attribute__((visibility("default"))) cpu::AnyProgram* diamond_fast_make_program(int num_threads) {
+  return new cpu::Program(num_threads);
+}

@@ -1,0 +1,209 @@
+// Before: the input is normalised and activated while its rows are laid beside each other with a border of zeros.
+// 3x3 with stride 1 goes by Winograd's tiles, a few rows of them at a time; 1x1 and stride 2 by a plain product.
+// After: bias, residual, statistics for the next norm, all while the sums are in the first-level cache.
+#include "conv.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace cpu {
+namespace {
+
+// Takes sums of a block of output channels, pixel by pixel.
+class Writer {
+ public:
+  Writer(const Sample& sample, const ConvSpec& spec, const float* bias, int out_value, int output)
+      : biases_(bias), pixels_(sample.values[out_value].pixels()), channels_(spec.out_channels),
+        step_(sample.values[out_value].padded()), stats_(sample.stats(out_value)) {
+    if (spec.residual >= 0) residuals_ = sample.data(spec.residual);
+    if (output < 0) {
+      values_ = sample.data(out_value);
+    } else {
+      planes_ = sample.call.outputs[output] + static_cast<size_t>(sample.index) * channels_ * pixels_;
+    }
+  }
+
+  void open(int block, bool first) {
+    at_ = block * kBlock;
+    first_ = first;
+    bias_ = load(biases_ + at_);
+    pivot_ = first ? set1(0.0f) : load(stats_.pivot + at_);
+    sum_ = first ? set1(0.0f) : load(stats_.sum + at_);
+    squares_ = first ? set1(0.0f) : load(stats_.squares + at_);
+  }
+
+  void put(int pixel, Vec y) {
+    y = y + bias_;
+    const size_t to = static_cast<size_t>(pixel) * step_ + at_;
+    if (residuals_ != nullptr) y = y + load(residuals_ + to);
+    if (planes_ != nullptr) {
+      float row[kBlock];
+      store(row, y);
+      for (int c = at_; c < std::min(at_ + kBlock, channels_); ++c) {
+        planes_[static_cast<size_t>(c) * pixels_ + pixel] = row[c - at_];
+      }
+      return;
+    }
+    store(values_ + to, y);
+    if (first_) pivot_ = y, first_ = false;
+    const Vec d = y - pivot_;
+    sum_ = sum_ + d;
+    squares_ = fma(d, d, squares_);
+  }
+
+  void close() {
+    store(stats_.pivot + at_, pivot_);
+    store(stats_.sum + at_, sum_);
+    store(stats_.squares + at_, squares_);
+  }
+
+ private:
+  const float* biases_;
+  const float* residuals_ = nullptr;
+  float *values_ = nullptr, *planes_ = nullptr;
+  const int pixels_, channels_, step_;
+  const Stats stats_;
+  int at_ = 0;
+  bool first_ = false;
+  Vec bias_{}, pivot_{}, sum_{}, squares_{};
+};
+
+int tile_size(int h, int w) { return std::min(h, w) > 12 ? 4 : 2; }  // small maps would be mostly border
+
+int padded_channels(const std::vector<Value>& values, const std::vector<int>& inputs) {
+  int padded = 0;
+  for (int input : inputs) padded += values[input].padded();
+  return padded;
+}
+
+}  // namespace
+
+Conv::Conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value)
+    : spec_(spec), out_value_(out_value), step_(padded_channels(values, spec.inputs)),
+      out_step_(round_up(spec.out_channels, kBlock)), repeat_(spec.upsample ? 2 : 1), taps_(spec.kernel * spec.kernel),
+      h_(values[spec.inputs[0]].h * repeat_), w_(values[spec.inputs[0]].w * repeat_),
+      out_h_((h_ - 1) / spec.stride + 1), out_w_((w_ - 1) / spec.stride + 1),
+      plan_(tile_size(h_, w_), h_, w_, step_), back_plan_(tile_size(h_, w_), h_, w_, out_step_) {
+  for (int input : spec.inputs) {
+    const Value& v = values[input];
+    for (int c = 0; c < v.padded(); ++c) in_at_.push_back(c < v.channels ? in_channels_ + c : -1);
+    in_channels_ += v.channels;
+  }
+  raw_.assign(weight_size(), 0.0f);
+  weight_.assign(by_tiles() ? plan_.weight_size(out_step_) : products_size(), 0.0f);
+  bias_.assign(out_step_, 0.0f);
+}
+
+void Conv::set_weight(const float* weight, const float* bias) {
+  std::copy_n(weight, raw_.size(), raw_.begin());
+  std::copy_n(bias, spec_.out_channels, bias_.begin());
+  turned_.clear();
+  const auto element = [this](int o, int i, int tap) { return this->weight(o, i, tap); };
+  if (by_tiles()) {
+    plan_.out == 4 ? transform_weight<4>(step_, out_step_, weight_.data(), element)
+                   : transform_weight<2>(step_, out_step_, weight_.data(), element);
+    return;
+  }
+  float* to = weight_.data();  // [panel][tap][in][columns of the panel]
+  for (int first = 0; first < out_step_; first += kPanel) {
+    for (int tap = 0; tap < taps_; ++tap) {
+      for (int i = 0; i < step_; ++i) {
+        for (int o = first; o < std::min(first + kPanel, out_step_); ++o) *to++ = element(o, i, tap);
+      }
+    }
+  }
+}
+
+size_t Conv::scratch_bytes() const {
+  const size_t size = by_tiles() ? plan_.scratch_size() : laid_size() + static_cast<size_t>(out_w_) * kPanel;
+  return size * sizeof(float);
+}
+
+void Conv::lay_row(const Sample& sample, const Normaliser* normaliser, int y, int pitch, float* to) const {
+  const int edge = border();
+  if (y < 0 || y >= h_) {
+    std::memset(to, 0, static_cast<size_t>(pitch) * step_ * sizeof(float));
+    return;
+  }
+  std::memset(to, 0, edge * step_ * sizeof(float));
+  std::memset(to + (edge + w_) * step_, 0, (pitch - edge - w_) * step_ * sizeof(float));
+  to += edge * step_;
+  int at = 0;
+  for (int input : spec_.inputs) {
+    const Value& v = sample.values[input];
+    const int from_step = v.padded();
+    const float* row = sample.data(input) + static_cast<size_t>(y / repeat_) * v.w * from_step;
+    for (int c = 0; c < from_step; c += kBlock, at += kBlock) {
+      const float* from = row + c;
+      float* put = to + at;
+      const Vec gain = normaliser == nullptr ? set1(1.0f) : load(&normaliser->gain[at]);
+      const Vec offset = normaliser == nullptr ? set1(0.0f) : load(&normaliser->offset[at]);
+      const auto each = [&](auto&& prologue) {
+        for (int x = 0; x < v.w; ++x, from += from_step) {
+          const Vec z = prologue(load(from));
+          for (int k = 0; k < repeat_; ++k, put += step_) store(put, z);
+        }
+      };
+      if (normaliser == nullptr) {
+        each([](Vec x) { return x; });
+      } else if (spec_.norm.silu) {
+        each([&](Vec x) { return silu(fma(x, gain, offset)); });
+      } else {
+        each([&](Vec x) { return fma(x, gain, offset); });
+      }
+    }
+  }
+}
+
+void Conv::lay(const Sample& sample, const Normaliser* normaliser, float* to) const {
+  for (int y = -border(); y < h_ + border(); ++y, to += laid_pitch() * step_) {
+    lay_row(sample, normaliser, y, laid_pitch(), to);
+  }
+}
+
+template <typename Sink>
+void Conv::direct(const float* laid, float* sums, Sink&& sink) const {
+  const int length = spec_.kernel * step_;  // the taps of a row lie one after the other
+  const size_t row = static_cast<size_t>(laid_pitch()) * step_, stride = static_cast<size_t>(spec_.stride) * step_;
+  for (int y = 0; y < out_h_; ++y) {
+    const float* panel = weight_.data();
+    for (int first = 0; first < out_step_; first += kPanel) {
+      const int columns = std::min(kPanel, out_step_ - first);
+      in_groups(out_w_, [&](int x, int count) {
+        const float* runs[3];
+        for (int k = 0; k < spec_.kernel; ++k) runs[k] = laid + (y * spec_.stride + k) * row + x * stride;
+        with_constants(count, columns / kLanes, [&](auto r, auto v) {
+          multiply_block<decltype(r)::value, decltype(v)::value>(runs, spec_.kernel, length, stride, panel,
+                                                                 sums + x * columns, columns);
+        });
+      });
+      for (int c = 0; c < columns; c += kLanes) {
+        sink.open((first + c) / kLanes, y == 0);
+        for (int x = 0; x < out_w_; ++x) sink.put(y * out_w_ + x, load(sums + x * columns + c));
+        sink.close();
+      }
+      panel += static_cast<size_t>(taps_) * step_ * columns;
+    }
+  }
+}
+
+void Conv::run(const Sample& sample) const {
+  std::unique_ptr<Normaliser> normaliser;
+  if (spec_.norm.groups > 0) normaliser = std::make_unique<Normaliser>(spec_.norm, sample, spec_.inputs);
+  auto* scratch = reinterpret_cast<float*>(sample.scratch());
+  Writer writer(sample, spec_, bias_.data(), out_value_, sample.has_grad == nullptr ? output_ : -1);
+  if (!by_tiles()) {
+    lay(sample, normaliser.get(), scratch);
+    direct(scratch, scratch + laid_size(), writer);
+    return;
+  }
+  const auto row = [&](int y, float* to) { lay_row(sample, normaliser.get(), y, plan_.pitch, to); };
+  plan_.out == 4 ? winograd<4>(plan_, h_, w_, out_step_, weight_.data(), scratch, row, writer)
+                 : winograd<2>(plan_, h_, w_, out_step_, weight_.data(), scratch, row, writer);
+}
+
+std::unique_ptr<Op> make_conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value) {
+  return std::make_unique<Conv>(values, spec, out_value);
+}
+
+}  // namespace cpu

@@ -1,0 +1,139 @@
+// The way back through a convolution.
+//
+//   input's gradient = a convolution of the output's gradient with the weights turned around; where the stride left
+//   pixels out, zeros stand. 3x3 goes by Winograd's tiles.
+//   weight's gradient for a tap = sum over pixels of input(pixel + tap) x gradient(pixel), a plain product.
+#include <algorithm>
+#include <cstring>
+
+#include "conv.hpp"
+
+namespace cpu {
+
+size_t Conv::backward_scratch_bytes() const {
+  const size_t size = laid_size() + static_cast<size_t>(h_) * w_ * step_ + back_plan_.scratch_size();
+  return std::max(scratch_bytes(), size * sizeof(float));
+}
+
+size_t Conv::weight_grads_size() const {
+  const size_t norm = spec_.norm.groups > 0 && spec_.norm.modulation < 0 ? 2 * static_cast<size_t>(in_channels_) : 0;
+  return products_size() + out_step_ + norm;
+}
+
+void Conv::prepare_backward() {
+  if (!turned_.empty()) return;
+  if (spec_.kernel == 3) {
+    turned_.assign(back_plan_.weight_size(step_), 0.0f);
+    const auto element = [this](int in, int out, int tap) { return weight(out, in, 8 - tap); };
+    back_plan_.out == 4 ? transform_weight<4>(out_step_, step_, turned_.data(), element)
+                        : transform_weight<2>(out_step_, step_, turned_.data(), element);
+    return;
+  }
+  for (int first = 0; first < step_; first += kPanel) {
+    for (int o = 0; o < out_step_; ++o) {
+      for (int i = first; i < std::min(first + kPanel, step_); ++i) turned_.push_back(weight(o, i, 0));
+    }
+  }
+}
+
+void Conv::backward(const Sample& sample, float* weight_grads) const {
+  const float* out_grads = sample.grad(out_value_);
+  if (spec_.residual >= 0) add_grad(sample, spec_.residual, out_grads, out_step_ / kBlock, 0);
+
+  float* bias_grads = weight_grads + products_size();
+  for (int c = 0; c < out_step_; c += kBlock) {
+    Vec sum = load(bias_grads + c);
+    for (int i = 0; i < out_h_ * out_w_; ++i) sum = sum + load(out_grads + static_cast<size_t>(i) * out_step_ + c);
+    store(bias_grads + c, sum);
+  }
+
+  auto* laid = reinterpret_cast<float*>(sample.scratch());
+  std::unique_ptr<Normaliser> normaliser;
+  if (spec_.norm.groups > 0) normaliser = std::make_unique<Normaliser>(spec_.norm, sample, spec_.inputs);
+  lay(sample, normaliser.get(), laid);
+  const size_t row = static_cast<size_t>(laid_pitch()) * step_, out_row = static_cast<size_t>(out_w_) * out_step_;
+  const int rows_at_once = std::max(1, 64 / out_w_);  // as much of both as the first-level cache holds
+  for (int y = 0; y < out_h_; y += rows_at_once) {
+    const int rows = std::min(rows_at_once, out_h_ - y);
+    for (int tap = 0; tap < taps_; ++tap) {
+      const float* input = laid + (y * spec_.stride + tap / 3) * row + tap % 3 * step_;
+      for (int out = 0; out < out_step_; out += kPanel) {
+        const int vectors = std::min(kPanel, out_step_ - out) / kLanes;
+        in_groups(step_, [&](int in, int count) {
+          with_constants(count, vectors, [&](auto r, auto v) {
+            outer_block<decltype(r)::value, decltype(v)::value>(
+                input + in, spec_.stride * row, spec_.stride * step_, out_grads + y * out_row + out, out_row, out_step_,
+                rows, out_w_, weight_grads + (static_cast<size_t>(tap) * step_ + in) * out_step_ + out, out_step_);
+          });
+        });
+      }
+    }
+  }
+
+  const auto has_grad = [&](int input) { return !sample.values[input].input; };
+  if (std::none_of(spec_.inputs.begin(), spec_.inputs.end(), has_grad)) return;
+  float* grads = laid + laid_size();
+  input_backward(sample, grads, grads + static_cast<size_t>(h_) * w_ * step_);
+  give_to_inputs(spec_, sample, repeat_, grads, weight_grads + products_size() + out_step_);
+}
+
+namespace {
+
+struct Store {  // sums as they come
+  float* to;
+  int step, at = 0;
+  void open(int block, bool) { at = block * kBlock; }
+  void put(int pixel, Vec y) { store(to + static_cast<size_t>(pixel) * step + at, y); }
+  void close() {}
+};
+
+}  // namespace
+
+void Conv::input_backward(const Sample& sample, float* grads, float* scratch) const {
+  const float* out_grads = sample.grad(out_value_);
+  if (spec_.kernel == 1) {
+    for (int y = 0; y < h_; ++y) {
+      const float* panel = turned_.data();
+      for (int first = 0; first < step_; first += kPanel) {
+        const int columns = std::min(kPanel, step_ - first);
+        const size_t pixel = static_cast<size_t>(y) * w_;
+        multiply(out_grads + pixel * out_step_, w_, out_step_, out_step_, panel, columns / kLanes,
+                 grads + pixel * step_ + first, step_);
+        panel += static_cast<size_t>(out_step_) * columns;
+      }
+    }
+    return;
+  }
+  const auto row = [&](int y, float* to) {
+    std::memset(to, 0, static_cast<size_t>(back_plan_.pitch) * out_step_ * sizeof(float));
+    if (y < 0 || y >= h_ || y % spec_.stride != 0) return;
+    const float* from = out_grads + static_cast<size_t>(y / spec_.stride) * out_w_ * out_step_;
+    to += out_step_;
+    for (int x = 0; x < out_w_; ++x, from += out_step_, to += spec_.stride * out_step_) {
+      std::copy(from, from + out_step_, to);
+    }
+  };
+  Store sink{grads, step_};
+  back_plan_.out == 4 ? winograd<4>(back_plan_, h_, w_, step_, turned_.data(), scratch, row, sink)
+                      : winograd<2>(back_plan_, h_, w_, step_, turned_.data(), scratch, row, sink);
+}
+
+void Conv::read_weight_grads(const float* weight_grads, float* weight, float* bias) const {
+  for (int tap = 0; tap < taps_; ++tap) {
+    for (int i = 0; i < step_; ++i, weight_grads += out_step_) {
+      if (in_at_[i] < 0) continue;
+      for (int o = 0; o < spec_.out_channels; ++o) {
+        weight[(static_cast<size_t>(o) * in_channels_ + in_at_[i]) * taps_ + tap] = weight_grads[o];
+      }
+    }
+  }
+  std::copy_n(weight_grads, spec_.out_channels, bias);
+}
+
+void Conv::read_norm_grads(const float* weight_grads, float* weight, float* bias) const {
+  const float* from = weight_grads + products_size() + out_step_;
+  std::copy_n(from, in_channels_, weight);
+  std::copy_n(from + in_channels_, in_channels_, bias);
+}
+
+}  // namespace cpu

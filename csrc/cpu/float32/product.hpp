@@ -1,0 +1,108 @@
+// A matrix product in blocks of kRows rows and two vectors of columns, whose sums stay in registers.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+namespace cpu {
+
+constexpr int kPanel = 2 * kLanes;  // columns of a packed matrix that lie together
+
+// to[r][n] = sum over runs and k of runs[.][r * step + k] * b[.][k][n], of kR rows and kV vectors of columns
+template <int kR, int kV>
+inline void multiply_block(const float* const* runs, int num_runs, int length, size_t step, const float* b, float* to,
+                           size_t to_step) {
+  Vec sum[kR][kV];
+#pragma GCC unroll 16
+  for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kV; ++v) sum[r][v] = set1(0.0f);
+  }
+  for (int run = 0; run < num_runs; ++run) {
+    const float* a = runs[run];
+    for (int k = 0; k < length; ++k, ++a, b += kV * kLanes) {
+      Vec column[kV];
+#pragma GCC unroll 2
+      for (int v = 0; v < kV; ++v) column[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; ++r) {
+        const Vec x = set1(a[r * step]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kV; ++v) sum[r][v] = fma(x, column[v], sum[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kV; ++v) store(to + r * to_step + v * kLanes, sum[r][v]);
+  }
+}
+
+// to[i][n] += sum over pixels (y, x) of a[y][x][i] * b[y][x][n], of kR rows i and kV vectors of columns
+template <int kR, int kV>
+inline void outer_block(const float* a, size_t a_row, size_t a_step, const float* b, size_t b_row, size_t b_step, int h,
+                        int w, float* to, size_t to_step) {
+  Vec sum[kR][kV];
+#pragma GCC unroll 16
+  for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kV; ++v) sum[r][v] = load(to + r * to_step + v * kLanes);
+  }
+  for (int y = 0; y < h; ++y) {
+    const float *left = a + y * a_row, *right = b + y * b_row;
+    for (int x = 0; x < w; ++x, left += a_step, right += b_step) {
+      Vec column[kV];
+#pragma GCC unroll 2
+      for (int v = 0; v < kV; ++v) column[v] = load(right + v * kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < kR; ++r) {
+        const Vec s = set1(left[r]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kV; ++v) sum[r][v] = fma(s, column[v], sum[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kV; ++v) store(to + r * to_step + v * kLanes, sum[r][v]);
+  }
+}
+
+// Calls function with the numbers of rows and vectors as constants.
+template <int kR = kRows, typename Function>
+inline void with_constants(int rows, int vectors, Function&& function) {
+  if constexpr (kR > 1) {
+    if (rows < kR) return with_constants<kR - 1>(rows, vectors, function);
+  }
+  using Rows = std::integral_constant<int, kR>;
+  if (vectors == 2) {
+    function(Rows(), std::integral_constant<int, 2>());
+  } else {
+    function(Rows(), std::integral_constant<int, 1>());
+  }
+}
+
+// Calls function(first, count) for groups of at most kRows of so many rows, as equal as can be.
+template <typename Function>
+inline void in_groups(int rows, Function&& function) {
+  const int groups = (rows + kRows - 1) / kRows;
+  for (int g = 0; g < groups; ++g) {
+    const int first = rows * g / groups;
+    function(first, rows * (g + 1) / groups - first);
+  }
+}
+
+// rows x length, a row step apart, times a packed panel of so many vectors -> [rows, to_step]
+inline void multiply(const float* a, int rows, int length, size_t step, const float* b, int vectors, float* to,
+                     size_t to_step) {
+  in_groups(rows, [&](int first, int count) {
+    const float* run = a + first * step;
+    with_constants(count, vectors, [&](auto r, auto v) {
+      multiply_block<decltype(r)::value, decltype(v)::value>(&run, 1, length, step, b, to + first * to_step, to_step);
+    });
+  });
+}
+
+}  // namespace cpu

@@ -1,0 +1,182 @@
+// 3x3 convolutions with stride 1 by Winograd's minimal filtering: kOut x kOut outputs from (kOut + 2)^2 products a
+// channel pair instead of 9 kOut^2 (Lavin and Gray, arXiv 1509.09308).
+//
+//   Y = A^T [ sum over channels of (G g G^T) . (B^T d B) ] A
+//
+// with tiles d of the input that overlap by two pixels. What depends on the tile only is done a vector of channels at a
+// time; the sums over channels are one matrix product for each of the (kOut + 2)^2 places, tiles x channels in by
+// channels in x channels out.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "product.hpp"
+
+namespace cpu {
+
+template <int kOut>
+struct Winograd;
+
+template <>
+struct Winograd<2> {
+  static constexpr int kIn = 4;
+  static constexpr double kG[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+
+  static void input(const Vec d[4], Vec y[4]) {
+    y[0] = d[0] - d[2];
+    y[1] = d[1] + d[2];
+    y[2] = d[2] - d[1];
+    y[3] = d[1] - d[3];
+  }
+  static void output(const Vec m[4], Vec y[2]) {
+    y[0] = m[0] + m[1] + m[2];
+    y[1] = m[1] - m[2] - m[3];
+  }
+};
+
+template <>
+struct Winograd<4> {
+  static constexpr int kIn = 6;
+  static constexpr double kG[6][3] = {{1.0 / 4, 0, 0},
+                                      {-1.0 / 6, -1.0 / 6, -1.0 / 6},
+                                      {-1.0 / 6, 1.0 / 6, -1.0 / 6},
+                                      {1.0 / 24, 1.0 / 12, 1.0 / 6},
+                                      {1.0 / 24, -1.0 / 12, 1.0 / 6},
+                                      {0, 0, 1}};
+
+  static void input(const Vec d[6], Vec y[6]) {
+    const Vec two = set1(2.0f), four = set1(4.0f), five = set1(5.0f);
+    const Vec a = fnma(four, d[2], d[4]), b = fnma(four, d[1], d[3]), c = d[4] - d[2], e = d[3] - d[1];
+    y[0] = fma(four, d[0], fnma(five, d[2], d[4]));
+    y[1] = a + b;
+    y[2] = a - b;
+    y[3] = fma(two, e, c);
+    y[4] = fnma(two, e, c);
+    y[5] = fma(four, d[1], fnma(five, d[3], d[5]));
+  }
+  static void output(const Vec m[6], Vec y[4]) {
+    const Vec two = set1(2.0f), four = set1(4.0f), eight = set1(8.0f);
+    const Vec s = m[1] + m[2], d = m[1] - m[2], s2 = m[3] + m[4], d2 = m[3] - m[4];
+    y[0] = m[0] + s + s2;
+    y[1] = fma(two, d2, d);
+    y[2] = fma(four, s2, s);
+    y[3] = fma(eight, d2, d) + m[5];
+  }
+};
+
+// How a map of h x w pixels is cut into tiles, and how many rows of tiles are worked on at once: as many as leave their
+// transforms in the second-level cache, and small maps as a whole.
+struct TilePlan {
+  int out, in, across, down, rows, pitch;  // pitch: pixels of a row of the input, laid out with its border
+  int step, places;
+
+  TilePlan(int out, int h, int w, int step) : out(out), in(out + 2), step(step), places(in * in) {
+    constexpr int kFloats = 320 * 1024 / sizeof(float);
+    across = (w + out - 1) / out;
+    down = (h + out - 1) / out;
+    rows = std::clamp(kFloats / (places * across * step), 1, down);
+    pitch = across * out + 2;
+  }
+  int tiles() const { return rows * across; }
+  // Places lie an odd number of cache lines apart, or they would compete for the same few sets of the cache.
+  size_t input_place() const { return static_cast<size_t>(tiles()) * step + 16; }
+  size_t output_place() const { return static_cast<size_t>(tiles()) * kPanel + 16; }
+  size_t laid_size() const { return static_cast<size_t>(rows * out + 2) * pitch * step; }
+  size_t scratch_size() const { return laid_size() + places * (input_place() + output_place()); }
+  size_t weight_size(int out_step) const { return static_cast<size_t>(places) * step * out_step; }
+};
+
+// G g G^T of every pair of channels, packed: [panel of out][place][in][columns of the panel].
+// weight(o, i, tap) gives the weight, 0 where there is no channel; out_step: padded channels.
+template <int kOut, typename Weight>
+void transform_weight(int step, int out_step, float* to, Weight&& weight) {
+  using W = Winograd<kOut>;
+  for (int first = 0; first < out_step; first += kPanel) {
+    const int columns = std::min(kPanel, out_step - first);
+    for (int i = 0; i < step; ++i) {
+      for (int o = 0; o < columns; ++o) {
+        double half[W::kIn][3];
+        float g[9];
+        for (int tap = 0; tap < 9; ++tap) g[tap] = weight(first + o, i, tap);
+        for (int y = 0; y < W::kIn; ++y) {
+          for (int x = 0; x < 3; ++x) half[y][x] = W::kG[y][0] * g[x] + W::kG[y][1] * g[3 + x] + W::kG[y][2] * g[6 + x];
+        }
+        float* at = to + static_cast<size_t>(i) * columns + o;
+        for (int y = 0; y < W::kIn; ++y) {
+          for (int x = 0; x < W::kIn; ++x, at += static_cast<size_t>(step) * columns) {
+            *at = static_cast<float>(half[y][0] * W::kG[x][0] + half[y][1] * W::kG[x][1] + half[y][2] * W::kG[x][2]);
+          }
+        }
+      }
+    }
+    to += static_cast<size_t>(W::kIn * W::kIn) * step * columns;
+  }
+}
+
+// lay(y, to): row y of the input to pitch pixels, one of border first; y may be -1 or beyond the last, which are 0.
+// sink.open(block, first strip), sink.put(pixel, sums) for every output of a block, sink.close().
+template <int kOut, typename Lay, typename Sink>
+void winograd(const TilePlan& plan, int h, int w, int out_step, const float* weight, float* scratch, Lay&& lay,
+              Sink&& sink) {
+  using W = Winograd<kOut>;
+  constexpr int kIn = W::kIn;
+  const int step = plan.step;
+  const size_t row_size = static_cast<size_t>(plan.pitch) * step;
+  const size_t in_place = plan.input_place(), out_place = plan.output_place();
+  float *laid = scratch, *input = laid + plan.laid_size(), *sums = input + kIn * kIn * in_place;
+  for (int strip = 0; strip < plan.down; strip += plan.rows) {
+    const int rows = std::min(plan.rows, plan.down - strip), tiles = rows * plan.across;
+    if (strip > 0) std::memcpy(laid, laid + plan.rows * kOut * row_size, 2 * row_size * sizeof(float));
+    for (int y = strip > 0 ? 2 : 0; y < rows * kOut + 2; ++y) lay(strip * kOut - 1 + y, laid + y * row_size);
+
+    for (int tile = 0; tile < tiles; ++tile) {
+      const float* corner = laid + tile / plan.across * kOut * row_size + static_cast<size_t>(tile % plan.across) * kOut * step;
+      for (int c = 0; c < step; c += kLanes) {
+        Vec half[kIn][kIn];  // [column][row of B^T d]
+        for (int x = 0; x < kIn; ++x) {
+          Vec d[kIn];
+          for (int y = 0; y < kIn; ++y) d[y] = load(corner + y * row_size + x * step + c);
+          W::input(d, half[x]);
+        }
+        float* to = input + static_cast<size_t>(tile) * step + c;
+        for (int y = 0; y < kIn; ++y) {
+          Vec d[kIn], v[kIn];
+          for (int x = 0; x < kIn; ++x) d[x] = half[x][y];
+          W::input(d, v);
+          for (int x = 0; x < kIn; ++x, to += in_place) store(to, v[x]);
+        }
+      }
+    }
+
+    const float* panel = weight;
+    for (int first = 0; first < out_step; first += kPanel) {
+      const int columns = std::min(kPanel, out_step - first);
+      for (int place = 0; place < kIn * kIn; ++place, panel += static_cast<size_t>(step) * columns) {
+        multiply(input + place * in_place, tiles, step, step, panel, columns / kLanes, sums + place * out_place, columns);
+      }
+      for (int c = 0; c < columns; c += kLanes) {
+        sink.open((first + c) / kLanes, strip == 0);
+        for (int tile = 0; tile < tiles; ++tile) {
+          const float* from = sums + static_cast<size_t>(tile) * columns + c;
+          Vec half[kIn][kOut];  // [column][row of A^T m]
+          for (int x = 0; x < kIn; ++x) {
+            Vec m[kIn];
+            for (int y = 0; y < kIn; ++y) m[y] = load(from + (y * kIn + x) * out_place);
+            W::output(m, half[x]);
+          }
+          const int top = (strip + tile / plan.across) * kOut, left = tile % plan.across * kOut;
+          for (int y = 0; y < std::min(kOut, h - top); ++y) {
+            Vec m[kIn], out[kOut];
+            for (int x = 0; x < kIn; ++x) m[x] = half[x][y];
+            W::output(m, out);
+            for (int x = 0; x < std::min(kOut, w - left); ++x) sink.put((top + y) * w + left + x, out[x]);
+          }
+        }
+        sink.close();
+      }
+    }
+  }
+}
+
+}  // namespace cpu
