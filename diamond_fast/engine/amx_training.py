@@ -47,7 +47,8 @@ class TrainableProgram:
     def _program(self, x: Tensor) -> CpuProgram:
         key = tuple(x.shape[1:])
         if key not in self._programs:
-            self._programs[key] = CpuProgram(self.walk, [(key[0], 1.0)], *key[1:], **self._options)
+            channels, height, width = key
+            self._programs[key] = CpuProgram(self.walk, [(channels, 1.0)], height, width, **self._options)
         return self._programs[key]
 
 

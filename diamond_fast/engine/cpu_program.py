@@ -38,6 +38,8 @@ def why_not(instruction_set: str) -> str | None:
         from diamond_fast import _cpu
     except ImportError:
         return "the compiled part diamond_fast._cpu is not built"
+    if not hasattr(_cpu, "missing"):
+        return "the compiled part diamond_fast._cpu is of another version and not built again"
     if missing := _cpu.missing(instruction_set):
         return f"the processor lacks {', '.join(missing)}"
     library = _library(instruction_set)
