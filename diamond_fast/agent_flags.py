@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from diamond_fast.config import PathChoice, Place, PositiveFloat, with_machine_flags
+from diamond_fast.config import EngineChoice, Place, PositiveFloat, with_machine_flags
 
 if TYPE_CHECKING:
     from diamond_fast.runs.agents import TrainedAgent
@@ -30,9 +30,10 @@ class AgentFlags:
     """Seconds to wait for a step of the environment. If not given: as in the run."""
     env_start_timeout: Annotated[PositiveFloat | None, arg(metavar="SECONDS")] = None
     """Seconds to wait until the environment has started. If not given: as in the run."""
-    path: PathChoice | None = None
-    """How frames are imagined. auto: the fastest way that this machine has. readable: with the networks as they are
-    written, in float32. If not given: as in the run."""
+    engine: Annotated[EngineChoice | None, arg(aliases=("--path",))] = None
+    """How frames are imagined. auto: measured at first use on this machine, the fastest that agrees with readable.
+    readable: with the networks as they are written, in float32. torch, fused, amx: see --help of diamond_fast.train.
+    If not given: as in the run."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """The device that the networks run on."""
 

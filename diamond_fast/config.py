@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # numpy is not needed for --help
     from diamond_fast.spec import Action, Spec
 
 Precision = Literal["fp32", "tf32", "bf16"]
-PathChoice = Literal["auto", "readable"]
+EngineChoice = Literal["auto", "readable", "torch", "fused", "amx"]
 
 Place = Literal["thread", "process", "main"]
 NumActions = Annotated[int, Limits(minimum=1, maximum=2**12)]
@@ -178,9 +178,10 @@ class RunConfig:
     precision: Precision = "bf16"
     """Arithmetic of the networks. bf16: convolutions in bfloat16 if the machine is made for it (tensor cores, AMX),
     else float32; weights, sums and losses stay float32. tf32: as published; on a CPU the same as fp32."""
-    path: PathChoice = "auto"
-    """How networks are computed. auto: the fastest way this machine has. readable: as they are written, in float32 and
-    without CUDA graphs."""
+    engine: Annotated[EngineChoice, arg(aliases=("--path",))] = "auto"
+    """How networks are computed. auto: measured at first use on this machine, the fastest that agrees with readable.
+    readable: as they are written, in float32 and without CUDA graphs. torch: operation by operation, channels last.
+    fused: with Triton kernels. amx: compiled programs for a CPU with AMX."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is NaN or infinite, which never reaches the weights. stop: the run ends and says where.
     skip: that update is left out and counted in the metrics; looking at each one slows a GPU down."""
@@ -281,7 +282,7 @@ def of_kind(config: RunConfig, formulation: str, network: str) -> RunConfig:
     )
 
 
-MACHINE_FLAGS = ("env_runs_in", "env_timeout", "env_start_timeout", "path")
+MACHINE_FLAGS = ("env_runs_in", "env_timeout", "env_start_timeout", "engine")
 """Settings of the machine rather than of the run: every command may give them anew."""
 
 

@@ -81,7 +81,8 @@ def expect(device_name: str) -> list[Finding]:
     print(f"\nThe paper's run (--preset atari100k) on {device}")
     for line in describe(paper, ATARI_ACTIONS, device).splitlines():
         print(f"  {line}")
-    findings = show("Its frames, imagined", [health.fast_denoiser(device, paper)])
+    findings = show("Engines for its frames", health.engines(device, paper))
+    findings += show("Its frames, imagined", [health.fast_denoiser(device, paper)])
     total = estimate(paper, ATARI_ACTIONS)
     findings += show("Room for it", health.memory(device, total.model_bytes, total.replay_bytes))
     if device.type == "cpu":

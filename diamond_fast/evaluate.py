@@ -123,6 +123,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     """
     from diamond_fast.devices import resolve_device
     from diamond_fast.engine.choose import choose_path, set_matmul_precision
+    from diamond_fast.engine.contest import Work
     from diamond_fast.evaluation.measure import Task
     from diamond_fast.evaluation.perceptual import Perceptual
     from diamond_fast.replay.fitting import check_fits
@@ -148,7 +149,8 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, action)
     set_matmul_precision(config.precision)
     trained.agent.to(device).eval()
-    path = choose_path(device, config.precision, config.path)
+    work = Work.of(trained.agent.denoiser, config.world_model.sampler, args.batch_size)
+    path = choose_path(device, config.precision, config.engine, work=work)
     print(path, flush=True)
     return Task(
         replace(trained, config=replace(config, world_model=world_model)),

@@ -133,6 +133,40 @@ def fast_paths() -> Iterator[Finding]:
             yield Finding(name, "on", use)
 
 
+def engines(device: Any, config: Any) -> Iterator[Finding]:
+    """Each engine a FastDenoiser may run on: how fast it is, how far from the readable networks, and which is taken.
+
+    Args:
+        device: a ``torch.device``.
+        config: ``RunConfig`` with the networks' sizes.
+    """
+    from dataclasses import replace
+
+    from diamond_fast.engine.choose import MEASURE, candidates, compared, may_measure
+    from diamond_fast.engine.contest import Work, best
+    from diamond_fast.spec import Discrete
+    from diamond_fast.world_model import Denoiser
+
+    if not may_measure(device):
+        yield Finding("engines", "off", f"not measured: {MEASURE} is 0")
+        return
+    denoiser = Denoiser(config.denoiser, config.spec(Discrete(1))).to(device)
+    n = 32 if device.type == "cuda" else 2
+    work = replace(Work.of(denoiser, config.world_model.sampler, n), alone=True)
+    try:
+        rows, when = compared(work, candidates(device, config.precision, work=work))
+    except Exception as error:  # a compiler, a driver or a kernel can fail in any way
+        yield Finding("engines", "broken", f"not measured: {one_line(error)}", "please report this line")
+        return
+    taken = best(rows)
+    for row in rows:
+        words = [f"{1 / row.seconds:.1f} frames/s" if row.seconds else "", row.why_not or ""]
+        words.append("" if row.error is None or row.why_not else f"within {row.error:.0e} of readable")
+        words.append(row.cost(rows) if row.why_not else f"{row.gain(rows)}, {when}" if row is taken else "")
+        state = "off" if row.why_not else "taken" if row is taken else "slower"
+        yield Finding(row.name, state, "; ".join(filter(None, words)))
+
+
 def fast_denoiser(device: Any, config: Any, seconds: float = 1.0) -> Finding:
     """Whether FastDenoiser runs, and how much faster it is than the plain sampler, with random weights.
 

@@ -55,7 +55,7 @@ class PlayArgs(AgentFlags):
     recordings: Annotated[Path, arg(metavar="DIR")] = Path("recordings")
     """The folder that recorded episodes are written to, each session in a folder of its own."""
     exact: FlagCreatePairsOff[bool] = False
-    """Means the same as --path readable."""
+    """Means the same as --engine readable."""
     window: FlagCreatePairsOff[bool] = False
     """Open a window on this machine's screen instead of serving a page."""
     host: str = "127.0.0.1"
@@ -138,7 +138,7 @@ def _set_up(args: PlayArgs) -> tuple["Session", float]:
     require_film_writers()
     device = resolve_device(args.device)
     if args.exact:
-        args = replace(args, path="readable")
+        args = replace(args, engine="readable")
     source = load_source(args.load(), device)
     folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(folder, source.replay.frame_shape, args.speed)

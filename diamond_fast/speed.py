@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.contest import Work
 from diamond_fast.engine.world import next_frame_sampler, trained
 from diamond_fast.spec import Action, Spec
 from diamond_fast.timing import Timing, timed, wait_for
@@ -68,7 +69,8 @@ def _forward_and_training(
     """Two calls, and the FLOPs of each."""
     model = Agent(config, num_actions).denoiser.to(device)
     obs, act, _ = batch_of_zeros(model.spec, batch_size, model.spec.context, device)
-    path = choose_path(device, config.precision, config.path)
+    work = Work.of(model, config.world_model.sampler, config.actor_critic_update.batch_size)
+    path = choose_path(device, config.precision, config.engine, work=work)
     one_step = config.world_model.with_denoising_steps(1).sampler
     fast, fast_model = next_frame_sampler(model, one_step, path), trained(model, path)
 

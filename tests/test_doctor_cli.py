@@ -30,8 +30,11 @@ def test_this_machine_is_usable(capsys, small):
     assert code == 0
     assert out.splitlines()[0].startswith("diamond_fast 0.")
     assert out.splitlines()[-1] == "Usable."
-    for section in ("Installed", "Game", "GPU", "Fast paths", "Its frames, imagined", "Room for it", "What would help"):
+    for section in ("Installed", "Game", "GPU", "Fast paths", "Engines for its frames", "Its frames, imagined"):
         assert f"\n{section}\n" in out
+    for section in ("Room for it", "What would help"):
+        assert f"\n{section}\n" in out
+    assert "  engines            off     not measured: DIAMOND_FAST_MEASURE is 0\n" in out
     assert "  time: about " in out
     assert "  FastDenoiser       on      on cpu\n" in out
     assert "compiled replay    on      training batches" in out

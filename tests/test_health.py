@@ -10,7 +10,8 @@ import torch
 from small_world import SMALL_WORLD
 
 from diamond_fast import health
-from diamond_fast.engine import cpu_program
+from diamond_fast.engine import choose, cpu_program
+from diamond_fast.engine.contest import Row
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.evaluation import sampling_rate
 from diamond_fast.world_model import DiffusionSampler
@@ -140,6 +141,35 @@ def test_with_cuda_graphs_are_on_and_kernels_where_triton_is(monkeypatch):
         found = by_name(health.fast_paths())
         assert found["CUDA graphs"].state == "on"
         assert (found["Triton kernels"].state, found["Triton kernels"].remedy) == (state, remedy)
+
+
+def test_engines_are_shown_with_what_was_measured(monkeypatch):
+    rows = [
+        Row("fused", None, None, "it fails: out of memory"),
+        Row("torch", 2e-6, 0.005),
+        Row("torch float32", 0.3, 0.004, "it differs"),
+        Row("readable", 0.0, 0.01),
+    ]
+    monkeypatch.setattr(choose, "may_measure", lambda device: True)
+    monkeypatch.setattr(choose, "compared", lambda work, paths: (rows, "measured before"))
+    findings = list(health.engines(torch.device("cpu"), SMALL_WORLD))
+    assert [(f.name, f.state, f.detail) for f in findings] == [
+        ("fused", "off", "it fails: out of memory; what it would have gained over torch is not known"),
+        ("torch", "taken", "200.0 frames/s; within 2e-06 of readable; 2.00 times as fast as readable, measured before"),
+        ("torch float32", "off", "250.0 frames/s; it differs; torch takes 1.25 times as long"),
+        ("readable", "slower", "100.0 frames/s; within 0e+00 of readable"),
+    ]
+
+
+def test_engines_that_cannot_be_measured_are_no_disaster(monkeypatch):
+    def fail(work, paths):
+        raise RuntimeError("no kernel image\nis available")
+
+    monkeypatch.setattr(choose, "may_measure", lambda device: True)
+    monkeypatch.setattr(choose, "compared", fail)
+    (finding,) = health.engines(torch.device("cpu"), SMALL_WORLD)
+    assert (finding.state, finding.detail) == ("broken", "not measured: no kernel image is available")
+    assert not finding.fatal
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

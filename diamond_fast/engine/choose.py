@@ -1,71 +1,181 @@
-"""Which path networks take on a device: decided here and nowhere else."""
+"""Which path networks take on a device: decided here and nowhere else, by measuring where there is a choice."""
 
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
-from diamond_fast.config import PathChoice, Precision
-from diamond_fast.engine import cpu_program
+from diamond_fast.config import EngineChoice, Precision
+from diamond_fast.engine import cpu_program, decisions
+from diamond_fast.engine.contest import Row, Work, best, contest
+from diamond_fast.engine.contest_in_child import contest_in_child
+from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.path import Engine, Path, fast_dtype, runs_on_amx
+from diamond_fast.kernels._triton import INSTALLED as TRITON_INSTALLED
+from diamond_fast.one_line import one_line
 
+__all__ = [
+    "MEASURE",
+    "Path",
+    "candidates",
+    "choose_path",
+    "compared",
+    "fast_dtype",
+    "may_measure",
+    "measure",
+    "runs_on_amx",
+]
 
-@dataclass(frozen=True)
-class Path:
-    """How networks are computed. As a string, one line for people."""
+MEASURE = "DIAMOND_FAST_MEASURE"
+"""Environment variable: with 0 nothing is measured, and the path that is expected to be fastest is taken."""
 
-    device: torch.device
-    dtype: torch.dtype
-    """What networks compute in; the weights that are trained, sums and losses are float32 on every path."""
-    engine: Literal["fused", "amx", "readable"]
-    """fused: with Triton kernels, operation by operation; amx: compiled programs on a CPU; readable: as written."""
-    graphs: bool
-    """Whether updates and rollouts are captured as CUDA graphs."""
-    why: str
-
-    def autocast(self) -> AbstractContextManager:
-        """Around losses: on a GPU networks inside run in ``dtype``. On a CPU they see to it themselves."""
-        enabled = self.device.type == "cuda" and self.dtype == torch.bfloat16
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-    def __str__(self) -> str:
-        engine = {"fused": "fused kernels", "amx": "AMX programs", "readable": "readable networks"}[self.engine]
-        dtype = str(self.dtype).removeprefix("torch.")
-        return f"Path: {engine} in {dtype}{', CUDA graphs' if self.graphs else ''} ({self.why})"
+WITHOUT_TRITON = Techniques(fused_norms=False, fused_epilogues=False, fused_edm=False)
 
 
 def choose_path(
-    device: torch.device, precision: Precision = "bf16", choice: PathChoice = "auto", graphs: bool = True
+    device: torch.device,
+    precision: Precision | torch.dtype = "bf16",
+    choice: EngineChoice = "auto",
+    graphs: bool = True,
+    work: Work | None = None,
+    as_before: str | None = None,
 ) -> Path:
-    """The fastest path that a device has for a precision, or the readable one.
+    """The fastest path that a device has for a precision, or the one that is asked for.
+
+    If several come into question, they are measured on the work at hand; the decision is kept for the next time.
 
     Args:
+        precision: a run's, or the very dtype that networks are to compute in.
+        choice: an engine; "auto": whichever is fastest.
         graphs: whether CUDA graphs may be used.
+        work: what is to be computed; None: nothing is measured, the path expected to be fastest is taken.
+        as_before: the ``name`` of the path that a run began with; it is taken if it comes into question.
+
+    Raises:
+        ValueError: the device does not have the engine that is asked for.
     """
-    if choice == "readable":
-        return Path(device, torch.float32, "readable", False, "asked for")
-    dtype = fast_dtype(device) if precision == "bf16" else torch.float32
-    if device.type == "cuda":
-        coarse = "the GPU has tensor cores for it" if dtype == torch.bfloat16 else "the GPU is not made for bfloat16"
-        return Path(device, dtype, "fused", graphs, coarse if precision == "bf16" else f"precision {precision}")
-    if runs_on_amx(device, dtype):
-        return Path(device, dtype, "amx", False, "the processor has AMX")
-    why = cpu_program.why_unavailable() if device.type == "cpu" else f"there is no faster one on {device.type}"
-    return Path(device, dtype, "readable", False, why if precision == "bf16" and why else f"precision {precision}")
+    found = candidates(device, precision, graphs, work)
+    wanted = [path for path in found if choice in ("auto", path.engine)]
+    if not wanted:
+        why_not = cpu_program.why_unavailable() if choice == "amx" and device.type == "cpu" else None
+        have = ", ".join(dict.fromkeys(path.engine for path in found))
+        raise ValueError(
+            f"--engine {choice}: there is none on {device}{f' ({why_not})' if why_not else ''}; it has {have}"
+        )
+    if choice == "auto" and device.type == "cpu" and not (work and work.alone):
+        # what it gains in drawing frames is less than the policy's second pass, with gradients, would cost
+        wanted = [path for path in wanted if path.engine != "torch"]
+    if choice != "auto":
+        wanted = [replace(path, why="asked for") for path in wanted]
+    if before := next((path for path in wanted if path.name == as_before), None):
+        return before if choice != "auto" else replace(before, why=f"as the run began; {before.why}")
+    if work is None or len(wanted) == 1 or not may_measure(device):
+        return wanted[0]
+    return _measured(work, wanted)
 
 
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where tensor cores or AMX make it fast, else float32."""
+def candidates(
+    device: torch.device, precision: Precision | torch.dtype = "bf16", graphs: bool = True, work: Work | None = None
+) -> list[Path]:
+    """The paths that come into question, the one expected to be fastest first. A new one is a line here."""
+    dtype = precision if isinstance(precision, torch.dtype) else torch.float32
+    if precision == "bf16":
+        dtype = fast_dtype(device)
+    walks = work is None or work.walks
+    found: list[Path] = []
+
+    def add(engine: Engine, dtype: torch.dtype = dtype, **more) -> None:
+        found.append(Path(device, dtype, engine, why=_why(device, precision, dtype, engine), **more))
+
+    # a network without a walk runs as it is under autocast on any of them; a run's other networks gain all the same
     if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+        if TRITON_INSTALLED:
+            add("fused", graphs=graphs)
+        if walks or not TRITON_INSTALLED:
+            add("torch", graphs=graphs, techniques=WITHOUT_TRITON)
+        if dtype != torch.float32:
+            add("torch", torch.float32, graphs=graphs, techniques=WITHOUT_TRITON, variant="float32")
     else:
-        fast = runs_on_amx(device, torch.bfloat16)
-    return torch.bfloat16 if fast else torch.float32
+        if runs_on_amx(device, dtype):
+            add("amx", graphs=False)
+        if walks and device.type == "cpu":
+            add("torch", graphs=False, techniques=WITHOUT_TRITON)
+    add("readable", torch.float32, graphs=False)
+    return found
 
 
-def runs_on_amx(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether a network of this type runs as a compiled program."""
-    return device.type == "cpu" and dtype == torch.bfloat16 and cpu_program.why_unavailable() is None
+def _why(device: torch.device, precision: Precision | torch.dtype, dtype: torch.dtype, engine: Engine) -> str:
+    """Why a path is taken that was not measured."""
+    if engine == "amx":
+        return "the processor has AMX"
+    if precision != "bf16":
+        return f"precision {str(precision).removeprefix('torch.')}"
+    if device.type == "cuda":
+        return "the GPU has tensor cores for it" if dtype == torch.bfloat16 else "the GPU is not made for bfloat16"
+    lacking = cpu_program.why_unavailable() if device.type == "cpu" else f"there is no faster one on {device.type}"
+    return lacking or "precision bf16"
+
+
+def may_measure(device: torch.device) -> bool:
+    """Not if the user does not want it, nor while a graph is captured."""
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return os.environ.get(MEASURE) != "0" and not capturing
+
+
+def _measured(work: Work, paths: Sequence[Path]) -> Path:
+    """The fastest that agrees with the readable networks."""
+    try:
+        rows, when = compared(work, paths)
+    except Exception as error:  # a compiler, a driver or a library can fail in any way
+        _say(f"Not measured which engine is fastest: {one_line(error)}")
+        return paths[0]
+    taken = best(rows)
+    path = next((path for path in paths if taken and path.name == taken.name), None)
+    if path is None or taken is None:
+        return replace(choose_path(paths[0].device, choice="readable"), why="no other one agrees with them")
+    return replace(path, why=f"{taken.gain(rows)}, {when}")
+
+
+def compared(work: Work, paths: Sequence[Path]) -> tuple[list[Row], str]:
+    """A row for each path, of an earlier measurement if there is one, and when that was.
+
+    Raises:
+        Exception: of any kind, if the readable networks themselves fail.
+    """
+    conditions = decisions.conditions(work, paths)
+    if (rows := decisions.find(conditions)) is not None:
+        return rows, "measured before"
+    return decisions.keep(conditions, measure(work, paths)), "measured just now"
+
+
+def measure(work: Work, paths: Sequence[Path]) -> list[Row]:
+    """Measures paths, prints how far it is and what is left out. On a GPU in a process of its own.
+
+    Raises:
+        Exception: of any kind, if the readable networks themselves fail.
+    """
+    _say(f"Measuring which engine is fastest for {work}:", end="")
+    begun: set[str] = set()
+
+    def begins(name: str) -> None:
+        if name not in begun:
+            _say(f" {name}", end="")
+        begun.add(name)
+
+    try:
+        rows = (contest_in_child if work.device.type == "cuda" else contest)(work, paths, begins)
+    finally:
+        _say("")
+    for row in rows:
+        if row.why_not:
+            _say(f"Left out: {row.name}, {row.why_not}; {row.cost(rows)}")
+    return rows
+
+
+def _say(words: str, end: str = "\n") -> None:
+    print(words, end=end, file=sys.stderr, flush=True)
 
 
 def set_matmul_precision(precision: Precision) -> None:

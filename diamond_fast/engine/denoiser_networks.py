@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diamond_fast.engine.choose import runs_on_amx
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
+from diamond_fast.engine.path import Engine, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.formulations.edm import EDM
@@ -28,8 +28,9 @@ def fast_sampler(
     device: torch.device,
     dtype: torch.dtype,
     techniques: Techniques | None = None,
+    engine: Engine | None = None,
 ) -> Sampler:
-    """The fastest way of drawing frames that this formulation and this network have.
+    """Draws frames on a fast engine.
 
     A network without a walk runs as it is under autocast; a formulation without fused functions as it is written.
 
@@ -39,11 +40,15 @@ def fast_sampler(
         device: where frames and network are.
         dtype: of weights and activations: bfloat16 or float32.
         techniques: what to use on a GPU.
+        engine: of a path; if None, amx if there is AMX for this dtype, else operation by operation.
     """
+    engine = engine or ("amx" if runs_on_amx(device, dtype) else "fused")
     fast: DrawingNetwork
-    if not hasattr(network, "walk"):
+    if engine == "readable":
+        fast = PlainNetwork(network)
+    elif not hasattr(network, "walk"):
         fast = AutocastNetwork(network, device, dtype)
-    elif runs_on_amx(device, dtype):
+    elif engine == "amx":
         fast = AmxNetwork(network)
     else:
         techniques = techniques or Techniques()

@@ -2,19 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from diamond_fast.engine.choose import fast_dtype
+from diamond_fast.config import EngineChoice, Precision
+from diamond_fast.engine.choose import candidates, choose_path
+from diamond_fast.engine.contest import Work
 from diamond_fast.engine.denoiser_arguments import sampler_config, to_actions, to_frames
-from diamond_fast.engine.denoiser_networks import AmxNetwork, FusedNetwork, fast_sampler
+from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.given_weights import Watch, as_own_network, bind, find_network, rebuild, weights_of
 from diamond_fast.engine.graphs import Captured
+from diamond_fast.engine.path import Path as EnginePath
 from diamond_fast.engine.uncompiled import uncompiled
 from diamond_fast.formulations.config import DenoiserConfig, StepsConfig
 from diamond_fast.formulations.edm import EDM
@@ -44,9 +48,11 @@ def _by_itself(method: Callable) -> Callable:
 class FastDenoiser(nn.Module):
     """Stands in for a denoiser and for its sampler.
 
-    On a GPU all kernels of a call are one CUDA graph for each shape; on a CPU with AMX a compiled program runs in
-    bfloat16. The fast path works on copies of the weights, which follow when the denoiser's change: see
-    :meth:`refresh` for what goes unnoticed. ``torch.compile`` leaves its calls alone, so what calls it may be compiled.
+    At its first call the engines that the device has are held against the readable networks and timed, unless that was
+    done before on this machine (``engine/choose.py``); the fastest that agrees is taken for all further calls. On a GPU
+    all kernels of a call are one CUDA graph for each shape. The fast path works on copies of the weights, which follow
+    when the denoiser's change: see :meth:`refresh` for what goes unnoticed. ``torch.compile`` leaves its calls alone,
+    so what calls it may be compiled.
 
     Args:
         denoiser: a ``Denoiser``, one of the published project, an agent with one, or the state dict of any of these;
@@ -56,8 +62,10 @@ class FastDenoiser(nn.Module):
             project's sampler will do. Other formulations than EDM have settings of their own, and three steps if None.
         sigma_data, sigma_offset_noise: of EDM's preconditioning; the denoiser's own, or the paper's 0.5 and 0.3.
         dtype: of the network: bfloat16 or float32; None: bfloat16 if tensor cores or AMX make it fast, else float32.
-        techniques: what to use on a GPU.
+        techniques: what to use operation by operation; if given, nothing is measured.
         max_graphs: shapes whose graphs are kept.
+        engine: "auto": measured at the first call; or the one to take: "readable", "torch", "fused", "amx"; or a path
+            that was chosen already, with its dtype and techniques.
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
@@ -73,10 +81,11 @@ class FastDenoiser(nn.Module):
         dtype: torch.dtype | None = None,
         techniques: Techniques | None = None,
         max_graphs: int = 8,
+        engine: EngineChoice | EnginePath = "auto",
     ):
         super().__init__()
         self.sampler_config: StepsConfig
-        self._configure(sampler, dtype, techniques, max_graphs)
+        self._configure(sampler, dtype, techniques, max_graphs, engine)
         given = [denoiser] if isinstance(denoiser, nn.Module) else []
         if isinstance(denoiser, nn.Module):
             self.inner_model = find_network(denoiser)
@@ -104,14 +113,24 @@ class FastDenoiser(nn.Module):
             self.formulation = EDM(DenoiserConfig(sigma_data=float(data), sigma_offset_noise=float(offset)))
         self._wrapped: Callable[..., Tensor] | None = None
 
-    def _configure(self, sampler: Any, dtype: torch.dtype | None, techniques: Techniques | None, max_graphs: int):
+    def _configure(
+        self,
+        sampler: Any,
+        dtype: torch.dtype | None,
+        techniques: Techniques | None,
+        max_graphs: int,
+        engine: EngineChoice | EnginePath = "auto",
+    ):
         if dtype is not None and dtype not in DTYPES:
             raise ValueError(f"dtype: expected torch.bfloat16, torch.float32 or None, got {dtype}")
         if max_graphs < 1:
             raise ValueError(f"max_graphs: expected at least 1, got {max_graphs}")
+        if not (isinstance(engine, EnginePath) or engine in get_args(EngineChoice)):
+            raise ValueError(f"engine: expected one of {', '.join(get_args(EngineChoice))}, got {engine!r}")
         self.sampler_config = sampler_config(sampler)
         self.dtype = dtype
-        self.techniques = techniques or Techniques()
+        self.techniques = techniques
+        self.engine = engine
         self.max_graphs = max_graphs
         self._fast: _Fast | None = None
 
@@ -196,11 +215,15 @@ class FastDenoiser(nn.Module):
     @property
     @_by_itself
     def path(self) -> str:
-        """Which path runs: ``amx``, ``fused`` or ``readable`` with its dtype, or ``wrapped``."""
-        network = self._ready(self.device or torch.device("cpu")).network
-        name = {AmxNetwork: "amx", FusedNetwork: "fused"}.get(type(network), "readable")
-        dtype = str(self._resolved_dtype()).removeprefix("torch.")
-        return "wrapped" if self._wrapped is not None else f"{name} {dtype}"
+        """Which path runs: ``amx``, ``fused``, ``torch`` or ``readable`` with its dtype, or ``wrapped``.
+
+        Before the first call: the one for 32 frames of 64x64.
+        """
+        if self._wrapped is not None:
+            return "wrapped"
+        path = self._ready(self.device or torch.device("cpu")).path
+        assert path is not None
+        return f"{path.engine} {str(path.dtype).removeprefix('torch.')}"
 
     @_by_itself
     def refresh(self) -> None:
@@ -246,7 +269,7 @@ class FastDenoiser(nn.Module):
         if n == 0:
             return torch.empty_like(noisy_next_obs)
         with self._arithmetic(device):
-            return self._ready(device).denoise(noisy_next_obs, sigma.expand(n), obs, act)
+            return self._ready(device, noisy_next_obs, act).denoise(noisy_next_obs, sigma.expand(n), obs, act)
 
     @_by_itself
     def sample(
@@ -275,20 +298,17 @@ class FastDenoiser(nn.Module):
             trajectory = [prev_obs.new_empty(0, c, h, w) for _ in range(self.sampler_config.num_steps + 1)]
             return trajectory[-1], trajectory
         with self._arithmetic(device):
-            fast = self._ready(device)
+            fast = self._ready(device, prev_obs[:, 0], prev_act)
             noise = torch.stack([randn(n, c, h, w, device=device) for _ in range(fast.sampler.num_draws)])
             trajectory = fast.sample(context, prev_act, noise)
         return trajectory[-1], trajectory
-
-    def _resolved_dtype(self) -> torch.dtype:
-        return self.dtype or fast_dtype(self.device or torch.device("cpu"))
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager:
         """The network's own; a wrapped network is left to the autocast it is called in."""
         return outside_autocast(device) if self._wrapped is None else nullcontext()
 
-    def _ready(self, device: torch.device) -> "_Fast":
-        """What runs there, with the weights as they are."""
+    def _ready(self, device: torch.device, frames: Tensor | None = None, act: Tensor | None = None) -> "_Fast":
+        """What runs there, with the weights as they are. Frames and actions of a call: what is measured at first."""
         fast = self._fast
         if fast is not None and fast.device == device:
             written, moved = fast.watch.look()
@@ -297,28 +317,30 @@ class FastDenoiser(nn.Module):
                 fast.refresh(self)
             if copies or not moved:  # without copies, a graph reads the network's weights where they were
                 return fast
-        self._fast = _Fast(self, device)
+        self._fast = _Fast(self, device, frames, act)
         return self._fast
 
 
 class _Fast:
     """What lives on one device: the fast network, its sampler, its graphs."""
 
-    def __init__(self, owner: FastDenoiser, device: torch.device):
+    def __init__(self, owner: FastDenoiser, device: torch.device, frames: Tensor | None, act: Tensor | None):
         self.device = device
         self.watch = Watch(owner)
         self._source: nn.Module | None = None
-        formulation, steps = owner.formulation, owner.sampler_config
+        self.path: EnginePath | None = None
+        formulation, steps, graphs = owner.formulation, owner.sampler_config, True
         if owner._wrapped is not None:
             self.sampler = Sampler(formulation, PlainNetwork(owner._wrapped), steps, device)
         else:
-            self._source = as_own_network(owner.inner_model, owner._own)
-            dtype = owner._resolved_dtype()
-            self.sampler = fast_sampler(formulation, self._source, steps, device, dtype, owner.techniques)
+            self._source = network = as_own_network(owner.inner_model, owner._own)
+            path = self.path = _choose(owner, network, device, frames, act)
+            graphs = path.graphs
+            self.sampler = fast_sampler(formulation, network, steps, device, path.dtype, path.techniques, path.engine)
         self.network = self.sampler.network
         self.sample: Callable[..., list[Tensor]] = self.sampler.sample
         self.denoise: Callable[..., Tensor] = self.sampler.denoise
-        if owner.techniques.cuda_graphs:
+        if graphs:
             self.sample = Captured("FastDenoiser.sample", self.sampler.sample, max_graphs=owner.max_graphs)
             self.denoise = Captured("FastDenoiser.denoise", self.sampler.denoise, max_graphs=owner.max_graphs)
 
@@ -329,6 +351,27 @@ class _Fast:
             assert self._source is not None
             bind(self._source, weights_of(owner.inner_model))
         self.network.refresh()
+
+
+def _choose(
+    owner: FastDenoiser, network: nn.Module, device: torch.device, frames: Tensor | None, act: Tensor | None
+) -> EnginePath:
+    """The path for this device. With techniques that are given it is the one expected to be fastest."""
+    if isinstance(owner.engine, EnginePath):
+        return owner.engine
+    if frames is None or act is None:
+        spec = owner._spec
+        assert spec is not None
+        frames = torch.empty(32, spec.frame.channels, 64, 64, device="meta")
+        act = torch.zeros(32, spec.context, *spec.action.shape, dtype=getattr(torch, spec.action.dtype.name))
+    n, c, h, w = frames.shape
+    work = Work(network, owner.formulation, owner.sampler_config, device, (n, c, h, w), act, alone=True)
+    techniques = owner.techniques
+    precision: Precision | torch.dtype = owner.dtype or "bf16"
+    if techniques is None:
+        return choose_path(device, precision, owner.engine, work=work)
+    path = candidates(device, precision, techniques.cuda_graphs, work)[0]
+    return replace(path, techniques=techniques)
 
 
 def _first(*values: Any) -> Any:

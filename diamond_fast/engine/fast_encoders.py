@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_fast.engine.choose import fast_dtype, runs_on_amx
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
 from diamond_fast.engine.lstm import Memory, unroll
+from diamond_fast.engine.path import Engine, fast_dtype, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
 from diamond_fast.networks.reward_end.model import NUM_REWARDS, RewardEndEncoder, RewardEndModel
@@ -26,6 +26,7 @@ class FastEncoder:
         network: whose weights are used.
         device, dtype: what it runs on, and in.
         techniques: what to use on a GPU.
+        engine: of a path; if None, amx if there is AMX for this dtype, else operation by operation.
     """
 
     def __init__(
@@ -34,11 +35,12 @@ class FastEncoder:
         device: torch.device,
         dtype: torch.dtype,
         techniques: Techniques,
+        engine: Engine | None,
     ):
         self.network = network
         self.dtype = dtype
         self.techniques = techniques
-        self.amx = runs_on_amx(device, dtype)
+        self.amx = engine == "amx" if engine else runs_on_amx(device, dtype)
         self._programs: dict[tuple[int, ...], CpuProgram] = {}
         self._copies = None if self.amx else WeightCopies(network, dtype)
 
@@ -81,13 +83,20 @@ class FastRewardEnd:
         model: whose weights are used.
         dtype: of the encoder; the machine's fast one if None.
         techniques: what to use on a GPU.
+        engine: as for ``FastEncoder``.
     """
 
-    def __init__(self, model: RewardEndModel, dtype: torch.dtype | None = None, techniques: Techniques | None = None):
+    def __init__(
+        self,
+        model: RewardEndModel,
+        dtype: torch.dtype | None = None,
+        techniques: Techniques | None = None,
+        engine: Engine | None = None,
+    ):
         self.model = model
         self.device = model.device
         dtype = dtype or fast_dtype(self.device)
-        self.encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques())
+        self.encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques(), engine)
 
     def refresh(self) -> None:
         self.encoder.refresh()
@@ -124,15 +133,22 @@ class FastPolicy:
         model: whose weights are used.
         dtype: of the encoder; the machine's fast one if None.
         techniques: what to use on a GPU.
+        engine: as for ``FastEncoder``.
     """
 
-    def __init__(self, model: ActorCritic, dtype: torch.dtype | None = None, techniques: Techniques | None = None):
+    def __init__(
+        self,
+        model: ActorCritic,
+        dtype: torch.dtype | None = None,
+        techniques: Techniques | None = None,
+        engine: Engine | None = None,
+    ):
         self.model = model
         self.device = model.device
         self.lstm_dim = model.lstm_dim
         self.lstm, self.actor_linear, self.critic_linear = model.lstm, model.actor_linear, model.critic_linear
         dtype = dtype or fast_dtype(self.device)
-        self._encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques())
+        self._encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques(), engine)
 
     def refresh(self) -> None:
         self._encoder.refresh()

@@ -12,7 +12,6 @@ from diamond_fast.engine.choose import Path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
-from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, NoRewardEnd, Sampler
 from diamond_fast.engine.recompute import Play, play, usual_capacity
@@ -26,7 +25,7 @@ def next_frame_sampler(denoiser: Denoiser, cfg: StepsConfig, path: Path) -> Samp
     """What draws next frames."""
     if path.engine == "readable":
         return DiffusionSampler(denoiser, cfg)
-    return FastDenoiser(denoiser, cfg, dtype=path.dtype, techniques=Techniques(cuda_graphs=path.graphs))
+    return FastDenoiser(denoiser, cfg, engine=path)
 
 
 def imagination(
@@ -53,7 +52,11 @@ def imagination(
     if not isinstance(sampler, FastDenoiser):
         starts = InitialStates(contexts, reward_end, num_batches)
         return ImaginedEnv(sampler, reward_end, cfg.horizon, starts, num_envs, generator)
-    fast = reward_end if isinstance(reward_end, NoRewardEnd) else FastRewardEnd(reward_end, path.dtype)
+    fast = (
+        reward_end
+        if isinstance(reward_end, NoRewardEnd)
+        else FastRewardEnd(reward_end, path.dtype, path.techniques, path.engine)
+    )
     starts = InitialStates(contexts, fast, num_batches)
     return FastImaginedEnv(sampler, fast, cfg.horizon, starts, num_envs, num_steps, generator)
 
@@ -76,7 +79,8 @@ def make_play(
     steps = cfg.actor_critic_loss.backup_every
     capacity = usual_capacity(env.num_envs, steps, cfg.world_model.horizon)
     if isinstance(env, FastImaginedEnv):
-        return ImaginedRollouts(env, FastPolicy(agent.actor_critic, path.dtype), steps, capacity, captured)
+        policy = FastPolicy(agent.actor_critic, path.dtype, path.techniques, path.engine)
+        return ImaginedRollouts(env, policy, steps, capacity, captured)
     return partial(play, env, agent.actor_critic, num_steps=steps, capacity=capacity)
 
 

@@ -9,8 +9,9 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from diamond_fast.config import PathChoice, WorldModelConfig
+from diamond_fast.config import EngineChoice, WorldModelConfig
 from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.contest import Work
 from diamond_fast.engine.fast_imagination import FastImaginedEnv
 from diamond_fast.engine.imagination import ImaginedEnv
 from diamond_fast.engine.world import imagination
@@ -35,7 +36,8 @@ class WorldModelEnv(VectorEnv):
         num_envs: imagined episodes stepped together.
         cfg: sampler and horizon.
         render_mode: "rgb_array" lets ``render()`` return the current frames.
-        path: "readable" computes with the networks as they are written; "auto" in the fastest way the device has.
+        engine: how networks are computed. "auto": the fastest on this machine, measured when it is first needed;
+            "readable": as they are written; or another one of ``engine/choose.py``.
 
     Raises:
         ValueError: ``render_mode`` is unknown.
@@ -50,7 +52,7 @@ class WorldModelEnv(VectorEnv):
         num_envs: int = 32,
         cfg: WorldModelConfig | None = None,
         render_mode: str | None = None,
-        path: PathChoice = "auto",
+        engine: EngineChoice = "auto",
     ):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode: expected None or 'rgb_array', got {render_mode!r}")
@@ -65,7 +67,8 @@ class WorldModelEnv(VectorEnv):
         self._replay = replay
         self._cfg = cfg or WorldModelConfig()
         self._generator = torch.Generator(agent.denoiser.device)
-        self._path = choose_path(agent.denoiser.device, choice=path)
+        work = Work.of(agent.denoiser, self._cfg.sampler, num_envs)
+        self._path = choose_path(agent.denoiser.device, choice=engine, work=work)
         self._env: ImaginedEnv | FastImaginedEnv | None = None
         self._obs: np.ndarray | None = None
 

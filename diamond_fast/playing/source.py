@@ -11,6 +11,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.domains import domain_of
 from diamond_fast.domains.environments import make_env
 from diamond_fast.engine import choose
+from diamond_fast.engine.contest import Work
 from diamond_fast.engine.imagination import Sampler
 from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.envs.failure import EnvironmentFailedError
@@ -42,10 +43,11 @@ class Source:
     """What that experience is, in a few words."""
     action_names: tuple[str, ...]
 
-    @property
+    @cached_property
     def path(self) -> choose.Path:
         """How frames are drawn."""
-        return choose.choose_path(self.device, self.cfg.precision, self.cfg.path)
+        work = Work.of(self.agent.denoiser, self.cfg.world_model.sampler, 1)
+        return choose.choose_path(self.device, self.cfg.precision, self.cfg.engine, work=work)
 
     @cached_property
     def sampler(self) -> Callable[[StepsConfig], Sampler]:

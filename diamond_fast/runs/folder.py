@@ -223,6 +223,8 @@ def without_format(settings: Any) -> dict[str, Any]:
     written = settings.pop("format", FORMAT)
     if written != FORMAT:
         raise ValueError(f"has format {written!r}, this version reads {FORMAT}; a newer one may read it")
+    if "path" in settings:  # what the engine was called at first
+        settings.setdefault("engine", settings.pop("path"))
     return settings
 
 

@@ -14,10 +14,15 @@ def conditions(path: Path) -> Conditions:
     return {
         "device": path.device.type,
         "threads": torch.get_num_threads(),
-        "path": "AMX" if path.engine == "amx" else path.engine,
+        "path": "AMX" if path.engine == "amx" else path.name,
         "torch": torch.__version__,
         "instruction set": torch.backends.cpu.get_cpu_capability(),
     }
+
+
+def path_begun_with(before: Conditions, device: torch.device) -> str | None:
+    """The name of the path that a run went on until it was saved; None if that was on another kind of device."""
+    return str(before["path"]).lower() if before.get("device") == device.type and "path" in before else None
 
 
 def why_not_bit_for_bit(before: Conditions, now: Conditions) -> str | None:

@@ -29,7 +29,7 @@ def follow(group: ProcessGroup, cfg: RunConfig, device: torch.device) -> Agent:
         NonFiniteError: as the leader's update raises.
     """
     set_matmul_precision(cfg.precision)
-    action_json, weights, states, segments_seed, journal, updates_done = group.receive()
+    action_json, weights, states, segments_seed, journal, updates_done, leaders = group.receive()
     action = action_from_json(action_json)
     agent = Agent(cfg, action)
     agent.load_state_dict(weights)
@@ -38,9 +38,8 @@ def follow(group: ProcessGroup, cfg: RunConfig, device: torch.device) -> Agent:
         replay = Replay(cfg.frame_shape, cfg.collection.num_envs, cfg.collection.num_steps_total, action)
     else:
         replay = domain_of(cfg).load_recording(Path(cfg.static_dataset))
-    updates = make_updates(
-        cfg, agent, replay, choose_path(device, cfg.precision, cfg.path, graphs=False), segments_seed, group=group
-    )
+    path = choose_path(device, cfg.precision, cfg.engine, graphs=False, as_before=leaders)
+    updates = make_updates(cfg, agent, replay, path, segments_seed, group=group)
     for name, update in updates.items():
         update.load_state_dict(states[name])
         update.objective.begin_epoch()  # imagined episodes of its own, not the leader's

@@ -15,6 +15,7 @@ from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.domains import has_env
 from diamond_fast.domains.environments import make_env
 from diamond_fast.engine.choose import choose_path, set_matmul_precision
+from diamond_fast.engine.contest import Work
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import RealEnv
@@ -30,7 +31,7 @@ from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
 from diamond_fast.training.actions import find_action
 from diamond_fast.training.collect import Collected, Collector
-from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
+from diamond_fast.training.conditions import conditions, path_begun_with, why_not_bit_for_bit
 from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.process_group import ProcessGroup, ProcessLostError
@@ -72,7 +73,6 @@ class Trainer:
     ):
         self.group = group
         self.cfg, self.folder, self.device = cfg, folder, device
-        self.path = choose_path(device, cfg.precision, cfg.path, cuda_graphs and group is None)
         set_matmul_precision(cfg.precision)
         torch.manual_seed(cfg.seed)
 
@@ -82,6 +82,9 @@ class Trainer:
         action = find_action(cfg, of_game, saved, agent, self.replay)
         self.agent = agent or Agent(cfg, action)
         self.agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+        before = path_begun_with(saved.state["conditions"], device) if saved else None
+        work = Work.of(self.agent.denoiser, cfg.world_model.sampler, cfg.actor_critic_update.batch_size)
+        self.path = choose_path(device, cfg.precision, cfg.engine, cuda_graphs and group is None, work, before)
         recording = self.replay if self.train_env is None else None
         self.evaluator = Evaluator(cfg, folder, self.agent, self.path, recording, self._seed)
         self.collector, real_env = None, None
@@ -110,7 +113,9 @@ class Trainer:
         if group is not None:
             states = {name: update.state_dict() for name, update in self.updates.items()}
             journal, done = str(folder.journal), sum(u.num_updates for u in self.updates.values())
-            group.broadcast(action.to_json(), self.agent.state_dict(), states, segments_seed, journal, done)
+            group.broadcast(
+                action.to_json(), self.agent.state_dict(), states, segments_seed, journal, done, self.path.name
+            )
             self._share_experience()
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
 

@@ -1,11 +1,17 @@
 """One place chooses the path: engine, arithmetic and graphs for every device, precision and wish; one line says why."""
 
+import os
+from dataclasses import replace
+
 import pytest
 import torch
+from small_world import SMALL_WORLD, make_agent
 
+from diamond_fast import FastDenoiser
 from diamond_fast.config import RunConfig
-from diamond_fast.engine import choose
-from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine import choose, decisions
+from diamond_fast.engine.choose import candidates, choose_path
+from diamond_fast.engine.contest import Row, Work
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -61,3 +67,157 @@ def test_the_readable_path_is_one_setting(machine, device):
     assert (path.dtype, path.engine, path.graphs) == (torch.float32, "readable", False)
     assert path.autocast() == (device.type, torch.bfloat16, False)
     assert str(path) == "Path: readable networks in float32 (asked for)"
+
+
+def names(*args, **more):
+    return [path.name for path in candidates(*args, **more)]
+
+
+def test_candidates_by_device_and_precision(machine):
+    machine()
+    assert names(CUDA) == ["fused", "torch", "torch float32", "readable"]
+    assert names(CUDA, "tf32") == ["fused", "torch", "readable"]
+    assert names(CPU) == ["torch", "readable"]
+    assert [path.graphs for path in candidates(CUDA, graphs=False)] == [False] * 4
+    torch_alone = candidates(CUDA)[1].techniques
+    assert not any((torch_alone.fused_norms, torch_alone.fused_epilogues, torch_alone.fused_edm))  # no Triton
+    machine((7, 5))
+    assert [path.dtype for path in candidates(CUDA)] == [torch.float32] * 3
+    machine(amx=True)
+    assert names(CPU) == ["amx", "torch", "readable"]
+    assert names(CPU, "tf32") == ["torch", "readable"]
+    assert names(CPU, torch.bfloat16)[0] == "amx"
+
+
+def test_a_network_without_a_walk_is_run_as_it_is(machine, work):
+    machine()
+    bare = replace(work, network=torch.nn.Linear(1, 1))
+    assert names(CUDA, work=bare) == ["fused", "torch float32", "readable"]
+    assert names(CPU, work=bare) == ["readable"]
+    machine(amx=True)
+    assert names(CPU, work=bare) == ["amx", "readable"]
+
+
+def test_an_engine_can_be_asked_for(machine):
+    machine()
+    assert choose_path(CUDA, choice="torch").name == "torch"
+    assert choose_path(CPU, choice="torch").engine == "torch"
+    assert choose_path(CUDA, choice="fused").why == "asked for"
+    with pytest.raises(ValueError, match=r"^--engine amx: there is none on cpu \(no AMX\); it has torch, readable$"):
+        choose_path(CPU, choice="amx")
+    with pytest.raises(ValueError, match=r"^--engine amx: there is none on cuda; it has fused, torch, readable$"):
+        choose_path(CUDA, choice="amx")
+
+
+@pytest.fixture
+def work():
+    return replace(Work.of(make_agent().denoiser, SMALL_WORLD.world_model.sampler, 4), alone=True)
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """Measuring gives these rows; returns how often it was done."""
+    monkeypatch.setenv(choose.MEASURE, "1")
+    monkeypatch.setenv(decisions.CACHE, str(tmp_path))
+    calls = []
+
+    def gives(*rows):
+        def contest(work, paths, begins):
+            calls.append([path.name for path in paths])
+            for path in paths:
+                begins(path.name)
+            if isinstance(rows[0], Exception):
+                raise rows[0]
+            return list(rows)
+
+        monkeypatch.setattr(choose, "contest", contest)
+        return calls
+
+    return gives
+
+
+READABLE = Row("readable", 0.0, 0.5)
+
+
+def test_the_fastest_is_taken_and_kept_for_the_next_time(machine, measured, work, capsys):
+    machine()
+    calls = measured(Row("torch", 1e-6, 0.25), READABLE)
+    path = choose_path(CPU, work=work)
+    assert str(path) == (
+        "Path: torch's operations, channels last, in float32 (2.00 times as fast as readable, measured just now)"
+    )
+    assert capsys.readouterr().err == ("Measuring which engine is fastest for 4 frames of 8x8 on cpu: torch readable\n")
+    assert choose_path(CPU, work=work).why == "2.00 times as fast as readable, measured before"
+    assert calls == [["torch", "readable"]]
+    choose_path(CPU, work=replace(work, frames=(5, 3, 8, 8)))
+    assert len(calls) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_left_out_has_a_line(machine, measured, work, capsys):
+    machine()
+    measured(Row("torch", None, None, "it fails: no"), READABLE)
+    assert choose_path(CPU, work=work).engine == "readable"
+    line = "Left out: torch, it fails: no; what it would have gained over readable is not known\n"
+    assert capsys.readouterr().err.endswith(line)
+
+
+def test_nothing_that_fails_ends_anything(machine, measured, work, capsys):
+    machine()
+    measured(RuntimeError("no\nluck"))
+    path = choose_path(CPU, work=work)
+    assert (path.engine, path.why) == ("torch", "no AMX")  # the one expected to be fastest
+    assert "Not measured which engine is fastest: no luck\n" in capsys.readouterr().err
+
+
+def test_an_engine_that_is_asked_for_and_does_not_agree_is_not_taken(machine, measured, work, monkeypatch):
+    """Two of an engine are measured against each other; if none may be taken, the readable networks are."""
+    machine()
+    monkeypatch.setattr(choose.torch.cuda, "is_current_stream_capturing", lambda: False)
+    monkeypatch.setattr(choose.decisions, "conditions", lambda work, paths: {})
+    measured(Row("torch", 0.1, 0.1, "it differs"), Row("torch float32", 0.1, 0.1, "it differs"))
+    monkeypatch.setattr(choose, "contest_in_child", choose.contest)
+    path = choose_path(CUDA, choice="torch", work=replace(work, device=CUDA))
+    assert (path.engine, path.why) == ("readable", "no other one agrees with them")
+
+
+def test_nothing_is_measured_without_a_choice_a_wish_or_while_a_graph_is_captured(machine, measured, work, monkeypatch):
+    machine()
+    calls = measured(Row("torch", 1e-6, 0.25), READABLE)
+    assert choose_path(CPU, choice="torch", work=work).why == "asked for"
+    assert choose_path(CPU).engine == "readable"
+    assert choose_path(CPU, work=replace(work, alone=False)).engine == "readable"  # in a run there is one candidate
+    monkeypatch.setattr(choose.torch.cuda, "is_current_stream_capturing", lambda: True)
+    assert choose_path(CUDA, work=work).engine == "fused"
+    monkeypatch.setenv(choose.MEASURE, "0")
+    assert choose_path(CPU, work=work).engine == "torch"
+    assert calls == []
+    assert os.listdir(os.environ[decisions.CACHE]) == []
+
+
+def test_a_run_goes_on_as_it_began(machine, measured, work):
+    machine(amx=True)
+    calls = measured(Row("amx", 1e-6, 0.25), READABLE)
+    in_run = replace(work, alone=False)
+    assert choose_path(CPU, work=in_run, as_before="readable").engine == "readable"
+    assert choose_path(CPU, work=in_run, as_before="amx").why == "as the run began; the processor has AMX"
+    assert calls == []
+    assert choose_path(CPU, work=in_run, as_before="fused").engine == "amx"  # the machine changed
+    assert choose_path(CPU, choice="readable", work=in_run, as_before="amx").engine == "readable"
+    assert len(calls) == 1
+
+
+def test_fast_denoiser_measures_at_its_first_call(measured, monkeypatch):
+    monkeypatch.setattr(choose.cpu_program, "why_unavailable", lambda: "no AMX")
+    calls = measured(Row("torch", 1e-6, 0.9), READABLE)
+    agent = make_agent()
+    fast = FastDenoiser(agent.denoiser, SMALL_WORLD.world_model.sampler)
+    assert calls == []
+    obs, act = torch.zeros(3, 4, 3, 8, 8), torch.zeros(3, 4, dtype=torch.int64)
+    fast.sample(obs, act)
+    fast.sample(obs[:2], act[:2])
+    assert calls == [["torch", "readable"]]
+    assert fast.path == "readable float32"
+    assert FastDenoiser(agent.denoiser, engine="torch").path == "torch float32"
+    with pytest.raises(ValueError, match=r"^engine: expected one of auto, readable, .*, got 'quick'$"):
+        FastDenoiser(agent.denoiser, engine="quick")

@@ -40,15 +40,15 @@ def test_the_readable_path_is_the_readable_code(agent):
 
 def test_the_fast_path(agent):
     """A sampler has graphs of its own, but none in a rollout that is one graph as a whole."""
-    assert next_frame_sampler(agent.denoiser, CFG.world_model.sampler, FUSED).techniques.cuda_graphs
+    assert next_frame_sampler(agent.denoiser, CFG.world_model.sampler, FUSED).engine.graphs
     env = make_env(agent, FUSED)
     assert isinstance(env, FastImaginedEnv)
     assert isinstance(env.sampler, FastDenoiser)
-    assert env.sampler.techniques.cuda_graphs
+    assert env.sampler.engine.graphs
     captured = []
     steps = CFG.actor_critic_loss.backup_every
     env = make_env(agent, FUSED, steps)
-    assert not env.sampler.techniques.cuda_graphs
+    assert not env.sampler.engine.graphs
     play = make_play(env, agent, CFG, FUSED, lambda name, function: captured.append(name) or function)
     assert isinstance(play, ImaginedRollouts)
     assert captured == ["imagined rollout"]

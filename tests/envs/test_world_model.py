@@ -166,8 +166,8 @@ def test_render(world):
 def test_the_fast_path_imagines_much_the_same(world, monkeypatch):
     """Rewards, ends and starts from the same draws; and at a reset with the weights as they are."""
     fused = Path(torch.device("cpu"), torch.float32, "fused", False, "a test")
-    plain = WorldModelEnv(*world, num_envs=6, cfg=WORLD, path="readable")
-    monkeypatch.setattr(world_model, "choose_path", lambda device, choice: fused)
+    plain = WorldModelEnv(*world, num_envs=6, cfg=WORLD, engine="readable")
+    monkeypatch.setattr(world_model, "choose_path", lambda *_, **__: fused)
     fast = WorldModelEnv(*world, num_envs=6, cfg=WORLD)
     bias = world[0].rew_end_model.encoder.conv_in.bias
     monkeypatch.setattr(bias, "data", bias.data.clone())

@@ -43,7 +43,7 @@ def source():
     env = make_real_env(None, TINY.env_id, 1, 24, done_on_life_loss=True)
     Collector(env, seed=1).collect(agent.actor_critic, replay, 400, epsilon=1.0)
     env.close()
-    return Source("Catch-v0", agent, replace(TINY, path="readable"), replay, "random play", ("LEFT", "NOOP", "RIGHT"))
+    return Source("Catch-v0", agent, replace(TINY, engine="readable"), replay, "random play", ("LEFT", "NOOP", "RIGHT"))
 
 
 @pytest.fixture

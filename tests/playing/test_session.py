@@ -114,7 +114,7 @@ def test_the_fast_path_dreams_much_the_same(source, make_session, tmp_path, monk
     for session in (plain, other):
         session.step()
     path = choose.Path(source.device, choose.fast_dtype(source.device), "fused", False, "a test")
-    monkeypatch.setattr(choose, "choose_path", lambda *args: path)
+    monkeypatch.setattr(choose, "choose_path", lambda *_, **__: path)
     fast = Session(replace(source), Recorder(tmp_path / "fast", (24, 24, 3)), seed=3)  # a copy has no sampler yet
     fast.step()
     assert isinstance(fast.source.sampler(source.cfg.world_model.sampler), FastDenoiser)

@@ -42,6 +42,14 @@ def test_a_new_run(tmp_path):
     json.loads(run.config_file.read_text(), parse_constant=refuse)
 
 
+def test_the_engine_of_a_run_from_before_it_was_called_so(tmp_path):
+    run = RunFolder.create(tmp_path, CONFIG)
+    settings = json.loads(run.config_file.read_text())
+    assert settings.pop("engine") == "auto"
+    write_with_checksum(run, json.dumps({**settings, "path": "readable"}).encode())
+    assert run.read_config() == replace(CONFIG, engine="readable")
+
+
 def test_an_empty_folder_may_become_a_run(tmp_path):
     assert RunFolder.create(tmp_path, CONFIG).read_config() == CONFIG
 

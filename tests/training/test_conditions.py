@@ -3,7 +3,7 @@
 import torch
 
 from diamond_fast.engine.choose import choose_path
-from diamond_fast.training.conditions import conditions, why_not_bit_for_bit
+from diamond_fast.training.conditions import conditions, path_begun_with, why_not_bit_for_bit
 
 CPU = torch.device("cpu")
 
@@ -32,3 +32,11 @@ def test_only_what_both_know_is_compared_and_a_gpu_promised_nothing():
         f"Saved with torch 1.0, now {torch.__version__}: the run goes on, but not bit for bit as it would have."
     )
     assert "device cpu, now cuda" in why_not_bit_for_bit(now, {**now, "device": "cuda"})
+
+
+def test_what_a_run_goes_on_with():
+    for name in ("readable", "torch float32", "fused"):
+        assert path_begun_with({"device": "cpu", "path": name}, CPU) == name
+    assert path_begun_with({"device": "cpu", "path": "AMX"}, CPU) == "amx"
+    assert path_begun_with({"device": "cuda", "path": "fused"}, CPU) is None  # another machine
+    assert path_begun_with({}, CPU) is None  # the first runs recorded nothing

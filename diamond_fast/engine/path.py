@@ -1,0 +1,65 @@
+"""A path: how networks are computed on a device. Which one is taken is decided in ``choose.py``."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from diamond_fast.engine import cpu_program
+from diamond_fast.engine.fused_torch import Techniques
+
+Engine = Literal["fused", "torch", "amx", "readable"]
+ENGINES: dict[Engine, str] = {
+    "fused": "fused kernels",
+    "torch": "torch's operations, channels last,",
+    "amx": "AMX programs",
+    "readable": "readable networks",
+}
+
+
+@dataclass(frozen=True)
+class Path:
+    """How networks are computed. As a string, one line for people."""
+
+    device: torch.device
+    dtype: torch.dtype
+    """What networks compute in; the weights that are trained, sums and losses are float32 on every path."""
+    engine: Engine
+    """fused: with Triton kernels, operation by operation; torch: the same operations by torch; amx: compiled programs
+    on a CPU; readable: as written."""
+    graphs: bool
+    """Whether updates and rollouts are captured as CUDA graphs."""
+    why: str
+    techniques: Techniques = field(default_factory=Techniques)
+    """Of fused and torch."""
+    variant: str = ""
+    """What sets it apart from another path of the same engine."""
+
+    @property
+    def name(self) -> str:
+        """No other path on the device has it."""
+        return f"{self.engine} {self.variant}".strip()
+
+    def autocast(self) -> AbstractContextManager:
+        """Around losses: on a GPU networks inside run in ``dtype``. On a CPU they see to it themselves."""
+        enabled = self.device.type == "cuda" and self.dtype == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+
+    def __str__(self) -> str:
+        dtype = str(self.dtype).removeprefix("torch.")
+        return f"Path: {ENGINES[self.engine]} in {dtype}{', CUDA graphs' if self.graphs else ''} ({self.why})"
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where tensor cores or AMX make it fast, else float32."""
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    else:
+        fast = runs_on_amx(device, torch.bfloat16)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def runs_on_amx(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a network of this type runs as a compiled program."""
+    return device.type == "cpu" and dtype == torch.bfloat16 and cpu_program.why_unavailable() is None
