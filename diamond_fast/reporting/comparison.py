@@ -1,7 +1,7 @@
 """Our agent and the published ones on the same games: everything the table, the pictures and the page show."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from diamond_fast.reporting import statistics
 from diamond_fast.reporting.own_runs import OwnRun, by_game, remarks
 from diamond_fast.reporting.published import published_agents, scale
 from diamond_fast.reporting.statistics import Runs
+from diamond_fast.runs.metrics import plain
 
 OURS = "diamond_fast"
 PUBLISHED_SUBJECT = "DIAMOND"
@@ -134,46 +135,31 @@ def compare(runs: Sequence[OwnRun]) -> Comparison:
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
     """All figures as plain data."""
-    return {
-        "games": list(comparison.games),
-        "subject": comparison.subject,
-        "remarks": list(comparison.remarks),
-        "thresholds": THRESHOLDS.tolist(),
-        "agents": [
-            {
-                "name": s.name,
-                "kind": s.kind,
-                "has_runs": s.has_runs,
-                "scores": {game: list(scores) for game, scores in s.scores.items()},
-                "human_normalised": {game: s.normalised(game) for game in comparison.games},
-                "metrics": {name: vars(estimate) for name, estimate in s.metrics.items()},
-                "at_human_level": s.at_human_level,
-                "profile": s.profile
-                and {name: v if v is None else v.round(4).tolist() for name, v in vars(s.profile).items()},
-                "probability_of_improvement": vars(s.improvement) if s.improvement else None,
-            }
-            for s in comparison.standings
-        ],
-        "runs": [
-            {
-                "path": str(run.path),
-                "game": run.game,
-                "seed": run.seed,
-                "finished": run.finished,
-                "score": run.score,
-                "final_episodes": run.num_final_episodes,
-                "epochs": run.epochs,
-                "env_steps": run.env_steps,
-                "seconds": run.seconds,
-                "curve": {
-                    "env_steps": run.steps.tolist(),
-                    "hours": run.hours.tolist(),
-                    "return": run.returns.tolist(),
-                },
-            }
-            for run in comparison.runs
-        ],
-    }
+
+    def of_agent(s: Standing) -> dict[str, Any]:
+        figures = asdict(s)
+        figures["probability_of_improvement"] = figures.pop("improvement")
+        figures["human_normalised"] = {game: s.normalised(game) for game in comparison.games}
+        if s.profile is not None:
+            figures["profile"] = {name: v if v is None else v.round(4) for name, v in vars(s.profile).items()}
+        return figures
+
+    def of_run(run: OwnRun) -> dict[str, Any]:
+        names = ("game", "seed", "finished", "score", "epochs", "env_steps", "seconds")
+        curve = {"env_steps": run.steps, "hours": run.hours, "return": run.returns}
+        own = {"path": str(run.path), "final_episodes": run.num_final_episodes, "curve": curve}
+        return {name: getattr(run, name) for name in names} | own
+
+    return plain(
+        {
+            "games": comparison.games,
+            "subject": comparison.subject,
+            "remarks": comparison.remarks,
+            "thresholds": THRESHOLDS,
+            "agents": list(map(of_agent, comparison.standings)),
+            "runs": list(map(of_run, comparison.runs)),
+        }
+    )
 
 
 def _standing(name: str, kind: str, scores: Mapping[str, tuple[float, ...]], has_runs: bool) -> Standing:

@@ -33,11 +33,30 @@ IMAGINED, LEARNING_CURVES = "imagined.gif", "learning_curves.png"
 """Pictures that are drawn anew at each evaluation."""
 
 
+class _Below:
+    """A path below a run's folder."""
+
+    def __init__(self, place: str):
+        self._place = place
+
+    def __get__(self, run: "RunFolder", owner: type) -> Path:
+        return run.path / self._place
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths below ``path``. Make one with :meth:`create` or :meth:`open`."""
 
     path: Path
+    config_file = _Below("config.json")
+    config_checksum_file = _Below("config.json.sha256")
+    metrics_file = _Below("metrics.jsonl")
+    checkpoints = _Below("checkpoints")
+    replay = _Below("replay")
+    journal = _Below("replay/journal")
+    pictures = _Below("pictures")
+    lock_file = _Below("lock")
+    no_checkpoint_yet = _Below("no_checkpoint_yet")
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> "RunFolder":
@@ -161,46 +180,10 @@ class RunFolder:
         path.unlink(missing_ok=True)
         return path
 
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.json"
-
-    @property
-    def config_checksum_file(self) -> Path:
-        return self.path / "config.json.sha256"
-
-    @property
-    def metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def replay(self) -> Path:
-        return self.path / "replay"
-
-    @property
-    def journal(self) -> Path:
-        return self.replay / "journal"
-
-    @property
-    def pictures(self) -> Path:
-        return self.path / "pictures"
-
     def newest_pictures(self) -> list[Path]:
         """What there is to look at: the last evaluation's frames and their GIF, and the learning curves."""
         frames = sorted(self.pictures.glob("epoch_*.png"))[-1:]
         return frames + [path for name in (IMAGINED, LEARNING_CURVES) if (path := self.pictures / name).exists()]
-
-    @property
-    def lock_file(self) -> Path:
-        return self.path / "lock"
-
-    @property
-    def no_checkpoint_yet(self) -> Path:
-        return self.path / "no_checkpoint_yet"
 
 
 def _without_following(path: str, flags: int) -> int:
