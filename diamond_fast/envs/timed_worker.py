@@ -44,11 +44,6 @@ class Worker(ABC):
             RuntimeError: no call was started.
         """
 
-    def call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """``submit`` and ``result``."""
-        self.submit(function, *args)
-        return self.result()
-
     def close(self) -> None:
         """Take no further calls. Does not wait."""
         self.lost = True

@@ -53,34 +53,30 @@ def load_agent(
         raise ValueError("--run, --checkpoint, --pretrained: exactly one of them is needed")
     if game is not None and file is None:
         raise ValueError("--game: only a --checkpoint needs it; the others know their game")
-    if run is not None:
-        folder = RunFolder.open(run)
-        config = _config_of(folder, env_id)
-        return _of_checkpoint(folder, config, checkpoint.load_latest(folder.checkpoints))
-    if env_id is not None and (file is None or file.suffix != ".json"):
+    if run is not None or (file is not None and file.suffix == ".json"):
+        return _of_run(run, file, env_id)
+    if env_id is not None:
         raise ValueError("--env-id: only a run needs it; published agents play Atari games")
     if pretrained is not None:
         name = resolve_game(pretrained)
         return TrainedAgent(load_official(name), RunConfig(game=name), f"the published agent for {name}")
     assert file is not None  # as one of the three is given
-    if of_run := _run_of(file):
-        return _of_checkpoint(of_run, _config_of(of_run, env_id), checkpoint.load(file))
     config = RunConfig(game=_game_of(file, game))
     return TrainedAgent(load_official(file), config, str(file))
 
 
-def _run_of(file: Path) -> RunFolder | None:
-    """The run that a checkpoint's manifest belongs to; None for other files.
-
-    Raises:
-        ValueError: it lies in no run's folder.
-        FileNotFoundError: it does not exist.
-    """
-    if file.suffix != ".json":
-        return None
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
-    return RunFolder.open(file.resolve().parent.parent)
+def _of_run(run: Path | None, manifest: Path | None, env_id: str | None) -> TrainedAgent:
+    """The newest whole checkpoint in a run's folder, or the one that this manifest in such a folder is of."""
+    if manifest is not None and not manifest.is_file():
+        raise FileNotFoundError(f"{manifest}: no such file")
+    folder = RunFolder.open(run or Path(str(manifest)).resolve().parent.parent)
+    config = folder.read_config(env_id)
+    if env_id not in (None, config.env_id):
+        raise ValueError(f"--env-id {env_id}: {folder.path} is a run of {config.env_id or config.game}")
+    saved = checkpoint.load_latest(folder.checkpoints) if manifest is None else checkpoint.load(manifest)
+    agent = Agent(config, saved_action(saved))
+    load_weights(agent, config, saved)
+    return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch, folder)
 
 
 def saved_action(saved: checkpoint.Checkpoint) -> Action:
@@ -120,19 +116,6 @@ def load_weights(agent: Agent, cfg: RunConfig, saved: checkpoint.Checkpoint) -> 
         if {key: value.shape for key, value in weights.items()} != {key: v.shape for key, v in expected.items()}:
             raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit config.json: {name} differs")
         model.load_state_dict(weights)
-
-
-def _config_of(folder: RunFolder, env_id: str | None) -> RunConfig:
-    config = folder.read_config(env_id)
-    if env_id not in (None, config.env_id):
-        raise ValueError(f"--env-id {env_id}: {folder.path} is a run of {config.env_id or config.game}")
-    return config
-
-
-def _of_checkpoint(folder: RunFolder, config: RunConfig, saved: checkpoint.Checkpoint) -> TrainedAgent:
-    agent = Agent(config, saved_action(saved))
-    load_weights(agent, config, saved)
-    return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch, folder)
 
 
 def _game_of(file: Path, game: str | None) -> str:

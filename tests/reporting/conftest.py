@@ -1,5 +1,6 @@
 """Runs as the trainer would leave them, and a bootstrap that is quick."""
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ def write_run(tmp_path):
         folder = RunFolder.create(
             tmp_path / (name or f"{game.replace('/', '_')}-{seed}"), replace(RunConfig(seed=seed, **place), **settings)
         )
-        with Metrics(folder.metrics_file) as metrics:
+        with closing(Metrics(folder.metrics_file)) as metrics:
             metrics.log({"collect/episodes": 3}, epoch=0, env_steps=5_000)
             for i, value in enumerate(tests, start=1):
                 metrics.log({"denoiser/loss": 0.5}, epoch=10 * i - 1, env_steps=5_900 + 1_000 * i)

@@ -1,5 +1,7 @@
 """Runs without a checkpoint: new ones begin, those that lost theirs are refused with everything as it was."""
 
+from contextlib import closing
+
 import pytest
 
 from diamond_fast.config import RunConfig
@@ -16,7 +18,7 @@ def run(tmp_path):
     journal = Journal.create(run.replay / "journal", {})
     journal.append([b"experience"])
     journal.close()
-    with Metrics(run.metrics_file) as metrics:
+    with closing(Metrics(run.metrics_file)) as metrics:
         metrics.log({}, epoch=0, env_steps=5_000)
     (run.checkpoints / "epoch_000000").mkdir()
     return run

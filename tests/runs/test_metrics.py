@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def parse(path):
 
 def test_lines_are_flat_strict_json_and_visible_at_once(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with Metrics(path) as metrics:
+    with closing(Metrics(path)) as metrics:
         values = {
             "denoiser": {"loss": torch.tensor(0.5), "grad_norm": float("inf")},
             "returns": np.array([1.0, np.nan]),
@@ -40,13 +41,13 @@ def test_lines_are_flat_strict_json_and_visible_at_once(tmp_path):
 
 def test_resuming_drops_later_epochs_and_a_line_cut_short(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with Metrics(path) as metrics:
+    with closing(Metrics(path)) as metrics:
         for epoch in (1, 2, 3):
             metrics.log({"try": 1}, epoch=epoch, env_steps=100 * epoch)
     kept_text = "".join(path.read_text().splitlines(keepends=True)[:2])
     with open(path, "a") as file:
         file.write('{"epoch": 4, "env_st')
-    with Metrics(path, keep_epochs=2) as metrics:
+    with closing(Metrics(path, keep_epochs=2)) as metrics:
         assert path.read_text() == kept_text
         metrics.log({"try": 2}, epoch=3, env_steps=300)
     lines = read_metrics(path)
@@ -63,7 +64,7 @@ def test_a_damaged_line_costs_that_line_alone(tmp_path, capsys, damaged):
     good = [f'{{"epoch": {epoch}, "env_steps": 5, "seconds": {epoch}.5}}' for epoch in (1, 2, 3)]
     path.write_text("\n".join([good[0], damaged, *good[1:]]) + "\n")
     assert [line["epoch"] for line in read_metrics(path)] == [1, 2, 3]
-    with Metrics(path, keep_epochs=2) as metrics:
+    with closing(Metrics(path, keep_epochs=2)) as metrics:
         assert path.read_text().splitlines() == good[:2]
         metrics.log({}, epoch=3, env_steps=6)
     assert read_metrics(path)[2]["seconds"] >= 2.5
@@ -73,7 +74,7 @@ def test_a_damaged_line_costs_that_line_alone(tmp_path, capsys, damaged):
 def test_a_figure_that_json_does_not_know_is_none(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1, "env_steps": 5, "seconds": 1.0, "loss": NaN, "returns": [1e999, 2]}\n')
-    with Metrics(path, keep_epochs=1):
+    with closing(Metrics(path, keep_epochs=1)):
         [line] = parse(path)
     assert (line["loss"], line["returns"]) == (None, [None, 2])
     assert capsys.readouterr().out == ""
@@ -82,7 +83,7 @@ def test_a_figure_that_json_does_not_know_is_none(tmp_path, capsys):
 def test_seconds_go_on_where_the_run_stopped(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"epoch": 1, "env_steps": 5, "seconds": 1000.0}\n')
-    with Metrics(path, keep_epochs=1) as metrics:
+    with closing(Metrics(path, keep_epochs=1)) as metrics:
         metrics.log({}, epoch=2, env_steps=6)
     assert 1000.0 <= read_metrics(path)[1]["seconds"] < 1010.0
 
@@ -158,7 +159,7 @@ def test_wandb_gets_every_scalar_and_the_same_run_after_a_resume(tmp_path, monke
     path = tmp_path / "Boxing-seed0" / "metrics.jsonl"
     path.parent.mkdir()
     for keep in (-1, 1):
-        with Metrics(path, keep_epochs=keep, logger="wandb", settings={"seed": 0}) as metrics:
+        with closing(Metrics(path, keep_epochs=keep, logger="wandb", settings={"seed": 0})) as metrics:
             metrics.log({"loss": 0.5, "note": "text", "nan": math.nan}, epoch=2, env_steps=7)
     assert [run.settings["id"] for run in runs] == ["Boxing-seed0"] * 2
     assert runs[0].settings["config"] == {"seed": 0}
@@ -170,7 +171,7 @@ def test_wandb_gets_every_scalar_and_the_same_run_after_a_resume(tmp_path, monke
 
 def test_tensorboard_holds_the_figures(tmp_path):
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    with Metrics(tmp_path / "metrics.jsonl", logger="tensorboard") as metrics:
+    with closing(Metrics(tmp_path / "metrics.jsonl", logger="tensorboard")) as metrics:
         metrics.log({"denoiser": {"loss": 0.25}}, epoch=3, env_steps=7)
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()

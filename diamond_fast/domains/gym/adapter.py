@@ -4,7 +4,7 @@ import difflib
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -44,6 +44,8 @@ class GymSlot:
     """
 
     seed_lasts = 0
+    _told_dark: ClassVar[set[str]] = set()
+    """Names of environments: they are made anew for each evaluation."""
 
     def __init__(self, env_id: str, frame_size: int | tuple[int, int], env_kwargs: Mapping[str, Any] | None = None):
         self.name = env_id
@@ -73,7 +75,7 @@ class GymSlot:
         self._scale = np.uint8(255 if black_and_white else 1)
         height, width = obs_space.shape[:2]
         self._resize = AreaResize((height, width), self.frame.shape[:2])
-        self._first_frames = _FirstFrames(env_id)
+        self._dark_frames_left = NUM_FIRST_FRAMES
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:
         with blamed(self.name, "reset"):
@@ -106,8 +108,25 @@ class GymSlot:
             image = self._whole_numbers(image)
         if self._scale != 1:
             image = image * self._scale
-        self._first_frames.look(image)
+        if self._dark_frames_left:
+            self._look_for_light(image)
         return self._resize(np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3)))
+
+    def _look_for_light(self, image: np.ndarray) -> None:
+        """Say once for each environment if the first frames are nearly black all over.
+
+        They are probably in 0..1, and would be trained on as they look: black. Not refused, since a game may well begin
+        in the dark.
+        """
+        self._dark_frames_left = 0 if image.max() > 1 else self._dark_frames_left - 1
+        if image.max() <= 1 and self._dark_frames_left == 0 and self.name not in self._told_dark:
+            self._told_dark.add(self.name)
+            print(
+                f"The environment {self.name} has shown {NUM_FIRST_FRAMES} frames with no value above 1 of 255, which "
+                "is black; if its frames are in 0..1, it should return (255 * frame).astype(np.uint8).",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _bytes(self, image: np.ndarray) -> np.ndarray:
         """Fractions as uint8."""
@@ -139,35 +158,6 @@ class GymSlot:
                 f"the environment {self.name} gave a reward of {shown}; expected a finite number that fits in float32"
             )
         return value
-
-
-class _FirstFrames:
-    """Says once for each environment if the first frames are nearly black all over.
-
-    They are probably in 0..1, and would be trained on as they look: black. Not refused, since a game may well begin in
-    the dark.
-    """
-
-    _told: set[str] = set()  # noqa: RUF012 (of all of them: environments are made anew for each evaluation)
-
-    def __init__(self, name: str):
-        self._name = name
-        self._left = NUM_FIRST_FRAMES
-
-    def look(self, image: np.ndarray) -> None:
-        if self._left == 0:
-            return
-        self._left -= 1
-        if image.max() > 1:
-            self._left = 0
-        elif self._left == 0 and self._name not in self._told:
-            self._told.add(self._name)
-            print(
-                f"The environment {self._name} has shown {NUM_FIRST_FRAMES} frames with no value above 1 of 255, which "
-                "is black; if its frames are in 0..1, it should return (255 * frame).astype(np.uint8).",
-                file=sys.stderr,
-                flush=True,
-            )
 
 
 def _lives(info: Any) -> int:
