@@ -217,7 +217,7 @@ class Session:
         Raises:
             ValueError: the world model is where the player is already.
         """
-        length = self.source.num_context_frames
+        length = self.source.agent.spec.context
         if isinstance(self._world, Dream):
             raise ValueError("dream from here: this is the world model; switch to the real game or the replay first")
         context = self._world.context(length) if isinstance(self._world, Recorded) else self._seen(length)
@@ -296,7 +296,7 @@ class Session:
 
     def _enter(self, start: Start) -> None:
         self._memory: tuple[Tensor, Tensor] | None = None
-        self._recent: deque[tuple[np.ndarray, int]] = deque(maxlen=self.source.num_context_frames)
+        self._recent: deque[tuple[np.ndarray, int]] = deque(maxlen=self.source.agent.spec.context)
         for obs in start.before:
             self._think(obs[None])
         self._episodes += 1

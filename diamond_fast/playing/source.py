@@ -58,10 +58,6 @@ class Source:
     def device(self) -> torch.device:
         return self.agent.denoiser.device
 
-    @property
-    def num_context_frames(self) -> int:
-        return self.cfg.denoiser.inner_model.num_steps_conditioning
-
     def make_real_env(self) -> RealEnv:
         """The real game: one environment, full games."""
         return make_env(self.cfg, 1, done_on_life_loss=False)

@@ -50,10 +50,12 @@ class World(Protocol):
 
     def step(self, action: int) -> Outcome: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of what it holds."""
+        return
 
 
-class Dream:
+class Dream(World):
     """The world model, starting from real frames and then on its own until its own end or the horizon.
 
     Args:
@@ -65,7 +67,7 @@ class Dream:
     def __init__(self, source: Source, cfg: WorldModelConfig, seed: int):
         self._source, self._cfg = source, cfg
         words = np.random.SeedSequence(seed).generate_state(2)
-        contexts = source.replay.segments(1, source.num_context_frames, seed=int(words[1]), num_threads=0)
+        contexts = source.replay.segments(1, source.agent.spec.context, seed=int(words[1]), num_threads=0)
         generator = torch.Generator(source.device).manual_seed(int(words[0]))
         self._env = imagination(source.agent, cfg, source.path, contexts, num_envs=1, generator=generator)
         self._restarted = False  # the environment has put the next start in place by itself
@@ -113,11 +115,8 @@ class Dream:
         """The noise levels of the frames of a trajectory."""
         return trajectory_levels(self._source.agent.denoiser.formulation.plan(self._cfg.sampler))
 
-    def close(self) -> None:
-        pass
 
-
-class Real:
+class Real(World):
     """The game itself.
 
     Args:
@@ -134,7 +133,7 @@ class Real:
         if self._next_obs is None:
             self._next_obs, _ = self._env.reset(seed=self._seed)
             self._seed = None  # later games follow from it
-        obs = self._float(self._next_obs)
+        obs = _to_obs(self._next_obs, self._device)
         self._next_obs = None
         return Start(obs, obs[:0])
 
@@ -142,16 +141,13 @@ class Real:
         obs, rew, end, trunc, info = self._env.step(np.array([action]))
         if end[0] or trunc[0]:
             self._next_obs = obs
-        return Outcome(self._float(info["final_obs"]), float(rew[0]), bool(end[0]), bool(trunc[0]))
+        return Outcome(_to_obs(info["final_obs"], self._device), float(rew[0]), bool(end[0]), bool(trunc[0]))
 
     def close(self) -> None:
         self._env.close()
 
-    def _float(self, frames: np.ndarray) -> Tensor:
-        return to_float(torch.from_numpy(frames).to(self._device))
 
-
-class Recorded:
+class Recorded(World):
     """Experience from a replay buffer, played back: actions are the recorded ones."""
 
     def __init__(self, replay: Replay, device: torch.device):
@@ -174,7 +170,7 @@ class Recorded:
         if self._at_end:
             self.seek((self.episode + 1) % self._replay.num_episodes, 0)
         before = self._recording.obs[max(self._t - BURN_IN, 0) : self._t]
-        return Start(self._float(self._recording.obs[self._t][None]), self._float(before))
+        return Start(_to_obs(self._recording.obs[self._t][None], self._device), _to_obs(before, self._device))
 
     def seek(self, episode: int, step: int) -> None:
         """Stand at a frame; ``begin`` shows it.
@@ -203,18 +199,16 @@ class Recorded:
         else:
             frame = recording.obs[t] if recording.final_obs is None else recording.final_obs
         end = bool(recording.end[t])
-        return Outcome(self._float(frame[None]), float(recording.rew[t]), end, last and not end)
+        return Outcome(_to_obs(frame[None], self._device), float(recording.rew[t]), end, last and not end)
 
     def context(self, length: int) -> Batch:
         """The frames up to the one it stands at, as a batch of one; padded if the episode has fewer."""
         return self._replay.segment(self.episode, self._t + 1 - length, self._t + 1)
 
-    def close(self) -> None:
-        pass
-
     @property
     def _recording(self) -> Episode:
         return self._replay.episode(self.episode)
 
-    def _float(self, frames: np.ndarray) -> Tensor:
-        return to_float(torch.from_numpy(np.array(frames)).to(self._device))
+
+def _to_obs(frames: np.ndarray, device: torch.device) -> Tensor:
+    return to_float(torch.from_numpy(np.array(frames)).to(device))
