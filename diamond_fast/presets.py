@@ -50,3 +50,9 @@ PRESETS: dict[str, RunConfig] = {
     "quick": _QUICK,  # the whole pipeline in minutes on a CPU; far too short to learn
     **{name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()},
 }
+
+
+def known_presets() -> dict[str, RunConfig]:
+    """:data:`PRESETS`, and those of worlds that were registered since it was made."""
+    of_worlds = {name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()}
+    return {**PRESETS, **of_worlds, **PRESETS}

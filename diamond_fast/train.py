@@ -20,7 +20,7 @@ from diamond_fast.cli import expected_failure, parse, user_errors
 from diamond_fast.config import MACHINE_FLAGS, RunConfig, of_kind
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS, domain_of, has_env
-from diamond_fast.presets import PRESETS
+from diamond_fast.presets import PRESETS, known_presets
 from diamond_fast.registry import FORMULATIONS
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import StopSignals, stop_signals
@@ -32,10 +32,6 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.spec import Action
     from diamond_fast.training.process_group import ProcessGroup
     from diamond_fast.training.trainer import Trainer
-
-    PresetName = str
-else:
-    PresetName = Literal[("auto", *PRESETS)]
 
 PROGRAM = "python -m diamond_fast.train"
 EXIT_FAILED = 1  # numbers that are not finite, a full disk, too little memory
@@ -68,7 +64,13 @@ class TrainArgs:
     """
 
     config: Annotated[RunConfig, arg(name="")] = field(default_factory=RunConfig)
-    preset: PresetName = "auto"
+    preset: Annotated[
+        str,
+        arg(
+            constructor_factory=lambda: Literal[("auto", *known_presets())],
+            help_behavior_hint=lambda default: default.replace("['", "(default: ").replace("']", ")"),
+        ),
+    ] = "auto"
     """Defaults of all settings below. atari100k: the paper's. quick: small networks, a few minutes on a CPU. catch: a
     small game that is learned on a CPU. auto: the --domain's own, else the paper's with CUDA and quick without."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<Game>-<time>-seed<seed>)")] = (
@@ -160,9 +162,8 @@ def read_command_line(argv: Sequence[str]) -> TrainArgs:
     resume, domain = _last_value(argv, "--resume"), _last_value(argv, "--domain")
     if resume is not None:
         return _read_resumed(argv, Path(resume))
-    of_domain = DOMAINS[domain].presets if domain in DOMAINS else ()
-    preset = next(iter(of_domain), "auto")
-    defaults = PRESETS.get(_last_value(argv, "--preset") or preset, PRESETS["atari100k"])
+    preset = next(iter(DOMAINS[domain].presets), "auto") if domain in DOMAINS else "auto"
+    defaults = known_presets().get(_last_value(argv, "--preset") or preset, PRESETS["atari100k"])
     args = _parse(argv, _of_kind(argv, defaults), preset)
     if args.preset == "auto" and _device(args).type == "cpu":
         return _parse(argv, _of_kind(argv, PRESETS["quick"]))

@@ -1,6 +1,7 @@
 """What holds for every world, and that a new one is a folder and a line."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import toy_world
 
+from diamond_fast import train
 from diamond_fast.config import RunConfig
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS, domain_of, has_env
@@ -89,6 +91,17 @@ def test_a_new_world_is_a_run_like_any_other(lamps):
     cfg = checked(lamps)
     assert from_json(RunConfig(), json.loads(json.dumps(to_json(cfg)))) == cfg
     assert (cfg.title, cfg.frame_shape, domain_of(cfg)) == ("lamps", (24, 40, 3), toy_world.DOMAIN)
+
+
+@pytest.mark.filterwarnings("error")
+def test_its_preset_is_one_of_the_command_lines(lamps, capsys):
+    """A world that is registered while the program runs: its name alone takes its preset, a choice like any."""
+    for flags in (["--domain", "lamps"], ["--preset", "lamps"]):
+        args = train.read_command_line([*flags, "--device", "cpu"])
+        assert (args.preset, args.config) == ("lamps", LAMPS)
+    with pytest.raises(SystemExit):
+        train.main(["--domain", "lamps", "--help"])
+    assert re.search(r"--preset \{auto,.*lamps.*\(default: lamps\)", capsys.readouterr().out, re.DOTALL)
 
 
 def test_it_says_what_it_looks_like(env):
