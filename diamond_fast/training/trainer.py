@@ -40,6 +40,7 @@ from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent
 
 INITIAL_CHUNK = 500  # steps collected between chances to stop
+SAVE_EVERY = 300.0  # seconds, at most, of work that a crash in the middle of a long epoch can cost
 
 
 class Trainer:
@@ -105,6 +106,7 @@ class Trainer:
         self.env_steps = 0
         self._saving = BackgroundWriter()
         self._save_seconds = 0.0
+        self._last_save = time.monotonic()
         self._stop = StopSignals()
         if saved:
             self._restore(saved)
@@ -188,6 +190,7 @@ class Trainer:
                     with self._stop.deferred():
                         self.figures |= self._train(name, update, epoch)
             if epoch % self.cfg.evaluation.every == 0:
+                self._save_if_due()
                 self.figures |= self.evaluator.figures(epoch, self.progress)
         finally:
             self.figures["epoch_seconds"] = time.monotonic() - started
@@ -227,6 +230,7 @@ class Trainer:
                 with self._stop.deferred():
                     so_far.add(self._collect(num_steps))
                     self.figures["collected"] = vars(so_far)
+                    self._save_if_due()
             self.progress.say(
                 f"initial collection: {self.env_steps} steps, rewards "
                 + ", ".join(f"{n}: {k}" for n, k in zip(REWARD_NAMES, self.replay.reward_counts.tolist(), strict=True))
@@ -304,6 +308,7 @@ class Trainer:
                 self.group.broadcast_flag(not stops)
             if stops:
                 self._stop.check()
+            self._save_if_due()
 
         self.at_work = update
         if self.group is not None:
@@ -358,7 +363,13 @@ class Trainer:
         }
         snapshot = checkpoint.snapshot(self.epoch, tensors, state)
         self._saving.start(partial(self._write, snapshot))
-        self._save_seconds += time.monotonic() - started
+        self._last_save = time.monotonic()
+        self._save_seconds += self._last_save - started
+
+    def _save_if_due(self) -> None:
+        """Saves in the middle of an epoch if that has not been done for long. A later run goes on from there."""
+        if time.monotonic() - self._last_save >= SAVE_EVERY:
+            self._save()
 
     def _write(self, snapshot: checkpoint.Snapshot) -> None:
         checkpoint.write(self.folder.checkpoints, snapshot)

@@ -154,6 +154,30 @@ def test_resuming_is_exact(whole, tmp_path, stop_after):
         }
 
 
+def test_a_long_epoch_is_saved_in_its_middle(whole, tmp_path, monkeypatch):
+    """Killed there, no more is lost than since then; and saving changes nothing of what is computed."""
+    monkeypatch.setattr("diamond_fast.training.trainer.SAVE_EVERY", 0.0)
+    path, done = tmp_path / "run", []
+    save = Trainer._save
+
+    def saved_or_killed(self):
+        save(self)
+        done.append(self.updates["actor_critic"].done)
+        if done[-1] == 2:
+            self._saving.wait()
+            raise Killed
+
+    with monkeypatch.context() as m:
+        m.setattr(Trainer, "_save", saved_or_killed)
+        assert train(TINY, path)[0] is None
+    saved = checkpoint.load_latest(path / "checkpoints")
+    assert saved.epoch == 0
+    assert saved.state["updates"]["actor_critic"]["done"] == 2
+    assert saved.state["updates"]["denoiser"]["num_updates"] == UPDATE.steps_first_epoch
+    train(TINY, path)
+    assert everything(path) == everything(whole[0])
+
+
 def test_stopped_before_the_first_checkpoint(whole, tmp_path, monkeypatch):
     path = tmp_path / "run"
 
