@@ -21,22 +21,22 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 class BenchArgs:
     """Measure what diamond_fast gains on this machine: every path against the published way and others' compilers.
 
-    Everything this machine can do, at most ten minutes without a GPU:
+    Measure everything this machine can do, in at most ten minutes without a GPU:
         python -m diamond_fast.bench --out bench
-    The figures of the project's own README and docs, from benchmarks/results:
+    Make the figures of the project's own README and docs anew, in benchmarks/results:
         python -m diamond_fast.bench --out benchmarks/results
         python -m diamond_fast.bench --render-only
-    What changed:
+    Say what changed:
         python -m diamond_fast.bench --compare before.json after.json
     """
 
     out: Annotated[Path, arg(metavar="DIR")] = Path("bench")
-    """The folder for one JSON of this machine, benchmarks.md and a plot. If it is benchmarks/results, the README's
-    tables and docs/benchmarks.md are made anew, too."""
+    """One JSON of this machine, benchmarks.md and a plot are written to this folder. If it is benchmarks/results, the
+    README's tables and docs/benchmarks.md are made anew, too."""
     quick: FlagCreatePairsOff[bool] = False
     """Measure a small grid briefly, without compilers, which takes about four minutes on a CPU."""
     only: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
-    """Run these files of benchmarks/ alone, such as: fast_denoiser updates. Joins what DIR has of the same commit."""
+    """Run these files of benchmarks/ alone, such as fast_denoiser updates. DIR keeps what it has of the same commit."""
     minutes: Annotated[
         float | None, arg(metavar="N", help_behavior_hint="(default: 9.5 without a GPU, none with one)")
     ] = None

@@ -55,9 +55,9 @@ class WorldModelConfig:
 
     sampler: StepsConfig = field(default_factory=SamplerConfig)
     horizon: Length = 15
-    """Number of imagined steps after which an imagined episode is cut short."""
+    """After so many imagined steps an imagined episode is cut short."""
     num_batches_to_preload: Width = 256
-    """How many batches of starting points for imagined episodes are drawn from the real experience at once."""
+    """So many batches of starting points for imagined episodes are drawn from the real experience at once."""
 
     def with_denoising_steps(self, count: int) -> "WorldModelConfig":
         """The same, with frames drawn in so many steps. Raises ValueError if the formulation has not as many."""
@@ -74,23 +74,23 @@ class UpdateConfig:
     """Optimisation of one of the three models."""
 
     steps_first_epoch: CountInt = 10_000
-    """Number of updates in the first epoch."""
+    """The first epoch has so many updates."""
     steps_per_epoch: CountInt = 400
-    """Number of updates in each later epoch."""
+    """Each later epoch has so many updates."""
     start_after_epochs: CountInt = 0
-    """The model is not trained in this many first epochs."""
+    """The model is not trained in so many first epochs."""
     batch_size: BatchSize = 32
-    """Number of sequences in a batch; for the policy, of episodes imagined in parallel."""
+    """A batch has so many sequences; for the policy, so many episodes are imagined in parallel."""
     grad_acc_steps: PositiveInt = 1
-    """Number of batches whose gradients are added up for one update."""
+    """The gradients of so many batches are added up for one update."""
     lr: PositiveFloat = 1e-4
-    """Learning rate of the optimiser, AdamW."""
+    """This is the learning rate of the optimiser, AdamW."""
     weight_decay: NonNegativeFloat = 1e-2
-    """Weight decay of AdamW. It applies to weights only: biases, embeddings and norms never decay."""
+    """This is the weight decay of AdamW. It applies to weights only: biases, embeddings and norms never decay."""
     eps: PositiveFloat = 1e-8
-    """The term that keeps AdamW from dividing by zero."""
+    """This term keeps AdamW from dividing by zero."""
     lr_warmup_steps: CountInt = 100
-    """Number of updates over which the learning rate rises linearly from 0."""
+    """Over so many updates the learning rate rises linearly from 0."""
     max_grad_norm: PositiveFloat = 1.0
     """Gradients with a larger norm are scaled down to it."""
 
@@ -100,9 +100,9 @@ class CollectionConfig:
     """How real experience is gathered."""
 
     num_envs: Length = 1
-    """Number of real environments that collect experience in parallel."""
+    """So many real environments collect experience in parallel."""
     num_steps_total: PositiveInt = 100_000
-    """Number of real steps in the whole run."""
+    """The whole run has so many real steps."""
     first_epoch_min: PositiveInt = 5_000
     """At least this many steps are collected before the first update."""
     first_epoch_max: PositiveInt = 10_000
@@ -110,13 +110,13 @@ class CollectionConfig:
     first_epoch_threshold_rew: CountInt = 10
     """Until then, collection goes on until the two rarer of the reward signs -1, 0 and 1 together came this often."""
     steps_per_epoch: PositiveInt = 100
-    """Number of real steps collected in each later epoch."""
+    """So many real steps are collected in each later epoch."""
     epsilon: Fraction = 0.01
-    """Probability of a uniformly random action when collecting."""
+    """With this probability an action is uniformly random when collecting."""
     policy_temperature: Annotated[PositiveFloat, arg(aliases=("--policy-temperature",))] = 1.0
-    """Divides the policy's logits when collecting. Freeway needs less than 1 to leave a score of 0."""
+    """The policy's logits are divided by it when collecting. Freeway needs less than 1 to leave a score of 0."""
     sample_weights: tuple[NonNegativeFloat, ...] = (0.1, 0.1, 0.1, 0.7)
-    """Shares of a training batch that come from equal parts of the episodes, ordered from the oldest to the newest."""
+    """These shares of a training batch come from equal parts of the episodes, ordered from the oldest to the newest."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ class EvaluationConfig:
     every: PositiveInt = 10
     """The agent plays test episodes every so many epochs."""
     num_episodes: PositiveInt = 4
-    """Number of test episodes in each evaluation."""
+    """Each evaluation has so many test episodes."""
     num_final_episodes: PositiveInt = 100
-    """Number of test episodes at the end of the run."""
+    """So many test episodes are played at the end of the run."""
     num_envs: Length = 8
     """At most this many test episodes are played in parallel. Short ones are not favoured by that."""
     max_steps: Annotated[int, Limits(minimum=1, maximum=10**6)] = 27_000
@@ -140,29 +140,29 @@ class RunConfig:
     """Train DIAMOND: a policy learned inside a diffusion world model of a game."""
 
     game: Annotated[str | None, arg(metavar="NAME")] = None
-    """The Atari game, such as Boxing or Pong. A run needs --game, --env-id or a recording (--static-dataset)."""
+    """Play this Atari game, such as Boxing or Pong. A run needs --game, --env-id or a recording (--static-dataset)."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """The id of any Gymnasium environment with image observations and discrete actions."""
+    """Play the Gymnasium environment of this id; any with image observations and discrete actions will do."""
     domain: Annotated[str | None, arg(metavar="NAME")] = None
-    """The world, where neither --game nor --env-id says it."""
+    """Learn this world, if neither --game nor --env-id says which."""
     env_kwargs: Annotated[str | None, arg(metavar="JSON")] = None
-    """Arguments for the environment of --env-id, such as '{"continuous": false}' for CarRacing-v3."""
+    """Give the environment of --env-id these arguments, such as '{"continuous": false}' for CarRacing-v3."""
     env_runs_in: Place = "thread"
-    """Where the environment runs. thread: in one thread for all of them. process: in a process for each, which an
-    environment needs that uses the main thread, signal handlers or an event loop, or that may crash. main: in the main
-    thread, without time limits."""
+    """Environments run in one thread for all of them (thread), in a process for each (process), which an environment
+    needs that uses the main thread, signal handlers or an event loop, or that may crash, or in the main thread, without
+    time limits (main)."""
     env_timeout: PositiveFloat = 60.0
-    """Seconds to wait for a step of the environment before the run ends."""
+    """If a step of the environment takes longer than so many seconds, the run ends."""
     env_start_timeout: PositiveFloat = 300.0
-    """Seconds to wait until an environment is made, and until its first episode begins."""
+    """An environment may take so many seconds to be made, and so many until its first episode begins."""
     seed: Seed = 0
-    """Fixes every random number of the run: the same seed gives the same run on the same machine."""
+    """The seed fixes every random number of the run: the same seed gives the same run on the same machine."""
     frame_size: Length | tuple[Length, Length] = 64
-    """Size in pixels to which frames are scaled for the models: height and width, or one number for both."""
+    """Frames are scaled to this size in pixels for the models: height and width, or one number for both."""
     num_autoregressive_steps: Annotated[int, Limits(minimum=0, maximum=2**12)] = 1
     """In training, the denoiser predicts so many further frames from its own output."""
     num_final_epochs: CountInt = 50
-    """Number of epochs that train on after the last real step was collected."""
+    """So many epochs train on after the last real step was collected."""
     model_free: bool = False
     """Train the policy in the real environment, without a world model."""
     world_model_only: bool = False
@@ -174,24 +174,24 @@ class RunConfig:
     held_out: Annotated[str | None, arg(metavar="PATH")] = None
     """Judge the world model on this recording, as --static-dataset reads it, instead of the test games."""
     num_actions: Annotated[NumActions | None, arg(metavar="N")] = None
-    """Number of actions of the game in --static-dataset, if no --game or --env-id says it and not all were recorded."""
+    """The game in --static-dataset has so many actions, if no --game or --env-id says it and not all were recorded."""
     precision: Precision = "bf16"
-    """Arithmetic of the networks. bf16: convolutions in bfloat16 if the machine is made for it (tensor cores, AMX),
-    else float32; weights, sums and losses stay float32. tf32: as published; on a CPU the same as fp32."""
+    """The networks compute in this arithmetic. With bf16, convolutions are in bfloat16 if the machine is made for it
+    (tensor cores, AMX), else in float32; weights, sums and losses stay float32. tf32 is as published, on a CPU fp32."""
     engine: Annotated[EngineChoice, arg(aliases=("--path",))] = "auto"
-    """How networks are computed. auto: measured at first use on this machine, the fastest that agrees with readable.
-    readable: as they are written, in float32 and without CUDA graphs. torch: operation by operation, channels last.
-    fused: with Triton kernels. amx: compiled programs for a CPU with AMX."""
+    """Networks are computed in the way that is fastest on this machine, measured at first use, of those that agree with
+    readable (auto), as they are written, in float32 and without CUDA graphs (readable), operation by operation and
+    channels last (torch), with Triton kernels (fused), or by compiled programs for a CPU with AMX (amx)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """When a loss or gradient is NaN or infinite, which never reaches the weights. stop: the run ends and says where.
-    skip: that update is left out and counted in the metrics; looking at each one slows a GPU down."""
+    """If a loss or gradient is NaN or infinite, which never reaches the weights, the run ends and says where (stop), or
+    that update is left out and counted in the metrics (skip); looking at each one slows a GPU down."""
     checkpoint_every: PositiveInt = 1
     """A checkpoint is written every so many epochs."""
 
     formulation: Annotated[str, arg(metavar="NAME")] = "edm"
-    """The diffusion that the denoiser learns. The denoiser, its noise levels and its sampler have its settings."""
+    """The denoiser learns this diffusion. The denoiser, its noise levels and its sampler have its settings."""
     network: Annotated[str, arg(metavar="NAME")] = "unet"
-    """The denoiser's network. The inner model has its settings."""
+    """The denoiser has this network. The inner model has its settings."""
     denoiser: DiffusionConfig = field(default_factory=DenoiserConfig)
     denoiser_update: UpdateConfig = field(default_factory=UpdateConfig)
     sigma_distribution: LevelsConfig = field(default_factory=SigmaDistributionConfig)

@@ -33,7 +33,7 @@ class DoctorArgs:
     """
 
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
-    """The device whose speed is measured."""
+    """The speed of this device is measured."""
 
 
 @lasting_output()

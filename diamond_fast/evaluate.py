@@ -45,29 +45,29 @@ class EvaluateArgs(AgentFlags):
     """
 
     episodes: Annotated[CountInt | None, arg(help_behavior_hint="(default: as at the end of the run; 100)")] = None
-    """Number of real games to play."""
+    """Play so many real games."""
     held_out: Annotated[Path | None, arg(metavar="PATH")] = None
     """Judge the world model on this recording (a journal, .npz or published dataset folder), not on new games."""
     segments: PositiveInt = 64
-    """Number of places in the held-out episodes from which the future is imagined."""
+    """The future is imagined from so many places in the held-out episodes."""
     horizon: Annotated[PositiveInt | None, arg(help_behavior_hint="(default: the run's; 15)")] = None
-    """Number of frames imagined from each place, following the recorded actions."""
+    """So many frames are imagined from each place, following the recorded actions."""
     denoising_steps: Annotated[tuple[PositiveInt, ...], arg(help_behavior_hint="(default: the run's; 3)")] = ()
-    """Numbers of denoising steps per frame, each of which gets a curve of its own."""
+    """Each frame takes so many denoising steps; each number that is given gets a curve of its own."""
     noise_seeds: PositiveInt = 1
-    """How many times each future is imagined, each time with other noise."""
+    """Each future is imagined so many times, each time with other noise."""
     batch_size: PositiveInt = 32
-    """Number of futures that are imagined together."""
+    """So many futures are imagined together."""
     lpips_weights: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measure LPIPS, with torchvision's AlexNet in this file (alexnet-owt-7be5be79.pth). Nothing is ever fetched."""
     fid_weights: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measure FID, with torch-fidelity's Inception in this file (weights-inception-2015-12-05-6726825d.pth)."""
     seed: Seed = 0
-    """Fixes every random number of the evaluation."""
+    """The seed fixes every random number of the evaluation."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: RUN/evaluations/<epoch>-<time>)")] = (
         None
     )
-    """The new folder that evaluation.json and the pictures are written to."""
+    """Write evaluation.json and the pictures to this new folder."""
 
 
 @lasting_output()

@@ -30,10 +30,10 @@ SLOW = 5.0  # frames a second
 class PlayArgs(AgentFlags):
     """Play inside a world model: in the browser, with keyboard or touch.
 
-    In the dream of a run, also while it is still training:
+    Play in the dream of a run, also while it is still training:
         python -m diamond_fast.play --run runs/Boxing-20260101-120000-seed0
 
-    In that of a published agent, fetched from the Hub:
+    Play in that of a published agent, fetched from the Hub:
         python -m diamond_fast.play --pretrained Boxing
 
     Watch the agent in the real game:
@@ -41,27 +41,27 @@ class PlayArgs(AgentFlags):
     """
 
     world: Literal["model", "real", "replay"] = "model"
-    """Where to begin: in the world model, the real game, or the recorded experience."""
+    """Play begins in the world model, the real game, or the recorded experience."""
     player: Literal["human", "agent"] = "human"
-    """Who holds the controls at the beginning."""
+    """You or the agent hold the controls at the beginning."""
     denoising_steps: Annotated[int | None, Limits(minimum=1, maximum=50), arg(metavar="N")] = None
-    """Number of denoising steps per imagined frame. If not given: as in the run."""
+    """Each imagined frame takes so many denoising steps. If it is not given, the run's number is taken."""
     horizon: Annotated[int, Limits(minimum=1, maximum=10_000)] = 50
-    """Number of imagined steps after which an episode is cut off and the next begins. Training uses 15."""
+    """After so many imagined steps an episode is cut off and the next begins. Training uses 15."""
     seed: Seed = 0
-    """Seed of starts, noise and the agent's actions."""
+    """The seed fixes starts, noise and the agent's actions."""
     speed: Annotated[int, Limits(minimum=1, maximum=60)] = 15
-    """The greatest number of steps a second. Atari games run at 15."""
+    """At most so many steps are played in a second. Atari games run at 15."""
     recordings: Annotated[Path, arg(metavar="DIR")] = Path("recordings")
-    """The folder that recorded episodes are written to, each session in a folder of its own."""
+    """Recorded episodes are written to this folder, each session into a folder of its own."""
     exact: FlagCreatePairsOff[bool] = False
-    """Means the same as --engine readable."""
+    """This means the same as --engine readable."""
     window: FlagCreatePairsOff[bool] = False
     """Open a window on this machine's screen instead of serving a page."""
     host: str = "127.0.0.1"
-    """Address to serve at; 0.0.0.0 lets others on the network in, if they have the link."""
+    """The page is served at this address; 0.0.0.0 lets others on the network in, if they have the link."""
     port: Annotated[int, Limits(minimum=0, maximum=65_535)] = 0
-    """Port to serve at; 0 takes any free one."""
+    """The page is served at this port; 0 takes any free one."""
 
 
 @lasting_output()

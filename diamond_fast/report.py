@@ -34,11 +34,11 @@ class ReportArgs:
     """
 
     runs: Positional[tuple[Path, ...]] = ()
-    """The folders of the runs. What is no run, or is damaged, is skipped with one line that says so."""
+    """These are the folders of the runs. What is no run, or is damaged, is skipped with one line that says so."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: report)")] = None
-    """The folder for index.html, the pictures and table.tex; what is there of an earlier report is replaced."""
+    """Write index.html, the pictures and table.tex to this folder; what is there of an earlier report is replaced."""
     json: FlagCreatePairsOff[bool] = False
-    """Print every figure as JSON instead of a table. Draws nothing unless --out is given."""
+    """Print every figure as JSON instead of a table. Nothing is drawn unless --out is given."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -76,15 +76,15 @@ class TrainArgs:
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/<Game>-<time>-seed<seed>)")] = (
         None
     )
-    """The new folder that the run is written to."""
+    """The run is written to this new folder."""
     resume: Annotated[Path | None, arg(metavar="DIR")] = None
     """Continue the run in this folder, with the settings it has. An --env-id with a module is given again, too."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
-    """The device that the networks run on."""
+    """The networks run on this device."""
     init_from: Annotated[str | None, arg(metavar="PATH|GAME")] = None
     """Start from a published agent: a .pt file, or a game's name to fetch its agent from the Hub."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
-    """Dashboard to send the scalars to, in addition to metrics.jsonl."""
+    """The scalars are sent to this dashboard, in addition to metrics.jsonl."""
     cuda_graphs: bool = True
     """On a GPU, launch each update as one CUDA graph. If that fails, training says so and goes on without."""
     profile: FlagCreatePairsOff[bool] = False

@@ -78,7 +78,7 @@ def test_help_shows_the_defaults_of_the_preset(capsys):
             train.main(["--preset", preset, "--help"])
         shown.append(capsys.readouterr().out)
     for text, steps in zip(shown, (100_000, PRESETS["quick"].collection.num_steps_total), strict=True):
-        assert f"Number of real steps in the whole run. (default: {steps})" in text
+        assert f"The whole run has so many real steps. (default: {steps})" in text
 
 
 # --- what is resolved -----------------------------------------------------------------------------------------------

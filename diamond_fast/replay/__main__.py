@@ -41,7 +41,7 @@ class Export:
 
     path: Positional[Path]
     out: Positional[Path]
-    """The new file, which ends in .npz."""
+    """This is the new file; its name ends in .npz."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Import:
 
     path: Positional[Path]
     out: Positional[Path]
-    """The new file; a training run keeps its own in replay/journal."""
+    """This is the new file; a training run keeps its own in replay/journal."""
     frame_size: Annotated[int | tuple[int, int] | None, Limits(minimum=1, maximum=2**12), arg(metavar="N")] = None
     """Make the frames of this height and width, in pixels, by area averaging."""
 
