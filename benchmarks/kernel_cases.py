@@ -15,6 +15,7 @@ from diamond_fast.kernels.bias_residual_stats import bias_residual_stats, group_
 from diamond_fast.kernels.edm_loss import edm_loss
 from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
 from diamond_fast.kernels.edm_step import edm_step
+from diamond_fast.kernels.fused_conv import Norm, Projection, fused_conv
 from diamond_fast.kernels.group_norm_silu import group_norm_silu
 from diamond_fast.kernels.replay_gather import replay_gather
 
@@ -97,6 +98,38 @@ def stats_case(n: int, c: int, size: int, dtype: torch.dtype, group: int = 32, r
     return Case("bias_residual_stats", name, make, passes * elements * dtype.itemsize, (3 + passes) * elements)
 
 
+def conv_case(
+    n: int, c1: int, c2: int, out: int, size: int, dtype: torch.dtype, what: str, kernel: int = 3, group: int = 32
+) -> Case:
+    """what: norm, norm + residual, norm + projection (of the same inputs), plain, stride 2, upsample."""
+    c, stride, upsample = c1 + c2, 2 if what == "stride 2" else 1, what == "upsample"
+    out_size = size * (2 if upsample else 1) // stride
+
+    def make(device):
+        x, x2 = (image(device, n, k, size, dtype) if k else None for k in (c1, c2))
+        weight = torch.zeros(out, kernel, kernel, c, dtype=dtype, device=device).permute(0, 3, 1, 2)
+        bias, norm, residual = torch.zeros(out, device=device), None, None
+        if what.startswith("norm"):
+            stats = [
+                None if v is None else group_norm_stats(v, v.size(1) // group, impl="auto" if v.is_cuda else "triton")
+                for v in (x, x2)
+            ]
+            norm = Norm(*torch.ones(2, n, c, device=device), c // group, 1e-5, *stats)
+        if what.endswith("residual"):
+            residual = image(device, n, out, out_size, dtype)
+        if what.endswith("projection"):
+            residual = Projection(torch.zeros(out, c, 1, 1, dtype=dtype, device=device), bias, x, x2)
+        groups = max(1, out // group)
+        return lambda impl: fused_conv(x, weight, bias, norm, residual, x2, stride, upsample, groups, impl=impl)
+
+    pixels, inputs = n * out_size**2, n * size**2 * c
+    further = {"residual": pixels * out, "projection": inputs}.get(what.split(" + ")[-1], 0)
+    products = pixels * out * c * (kernel**2 + what.endswith("projection"))
+    name = f"{n} x {c1}{f'+{c2}' if c2 else ''} to {out} x {size} x {size} {str(dtype)[6:]}, {kernel}x{kernel}, {what}"
+    flops = 2 * products + (NORM_FORWARD_FLOPS * inputs if what.startswith("norm") else 0)
+    return Case("fused_conv", name, make, (inputs + further + pixels * out) * dtype.itemsize, flops)
+
+
 def input_case(n: int, size: int, obs_dtype: torch.dtype) -> Case:
     def make(device):
         noisy = image(device, n, 3, size, FP32)
@@ -162,6 +195,12 @@ def paper_cases() -> list[Case]:
         for size in (64, 32, 16, 8):
             cases.append(stats_case(n, 64, size, BF16))
         cases.append(stats_case(n, 64, 64, BF16, residual=False))
+        for size in (64, 32, 16, 8):
+            cases += [conv_case(n, 64, 0, 64, size, BF16, what) for what in ("norm", "norm + residual")]
+            cases += [conv_case(n, 64, 64, 64, size, BF16, what) for what in ("norm", "norm + projection")]
+        cases += [conv_case(n, 64, 0, 64, 64, BF16, "stride 2"), conv_case(n, 64, 0, 64, 32, BF16, "upsample")]
+        cases += [conv_case(n, 16, 0, 64, 64, BF16, "plain"), conv_case(n, 64, 0, 8, 64, BF16, "norm")]
+        cases.append(conv_case(n, 64, 0, 64, 8, BF16, "residual", kernel=1))
         cases += [input_case(n, 64, torch.uint8), input_case(n, 64, FP32), step_case(n, 64), loss_case(n, 64)]
         cases += [gather_case(n, length, 64) for length in (19, 6)]
     return cases
@@ -173,6 +212,7 @@ def few_cases() -> list[Case]:
         norm_case("ada_group_norm_silu", 32, 64, 64, 64, BF16, "forward + backward"),
         norm_case("ada_group_norm_silu", 32, 64, 0, 16, BF16, "forward + backward"),
         stats_case(32, 64, 64, BF16),
+        conv_case(32, 64, 64, 64, 64, BF16, "norm + projection"),
         input_case(32, 64, torch.uint8),
         step_case(32, 64),
         loss_case(32, 64),
@@ -190,5 +230,17 @@ def sweep_cases() -> list[Case]:
                     continue
                 cases.append(norm_case("ada_group_norm_silu", n, c, c, size, dtype, "forward + backward", group))
                 cases.append(stats_case(n, c, size, dtype, group))
+    for dtype in (BF16, torch.float16, FP32):
+        for n, c, out, size, group in (
+            (1, 64, 64, 64, 32),
+            (64, 32, 64, 40, 32),
+            (2, 40, 24, 9, 40),
+            (1, 128, 96, 5, 32),
+        ):
+            for what in ("norm", "norm + residual", "norm + projection", "plain", "stride 2", "upsample"):
+                cases.append(conv_case(n, c, 0, out, size, dtype, what, group=min(group, out)))
+        cases.append(conv_case(4, 64, 64, 64, 30, dtype, "norm + projection"))
+        cases.append(conv_case(4, 15, 0, 64, 30, dtype, "plain"))
+        cases.append(conv_case(2, 63, 0, 63, 16, dtype, "residual", kernel=1, group=63))
     cases.append(norm_case("group_norm_silu", 4, 64, 0, 40, FP32, "forward + backward", gain="affine"))
     return cases

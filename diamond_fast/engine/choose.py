@@ -93,6 +93,8 @@ def candidates(
     if device.type == "cuda":
         if TRITON_INSTALLED:
             add("fused", graphs=graphs)
+        if TRITON_INSTALLED and walks:  # fewer launches and bytes for more arithmetic: which wins depends on the chip
+            add("fused", graphs=graphs, techniques=Techniques(fused_convs=True), variant="convolutions")
         if walks or not TRITON_INSTALLED:
             add("torch", graphs=graphs, techniques=WITHOUT_TRITON)
         if dtype != torch.float32:

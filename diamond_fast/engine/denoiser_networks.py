@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.engine.cpu_program import CpuProgram
-from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
+from diamond_fast.engine.fused_convs import make_backend
+from diamond_fast.engine.fused_torch import Activation, Techniques
 from diamond_fast.engine.path import Engine, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.formulations.config import StepsConfig
@@ -116,7 +117,7 @@ class FusedNetwork:
         self, network_input: Tensor | tuple[Tensor, Tensor], conditioning: tuple[Tensor, Tensor | None]
     ) -> Tensor:
         cond, modulation = conditioning
-        backend = FusedTorch(self._copies, self.techniques, modulation, cond)
+        backend = make_backend(self._copies, self.techniques, modulation, cond)
         y = self._copies.network.walk(backend, Activation(joined(network_input, self._dtype, self.pad_to)))
         return y.x[:, : self._out_channels]
 

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_fast.engine.cpu_program import CpuProgram
-from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
+from diamond_fast.engine.fused_convs import make_backend
+from diamond_fast.engine.fused_torch import Activation, Techniques
 from diamond_fast.engine.lstm import Memory, unroll
 from diamond_fast.engine.path import Engine, fast_dtype, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
@@ -65,7 +66,7 @@ class FastEncoder:
             assert weight is not None
             assert bias is not None
             modulation = torch.addmm(bias, cond.to(self.dtype), weight.t())
-        backend = FusedTorch(self._copies, self.techniques, modulation)
+        backend = make_backend(self._copies, self.techniques, modulation)
         return self._copies.network.walk(backend, Activation(x)).x.float()
 
     def _program(self, frames: list[Tensor]) -> CpuProgram:

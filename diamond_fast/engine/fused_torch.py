@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,15 +30,32 @@ class Techniques:
     """Scales and shifts of all norms and noise levels from one matrix product, before the first step."""
     fused_edm: bool = True
     """Preconditioning, quantisation and sampler step in one kernel before and one behind the network."""
+    fused_convs: bool = False
+    """Convolutions as one kernel with norm, SiLU, bias, residual and statistics; off until measured to be faster."""
     cuda_graphs: bool = True
     """All kernels of a call are launched as one graph."""
 
 
-class Activation(NamedTuple):
+class Activation:
     """A value of this backend: [N,C,H,W], and its statistics for a norm with groups of as many channels as its own."""
 
-    x: Tensor
-    stats: Tensor | None = None
+    def __init__(self, x: Tensor, stats: Tensor | None = None):
+        self._x = x
+        self.stats = stats
+
+    @property
+    def x(self) -> Tensor:
+        return self._x
+
+
+def groups_of(norm: Norm) -> int:
+    return norm.num_groups if isinstance(norm, AdaGroupNorm) else norm.norm.num_groups
+
+
+def fitting_stats(value: Activation, group_channels: int) -> Tensor | None:
+    """A value's statistics, which are of groups as large as its own norm would have, if those are the norm's."""
+    stats = value.stats
+    return stats if stats is not None and value.x.size(1) // group_channels == stats.size(1) else None
 
 
 class FusedTorch:
@@ -105,13 +121,12 @@ class FusedTorch:
         return Activation(y if residual is None else y + residual.x)
 
     def _normalise(self, norm: Norm, inputs: Sequence[Activation], activation: str) -> Tensor:
-        groups = norm.num_groups if isinstance(norm, AdaGroupNorm) else norm.norm.num_groups
+        groups = groups_of(norm)
         size = sum(i.x.size(1) for i in inputs) // groups
         straddles = any(i.x.size(1) % size for i in inputs)
         if len(inputs) > 1 and (straddles or not self.techniques.no_concat):
             inputs = [Activation(torch.cat([i.x for i in inputs], dim=1))]
-        # statistics are of groups as large as their value's own norm would have
-        stats = [i.stats if i.stats is not None and i.x.size(1) // size == i.stats.size(1) else None for i in inputs]
+        stats = [fitting_stats(i, size) for i in inputs]
         arguments = {"impl": "auto" if self.techniques.fused_norms else "torch", "stats": stats[0]}
         if len(inputs) > 1:
             arguments |= {"x2": inputs[1].x, "stats2": stats[1]}
@@ -140,7 +155,7 @@ class FusedTorch:
         # [N, H*W, 3C] -> q, k, v, each [N, heads, H*W, C/heads]
         q, k, v = qkv.view(n, h * w, 3, layer.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, h, w, c).permute(0, 3, 1, 2)
-        return self._convolve(layer.out_proj, y, residual=x)
+        return self.conv(layer.out_proj, [Activation(y)], residual=x)
 
     def max_pool(self, x: Activation) -> Activation:
         return Activation(F.max_pool2d(x.x, 2))

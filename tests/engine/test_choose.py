@@ -75,14 +75,14 @@ def names(*args, **more):
 
 def test_candidates_by_device_and_precision(machine):
     machine()
-    assert names(CUDA) == ["fused", "torch", "torch float32", "readable"]
-    assert names(CUDA, "tf32") == ["fused", "torch", "readable"]
+    assert names(CUDA) == ["fused", "fused convolutions", "torch", "torch float32", "readable"]
+    assert names(CUDA, "tf32") == ["fused", "fused convolutions", "torch", "readable"]
     assert names(CPU) == ["torch", "readable"]
-    assert [path.graphs for path in candidates(CUDA, graphs=False)] == [False] * 4
-    torch_alone = candidates(CUDA)[1].techniques
+    assert [path.graphs for path in candidates(CUDA, graphs=False)] == [False] * 5
+    torch_alone = candidates(CUDA)[2].techniques
     assert not any((torch_alone.fused_norms, torch_alone.fused_epilogues, torch_alone.fused_edm))  # no Triton
     machine((7, 5))
-    assert [path.dtype for path in candidates(CUDA)] == [torch.float32] * 3
+    assert [path.dtype for path in candidates(CUDA)] == [torch.float32] * 4
     machine(amx=True)
     assert names(CPU) == ["amx", "torch", "readable"]
     assert names(CPU, "tf32") == ["torch", "readable"]
