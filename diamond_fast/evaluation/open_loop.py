@@ -1,6 +1,6 @@
 """Open-loop predictions: held-out episodes imagined from their actions and the model's own frames alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -97,13 +97,24 @@ def predict_frames(
     Returns:
         [S,K,C,H,W].
     """
+    frames = []
+    for frame in imagined_frames(sampler, context, act, randn):
+        frames.append(frame)
+        advance(len(act))
+    return torch.stack(frames, dim=1)
+
+
+@torch.no_grad()
+def imagined_frames(
+    sampler: Sampler, context: Tensor, act: Tensor, randn: Callable[..., Tensor] = torch.randn
+) -> Iterator[Tensor]:
+    """The frames of ``predict_frames`` one by one, [S,C,H,W]: no more than a context of them is kept."""
     t = context.size(1)
     frames = list(context.unbind(1))
     for k in range(act.size(1) - t):
-        next_frame, _ = sampler.sample(torch.stack(frames[k:], dim=1), act[:, k : k + t], randn)
-        frames.append(next_frame)
-        advance(len(act))
-    return torch.stack(frames[t:], dim=1)
+        frame, _ = sampler.sample(torch.stack(frames, dim=1), act[:, k : k + t], randn)
+        frames = [*frames[1:], frame]
+        yield frame
 
 
 def pixel_errors(real: np.ndarray, imagined: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

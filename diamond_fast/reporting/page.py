@@ -1,15 +1,13 @@
 """The report as one HTML file: pictures inline, tables that sort, nothing loaded from elsewhere."""
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
 
 import numpy as np
 
 from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.reporting.comparison import OURS, Comparison, Estimate, Standing
+from diamond_fast.reporting.html import Cell, document, figure_of, table
 from diamond_fast.reporting.latex import games_table
 from diamond_fast.reporting.own_runs import OwnRun
 from diamond_fast.reporting.published import published_agents, scale, scale_sources
@@ -31,15 +29,6 @@ CAPTIONS = {
 METRIC_HEADINGS = {"mean": "Mean", "median": "Median", "iqm": "IQM", "optimality_gap": "Optimality gap"}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A table's cell: what it shows, as HTML, and what it is sorted by."""
-
-    html: str
-    value: float | str | None = None
-    attributes: str = ""
-
-
 def render(comparison: Comparison, svgs: Mapping[str, bytes]) -> str:
     """The whole page.
 
@@ -47,22 +36,13 @@ def render(comparison: Comparison, svgs: Mapping[str, bytes]) -> str:
         comparison: what to show.
         svgs: pictures by name, as drawn by ``figures.draw_all``.
     """
-    figure = {name: _figure(name, svg) for name, svg in svgs.items()}
+    figure = {name: figure_of(svg, "svg+xml", name, CAPTIONS[name]) for name, svg in svgs.items()}
     title = "diamond_fast on Atari 100k" if comparison.has_ours else "Atari 100k: the published agents"
     curves = f"<h2>Learning curves</h2>{figure['curves']}" if "curves" in figure else ""
     runs = f"<h2>Runs</h2>{_runs_table(comparison.runs)}{curves}" if comparison.runs else ""
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-{_asset("page.css")}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
+    return document(
+        title,
+        f"""<h1>{title}</h1>
 <p class="faint">Human-normalised scores: 0 is random play, 1 is a human tester.
 Statistics as recommended by Agarwal et al. 2021.</p>
 <ul class="remarks">{"".join(f"<li>{escape(remark)}</li>" for remark in comparison.remarks)}</ul>
@@ -88,12 +68,8 @@ Statistics as recommended by Agarwal et al. 2021.</p>
 {_method()}
 <h2>Sources</h2>
 {_sources()}
-</main>
-<script>
-{_asset("page.js")}</script>
-</body>
-</html>
-"""
+""",
+    )
 
 
 def _standings_table(comparison: Comparison) -> str:
@@ -117,7 +93,7 @@ def _standings_table(comparison: Comparison) -> str:
         cells.append(Cell(f"{s.at_human_level}", s.at_human_level, _best(s.at_human_level == most)))
         cells.append(_estimate_cell(s.improvement, False, digits=2) if s.improvement else Cell("–"))  # noqa: RUF001
         rows.append((_row_class(s), cells))
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _games_table(comparison: Comparison) -> str:
@@ -132,7 +108,7 @@ def _games_table(comparison: Comparison) -> str:
         cells += [_score_cell(s.mean(game), s.normalised(game), s.mean(game) == best, shaded=True) for s in order]
         rows.append(("", cells))
     head += [(s.name, "descending") for s in order]
-    return _table(head, rows, 'id="games"', [""] * 3 + [_row_class(s) for s in order])
+    return table(head, rows, 'id="games"', [""] * 3 + [_row_class(s) for s in order])
 
 
 def _runs_table(runs: Sequence[OwnRun]) -> str:
@@ -159,7 +135,7 @@ def _runs_table(runs: Sequence[OwnRun]) -> str:
             normalised,
         ]
         rows.append(("", cells))
-    return _table(head, rows, column_classes=["text", "text", "", "text", "", "", "", ""])
+    return table(head, rows, column_classes=["text", "text", "", "text", "", "", "", ""])
 
 
 def _sources() -> str:
@@ -168,7 +144,7 @@ def _sources() -> str:
     rows += [(a.name, a.kind, a.paper, a.source, a.note) for a in published_agents()]
     head = [(name, "ascending") for name in ("Agent", "Kind", "Paper", "Scores from", "Note")]
     shown = [("", [Cell(escape(text), text, 'class="wrap"') for text in texts]) for texts in rows]
-    return _table(head, shown, column_classes=["text"] * len(head))
+    return table(head, shown, column_classes=["text"] * len(head))
 
 
 def _method() -> str:
@@ -183,34 +159,6 @@ quarter; the optimality gap is how far runs fall short of 1 on average, those ab
 games. They need at least two runs of each game.</li>
 <li>If games have different numbers of runs, each game weighs the same.</li>
 </ul>"""
-
-
-def _table(
-    head: Sequence[tuple[str, str]],
-    rows: Sequence[tuple[str, Sequence[Cell]]],
-    attributes: str = "",
-    column_classes: Sequence[str] | None = None,
-) -> str:
-    """A sortable table. ``head``: (heading, order at the first press); ``rows``: (class, cells), the first the name."""
-    classes = column_classes or [""] * len(head)
-    headings = "".join(
-        f'<th scope="col" class="{css}" data-first="{first}"><button type="button">{escape(name)}</button></th>'
-        for (name, first), css in zip(head, classes, strict=True)
-    )
-    lines = []
-    for css, (name, *cells) in rows:
-        first = f'<th scope="row" data-value="{_value(name)}" {name.attributes}>{name.html}</th>'
-        others = "".join(f'<td data-value="{_value(c)}" {c.attributes}>{c.html}</td>' for c in cells)
-        lines.append(f'<tr class="{css}">{first}{others}</tr>')
-    body = "\n".join(lines)
-    return (
-        f'<div class="scroll"><table class="sortable" {attributes}><thead><tr>{headings}</tr></thead>\n'
-        f"<tbody>\n{body}\n</tbody></table></div>"
-    )
-
-
-def _value(cell: Cell) -> str:
-    return "" if cell.value is None else escape(str(cell.value))
 
 
 def _estimate_cell(estimate: Estimate, best: bool, digits: int = 3) -> Cell:
@@ -237,15 +185,5 @@ def _grouped(value: float, digits: int = 1) -> str:
     return f"{value:,.{digits}f}".replace(",", "\u202f")
 
 
-def _figure(name: str, svg: bytes) -> str:
-    caption = f"<figcaption>{CAPTIONS[name]}</figcaption>" if CAPTIONS[name] else ""
-    source = f"data:image/svg+xml;base64,{b64encode(svg).decode()}"
-    return f'<figure><img src="{source}" alt="{name}">{caption}</figure>'
-
-
 def _row_class(standing: Standing) -> str:
     return {OURS: "ours", "DIAMOND": "diamond"}.get(standing.name, "")
-
-
-def _asset(name: str) -> str:
-    return (files("diamond_fast.reporting") / name).read_text(encoding="utf-8")

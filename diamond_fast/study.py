@@ -1,0 +1,65 @@
+"""``python -m diamond_fast.study NAME``: the paper's comparisons, each one command that may be stopped and repeated."""
+
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from diamond_fast.cli import expected_failure, parse, user_errors
+from diamond_fast.registry import find
+from diamond_fast.runs.output import lasting_output
+from diamond_fast.runs.signals import stop_signals
+from diamond_fast.settings import check_limits
+from diamond_fast.studies.drift import Drift
+from diamond_fast.studies.settings import StudyFlags, begin
+
+PROGRAM = "python -m diamond_fast.study"
+EXIT_FAILED = 1
+
+STUDIES: dict[str, type[StudyFlags]] = {"drift": Drift}
+"""By name. ``set_up`` and ``run`` of the same module do it."""
+
+
+@lasting_output()
+def main(argv: Sequence[str] | None = None) -> None:
+    name, *flags = sys.argv[1:] if argv is None else argv or [""]
+    if name in ("-h", "--help"):
+        heads = (f"  {key:8}{(study.__doc__ or '').strip().splitlines()[0]}" for key, study in STUDIES.items())
+        print(
+            f"usage: {PROGRAM} NAME --data PATH ...\n\n" + "\n".join(heads) + f"\n\n{PROGRAM} NAME --help lists flags"
+        )
+        return
+    with stop_signals() as stop:
+        with user_errors():
+            kind = find(STUDIES, "study", name)
+            args = parse(kind, flags, default=_defaults(kind, flags), prog=f"{PROGRAM} {name}")
+            check_limits(args)
+            args.check()
+            out = args.out or Path("studies") / name
+            from diamond_fast.devices import resolve_device
+
+            device, study = resolve_device(args.device), import_module(kind.__module__)
+            new = begin(out, name, args)
+            try:
+                task = study.set_up(args, out)
+            except Exception:
+                if new:
+                    shutil.rmtree(out)  # nothing was begun, and the same folder should do for the next try
+                raise
+        stop.how_to_go_on = shlex.join([*PROGRAM.split(), name, *flags])
+        try:
+            page = study.run(task, device, stop)
+        except Exception as error:
+            print(expected_failure(error, f"out of memory on {device}: take a lower --batch-size"), file=sys.stderr)
+            raise SystemExit(EXIT_FAILED) from None
+        print(f"Page: {page}\nFigures: {out / 'results.json'}", flush=True)
+
+
+def _defaults(kind: type[StudyFlags], flags: Sequence[str]) -> StudyFlags:
+    return kind(**kind.QUICK) if "--quick" in flags else kind()
+
+
+if __name__ == "__main__":
+    main()
