@@ -10,6 +10,7 @@ import pytest
 from diamond_fast.cli import parse
 from diamond_fast.domains.environments import make_env
 from diamond_fast.presets import PRESETS
+from diamond_fast.study import STUDIES
 from diamond_fast.train import TrainArgs, read_command_line
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +36,8 @@ def shown_commands():
     for text in [README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))]:
         for block in re.findall(r"^```(?:bash|text|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
             yield from commands_in(block)
-    for program in MODULES:
-        yield from commands_in(arguments_class(program).__doc__)
+    for arguments in [*map(arguments_class, MODULES), *STUDIES.values()]:
+        yield from commands_in(arguments.__doc__)
 
 
 def flags_people_set():
@@ -54,12 +55,14 @@ FLAGS = list(flags_people_set())
 
 
 def read(program, argv):
+    if program == "study":
+        return parse(STUDIES[argv[0]], argv[1:], prog=program)
     cls = arguments_class(program)
     return parse(cls, argv, default=TrainArgs(config=PRESETS["atari100k"]) if cls is TrainArgs else None, prog=program)
 
 
 def test_they_were_found():
-    assert {program for program, _ in COMMANDS} == set(MODULES)
+    assert {program for program, _ in COMMANDS} == {*MODULES, "study"}
     assert len(COMMANDS) > 25
     assert len(FLAGS) > 15
 

@@ -21,6 +21,7 @@ from diamond_fast.engine.denoiser_networks import AutocastNetwork, fast_sampler
 from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.path import Path
 from diamond_fast.formulations.config import StepsConfig
+from diamond_fast.formulations.edm import EDM
 from diamond_fast.formulations.protocol import Formulation
 from diamond_fast.one_line import one_line
 from diamond_fast.timing import wait_for
@@ -257,7 +258,8 @@ def _network_output(sampler: Sampler, noisy: Tensor, context: Tensor, act: Tenso
     levels = torch.full((1,), level, device=noisy.device)
     with torch.no_grad():
         conditioning = sampler.network.conditioning(formulation.condition(levels)[None], act)[0]
-        return sampler.network.evaluate(formulation.prepare(level * noisy, context, level), conditioning)
+        noisy = level * noisy if isinstance(formulation, EDM) else noisy  # elsewhere frames do not grow with the level
+        return sampler.network.evaluate(formulation.prepare(noisy, context, level), conditioning)
 
 
 def _is_coarse(path: Path) -> bool:

@@ -104,7 +104,7 @@ def set_up(args: Drift, out: Path) -> Task:
     recordings = split(args.data, args.held_out, out / "data")
     held_out = load_recording(recordings[1])
     configs = {
-        (name, seed): side_by_side.run_config(args.preset, name, seed, args.updates, recordings, args.path)
+        (name, seed): side_by_side.run_config(args.preset, name, seed, args.updates, recordings, args.engine)
         for name in args.formulations
         for seed in range(args.train_seeds)
     }
@@ -134,6 +134,7 @@ def _measure(task: Task, device: "torch.device") -> None:
     import numpy as np
 
     from diamond_fast.engine.choose import choose_path
+    from diamond_fast.engine.contest import Work
     from diamond_fast.engine.world import next_frame_sampler
     from diamond_fast.runs.agents import load_agent
     from diamond_fast.runs.progress import Progress
@@ -149,8 +150,10 @@ def _measure(task: Task, device: "torch.device") -> None:
         for name, seed, n in todo:
             trained = load_agent(task.run_of(name, seed))
             denoiser = trained.agent.to(device).eval().denoiser
-            path = choose_path(device, trained.config.precision, args.path)
-            sampler = next_frame_sampler(denoiser, trained.config.world_model.with_denoising_steps(n).sampler, path)
+            steps = trained.config.world_model.with_denoising_steps(n).sampler
+            work = Work.of(denoiser, steps, min(args.batch_size, len(task.starts)))
+            path = choose_path(device, trained.config.precision, args.engine, work=work)
+            sampler = next_frame_sampler(denoiser, steps, path)
             noise = int(np.random.SeedSequence((args.seed, n)).generate_state(1)[0])
             with progress.phase("imagine", frames * n) as phase:
                 measured, _ = imagine(

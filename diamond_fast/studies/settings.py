@@ -7,11 +7,11 @@ from typing import Annotated, Any, ClassVar
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from diamond_fast.config import PathChoice
+from diamond_fast.config import EngineChoice
 from diamond_fast.runs.durable import parse_json, strict_json, write_durably
 from diamond_fast.settings import BatchSize, PositiveInt, Seed, flag, require
 
-NOT_OF_THE_STUDY = ("out", "device", "path", "quick")
+NOT_OF_THE_STUDY = ("out", "device", "engine", "quick")
 """Flags that may change when a study is gone on with."""
 
 
@@ -33,7 +33,7 @@ class StudyFlags:
     """The folder for everything. If it holds part of this study, the rest is done."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """The device that the networks run on."""
-    path: PathChoice = "auto"
+    engine: EngineChoice = "auto"
     """How networks are computed. auto: the fastest way this machine has. readable: as they are written."""
     quick: FlagCreatePairsOff[bool] = False
     """Smaller defaults, which take minutes on two processors and prove nothing but that all of it works."""

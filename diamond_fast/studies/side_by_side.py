@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from diamond_fast.config import PathChoice, RunConfig, of_kind
+from diamond_fast.config import EngineChoice, RunConfig, of_kind
 from diamond_fast.config_checks import checked
 from diamond_fast.presets import PRESETS
 from diamond_fast.registry import FORMULATIONS, find
@@ -19,7 +19,7 @@ PARTS = 10
 
 
 def run_config(
-    preset: str, formulation: str, seed: int, updates: int, recordings: tuple[Path, Path], path: PathChoice
+    preset: str, formulation: str, seed: int, updates: int, recordings: tuple[Path, Path], engine: EngineChoice
 ) -> RunConfig:
     """A world model alone, learned from a recording; its formulation's own settings are defaults.
 
@@ -48,7 +48,7 @@ def run_config(
             held_out=str(held_out),
             frame_size=height if height == width else (height, width),
             seed=seed,
-            path=path,
+            engine=engine,
             num_final_epochs=parts,
             denoiser_update=update,
             evaluation=replace(cfg.evaluation, every=parts),
@@ -72,7 +72,8 @@ def train(cfg: RunConfig, path: Path, device: torch.device, stop: StopSignals) -
         Stopped: a signal came; what was done is saved.
     """
     folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
-    if folder.read_config() != cfg:
+    places = {"static_dataset": cfg.static_dataset, "held_out": cfg.held_out, "engine": cfg.engine}
+    if replace(folder.read_config(), **places) != cfg:  # a study's folder may have been moved
         raise ValueError(f"{path}: holds a run with other settings; name a new folder with --out")
     with folder.lock():
         trainer = Trainer(cfg, folder, device)
