@@ -72,8 +72,9 @@ def train(cfg: RunConfig, path: Path, device: torch.device, stop: StopSignals) -
         Stopped: a signal came; what was done is saved.
     """
     folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
-    places = {"static_dataset": cfg.static_dataset, "held_out": cfg.held_out, "engine": cfg.engine}
-    if replace(folder.read_config(), **places) != cfg:  # a study's folder may have been moved
+    held = folder.read_config()
+    held = replace(held, static_dataset=cfg.static_dataset, held_out=cfg.held_out, engine=cfg.engine)
+    if held != cfg:  # but for where its folder was, which may have been moved
         raise ValueError(f"{path}: holds a run with other settings; name a new folder with --out")
     with folder.lock():
         trainer = Trainer(cfg, folder, device)
