@@ -17,6 +17,7 @@ from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
 from diamond_fast.kernels.edm_step import edm_step
 from diamond_fast.kernels.fused_conv import Norm, Projection, fused_conv
 from diamond_fast.kernels.group_norm_silu import group_norm_silu
+from diamond_fast.kernels.lstm_unroll import lstm_unroll
 from diamond_fast.kernels.replay_gather import replay_gather
 
 NORM_FORWARD_FLOPS = 12  # 4 for the statistics, 3 to normalise, 5 for SiLU
@@ -182,6 +183,28 @@ def gather_case(n: int, length: int, size: int) -> Case:
     return Case("replay_gather", f"{n} x {length} x {size} x {size} x 3", make, elements * (1 + 4), elements * 4)
 
 
+def lstm_case(n: int, length: int, width: int) -> Case:
+    """As the policy's memory is computed anew: with resets."""
+
+    def make(device):
+        sizes = {"weight_hh": (4 * width, width), "gates": (n, length, 4 * width), "hx": (n, width), "cx": (n, width)}
+        sizes |= {"fresh_hx": (n, length, width), "fresh_cx": (n, length, width)}
+        leaves = {name: torch.zeros(*size, device=device).requires_grad_() for name, size in sizes.items()}
+        dead = torch.zeros(n, length, dtype=torch.bool, device=device)
+        dout = torch.ones(n, length, width, device=device)
+
+        def call(impl):
+            _, _, hidden = lstm_unroll(**leaves, dead=dead, impl=impl)
+            return torch.autograd.grad(hidden, list(leaves.values()), dout)
+
+        return call
+
+    rows = n * length * width
+    elements = rows * (30 + 28) + 2 * length * 4 * width**2  # the weights are read at every step, there and back
+    flops = 3 * 2 * 4 * rows * width + 45 * rows
+    return Case("lstm_unroll", f"{n} x {length} x {width}, forward + backward", make, elements * 4, flops)
+
+
 def paper_cases() -> list[Case]:
     """The calls of the paper's networks: 64 channels at 64, 32, 16 and 8 pixels a side, concatenated on the way up."""
     cases = []
@@ -203,6 +226,7 @@ def paper_cases() -> list[Case]:
         cases.append(conv_case(n, 64, 0, 64, 8, BF16, "residual", kernel=1))
         cases += [input_case(n, 64, torch.uint8), input_case(n, 64, FP32), step_case(n, 64), loss_case(n, 64)]
         cases += [gather_case(n, length, 64) for length in (19, 6)]
+        cases.append(lstm_case(n, 15, 512))
     return cases
 
 
@@ -217,6 +241,7 @@ def few_cases() -> list[Case]:
         step_case(32, 64),
         loss_case(32, 64),
         gather_case(32, 6, 64),
+        lstm_case(32, 2, 512),
     ]
 
 

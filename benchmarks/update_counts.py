@@ -3,8 +3,8 @@
     python benchmarks/update_counts.py
 
 Runs without a GPU, on meta tensors, with the paper's networks at batch 32. Counted is all that a captured update holds:
-bytes to floats, casts of the weights, loss, gradients, clipping, the finite check, AdamW. Not counted: drawing and moving
-the batch, the learning rate, and what libraries launch besides (cuDNN's and cuBLAS's reductions of split sums).
+bytes to floats, casts of the weights, loss, gradients, clipping, the finite check, AdamW. Not counted: drawing and
+moving the batch, the learning rate, and what libraries launch besides (cuDNN's and cuBLAS's reductions of split sums).
 
 Every operation of torch that is not a mere view is one launch, with exceptions in ``LAUNCHES``. It reads all inputs and
 writes all outputs once, whatever a cache would save; kernels of ours that read twice count twice. The layout that cuDNN

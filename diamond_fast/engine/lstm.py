@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from diamond_fast.kernels.lstm_unroll import lstm_unroll
 from diamond_fast.networks.exact import outside_autocast
 
 
@@ -28,17 +28,9 @@ def unroll(
     Returns:
         the memory behind the last step, and hx of every step [N,T,D] as it was before any reset.
     """
-    hidden = []
     with outside_autocast(gates.device):
-        for t, from_input in enumerate(gates.unbind(1)):
-            i, f, g, o = (from_input + F.linear(memory.hx, weight_hh)).chunk(4, dim=1)
-            cx = f.sigmoid() * memory.cx + i.sigmoid() * g.tanh()
-            memory = Memory(o.sigmoid() * cx.tanh(), cx)
-            hidden.append(memory.hx)
-            if dead is not None:
-                assert fresh is not None
-                memory = where(dead[:, t], Memory(*(x[:, t] for x in fresh)), memory)
-    return memory, torch.stack(hidden, dim=1)
+        hx, cx, hidden = lstm_unroll(weight_hh, gates, *memory, dead, *(fresh or (None, None)))
+    return Memory(hx, cx), hidden
 
 
 def where(condition: Tensor, a: Memory, b: Memory) -> Memory:

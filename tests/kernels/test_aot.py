@@ -59,6 +59,7 @@ def test_on_an_h100():
         "edm_precondition_input",
         "edm_step",
         "fused_conv",
+        "lstm_unroll",
         "replay_gather",
     }
     assert_fit_for_the_chip(found, wide=True)
