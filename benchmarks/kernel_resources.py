@@ -95,6 +95,8 @@ def table(cases: list[Case]) -> str:
     for case, (call, on) in zip(cases, found.items(), strict=True):
         costs = [f"{x:.1f}" for x in (case.bytes_moved / 1e6, case.flops / 1e6, case.bytes_moved / 3.35e6)]
         for i, (launch, needed) in enumerate(on[90]):
+            if (launch, needed) in on[90][:i]:
+                continue  # the same again
             first = [call, *costs] if i == 0 else [""] * 4
             warps = dict(launch.options)["num_warps"]
             elsewhere = ", ".join(f"sm_{c}: {on[c][i][1].registers}" for c in on if c != 90)

@@ -21,6 +21,7 @@ from diamond_fast.training.make_updates import make_updates
 
 ON_GPU = torch.cuda.is_available()
 TWIN, OURS, COMPILED = "as published", "diamond_fast", "as published, compiled"
+AUTOCAST = "readable networks, autocast"
 MODELS = ("denoiser", "reward_end", "actor_critic")
 ROLLOUT = None if ON_GPU else 2
 """Imagined steps of a rollout; on a CPU 2 of the paper's 15, whose times are to each other as the whole ones' are."""
@@ -68,6 +69,24 @@ def test_update(measure, machine, effort, device, cfg, replay, model, batch):
         case["imagined steps"] = cfg.actor_critic_loss.backup_every
     floor = least_time(machine, cfg, model, fast_dtype(device))
     measure.row("update", case, turns, OURS, floor=floor, energy_of=candidates[OURS])
+
+
+@pytest.mark.parametrize("model", ["denoiser", "reward_end"])
+def test_training_through_the_kernels(measure, machine, effort, device, base, replay, model):
+    """What fused kernels forward and back give over the readable networks under autocast, both as one CUDA graph."""
+    if not ON_GPU:
+        pytest.skip("elsewhere an update does not go through the kernels")
+    cfg = with_batches(base, 2 if effort == "tiny" else 32)
+    path = choose_path(device, cfg.precision)
+    plain = replace(path, engine="readable")
+    agents = (make_agent(cfg, device, torch.channels_last) for _ in "ab")
+    candidates = {
+        name: stepping(make_updates(cfg, agent, replay, p, segments_seed=0), model)
+        for (name, p), agent in zip({OURS: path, AUTOCAST: plain}.items(), agents, strict=True)
+    }
+    turns = measure.take_turns(candidates)
+    floor = least_time(machine, cfg, model, path.dtype)
+    measure.row("update through the kernels", {"model": model, "batch": 32}, turns, OURS, floor=floor)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32, 64, 128])

@@ -34,7 +34,8 @@ from diamond_fast.world_model import Agent
 
 BATCH, NUM_ACTIONS, BURN_IN = 32, 18, 3
 MODELS = ("denoiser", "reward_end", "actor_critic")
-FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view", "alias"}
+FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
+FREE |= {"_record_function_enter_new", "_record_function_exit"}
 MAX_TENSORS = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}  # of one foreach launch, by the number of lists
 MAX_CHUNKS, CHUNK = 320, 65536
 
@@ -75,6 +76,8 @@ LAUNCHES: dict[str, Callable[[tuple], int]] = {
     "embedding_dense_backward": lambda args: 2,
     "edm_loss": lambda args: 2,
     "ada_group_norm_silu_backward": norm_backward_launches,
+    "lstm_unroll": lambda args: 2 * args[1].size(1) + 2,  # a product and a kernel a step, the first memory copied
+    "lstm_unroll_backward": lambda args: 2 * args[2].size(1) + 3,  # one product more, and two first gradients
 }
 
 
@@ -100,7 +103,15 @@ def bytes_of(name: str, args: tuple, out: Any) -> int:
         moved += num_bytes(args[0])  # by either of the two
     elif name == "ada_group_norm_silu_backward" and not ada_group_norm_silu.whole_groups_fit(args[1], args[2], args[7]):
         moved += sum(num_bytes(x) for x in args[:3] if x is not None)
+    elif name.startswith("lstm_unroll"):
+        weight, steps = args[0], args[1].size(1)
+        moved += (steps - 1) * num_bytes(weight) + 2 * num_bytes(args[1])  # each step's product, written and read
     return moved
+
+
+def lies_channels_last(x: Tensor) -> bool:
+    """As kernels of ours want an image [N,C,H,W]; statistics [N,G,S,3] lie as they are made."""
+    return x.is_contiguous() if x.size(-1) == 3 else x.permute(0, 2, 3, 1).is_contiguous()
 
 
 class CountDevice(TorchDispatchMode):
@@ -110,12 +121,13 @@ class CountDevice(TorchDispatchMode):
         super().__init__()
         self.launches: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
-        self.layout_copies: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
-        if name == "convolution_backward":  # in the layout that cuDNN gives it
+        if name == "convolution":  # in the layout that cuDNN gives it
+            out = torch.empty_like(out, memory_format=torch.channels_last)
+        elif name == "convolution_backward":
             like = (args[1], args[2])
             out = (*(o if o is None else torch.empty_like(x) for o, x in zip(out, like, strict=False)), out[2])
         if func.is_view or name in FREE:
@@ -123,12 +135,10 @@ class CountDevice(TorchDispatchMode):
         self.launches[name] += launches_of(name, args)
         self.bytes[name] += bytes_of(name, args, out)
         if func.namespace == "diamond_fast":
-            images = [
-                x
-                for x in args
-                if isinstance(x, Tensor) and x.dim() == 4 and x.size(-1) > 3 and x.dtype.is_floating_point
-            ]
-            self.layout_copies[name] += sum(not x.permute(0, 2, 3, 1).is_contiguous() for x in images)
+            for x in args:
+                if isinstance(x, Tensor) and x.dim() == 4 and not lies_channels_last(x):
+                    self.launches["layout copies"] += 1
+                    self.bytes["layout copies"] += 2 * num_bytes(x)
         return out
 
 
@@ -222,7 +232,6 @@ def main() -> None:
         print(f"{model}: {counted.launches.total()} launches, {counted.bytes.total() / 1e9:.1f} GB")
         for name, launches in counted.launches.most_common(25):
             print(f"    {launches:5}  {counted.bytes[name] / 1e9:6.2f} GB  {name}")
-        print("layout copies", +counted.layout_copies)
 
 
 if __name__ == "__main__":

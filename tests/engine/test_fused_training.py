@@ -26,6 +26,7 @@ from diamond_fast.kernels import (
     edm_loss,
     edm_precondition_input,
     group_norm_silu,
+    lstm_unroll,
 )
 from diamond_fast.kernels._triton import INTERPRETED
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
@@ -42,7 +43,7 @@ def triton(monkeypatch):
     """``auto`` means Triton on the CPU too."""
     if not INTERPRETED:
         pytest.skip("needs TRITON_INTERPRET=1; on a GPU the kernels run as they are")
-    kernels = (ada_group_norm_silu, group_norm_silu, bias_residual_stats, edm_precondition_input, edm_loss)
+    kernels = (ada_group_norm_silu, group_norm_silu, bias_residual_stats, edm_precondition_input, edm_loss, lstm_unroll)
     for module in (*kernels, fused_torch):
         monkeypatch.setattr(module, "use_triton", lambda impl, tensor: impl != "torch")
 
