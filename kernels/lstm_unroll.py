@@ -149,9 +149,9 @@ def _lstm_unroll(
         _forward_kernel[(n * num_blocks,)](
             gates[:, i], recurrent, before[1][:, i], *(_step(x, i) for x in (dead, fresh_hx, fresh_cx)),
             activated[:, i], hidden[:, i], *following, t, d, num_blocks, following[0].stride(0),
-            BLOCK=BLOCK, num_warps=NUM_WARPS,
+            BLOCK=BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=True,
         )  # fmt: skip
-    return *last, hidden, activated, *before
+    return last[0], last[1], hidden, activated, before[0], before[1]
 
 
 @_lstm_unroll.register_fake
@@ -178,11 +178,11 @@ def _lstm_unroll_backward(
         of_fresh = [x[:, i] if dead is not None else None for x in dfresh]
         _backward_kernel[(n * num_blocks,)](
             activated[:, i], before_cx[:, i], _step(dead, i), _step(dhidden, i), dhx, dcx, dgates[:, i], *of_fresh,
-            t, d, num_blocks, BLOCK=BLOCK, num_warps=NUM_WARPS,
+            t, d, num_blocks, BLOCK=BLOCK, num_warps=NUM_WARPS, enable_fp_fusion=True,
         )  # fmt: skip
         dhx = torch.mm(dgates[:, i], weight_hh)
     dweight = torch.mm(dgates.flatten(0, 1).t(), before_hx.flatten(0, 1))
-    return dweight, dgates, dhx, dcx, *dfresh
+    return dweight, dgates, dhx, dcx, dfresh[0], dfresh[1]
 
 
 @_lstm_unroll_backward.register_fake
@@ -242,13 +242,13 @@ def lstm_unroll(
         raise ValueError(f"gates: expected shape [N,T,4D] with no size of 0, got {tuple(gates.shape)}")
     n, t, d = gates.size(0), gates.size(1), gates.size(2) // 4
     check_shape("weight_hh", weight_hh, (4 * d, d), "[4D,D] like gates")
-    for name, x in (("hx", hx), ("cx", cx)):
-        check_shape(name, x, (n, d), "[N,D] like gates")
+    for name, memory in (("hx", hx), ("cx", cx)):
+        check_shape(name, memory, (n, d), "[N,D] like gates")
     if (dead is None) != (fresh_hx is None) or (dead is None) != (fresh_cx is None):
         raise ValueError("dead, fresh_hx, fresh_cx: expected all of them or none")
     check_shape("dead", dead, (n, t), "[N,T] like gates")
-    for name, x in (("fresh_hx", fresh_hx), ("fresh_cx", fresh_cx)):
-        check_shape(name, x, (n, t, d), "[N,T,D] like gates")
+    for name, fresh in (("fresh_hx", fresh_hx), ("fresh_cx", fresh_cx)):
+        check_shape(name, fresh, (n, t, d), "[N,T,D] like gates")
     if not use_triton(impl, gates) or (impl == "auto" and gates.dtype != torch.float32):
         return lstm_unroll_reference(weight_hh, gates, hx, cx, dead, fresh_hx, fresh_cx)
     floats = {"weight_hh": weight_hh, "gates": gates, "hx": hx, "cx": cx, "fresh_hx": fresh_hx, "fresh_cx": fresh_cx}

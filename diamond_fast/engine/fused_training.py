@@ -31,16 +31,19 @@ class TrainableWalk:
 
     Args:
         network, dtype, pad_channels, exact: as for ``TrainableWeights``.
+        techniques: what to use.
     """
 
     def __init__(
         self,
         network: nn.Module,
         dtype: torch.dtype,
+        techniques: Techniques,
         pad_channels: dict[str, tuple[int, int]] | None = None,
         exact: Sequence[str] = (),
     ):
         self.dtype = dtype
+        self._techniques = techniques
         self._weights = TrainableWeights(network, dtype, pad_channels if dtype != torch.float32 else None, exact)
 
     def take(self) -> None:
@@ -57,12 +60,12 @@ class TrainableWalk:
             widths = [norm.linear.out_features // 2 for norm in weights.norms for _ in "ab"]
             pieces = iter(rows.split(widths, dim=1))  # all at once, so that their gradients are joined at once
             scales_and_shifts = dict(zip(weights.norms, zip(pieces, pieces, strict=True), strict=True))
-        return weights.network.walk(_Backend(scales_and_shifts), Activation(x)).x
+        return weights.network.walk(_Backend(self._techniques, scales_and_shifts), Activation(x)).x
 
 
 class _Backend(FusedTorch):
-    def __init__(self, scales_and_shifts: dict[AdaGroupNorm, tuple[Tensor, Tensor]]):
-        super().__init__(None, Techniques())
+    def __init__(self, techniques: Techniques, scales_and_shifts: dict[AdaGroupNorm, tuple[Tensor, Tensor]]):
+        super().__init__(None, techniques)
         self._scales_and_shifts = scales_and_shifts
 
     def _modulation(self, norm: AdaGroupNorm) -> tuple[Tensor, Tensor]:
@@ -74,17 +77,19 @@ class TrainableDenoiser(Denoiser):
 
     Args:
         dtype: of the network's weights and activations; the conditioning is computed in float32.
+        techniques: what to use.
     """
 
-    def __init__(self, denoiser: Denoiser, dtype: torch.dtype):
+    def __init__(self, denoiser: Denoiser, dtype: torch.dtype, techniques: Techniques):
         self.__dict__.update(denoiser.__dict__)
         network: Any = denoiser.inner_model
         padding = {"conv_in": (16, 1), "conv_out": (1, 8)}
-        self._walk = TrainableWalk(network, dtype, padding, network.conditioning_modules)
+        self._walk = TrainableWalk(network, dtype, techniques, padding, network.conditioning_modules)
         self._pad_to = 16 if dtype != torch.float32 else 1
         if fused_formulation := FUSED.get(type(denoiser.formulation)):
             context_channels = network.conv_in.in_channels - network.conv_out.out_channels
-            self.formulation = fused_formulation(denoiser.formulation, context_channels, dtype, self._pad_to)
+            impl = "auto" if techniques.fused_edm else "torch"
+            self.formulation = fused_formulation(denoiser.formulation, context_channels, dtype, self._pad_to, impl)
 
     def loss(self, obs: Tensor, act: Tensor, mask: Tensor, levels: LevelsConfig, randn: Randn = torch.randn) -> Tensor:
         with self._fused():
@@ -119,9 +124,9 @@ class TrainableEncoder(nn.Module):
         first: name of its first convolution, whose input is padded with zeros to what tensor cores want.
     """
 
-    def __init__(self, network: nn.Module, dtype: torch.dtype, first: str):
+    def __init__(self, network: nn.Module, dtype: torch.dtype, techniques: Techniques, first: str):
         super().__init__()
-        self._walk = TrainableWalk(network, dtype, {first: (8, 1)})
+        self._walk = TrainableWalk(network, dtype, techniques, {first: (8, 1)})
         self._pad_to = 8 if dtype != torch.float32 else 1
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -134,8 +139,9 @@ class TrainableEncoder(nn.Module):
 class TrainableRewardEnd(RewardEndModel):
     """The reward/end model as it is trained on a GPU, weights shared."""
 
-    def __init__(self, model: RewardEndModel, dtype: torch.dtype):
-        self.__dict__.update(_with_modules(model, encoder=TrainableEncoder(model.encoder, dtype, "conv_in")).__dict__)
+    def __init__(self, model: RewardEndModel, dtype: torch.dtype, techniques: Techniques):
+        encoder = TrainableEncoder(model.encoder, dtype, techniques, "conv_in")
+        self.__dict__.update(_with_modules(model, encoder=encoder).__dict__)
 
     def predict(
         self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
@@ -148,15 +154,21 @@ class TrainableRewardEnd(RewardEndModel):
             return classify(self, x.reshape(n, t, -1), hx_cx)
 
 
-def fused(model: Model, dtype: torch.dtype) -> Model:
-    """The same model, weights shared, as it is trained on a GPU; itself if its network has no walk."""
+def fused(model: Model, dtype: torch.dtype, techniques: Techniques | None = None) -> Model:
+    """The same model, weights shared, as it is trained on a GPU; itself if its network has no walk.
+
+    Args:
+        dtype: of weights and activations: bfloat16 or float32.
+        techniques: what to use.
+    """
+    techniques = techniques or Techniques()
     twin: Any = model
     if isinstance(model, Denoiser):
-        twin = TrainableDenoiser(model, dtype) if hasattr(model.inner_model, "walk") else model
+        twin = TrainableDenoiser(model, dtype, techniques) if hasattr(model.inner_model, "walk") else model
     elif isinstance(model, RewardEndModel):
-        twin = TrainableRewardEnd(model, dtype)
+        twin = TrainableRewardEnd(model, dtype, techniques)
     else:
-        twin = _with_modules(model, encoder=TrainableEncoder(model.encoder, dtype, "encoder.0"))
+        twin = _with_modules(model, encoder=TrainableEncoder(model.encoder, dtype, techniques, "encoder.0"))
     return twin
 
 

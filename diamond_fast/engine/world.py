@@ -87,5 +87,5 @@ def make_play(
 def trained(model: Model, path: Path) -> Model:
     """The model as its loss is computed: on AMX with programs, on a GPU with fused kernels, else as it is written."""
     if path.engine == "fused":
-        return fused(model, path.dtype)
+        return fused(model, path.dtype, path.techniques)
     return on_amx(model) if path.engine == "amx" else model
