@@ -18,6 +18,7 @@ from diamond_fast.engine.imagination import ImaginationState, InitialStates, NoR
 from diamond_fast.engine.lasting import lasting
 from diamond_fast.engine.recompute import Play, Played, play
 from diamond_fast.engine.rollout import EnvStep, RolloutState, sample_categorical
+from diamond_fast.frames import to_float
 
 
 class StartPool:
@@ -76,12 +77,22 @@ class StartPool:
         event.synchronize()  # the end of the rollout before: long past when the next one begins
         return int(value)
 
-    def take(self, wanted: Tensor) -> ImaginationState:
-        """wanted [N] bool -> N starts: new ones for wanted rows, no matter what for the others."""
-        rows = (self._cursor + wanted.cumsum(0) - 1).clamp(0, len(self._pool[0]) - 1)
+    def take(self, wanted: Tensor) -> tuple[ImaginationState, Tensor]:
+        """wanted [N] bool -> N starts, and their numbers [N]: new ones for wanted rows, any for the others."""
+        rows = self._rows(wanted.cumsum(0) - 1)
         self._cursor.add_(wanted.sum())
         frames, pixel_mask, act, hx, cx = (x.index_select(0, rows) for x in self._pool)
-        return ImaginationState(frames, pixel_mask, act, hx.unsqueeze(0), cx.unsqueeze(0), torch.zeros_like(rows))
+        state = ImaginationState(frames, pixel_mask, act, hx.unsqueeze(0), cx.unsqueeze(0), torch.zeros_like(rows))
+        return state, rows
+
+    def ahead(self, n: int) -> tuple[Tensor, Tensor]:
+        """Contexts of the next n starts, without handing them out: [n,T,C,H,W], and the first one's number []."""
+        rows = self._rows(torch.arange(n, device=self._cursor.device))
+        frames, pixel_mask = (x.index_select(0, rows) for x in self._pool[:2])
+        return to_float(frames, pixel_mask), self._cursor.clone()
+
+    def _rows(self, ahead: Tensor) -> Tensor:
+        return (self._cursor + ahead).clamp(0, len(self._pool[0]) - 1)
 
     def state_dict(self) -> dict[str, Any]:
         if not self._stale:
@@ -127,16 +138,27 @@ class FastImaginedEnv:
         self.categorical = partial(sample_categorical, generator=generator)
         self.state: ImaginationState | None = None
         self.trajectory: list[Tensor] = []  # as ``ImaginedEnv`` has it
+        self.started: Tensor  # [N] numbers of the starts that the last step put in the place of what ended
 
     @lasting
     def reset(self) -> Tensor:
         self.starts.reserve(self.num_envs)
         everyone = torch.ones(self.num_envs, dtype=torch.bool, device=self.reward_end.device)
-        return self._set(self.starts.take(everyone)).obs[:, -1]
+        return self._set(self.starts.take(everyone)[0]).obs[:, -1]
 
     def begin_rollout(self) -> None:
         """Makes sure there are starts for every end a rollout can have."""
         self.starts.reserve(self.starts.at_least)
+
+    def burnins_ahead(self) -> tuple[Tensor, Tensor] | None:
+        """Burn-in frames [M,B,C,H,W] of all starts that a rollout can take, and the number [] of the first one.
+
+        None if starts may be drawn during a rollout: they are not known at its beginning then.
+        """
+        if self.asks:
+            return None
+        contexts, first = self.starts.ahead(self.starts.at_least)
+        return contexts[:, :-1], first
 
     def end_rollout(self) -> None:
         self.starts.note()
@@ -160,7 +182,7 @@ class FastImaginedEnv:
         dead = end | trunc
         if self.asks:
             self.starts.reserve(int(dead.sum()))
-        fresh = self.starts.take(dead)
+        fresh, self.started = self.starts.take(dead)
         alive = ImaginationState(
             frames=torch.cat((s.frames[:, 1:], next_frames.unsqueeze(1)), dim=1),
             pixel_mask=torch.cat((s.pixel_mask[:, 1:], torch.ones_like(trunc.unsqueeze(1))), dim=1),

@@ -12,6 +12,9 @@ from diamond_fast.engine.rollout import EnvStep, sample_categorical
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.replay import Segments
 
+STARTS_AT_ONCE = 256
+"""Starts whose frames go through an encoder together on a GPU: they fill it, without taking a gigabyte of it."""
+
 
 class Sampler(Protocol):
     """Draws next frames, as ``DiffusionSampler`` and ``FastDenoiser`` do."""
@@ -152,12 +155,20 @@ class InitialStates:
         while len(batches) < self.num_batches or size < at_least:
             batch = self.contexts.next().to(self.reward_end.device)
             assert batch.frames is not None  # only a mirror's batches have none
-            obs = batch.obs()
-            *_, (hx, cx) = self.reward_end.predict(obs[:, :-1], batch.act[:, :-1], obs[:, 1:])
-            batches.append((batch.frames, batch.pixel_mask, batch.act, hx[0], cx[0]))
+            batches.append((batch.frames, batch.pixel_mask, batch.act))
             size += len(batch.act)
-        self.pool = tuple(torch.cat(x) for x in zip(*batches, strict=True))
+        contexts = [torch.cat(x) for x in zip(*batches, strict=True)]
+        on_gpu = self.reward_end.device.type == "cuda"  # where a few large passes cost less than many small ones
+        at_once = STARTS_AT_ONCE if on_gpu else len(batches[0][0])
+        memories = [self._burnt_in(*x) for x in zip(*(x.split(at_once) for x in contexts), strict=True)]
+        self.pool = (*contexts, *(torch.cat(x) for x in zip(*memories, strict=True)))
         self.used = 0
+
+    def _burnt_in(self, frames: Tensor, pixel_mask: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
+        """The reward/end LSTM's memory behind contexts, each [N,D]."""
+        obs = to_float(frames, pixel_mask)
+        *_, (hx, cx) = self.reward_end.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
+        return hx[0], cx[0]
 
 
 class ImaginedEnv:

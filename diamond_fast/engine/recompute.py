@@ -5,23 +5,25 @@ them, the burn-in frames included, one product gives the LSTM's input side, and 
 sequence. Loss and gradients are those of ``engine.rollout.rollout``.
 
 This is for a GPU, where many small steps cost more than one large one costs twice, and where nothing may depend on how
-many episodes ended. Values of final frames and memories after resets are computed for every row at every step and
-masked, which costs some passes of a small encoder without gradients. With gradients the same would multiply the
-batch by the number of burn-in frames, so those go to a fixed number of places instead. A CPU gains nothing from
-larger batches and pays for the second forward pass: there the twin is faster.
+many episodes ended. Values of final frames are computed for every row at every step and masked, in one pass with the
+step that follows. Memories after resets are computed for every start a rollout could take, at its beginning if the
+environment knows them. That costs some passes of a small encoder without gradients. With gradients the same would
+multiply the batch by the number of burn-in frames, so those go to a fixed number of places instead. A CPU gains nothing
+from larger batches and pays for the second forward pass: there the twin is faster.
 """
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_fast.engine.fast_encoders import FastPolicy
+from diamond_fast.engine.imagination import STARTS_AT_ONCE
 from diamond_fast.engine.lstm import Memory, unroll, where
-from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, sample_categorical
+from diamond_fast.engine.rollout import BatchedEnv, EnvStep, Rollout, RolloutState, sample_categorical
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.exact import outside_autocast
 
@@ -45,6 +47,16 @@ class Played(NamedTuple):
     burnin_obs: Tensor  # [K,B,C,H,W]
     burnin_cell: Tensor  # [K] int64, n * T + t of the step that ended the episode; N * T where a place is not used
     num_burnins: Tensor  # [] int64, more than K if some found no place
+
+
+class KnowsItsStarts(Protocol):
+    """An environment whose episodes begin from starts that may be known before a rollout."""
+
+    started: Tensor
+    """[N] numbers of the starts that the last step put in the place of episodes that ended; any for the others."""
+
+    def burnins_ahead(self) -> tuple[Tensor, Tensor] | None:
+        """Burn-in frames [M,B,C,H,W] of all starts that a rollout can take, and the number [] of the first one."""
 
 
 Play = Callable[[RolloutState], tuple[Played, RolloutState]]
@@ -71,30 +83,29 @@ def play(
     hx_next, cx_next = (state.hx.new_empty(n, num_steps, policy.lstm_dim) for _ in range(2))
     burnins = _Burnins(n, num_steps, capacity, obs)
 
+    burnt_in = _BurntIn(env, policy)
+    logits, value, hx_cx = policy.predict_act_value(obs, memory)
+    memory = Memory(*hx_cx)
     for t in range(num_steps):
-        frames[:, t] = obs
-        logits, val[:, t], hx_cx = policy.predict_act_value(obs, memory)
-        memory = Memory(*hx_cx)
-        act[:, t] = sample_categorical(logits)
+        frames[:, t], val[:, t], act[:, t] = obs, value, sample_categorical(logits)
         step = env.step(act[:, t])
         dead = step.end | step.trunc
-        _, val_final[:, t], _ = policy.predict_act_value(step.final_obs, memory)
-        fresh = Memory(*(torch.zeros_like(x) for x in memory))
         if step.burnin_obs is not None:
-            gates = _input_gates(policy, step.burnin_obs.flatten(0, 1)).view(n, step.burnin_obs.size(1), -1)
-            fresh, _ = unroll(policy.lstm.weight_hh, gates, fresh)
             burnins.add(t, dead, step.burnin_obs)
-        memory = where(dead, fresh, memory)
+        reset = where(dead, burnt_in(step, memory), memory)
+        # the final frames' values with the memory before a reset, and the next step's, in one pass
+        both = torch.cat((step.final_obs, step.obs)), Memory(*(torch.cat(x) for x in zip(memory, reset, strict=True)))
+        logits, value, hx_cx = policy.predict_act_value(*both)
+        val_final[:, t], logits, value, memory = value[:n], logits[n:], value[n:], Memory(*(x[n:] for x in hx_cx))
         obs = step.obs
         rew[:, t], end[:, t], trunc[:, t] = step.rew, step.end, step.trunc
-        hx_next[:, t], cx_next[:, t] = memory
+        hx_next[:, t], cx_next[:, t] = reset
 
-    _, val_next, _ = policy.predict_act_value(obs, memory)
-    val_next = torch.cat((val[:, 1:], val_next[:, None]), dim=1)
+    val_next = torch.cat((val[:, 1:], value[:, None]), dim=1)
     val_bootstrap = torch.where(end | trunc, val_final, val_next)
     memories = state.hx, state.cx, hx_next, cx_next
     played = Played(frames, act, rew, end, trunc, val_bootstrap, *memories, *burnins.collected())
-    return played, RolloutState(obs, *memory)
+    return played, RolloutState(obs, *reset)
 
 
 def usual_capacity(num_envs: int, num_steps: int, horizon: int) -> int:
@@ -137,6 +148,40 @@ def _with_cells(x: Tensor, cells: Tensor, rows: Tensor) -> Tensor:
     """x [N,T,D] with ``rows`` [K,D] in the cells n * T + t [K]; cell N * T does not exist and swallows its rows."""
     flat = F.pad(x.flatten(0, 1), (0, 0, 0, 1))
     return flat.index_copy(0, cells, rows)[:-1].view_as(x)
+
+
+class _BurntIn:
+    """Memories of episodes that begin: for all starts a rollout can take at once, if those are known."""
+
+    def __init__(self, env: BatchedEnv, policy: ActorCritic | FastPolicy):
+        self.policy = policy
+        self.ahead: Memory | None = None
+        burnins_ahead = getattr(env, "burnins_ahead", None)
+        if burnins_ahead is not None and (ahead := burnins_ahead()) is not None:
+            self.env = cast(KnowsItsStarts, env)
+            frames, self.first = ahead
+            pieces = [self._memories(x) for x in frames.split(STARTS_AT_ONCE)]
+            self.ahead = Memory(*(torch.cat(x) for x in zip(*pieces, strict=True)))
+
+    def __call__(self, step: EnvStep, memory: Memory) -> Memory:
+        """For rows [N] that are reset behind this step, [N,D]; no matter what for the others."""
+        if step.burnin_obs is None:
+            return Memory(*(torch.zeros_like(x) for x in memory))
+        if self.ahead is None:
+            return self._memories(step.burnin_obs)
+        rows = (self.env.started - self.first).clamp(0, len(self.ahead.hx) - 1)
+        return Memory(*(x.index_select(0, rows) for x in self.ahead))
+
+    def _memories(self, burnin_obs: Tensor) -> Memory:
+        """burnin_obs [N,B,C,H,W] -> [N,D]."""
+        n, b = burnin_obs.shape[:2]
+        lstm = self.policy.lstm
+        zeros = Memory(*(lstm.weight_hh.new_zeros(n, self.policy.lstm_dim) for _ in range(2)))
+        if not b:
+            return zeros
+        gates = _input_gates(self.policy, burnin_obs.flatten(0, 1)).view(n, b, -1)
+        memory, _ = unroll(lstm.weight_hh, gates, zeros)
+        return memory
 
 
 class _Burnins:

@@ -23,7 +23,7 @@ from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv
 from diamond_fast.engine.given_weights import Watch
 from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
-from diamond_fast.engine.recompute import play
+from diamond_fast.engine.recompute import Played, play
 from diamond_fast.engine.rollout import RolloutState, initial_state, rollout
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
@@ -122,9 +122,11 @@ def test_every_start_is_handed_out_once(models, replay):
             break
         wanted = torch.rand(ENVS, generator=generator) < 0.5
         first = int(pool._cursor)
-        state = pool.take(wanted)
+        _, ahead = pool.ahead(ENVS)
+        state, numbers = pool.take(wanted)
         expected = pool._pool[2][first : first + int(wanted.sum())]
         assert torch.equal(state.act[wanted], expected)
+        assert numbers[wanted].tolist() == [int(ahead) + i for i in range(int(wanted.sum()))]
         seen += range(first, int(pool._cursor))
     assert seen == list(range(len(seen)))
     assert len(seen) + ENVS * STEPS > len(pool._pool[0])
@@ -220,6 +222,27 @@ def test_rollouts_equal_the_twins(models, replay, dtype):
         assert same == 1.0 if dtype == torch.float32 else same > 0.7  # bfloat16 may tip a draw, and all behind it
     if dtype == torch.float32:
         torch.testing.assert_close(actual.val_bootstrap, expected.val_bootstrap, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_burn_ins_at_the_beginning_of_a_rollout_equal_those_behind_each_step(models, replay, monkeypatch):
+    """As on a GPU, where starts are reserved for a whole rollout; in pieces of fewer starts than there are."""
+    monkeypatch.setattr(recompute, "STARTS_AT_ONCE", 7)
+    policy, results = FastPolicy(models[2], torch.float32), []
+    for asks in (True, False):
+        env = make_fast(models, replay)
+        state = initial_state(env, models[2])
+        env.asks = asks
+        torch.manual_seed(5)
+        for _ in range(2):  # the second begins where the cursor is
+            env.begin_rollout()
+            assert (env.burnins_ahead() is None) == asks
+            played, state = play(env, policy, state, STEPS, capacity=ENVS * STEPS)
+            results.append(played)
+    assert (results[0].end | results[0].trunc).sum() > ENVS
+    for at_steps, at_once in zip(results[:2], results[2:], strict=True):
+        for name in Played._fields:
+            torch.testing.assert_close(getattr(at_once, name), getattr(at_steps, name), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()

@@ -13,10 +13,12 @@ from diamond_fast.config import (
     SamplerConfig,
     WorldModelConfig,
 )
+from diamond_fast.engine import imagination
 from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Replay
+from diamond_fast.replay.batch import Batch
 from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 SIZE, CONTEXT, ENVS, ACTIONS, HORIZON = 8, 4, 5, 3, 3
@@ -201,6 +203,27 @@ def test_a_frame_that_is_not_a_number_shows_in_the_reward(models, replay):
     step = env.step(torch.zeros(ENVS, dtype=torch.int64))
     assert step.rew.isnan().tolist() == [False, False, True, False, False]
     assert torch.equal(step.final_obs[:2], frame[:2])
+
+
+def test_starts_are_burned_in_together_on_a_gpu(models, replay, monkeypatch):
+    """As many at a time as ``STARTS_AT_ONCE``, whatever the batches; the last ones are fewer."""
+    sizes, one_by_one = [], InitialStates(replay.segments(2, CONTEXT, seed=0), models[1], num_batches=5)
+    one_by_one.refill(0)
+
+    class OnGpu:
+        device = torch.device("cuda")
+
+        def predict(self, obs, act, next_obs):
+            sizes.append(len(obs))
+            return models[1].predict(obs, act, next_obs)
+
+    monkeypatch.setattr(imagination, "STARTS_AT_ONCE", 4)
+    monkeypatch.setattr(Batch, "to", lambda self, device: self)
+    together = InitialStates(replay.segments(2, CONTEXT, seed=0), OnGpu(), num_batches=5)
+    together.refill(0)
+    assert sizes == [4, 4, 2]
+    for a, b in zip(together.pool, one_by_one.pool, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_more_starts_than_the_pool_holds(models, replay):
