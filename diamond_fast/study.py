@@ -13,12 +13,14 @@ from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
 from diamond_fast.studies.drift import Drift
+from diamond_fast.studies.nfe import Nfe
 from diamond_fast.studies.settings import StudyFlags, begin
+from diamond_fast.studies.steps import Steps
 
 PROGRAM = "python -m diamond_fast.study"
 EXIT_FAILED = 1
 
-STUDIES: dict[str, type[StudyFlags]] = {"drift": Drift}
+STUDIES: dict[str, type[StudyFlags]] = {"drift": Drift, "steps": Steps, "nfe": Nfe}
 """By name. ``set_up`` and ``run`` of the same module do it."""
 
 

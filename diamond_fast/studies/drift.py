@@ -38,6 +38,8 @@ class Drift(StudyFlags):
         "trajectories": 8,
     }
 
+    held_out: Annotated[Path | None, arg(metavar="PATH")] = None
+    """Judge on this recording. If not given, every fifth episode of --data is held out."""
     formulations: tuple[str, ...] = ("edm", "ddpm", "flow")
     """What is compared; the first one with the others."""
     preset: Annotated[str, arg(metavar="NAME")] = "atari100k"
@@ -133,11 +135,9 @@ def _measure(task: Task, device: "torch.device") -> None:
     """Every trajectory of every world model that is not on disk yet."""
     import numpy as np
 
-    from diamond_fast.engine.choose import choose_path
-    from diamond_fast.engine.contest import Work
-    from diamond_fast.engine.world import next_frame_sampler
     from diamond_fast.runs.agents import load_agent
     from diamond_fast.runs.progress import Progress
+    from diamond_fast.studies.trained import sampler_of
     from diamond_fast.studies.trajectories import imagine
 
     args = task.args
@@ -149,11 +149,8 @@ def _measure(task: Task, device: "torch.device") -> None:
     with Progress(len(todo), {"imagine": frames * sum(n for *_, n in todo)}, unit="measurement") as progress:
         for name, seed, n in todo:
             trained = load_agent(task.run_of(name, seed))
-            denoiser = trained.agent.to(device).eval().denoiser
             steps = trained.config.world_model.with_denoising_steps(n).sampler
-            work = Work.of(denoiser, steps, min(args.batch_size, len(task.starts)))
-            path = choose_path(device, trained.config.precision, args.engine, work=work)
-            sampler = next_frame_sampler(denoiser, steps, path)
+            sampler = sampler_of(trained, steps, args, min(args.batch_size, len(task.starts)), device)
             noise = int(np.random.SeedSequence((args.seed, n)).generate_state(1)[0])
             with progress.phase("imagine", frames * n) as phase:
                 measured, _ = imagine(

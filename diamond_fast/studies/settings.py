@@ -21,8 +21,6 @@ class StudyFlags:
 
     data: Annotated[Path | None, arg(metavar="PATH")] = None
     """The recording: a journal, a .npz file, a published dataset folder, or the folder of a run, for its experience."""
-    held_out: Annotated[Path | None, arg(metavar="PATH")] = None
-    """Judge on this recording. If not given, every fifth episode of --data is held out."""
     denoising_steps: tuple[PositiveInt, ...] = (1, 2, 3, 5, 10)
     """Numbers of denoising steps per frame that are compared."""
     batch_size: BatchSize = 32
