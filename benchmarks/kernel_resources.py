@@ -34,8 +34,8 @@ percent. Perturbing all logits with Gumbel noise and taking the largest halves t
 ## Updates
 
 Counted by `python benchmarks/update_counts.py`, held by `tests/benchmarks/test_update_counts.py`: at the paper's shapes
-and a batch of 32, with casts, clipping and AdamW, an update through the kernels is 1334 launches and 13.9 GB for the
-denoiser, 422 and 17.6 GB for the reward/end model, 349 and 8.0 GB for the policy. Libraries may add some of their own.
+and a batch of 32, with casts, clipping and AdamW, an update through the kernels is 1330 launches and 13.9 GB for the
+denoiser, 420 and 17.6 GB for the reward/end model, 347 and 8.0 GB for the policy. Libraries may add some of their own.
 All weights are cast in one pass (`engine/trainable_weights.py`); gradients of a norm, of scale and shift come from one
 kernel or two, a convolution's bias is added with the residual, and an LSTM takes two launches a step there and back.
 

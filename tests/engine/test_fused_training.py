@@ -223,3 +223,17 @@ def test_denoising_takes_the_weights_too():
 def test_a_network_without_a_walk_stays_as_it_is():
     model = Denoiser(DenoiserConfig(PixelwiseConfig()), world(4))
     assert fused(model, torch.bfloat16) is model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_copies_lie_as_tensor_cores_want_them(name):
+    """Each at a multiple of 128 bytes, and convolutions' weights channels last; a padded one is a tensor of its own."""
+    twin = fused(Case(name, 8, 8).model, torch.bfloat16)
+    walk = twin._walk if name == "denoiser" else twin.encoder._walk
+    walk.take()
+    walk._weights.spread()
+    start = walk._weights._memory.data_ptr()
+    for place in walk._weights._places:
+        value = getattr(*place)
+        assert (value.data_ptr() - start) % 128 == 0 or place in walk._weights._padding
+        assert value.dim() != 4 or value.is_contiguous(memory_format=torch.channels_last)
