@@ -100,9 +100,15 @@ def expected_failure(error: Exception, out_of_memory: str) -> str:
     """
     if is_out_of_memory(error):
         return out_of_memory
-    if isinstance(error, OSError) and error.errno is not None:
+    if is_ordinary(error):
+        assert isinstance(error, OSError)
         return _of_system(error)
     raise error
+
+
+def is_ordinary(error: Exception) -> bool:
+    """Whether an error is of the machine's limits: too little memory, or the system's own refusal."""
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _of_system(error: OSError) -> str:

@@ -7,8 +7,9 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from diamond_fast.cli import expected_failure, parse, user_errors
+from diamond_fast.cli import expected_failure, is_ordinary, parse, user_errors
 from diamond_fast.config import MACHINE_FLAGS, RunConfig, of_kind
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS, domain_of, has_env
+from diamond_fast.one_line import one_line
 from diamond_fast.presets import PRESETS, known_presets
 from diamond_fast.registry import FORMULATIONS
 from diamond_fast.runs.output import lasting_output
@@ -29,6 +31,7 @@ from diamond_fast.settings import differences, flag, leaves
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     import torch
 
+    from diamond_fast.engine.path import Path as EnginePath
     from diamond_fast.spec import Action
     from diamond_fast.training.process_group import ProcessGroup
     from diamond_fast.training.trainer import Trainer
@@ -107,7 +110,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.profile:
                 return profile(args, held, stop)
             trainer = set_up(args, held, stop)
-        train(trainer, stop)
+        go_on = train(trainer, stop)
+    if go_on is not None:
+        restart([*shlex.split(go_on), "--device", args.device, "--logger", args.logger])
 
 
 def follow(argv: Sequence[str]) -> None:
@@ -275,8 +280,12 @@ def _num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def train(trainer: "Trainer", stop: StopSignals) -> None:
-    """Run to the end; say where the results are, and how to go on."""
+def train(trainer: "Trainer", stop: StopSignals) -> str | None:
+    """Run to the end; say where the results are, and how to go on.
+
+    Returns:
+        the arguments with which a new process goes on on a slower path, if the run's failed; else None.
+    """
     from diamond_fast.envs.failure import EnvironmentFailedError
     from diamond_fast.training.process_group import ProcessLostError
 
@@ -285,6 +294,8 @@ def train(trainer: "Trainer", stop: StopSignals) -> None:
     except (ProcessLostError, EnvironmentFailedError, FloatingPointError) as error:
         _fail_later(str(error), stop)
     except Exception as error:
+        if trainer.group is None and not is_ordinary(error) and (slower := trainer.path.slower()) is not None:
+            return _go_on(trainer, error, slower, stop)
         out_of_memory = f"out of memory on {trainer.device}: {_what_to_lower(trainer)}"
         _fail_later(expected_failure(error, out_of_memory), stop)
     for picture in trainer.folder.newest_pictures():
@@ -296,6 +307,30 @@ def train(trainer: "Trainer", stop: StopSignals) -> None:
     else:
         print(f"Return: {result}")
     print(f"Resume: {stop.how_to_go_on}")
+    return None
+
+
+def _go_on(trainer: "Trainer", error: Exception, slower: "EnginePath", stop: StopSignals) -> str:
+    """Saves what was done before an error that a slower path may not have, and says so. Each path has but one chance.
+
+    The process cannot be trusted from here on: a kernel or a capture that fails may leave the device unusable.
+    """
+    faults = trainer.folder.path / "faults.txt"
+    with suppress(OSError), faults.open("a") as file:
+        file.write(f"{trainer.path}\n{''.join(traceback.format_exception(error))}\n")
+    kept = "what was done is saved" if trainer.save_after_fault() else "the last checkpoint is gone on from"
+    what = f"{type(error).__name__}: {one_line(error)}"
+    print(f"{trainer.path.what} failed ({what}); {kept}. {slower.loses} Details: {faults}", file=sys.stderr, flush=True)
+    go_on = str(stop.how_to_go_on).partition(PROGRAM)[2]
+    stop.how_to_go_on = None
+    return shlex.join([*shlex.split(go_on), *slower.flags()])
+
+
+def restart(argv: Sequence[str]) -> None:
+    """Becomes the program anew, with these arguments."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, *PROGRAM.split()[1:], *argv])
 
 
 def _fail_later(reason: str, stop: StopSignals) -> NoReturn:

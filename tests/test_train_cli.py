@@ -1,6 +1,7 @@
 """``python -m diamond_fast.train``: what it resolves, refuses and prints, without training."""
 
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -242,12 +243,31 @@ def test_a_run_in_use_is_refused(capsys, run):
 # --- running --------------------------------------------------------------------------------------------------------
 
 
+class FakePath:
+    """Stands in for a path; ``after`` it come others."""
+
+    what, loses = "fused kernels", "Going on without CUDA graphs."
+
+    def __init__(self, *flags, after=None):
+        self._flags, self._after = list(flags), after
+
+    def __str__(self):
+        return "Path: as chosen"
+
+    def slower(self):
+        return self._after
+
+    def flags(self):
+        return self._flags
+
+
 class FakeTrainer:
     """Stands in for the real one; ``outcome`` is returned or raised by ``run``."""
 
     outcome = Evaluation(np.array([1.0, 2.0]), np.array([5, 5]))
     at_work = None
-    path = "Path: as chosen"
+    group = None
+    path = FakePath()
     made: "list[FakeTrainer]"
 
     def __init__(self, config, folder, device, agent=None, logger="none", cuda_graphs=True, group=None):
@@ -375,6 +395,41 @@ def test_a_signal_says_how_to_go_on(capsys, trainers, monkeypatch, number, code)
 
 def test_a_bug_keeps_its_traceback(trainers, monkeypatch):
     monkeypatch.setattr(FakeTrainer, "outcome", ValueError("a bug"))
+    with pytest.raises(ValueError, match="a bug"):
+        run_main("--game Pong --preset quick")
+
+
+@pytest.mark.parametrize(
+    ("saves", "kept"), [(True, "what was done is saved"), (False, "the last checkpoint is gone on")]
+)
+def test_a_fault_of_a_fast_path_is_one_line_and_the_run_goes_on_in_a_new_process(
+    capsys, trainers, monkeypatch, saves, kept
+):
+    started = []
+    monkeypatch.setattr("os.execv", lambda program, argv: started.append((program, argv)))
+    monkeypatch.setattr(FakeTrainer, "outcome", RuntimeError("operation not permitted\nwhen stream is capturing"))
+    monkeypatch.setattr(FakeTrainer, "save_after_fault", lambda self: saves, raising=False)
+    monkeypatch.setattr(FakeTrainer, "path", FakePath(after=FakePath("--engine", "torch", "--no-cuda-graphs")))
+    run_main("--game Pong --preset quick --out x_y --device cpu --env-timeout 77")
+    [(program, argv)] = started
+    assert program == argv[0] == sys.executable
+    assert argv[1:3] == ["-m", "diamond_fast.train"]
+    asked = read(shlex.join(argv[3:]))
+    assert (asked.config.engine, asked.cuda_graphs, asked.device) == ("torch", False, "cpu")
+    assert (str(asked.resume), asked.config.env_timeout) == ("x_y", 77)
+    err = capsys.readouterr().err
+    assert err.startswith(
+        f"fused kernels failed (RuntimeError: operation not permitted when stream is capturing); {kept}"
+    )
+    assert err.count("\n") == 1
+    assert "when stream is capturing" in Path("x_y/faults.txt").read_text()
+    assert trainers[0].closed
+
+
+def test_several_processes_do_not_start_anew(trainers, monkeypatch):
+    monkeypatch.setattr(FakeTrainer, "outcome", ValueError("a bug"))
+    monkeypatch.setattr(FakeTrainer, "group", "some")
+    monkeypatch.setattr(FakeTrainer, "path", FakePath(after=FakePath()))
     with pytest.raises(ValueError, match="a bug"):
         run_main("--game Pong --preset quick")
 

@@ -11,8 +11,7 @@ from diamond_fast.config import EngineChoice, Precision
 from diamond_fast.engine import cpu_program, decisions
 from diamond_fast.engine.contest import Row, Work, best, contest
 from diamond_fast.engine.contest_in_child import contest_in_child
-from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.engine.path import Engine, Path, fast_dtype, runs_on_amx
+from diamond_fast.engine.path import WITHOUT_TRITON, Engine, Path, fast_dtype, runs_on_amx
 from diamond_fast.kernels._triton import INSTALLED as TRITON_INSTALLED
 from diamond_fast.one_line import one_line
 
@@ -30,8 +29,6 @@ __all__ = [
 
 MEASURE = "DIAMOND_FAST_MEASURE"
 """Environment variable: with 0 nothing is measured, and the path that is expected to be fastest is taken."""
-
-WITHOUT_TRITON = Techniques(fused_norms=False, fused_epilogues=False, fused_edm=False)
 
 
 def choose_path(

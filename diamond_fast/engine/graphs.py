@@ -14,6 +14,10 @@ WARM_UP_CALLS = 3
 """Calls before a capture: libraries choose algorithms, kernels are compiled, optimisers allocate their moments."""
 
 
+class CaptureError(Exception):
+    """A function could not be captured. Streams, allocator and random numbers of the process may be of no more use."""
+
+
 @contextmanager
 def own_casts() -> Iterator[None]:
     """Around a capture: it reads no cast of a weight made before it, and leaves none behind.
@@ -63,7 +67,7 @@ class Captured:
     """A function that is captured on a GPU, and called as it is elsewhere.
 
     If the caller is capturing a graph itself, that one takes the function's kernels. If a capture fails, which is said
-    in one line, the function is called as it is from then on.
+    in one line, the function is called as it is from then on; or, as not much else works then, CaptureError is raised.
 
     Args:
         name: of the function, for messages.
@@ -74,6 +78,7 @@ class Captured:
         generators: that it draws random numbers from, in addition to the default one. They continue from call to call.
         pool: shared with other functions; None: each graph has its own.
         max_graphs: the least recently used is dropped beyond that.
+        must: a capture that fails raises CaptureError.
     """
 
     def __init__(
@@ -85,6 +90,7 @@ class Captured:
         generators: Sequence[torch.Generator] = (),
         pool: Pool | None = None,
         max_graphs: int = 8,
+        must: bool = False,
     ):
         self.name = name
         self.function = function
@@ -92,6 +98,7 @@ class Captured:
         self.generators = generators
         self.pool = pool
         self.max_graphs = max_graphs
+        self.must = must
         self.failed = False
         self._graphs: OrderedDict[tuple, _Graph] = OrderedDict()
 
@@ -120,6 +127,8 @@ class Captured:
                 self.failed = True
                 self._graphs.clear()
                 reason = str(error).strip().partition("\n")[0]
+                if self.must:
+                    raise CaptureError(f"{self.name}: not captured as a CUDA graph ({reason})") from error
                 print(f"{self.name}: not captured as a CUDA graph ({reason}); going on without one", flush=True)
                 return self.function(*inputs)
         for held, given in zip(tree_leaves(graph.inputs), tensors, strict=True):

@@ -1,7 +1,7 @@
 """A path: how networks are computed on a device. Which one is taken is decided in ``choose.py``."""
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ ENGINES: dict[Engine, str] = {
     "amx": "AMX programs",
     "readable": "readable networks",
 }
+WITHOUT_TRITON = Techniques(fused_norms=False, fused_epilogues=False, fused_edm=False)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,34 @@ class Path:
     def name(self) -> str:
         """No other path on the device has it."""
         return f"{self.engine} {self.variant}".strip()
+
+    @property
+    def what(self) -> str:
+        """In a few words, for people."""
+        return f"{ENGINES[self.engine].rstrip(',')}{', CUDA graphs' if self.graphs else ''}"
+
+    def slower(self) -> "Path | None":
+        """What remains if this path fails: at first without graphs, in the end the readable networks; then nothing."""
+        if self.graphs:
+            return replace(self, graphs=False, why="CUDA graphs fail")
+        if self.engine == "fused":
+            return replace(self, engine="torch", techniques=WITHOUT_TRITON, why="the fused kernels fail")
+        if self.engine != "readable":
+            return Path(self.device, torch.float32, "readable", False, "nothing faster works")
+        return None
+
+    @property
+    def loses(self) -> str:
+        """What it costs to have come down to this path, in one sentence."""
+        if self.engine == "readable":
+            return "Going on with the networks as they are written, in float32: slower, and with more memory."
+        if self.engine == "torch":
+            return "Going on with torch's own operations: norms and their neighbours take several passes each."
+        return "Going on without CUDA graphs: Python launches every kernel, and small ones wait for it."
+
+    def flags(self) -> list[str]:
+        """Command-line flags that ask for it."""
+        return ["--engine", self.engine, "--cuda-graphs" if self.graphs else "--no-cuda-graphs"]
 
     def autocast(self) -> AbstractContextManager:
         """Around losses: on a GPU networks inside run in ``dtype``. On a CPU they see to it themselves."""

@@ -30,7 +30,7 @@ def make_updates(
         real_env: trains the policy there, and no world model; None: in imagination.
         group: shares every batch with other processes; ``path`` has no graphs then.
     """
-    captured = partial(Captured, changes_state=True, pool=Pool(path.device)) if path.graphs else None
+    captured = partial(Captured, changes_state=True, pool=Pool(path.device), must=True) if path.graphs else None
     train = partial(trained, path=path)
     make_update = partial(Update, autocast=path.autocast, on_nonfinite=cfg.on_nonfinite, captured=captured, group=group)
 

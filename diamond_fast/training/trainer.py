@@ -36,6 +36,7 @@ from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.training.process_group import ProcessGroup, ProcessLostError
 from diamond_fast.training.resuming import load_progress
+from diamond_fast.training.trial import path_that_works
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent
 
@@ -85,7 +86,8 @@ class Trainer:
         self.agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
         before = path_begun_with(saved.state["conditions"], device) if saved else None
         work = Work.of(self.agent.denoiser, cfg.world_model.sampler, cfg.actor_critic_update.batch_size)
-        self.path = choose_path(device, cfg.precision, cfg.engine, cuda_graphs and group is None, work, before)
+        path = choose_path(device, cfg.precision, cfg.engine, cuda_graphs and group is None, work, before)
+        self.path = path if group is not None else path_that_works(cfg, action, path)
         recording = self.replay if self.train_env is None else None
         self.evaluator = Evaluator(cfg, folder, self.agent, self.path, recording, self._seed)
         self.collector, real_env = None, None
@@ -107,6 +109,7 @@ class Trainer:
         self._saving = BackgroundWriter()
         self._save_seconds = 0.0
         self._last_save = time.monotonic()
+        self._collecting = False  # buffer, environments and policy's memory are not in step then
         self._stop = StopSignals()
         if saved:
             self._restore(saved)
@@ -262,10 +265,12 @@ class Trainer:
     def _collect(self, num_steps: int) -> Collected:
         assert self.collector is not None
         c = self.cfg.collection
+        self._collecting = True
         with self.progress.phase("collect", num_steps) as phase:
             collected = self.collector.collect(
                 self.agent.actor_critic, self.replay, num_steps, c.epsilon, c.policy_temperature, phase.advance
             )
+        self._collecting = False
         self._share_experience()
         collected.seconds = phase.seconds
         self.env_steps = self.replay.num_steps
@@ -365,6 +370,23 @@ class Trainer:
         self._saving.start(partial(self._write, snapshot))
         self._last_save = time.monotonic()
         self._save_seconds += self._last_save - started
+
+    def save_after_fault(self) -> bool:
+        """Saves what was done before an error of the path, if that is whole. Whether it is.
+
+        The batch or rollout that the error came in is given up.
+        """
+        if self._collecting:
+            return False
+        try:
+            if self.at_work is not None:
+                self.at_work.objective.recover()
+                self.at_work.check_weights()
+            self._save()
+            self._saving.wait()
+        except Exception:  # the device may be lost, and with it what was done since the last checkpoint
+            return False
+        return True
 
     def _save_if_due(self) -> None:
         """Saves in the middle of an epoch if that has not been done for long. A later run goes on from there."""

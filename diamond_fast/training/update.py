@@ -105,7 +105,7 @@ class Update:
             self.done += 1
             advance()
         self.guard.check()
-        self._check_weights()
+        self.check_weights()
         if self.group is not None:
             for value in self._totals.values():
                 self.group.sum(value) if value.ndim else self.group.average([value])
@@ -115,8 +115,11 @@ class Update:
         self._begin()
         return figures
 
-    def _check_weights(self) -> None:
-        """A finite gradient can still push a weight out of range; named is where it happened, not where it shows."""
+    def check_weights(self) -> None:
+        """Raises NonFiniteError if one is not finite.
+
+        A finite gradient can still push a weight out of range; named is where it happened, not where it shows.
+        """
         if not torch.stack([p.isfinite().all() for p in self.parameters]).all():
             raise NonFiniteError(f"{self.name}: update {self.num_updates} left weights that are not finite")
 

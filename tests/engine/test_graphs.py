@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch.utils._pytree import tree_leaves
 
 from diamond_fast.engine import graphs
-from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured, Pool, own_casts
+from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured, CaptureError, Pool, own_casts
 
 
 class Cuda:
@@ -215,6 +215,20 @@ def test_where_the_capture_fails_the_calls_go_on(cuda, monkeypatch, capsys, chan
         "denoiser: not captured as a CUDA graph (operation not permitted when stream is capturing); "
         "going on without one\n"
     )
+
+
+def test_where_a_capture_must_not_fail_its_failure_is_an_error(cuda, monkeypatch):
+    """A training process is good for nothing more then; the function is not called again."""
+
+    def failing(*args, **kwargs):
+        raise RuntimeError("operation not permitted\nand more lines")
+
+    monkeypatch.setattr(cuda, "graph", failing)
+    calls = []
+    captured = Captured("denoiser", lambda x: calls.append(x) or [x], must=True)
+    with pytest.raises(CaptureError, match=r"^denoiser: not captured as a CUDA graph \(operation not permitted\)$"):
+        captured(torch.ones(1))
+    assert len(calls) == WARM_UP_CALLS
 
 
 def test_around_a_capture_autocast_forgets_its_casts():

@@ -1,0 +1,106 @@
+"""Before a run: whether its path works here, tried in a process of its own, which may die of it.
+
+The kernels, the networks, every update and the rollout are run on made-up experience, and captured if there are to be
+CUDA graphs: a capture that fails leaves a process that is good for nothing more.
+"""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import torch
+
+from diamond_fast.config import RunConfig
+from diamond_fast.engine.choose import set_matmul_precision
+from diamond_fast.engine.graphs import WARM_UP_CALLS
+from diamond_fast.engine.path import Path
+from diamond_fast.one_line import one_line
+from diamond_fast.replay import Replay
+from diamond_fast.spec import Action
+from diamond_fast.training.make_updates import make_updates
+from diamond_fast.world_model import Agent
+
+TRIED = ("cuda",)
+"""Kinds of devices of which one process can lose the use."""
+PATIENCE = 600.0  # seconds, in which kernels are compiled
+
+
+def path_that_works(cfg: RunConfig, action: Action, path: Path) -> Path:
+    """The path, or the fastest behind it that works. Says what is left out, why, and what that costs.
+
+    Args:
+        cfg, action: of the run.
+    """
+    while path.device.type in TRIED and not cfg.model_free and (slower := path.slower()) is not None:
+        print(f"Trying {path.what} in a process of its own", file=sys.stderr, flush=True)
+        reason = why_not(cfg, action, path)
+        if reason is None:
+            return path
+        print(f"Left out: {path.what} ({reason}). {slower.loses}", file=sys.stderr, flush=True)
+        path = slower
+    return path
+
+
+def why_not(cfg: RunConfig, action: Action, path: Path) -> str | None:
+    """Tries a path in a child. None if it works, else the part at which it fails, and how."""
+    command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    request = pickle.dumps((cfg, action, path))
+    try:
+        child = subprocess.run(
+            command, input=request, capture_output=True, env=environment, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        return f"{_last_line(error.stdout) or 'start'}: no answer within {PATIENCE:g} s"
+    if child.returncode == 0:
+        return None
+    part = _last_line(child.stdout) or "start"
+    if child.returncode < 0:
+        return f"{part}: the process was ended by {signal.Signals(-child.returncode).name}"
+    return f"{part}: {_last_line(child.stderr) or f'exit code {child.returncode}'}"
+
+
+def _last_line(said: bytes | None) -> str:
+    return (said or b"").decode(errors="replace").strip().rpartition("\n")[2][:200]
+
+
+def main() -> None:
+    """The child: says which part begins, and ends with an error if it fails."""
+    with os.fdopen(os.dup(1), "w") as parts:
+        os.dup2(2, 1)  # whatever libraries print is no part
+        cfg, action, path = pickle.load(sys.stdin.buffer)
+        try:
+            rehearse(cfg, action, path, lambda part: print(part, file=parts, flush=True))
+        except Exception as error:
+            raise SystemExit(f"{type(error).__name__}: {one_line(error)}") from error
+
+
+def rehearse(cfg: RunConfig, action: Action, path: Path, begins) -> None:
+    """Does the first updates of a run on random frames, as many as it takes to replay each graph twice."""
+    if path.device.index is not None:
+        torch.cuda.set_device(path.device)
+    set_matmul_precision(cfg.precision)
+    begins("networks")
+    agent = Agent(cfg, action)
+    agent.to(path.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+    updates = make_updates(cfg, agent, _random_replay(cfg, action), path, segments_seed=0)
+    for name, update in updates.items():
+        begins(name)
+        update.train(WARM_UP_CALLS + 2, lambda: None)
+
+
+def _random_replay(cfg: RunConfig, action: Action) -> Replay:
+    """Two episodes, each longer than any sequence that is trained on."""
+    rng = np.random.default_rng(0)
+    length = 2 * max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
+    replay = Replay(cfg.frame_shape, 1, 2 * length, action)
+    for step in range(2 * length):
+        frame, last = rng.integers(256, size=(2, 1, *cfg.frame_shape), dtype=np.uint8)
+        end = np.array([step % length == length - 1])
+        act = np.zeros((1, *action.shape), action.dtype)
+        replay.append(frame, act, rng.integers(-1, 2, size=1).astype(np.float32), end, np.zeros(1, bool), last)
+    replay.commit()
+    return replay
