@@ -10,8 +10,9 @@ from small_world import SMALL_WORLD, make_agent, make_replay
 
 from diamond_fast.config import ActorCriticLossConfig, UpdateConfig
 from diamond_fast.engine import fast_denoiser
-from diamond_fast.engine.choose import Path, choose_path
+from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.graphs import WARM_UP_CALLS, own_casts
+from diamond_fast.engine.path import Path
 from diamond_fast.training import make_updates
 
 
@@ -53,7 +54,8 @@ def test_of_updates_and_rollouts(audited, grad_acc_steps):
 
 @pytest.mark.parametrize("around", [torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)])
 def test_of_samples(audited, around):
-    sampler = fast_denoiser.FastDenoiser(make_agent().denoiser, dtype=torch.float32)
+    path = Path(torch.device("cpu"), torch.float32, "torch", graphs=True, why="test")
+    sampler = fast_denoiser.FastDenoiser(make_agent().denoiser, engine=path)
     obs, act = torch.zeros(2, 4, 3, 8, 8), torch.zeros(2, 4, dtype=torch.int64)
     with around():
         for _ in range(2):
