@@ -11,6 +11,7 @@ from diamond_fast.config import EngineChoice, Precision
 from diamond_fast.engine import cpu_program, decisions
 from diamond_fast.engine.contest import Row, Work, best, contest
 from diamond_fast.engine.contest_in_child import contest_in_child
+from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.path import WITHOUT_TRITON, Engine, Path, fast_dtype, runs_on_amx
 from diamond_fast.kernels._triton import INSTALLED as TRITON_INSTALLED
 from diamond_fast.one_line import one_line

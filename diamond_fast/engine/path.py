@@ -48,11 +48,14 @@ class Path:
         return f"{ENGINES[self.engine].rstrip(',')}{', CUDA graphs' if self.graphs else ''}"
 
     def slower(self) -> "Path | None":
-        """What remains if this path fails: at first without graphs, in the end the readable networks; then nothing."""
+        """What remains if this path fails: at first without graphs, in the end the readable networks; then nothing.
+
+        Each step down shows in ``flags``, so that a run that starts anew for each never does so endlessly.
+        """
         if self.graphs:
             return replace(self, graphs=False, why="CUDA graphs fail")
         if self.engine == "fused":
-            return replace(self, engine="torch", techniques=WITHOUT_TRITON, why="the fused kernels fail")
+            return replace(self, engine="torch", techniques=WITHOUT_TRITON, variant="", why="the fused kernels fail")
         if self.engine != "readable":
             return Path(self.device, torch.float32, "readable", False, "nothing faster works")
         return None
