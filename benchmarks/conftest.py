@@ -124,15 +124,15 @@ def measure(benchmark, effort):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def deadline(pytestconfig):
-    minutes = pytestconfig.getoption("--minutes")
-    return None if minutes is None else (minutes, time.monotonic() + 60 * minutes)
+def started():
+    return time.monotonic()
 
 
 @pytest.fixture(autouse=True)
-def in_time(deadline):
-    if deadline is not None and time.monotonic() > deadline[1]:
-        pytest.skip(f"not begun within {deadline[0]:g} minutes")
+def in_time(pytestconfig, started):
+    minutes = pytestconfig.getoption("--minutes")
+    if minutes is not None and time.monotonic() > started + 60 * minutes:
+        pytest.skip(f"not begun within {minutes:g} minutes")
 
 
 @pytest.fixture(autouse=True)

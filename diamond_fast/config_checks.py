@@ -6,7 +6,7 @@ from typing import Any
 
 from diamond_fast.config import RunConfig, of_kind
 from diamond_fast.domains import domain_of
-from diamond_fast.settings import check_limits, require
+from diamond_fast.settings import check_limits, flag, require
 
 
 def checked(config: RunConfig) -> RunConfig:
@@ -57,27 +57,15 @@ def _existing_recording(config: RunConfig, name: str, given: str) -> str:
 
 def _check_collection(config: RunConfig) -> None:
     c = config.collection
-    require(
-        c.first_epoch_min <= c.first_epoch_max,
-        "collection.first_epoch_min",
-        f"must be at most --collection.first-epoch-max ({c.first_epoch_max}), got {c.first_epoch_min}",
-    )
-    require(
-        c.first_epoch_max <= c.num_steps_total,
-        "collection.first_epoch_max",
-        f"must be at most --collection.num-steps-total ({c.num_steps_total}), got {c.first_epoch_max}",
-    )
+    for name, bound in (("first_epoch_min", "first_epoch_max"), ("first_epoch_max", "num_steps_total")):
+        value, most = getattr(c, name), getattr(c, bound)
+        message = f"must be at most {flag(f'collection.{bound}')} ({most}), got {value}"
+        require(value <= most, f"collection.{name}", message)
     for name in ("num_steps_total", "first_epoch_min", "first_epoch_max", "steps_per_epoch"):
-        require(
-            getattr(c, name) % c.num_envs == 0,
-            f"collection.{name}",
-            f"must be a multiple of --collection.num-envs ({c.num_envs}), got {getattr(c, name)}",
-        )
-    require(
-        sum(c.sample_weights) > 0,
-        "collection.sample_weights",
-        f"need at least one above 0, got {' '.join(map(str, c.sample_weights)) or 'none'}",
-    )
+        message = f"must be a multiple of --collection.num-envs ({c.num_envs}), got {getattr(c, name)}"
+        require(getattr(c, name) % c.num_envs == 0, f"collection.{name}", message)
+    weights = " ".join(map(str, c.sample_weights)) or "none"
+    require(sum(c.sample_weights) > 0, "collection.sample_weights", f"need at least one above 0, got {weights}")
 
 
 def _check_models(config: RunConfig) -> None:

@@ -54,13 +54,11 @@ def installed() -> Iterator[Finding]:
 
 def _package(requirement: Requirement) -> Finding:
     name, wanted = requirement.name, str(requirement.specifier)
-    version = _version(name)
+    version, remedy = _version(name), f"pip install '{name}{wanted}'"
     if version is None:
-        return Finding(name, "missing", f"needs {wanted or 'any version'}", f"pip install '{name}{wanted}'", fatal=True)
+        return Finding(name, "missing", f"needs {wanted or 'any version'}", remedy, fatal=True)
     if not requirement.specifier.contains(version, prereleases=True):
-        return Finding(
-            name, "broken", f"{version} is installed, needs {wanted}", f"pip install '{name}{wanted}'", fatal=True
-        )
+        return Finding(name, "broken", f"{version} is installed, needs {wanted}", remedy, fatal=True)
     return Finding(name, "ok", version)
 
 
@@ -86,11 +84,10 @@ def imports() -> Iterator[Finding]:
         try:
             importlib.import_module(name)
         except Exception as error:  # a broken installation can raise anything
-            compiled = name.startswith(PROJECT)
-            remedy = "in the project's folder, with a C++17 compiler: pip install -e ." if compiled else None
-            yield Finding(
-                name, "broken", one_line(error), remedy or f"pip install --force-reinstall {name}", fatal=True
-            )
+            remedy = f"pip install --force-reinstall {name}"
+            if name.startswith(PROJECT):
+                remedy = "in the project's folder, with a C++17 compiler: pip install -e ."
+            yield Finding(name, "broken", one_line(error), remedy, fatal=True)
 
 
 def game() -> Finding:

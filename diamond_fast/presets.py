@@ -1,34 +1,24 @@
-"""Named sets of defaults. Each is a full :class:`RunConfig`; explicit flags override it."""
+"""Named sets of defaults. Each is a full :class:`config.RunConfig`; explicit flags override it."""
 
 from dataclasses import replace
 
-from diamond_fast.config import (
-    ActorCriticConfig,
-    CollectionConfig,
-    DenoiserConfig,
-    EvaluationConfig,
-    InnerModelConfig,
-    RewardEndConfig,
-    RunConfig,
-    UpdateConfig,
-    WorldModelConfig,
-)
+from diamond_fast import config
 from diamond_fast.domains import DOMAINS
 
-_PAPER = RunConfig()
+_PAPER = config.RunConfig()
 
 _SMALL_NETWORKS = replace(
     _PAPER,
-    denoiser=DenoiserConfig(
-        InnerModelConfig(cond_channels=64, depths=(1, 1, 1), channels=(16, 32, 32), attn_depths=(0, 0, 0))
+    denoiser=config.DenoiserConfig(
+        config.InnerModelConfig(cond_channels=64, depths=(1, 1, 1), channels=(16, 32, 32), attn_depths=(0, 0, 0))
     ),
-    reward_end=RewardEndConfig(
+    reward_end=config.RewardEndConfig(
         lstm_dim=64, cond_channels=32, depths=(1, 1, 1, 1), channels=(16, 16, 32, 32), attn_depths=(0, 0, 0, 0)
     ),
-    actor_critic=ActorCriticConfig(lstm_dim=64, channels=(16, 16, 32, 32), down=(1, 1, 1, 1)),
+    actor_critic=config.ActorCriticConfig(lstm_dim=64, channels=(16, 16, 32, 32), down=(1, 1, 1, 1)),
 )
 
-_FEW_UPDATES = UpdateConfig(steps_first_epoch=60, steps_per_epoch=20, batch_size=8, lr=1e-3, lr_warmup_steps=10)
+_FEW_UPDATES = config.UpdateConfig(steps_first_epoch=60, steps_per_epoch=20, batch_size=8, lr=1e-3, lr_warmup_steps=10)
 
 _QUICK = replace(
     _SMALL_NETWORKS,
@@ -38,21 +28,21 @@ _QUICK = replace(
     actor_critic_update=replace(
         _FEW_UPDATES, steps_first_epoch=12, steps_per_epoch=6, weight_decay=0.0, max_grad_norm=100.0
     ),
-    world_model=WorldModelConfig(num_batches_to_preload=4),
-    collection=CollectionConfig(
+    world_model=config.WorldModelConfig(num_batches_to_preload=4),
+    collection=config.CollectionConfig(
         num_steps_total=1_600, first_epoch_min=1_000, first_epoch_max=1_200, steps_per_epoch=200
     ),
-    evaluation=EvaluationConfig(every=2, num_episodes=2, num_final_episodes=4),
+    evaluation=config.EvaluationConfig(every=2, num_episodes=2, num_final_episodes=4),
 )
 
-PRESETS: dict[str, RunConfig] = {
+PRESETS: dict[str, config.RunConfig] = {
     "atari100k": _PAPER,  # the paper's: Atari with 100 000 steps of real experience
     "quick": _QUICK,  # the whole pipeline in minutes on a CPU; far too short to learn
     **{name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()},
 }
 
 
-def known_presets() -> dict[str, RunConfig]:
+def known_presets() -> dict[str, config.RunConfig]:
     """:data:`PRESETS`, and those of worlds that were registered since it was made."""
     of_worlds = {name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()}
     return {**PRESETS, **of_worlds, **PRESETS}

@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.resources import files
 from typing import Any, cast
 
@@ -239,11 +240,9 @@ async def serve(server: PlayServer, listening: socket.socket) -> None:
 
 
 def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(name))
+    return False
 
 
 async def _add_safe_headers(request: web.Request, response: web.StreamResponse) -> None:

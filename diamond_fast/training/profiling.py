@@ -5,7 +5,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -96,7 +95,9 @@ def profile_run(trainer: Trainer, trace: Path, say: Callable[[str], None] = prin
         phases.insert(-1, _measure_game(trainer))
 
     say("recording the trace")
-    with _profiler(trainer.device) as recorded:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at the first start: the profiler's log is nobody's concern
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (trainer.device.type == "cuda")
+    with profile(activities=activities) as recorded:
         for name, (*_, turn) in turns.items():
             for _ in range(traced[name]):
                 with record_function(f"diamond: {name}"):
@@ -200,12 +201,6 @@ def _collect(trainer: Trainer, num_steps: int) -> None:
 def _save(trainer: Trainer) -> None:
     trainer._save()  # in a thread of its own, which is waited for here
     trainer._finish_saving()
-
-
-def _profiler(device: torch.device) -> AbstractContextManager[profile]:
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # read at the first start: the profiler's log is nobody's concern
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
-    return profile(activities=activities)
 
 
 def _export(recorded: profile, trace: Path) -> None:
