@@ -32,6 +32,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--minutes", type=float, default=None if ON_GPU else CPU_MINUTES, help="begin no benchmark after so many"
     )
+    parser.addoption("--rivals", choices=["with", "without", "only"], default="with", help="others' compilers")
+    parser.addoption("--rows", type=Path, help="append each row to this file as soon as it is there")
 
 
 def effort_name(config) -> str:
@@ -119,8 +121,9 @@ def machine(effort):
 
 
 @pytest.fixture
-def measure(benchmark, effort):
-    return Measurement(benchmark, DEVICE, EFFORTS[effort])
+def measure(benchmark, effort, pytestconfig):
+    rivals, rows = pytestconfig.getoption("--rivals"), pytestconfig.getoption("--rows")
+    return Measurement(benchmark, DEVICE, EFFORTS[effort], rivals, rows)
 
 
 @pytest.fixture(scope="session", autouse=True)

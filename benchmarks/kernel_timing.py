@@ -38,12 +38,15 @@ def compare(measure, machine, case: Case, **others: Callable[[], object]) -> Non
     """
     device = torch.device("cuda")
     calls = [case.make(device) for _ in range(copies_beyond_the_cache(case))]
-    compiled = [torch.compile(lambda c=c: c("torch"), mode="max-autotune-no-cudagraphs") for c in calls]
+    compiled = {}
+    if measure.rivals != "without":  # capturing it would compile it
+        mode = "max-autotune-no-cudagraphs"
+        compiled = {"torch.compile": [torch.compile(lambda c=c: c("torch"), mode=mode) for c in calls]}
     pairs = [torch.empty(2, case.bytes_moved // 2, dtype=torch.uint8, device=device) for _ in calls]
     candidates = {
         "Triton": [lambda c=c: c("triton") for c in calls],
         "torch": [lambda c=c: c("torch") for c in calls],
-        "torch.compile": compiled,
+        **compiled,
         "copy": [lambda p=p: p[0].copy_(p[1]) for p in pairs],
         **{name: [call] for name, call in others.items()},
     }

@@ -4,18 +4,22 @@ Every benchmark makes one row: a figure for each candidate, ours against each of
 machine allows, and on a GPU energy, memory and clocks. ``pages`` makes tables of rows.
 """
 
+import json
 import math
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import pytest
 import torch
 from gpu_meter import GpuMeter
 from pages.figures import figure, ratio, to_json
 
 Call = Callable[[], object]
+Rivals = Literal["with", "without", "only"]
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,16 @@ class Measurement:
         benchmark: of pytest-benchmark; its own statistics are those of whole rounds.
         device: that the candidates run on.
         effort: how long.
+        rivals: whether others' compilers take part, which take minutes: with or without them, or only benchmarks that
+            have one.
+        rows: a file that each row is appended to as soon as it is there, as a line of JSON.
     """
 
-    def __init__(self, benchmark, device: torch.device, effort: Effort):
+    def __init__(
+        self, benchmark, device: torch.device, effort: Effort, rivals: Rivals = "with", rows: Path | None = None
+    ):
         self.benchmark, self.device, self.effort = benchmark, device, effort
+        self.rivals, self.rows = rivals, rows
         self.meter = GpuMeter(device)
 
     def take_turns(self, candidates: Mapping[str, Call], optional: Collection[str] = ()) -> Turns:
@@ -72,8 +82,13 @@ class Measurement:
             candidates: by name.
             optional: those that may fail, which is then noted: what others' compilers can do is not for us to promise.
         """
+        if self.rivals == "only" and not set(optional) & set(candidates):
+            pytest.skip("no rival to measure")
         clock_before = self.meter.clock()
         running, calls, warm_ups, peaks, left_out = {}, {}, {}, {}, {}
+        if self.rivals == "without":
+            left_out = {name: "rivals are measured apart" for name in candidates if name in optional}
+            candidates = {name: call for name, call in candidates.items() if name not in left_out}
         for name, call in candidates.items():
             memory_before = self._memory()
             try:
@@ -161,6 +176,9 @@ class Measurement:
             if energy_of is not None:
                 row["gpu"] |= self.meter.energy(energy_of, work or 1.0, unit if rates else "call", ENERGY_SECONDS)
         self.benchmark.extra_info["row"] = row
+        if self.rows is not None:
+            with open(self.rows, "a") as file:
+                file.write(json.dumps(row) + "\n")
 
     def _warm_up(self, call: Call) -> float:
         """Returns the seconds that the last call took."""

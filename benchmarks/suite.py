@@ -31,13 +31,18 @@ def benchmark_file(name: str) -> Path:
     return path
 
 
-def measure(out: Path, effort: Effort, files: Sequence[Path] = (), minutes: float | None = None) -> int:
+def measure(
+    out: Path, effort: Effort, files: Sequence[Path] = (), minutes: float | None = None, options: Sequence[str] = ()
+) -> int:
     """Runs the suite, or these files of it, and writes what it found into ``out``. Returns the exit code.
+
+    Args:
+        options: further ones of ``benchmarks/conftest.py``.
 
     Raises:
         ValueError: the suite did not come to an end.
     """
-    document = from_pytest(run_suite(effort, files, minutes))
+    document = from_pytest(run_suite(effort, files, minutes, options))
     path = out / f"{file_stem(document)}.json"
     if files and path.is_file():
         document = merged(read(path), document)
@@ -52,7 +57,7 @@ def measure(out: Path, effort: Effort, files: Sequence[Path] = (), minutes: floa
     return 1 if document["failed"] else 0
 
 
-def run_suite(effort: Effort, files: Sequence[Path], minutes: float | None) -> dict:
+def run_suite(effort: Effort, files: Sequence[Path], minutes: float | None, more: Sequence[str] = ()) -> dict:
     """pytest-benchmark's report. Every benchmark is named as it is done.
 
     Raises:
@@ -65,7 +70,7 @@ def run_suite(effort: Effort, files: Sequence[Path], minutes: float | None) -> d
         options += ["-p", "no:cacheprovider", "-o", f"timeout={LONGEST_BENCHMARK}", f"--benchmark-json={path}"]
         # pytest-benchmark measures nothing if it believes itself to be one of several parallel test processes
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-        command = [sys.executable, "-m", "pytest", *map(str, files or [BENCHMARKS]), *options, *limit]
+        command = [sys.executable, "-m", "pytest", *map(str, files or [BENCHMARKS]), *options, *limit, *more]
         code = subprocess.run(command, cwd=BENCHMARKS.parent, env=environment, check=False).returncode
         if not path.is_file():
             raise ValueError(f"the benchmarks did not come to an end (pytest's exit code {code}); its output says why")

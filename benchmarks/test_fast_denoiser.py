@@ -9,6 +9,7 @@ max-autotune on a GPU, Inductor with frozen weights on a CPU. An evaluation is o
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -17,7 +18,8 @@ import torch._inductor.config as inductor
 from workloads import PAPER, TINY, WIDE, Frames, contexts, denoiser_flops, in_bfloat16, make_denoiser
 
 from diamond_fast.config import DenoiserConfig, SamplerConfig
-from diamond_fast.engine.choose import fast_dtype
+from diamond_fast.engine.choose import Path, choose_path, fast_dtype
+from diamond_fast.engine.contest import Work
 from diamond_fast.engine.cpu_program import why_unavailable
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fused_torch import Techniques
@@ -66,6 +68,13 @@ def paper_denoiser(tiny: bool, device: torch.device) -> Denoiser:
 
 
 @cache
+def paper_path(tiny: bool, device: torch.device) -> Path:
+    """The path for every case: measured once, for what training draws."""
+    work = Work.of(paper_denoiser(tiny, device), SamplerConfig(), 32)
+    return choose_path(device, work=replace(work, alone=True))
+
+
+@cache
 def compiled_denoisers(device: torch.device) -> dict[str, Denoiser]:
     """Those a compiler works for; compiled when they are first called at a batch size."""
     if not ON_GPU:
@@ -99,7 +108,7 @@ def measure_evaluations(measure, machine, stem, twin, frames, steps, candidates,
 
 def test_sampling(measure, machine, effort, device, cfg, batch, steps):
     twin, frames = paper_denoiser(effort == "tiny", device), contexts(batch, cfg.frame_size, cfg.frame_size, device)
-    fast = FastDenoiser(twin, SamplerConfig(num_steps=steps))
+    fast = FastDenoiser(twin, SamplerConfig(num_steps=steps), engine=paper_path(effort == "tiny", device))
     candidates, left_out = {OURS: sampling(fast, frames, steps)}, {}
     if ON_GPU or batch * steps <= MOST_BY_TWIN * (3 if steps == 3 else 1):
         candidates[TWIN] = sampling(twin, frames, steps)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
@@ -35,6 +35,13 @@ class BenchArgs:
     README's tables and docs/benchmarks.md are made anew, too."""
     quick: FlagCreatePairsOff[bool] = False
     """Measure a small grid briefly, without compilers, which takes about four minutes on a CPU."""
+    tiny: FlagCreatePairsOff[bool] = False
+    """See whether every benchmark works, on tiny networks. Its figures mean nothing."""
+    rivals: Literal["with", "without", "only"] = "with"
+    """Whether others' compilers take part, which take a minute or two for each size: with or without them, or nothing
+    but the benchmarks that have one."""
+    rows: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Append each benchmark's row to this file as soon as it is there, as a line of JSON."""
     only: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
     """Run these files of benchmarks/ alone, such as fast_denoiser updates. DIR keeps what it has of the same commit."""
     minutes: Annotated[
@@ -66,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = [suite.benchmark_file(name) for name in args.only]
         args.out.mkdir(parents=True, exist_ok=True)
         try:
-            return suite.measure(args.out, "quick" if args.quick else "full", files, args.minutes)
+            options = [f"--rivals={args.rivals}"] + ([] if args.rows is None else [f"--rows={args.rows.resolve()}"])
+            effort = "tiny" if args.tiny else "quick" if args.quick else "full"
+            return suite.measure(args.out, effort, files, args.minutes, options)
         except KeyboardInterrupt:
             print("Stopped; nothing was written", file=sys.stderr)
             return 130
@@ -81,7 +90,7 @@ def check(args: BenchArgs) -> None:
         raise ValueError(
             "the benchmarks are not part of an installation: clone the project and pip install -e '.[dev]'"
         )
-    modes = [name for name in ("quick", "render_only", "compare") if getattr(args, name)]
+    modes = [name for name in ("quick", "tiny", "render_only", "compare") if getattr(args, name)]
     if len(modes) > 1:
         first, second = (f"--{name.replace('_', '-')}" for name in modes[:2])
         raise ValueError(f"{first} and {second}: take one of the two")

@@ -1,5 +1,6 @@
 """Turns, with a clock that only the candidates move: every figure is known beforehand."""
 
+import json
 from types import SimpleNamespace
 
 import measuring
@@ -114,3 +115,29 @@ def test_a_row_of_times(clock):
     assert (row["unit"], row["higher_is_better"], row["ratios"]) == ("ms", False, {})
     assert row["figures"]["ours"]["median"] == 2000.0
     assert row["floor"]["share"] == 0.5
+
+
+def test_rivals_may_be_left_out_or_nothing_else_be_measured(clock):
+    def fails():
+        raise AssertionError("a rival was called")
+
+    m = measurement()
+    m.rivals = "without"
+    turns = m.take_turns({"ours": clock.takes("ours", 1), "rival": fails}, optional=("rival", "another"))
+    assert (list(turns.seconds), turns.left_out) == (["ours"], {"rival": "rivals are measured apart"})
+    m.rivals = "only"
+    assert (
+        len(m.take_turns({"ours": clock.takes("ours", 1), "rival": clock.takes("rival", 1)}, ("rival",)).seconds) == 2
+    )
+    with pytest.raises(pytest.skip.Exception):
+        m.take_turns({"ours": fails}, optional=("rival",))
+
+
+def test_each_row_is_written_at_once(clock, tmp_path):
+    m = measurement()
+    m.rows = tmp_path / "rows.jsonl"
+    for n in (1, 2):
+        m.row("s", {"n": n}, m.take_turns({"ours": clock.takes("ours", 2)}), "ours")
+        rows = [json.loads(line) for line in m.rows.read_text().splitlines()]
+        assert [row["case"] for row in rows] == [{"n": i + 1} for i in range(n)]
+    assert rows[1] == m.benchmark.extra_info["row"]
