@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.out.mkdir(parents=True, exist_ok=True)
         try:
             options = [f"--rivals={args.rivals}"] + ([] if args.rows is None else [f"--rows={args.rows.resolve()}"])
-            effort = "tiny" if args.tiny else "quick" if args.quick else "full"
+            effort: suite.Effort = "tiny" if args.tiny else "quick" if args.quick else "full"
             return suite.measure(args.out, effort, files, args.minutes, options)
         except KeyboardInterrupt:
             print("Stopped; nothing was written", file=sys.stderr)
