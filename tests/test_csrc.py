@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not 
 
 def build(program: str, folder: Path, *flags: str) -> Path:
     binary = folder / program
-    sources = [CSRC / "tests" / f"{program}.cpp", *PROGRAMS[program]]
+    sources = [f"-I{CSRC}", Path(__file__).parent / "csrc" / f"{program}.cpp", *PROGRAMS[program]]
     command = ["g++", "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", *flags, *sources]
     subprocess.run([*command, "-o", binary], check=True, timeout=200)
     return binary

@@ -6,8 +6,8 @@
 #include <thread>
 #include <vector>
 
-#include "../batch.hpp"
-#include "../store.hpp"
+#include "batch.hpp"
+#include "store.hpp"
 
 using namespace replay;
 

@@ -11,17 +11,10 @@
 #include <thread>
 #include <vector>
 
-#include "../cpu/team.hpp"
+#include "expect.hpp"
+#include "cpu/team.hpp"
 
 using cpu::Team;
-
-#define EXPECT(condition)                                                          \
-  do {                                                                             \
-    if (!(condition)) {                                                            \
-      std::fprintf(stderr, "%s:%d: not %s\n", __FILE__, __LINE__, #condition);     \
-      std::exit(1);                                                                \
-    }                                                                              \
-  } while (false)
 
 void test_every_member_works_once() {
   for (int size = 1; size <= 4; ++size) {

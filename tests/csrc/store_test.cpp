@@ -15,22 +15,15 @@
 #include <thread>
 #include <vector>
 
-#include "../batch.hpp"
-#include "../philox.hpp"
-#include "../pool.hpp"
-#include "../prefetch.hpp"
-#include "../sampler.hpp"
-#include "../store.hpp"
+#include "batch.hpp"
+#include "expect.hpp"
+#include "philox.hpp"
+#include "pool.hpp"
+#include "prefetch.hpp"
+#include "sampler.hpp"
+#include "store.hpp"
 
 using namespace replay;
-
-#define EXPECT(condition)                                                          \
-  do {                                                                             \
-    if (!(condition)) {                                                            \
-      std::fprintf(stderr, "%s:%d: not %s\n", __FILE__, __LINE__, #condition);     \
-      std::exit(1);                                                                \
-    }                                                                              \
-  } while (false)
 
 template <typename Error, typename Function>
 void expect_throws(Function function) {
