@@ -72,11 +72,11 @@ def test_update(measure, machine, effort, device, cfg, replay, model, batch):
 
 
 @pytest.mark.parametrize("model", ["denoiser", "reward_end"])
-def test_training_through_the_kernels(measure, machine, effort, device, base, replay, model):
+def test_training_through_the_kernels(measure, machine, effort, device, cfg, replay, model):
     """What fused kernels forward and back give over the readable networks under autocast, both as one CUDA graph."""
     if not ON_GPU:
         pytest.skip("elsewhere an update does not go through the kernels")
-    cfg = with_batches(base, 2 if effort == "tiny" else 32)
+    cfg = with_batches(cfg, 2 if effort == "tiny" else 32)
     path = choose_path(device, cfg.precision)
     plain = replace(path, engine="readable")
     agents = (make_agent(cfg, device, torch.channels_last) for _ in "ab")
