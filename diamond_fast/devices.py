@@ -4,6 +4,8 @@ import re
 
 import torch
 
+from diamond_fast.one_line import one_line
+
 
 def resolve_device(name: str) -> torch.device:
     """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for. A GPU is made this process's current one.
@@ -23,5 +25,8 @@ def resolve_device(name: str) -> torch.device:
     if (device.index or 0) >= max(count, 1):
         raise ValueError(f"--device {name}: this machine has cuda:0" + (f" to cuda:{count - 1}" if count > 1 else ""))
     if device.index is not None:
-        torch.cuda.set_device(device)  # libraries, and graphs' memory, are the current device's
+        try:
+            torch.cuda.set_device(device)  # libraries, and graphs' memory, are the current device's
+        except RuntimeError as error:
+            raise ValueError(f"--device {name}: it cannot be used ({one_line(error)}); use --device cpu") from None
     return device

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
+from diamond_fast.one_line import one_line
 from diamond_fast.runs.progress import duration
 from diamond_fast.spec import Action
 from diamond_fast.speed import (
@@ -101,24 +102,43 @@ def time_needed(total: Estimate, speed: MeasuredSpeed) -> str:
 
 
 def describe(config: RunConfig, num_actions: Action | int, device: torch.device) -> str:
-    """The estimate in a few lines, with the speed it rests on."""
-    total, measured = estimate(config, num_actions), measure_speed(config, num_actions, device)
-    speed = measured.now
+    """The estimate in a few lines, with the speed it rests on; if nothing can be measured, with what is in the way.
+
+    Raises:
+        OutOfMemoryError: of torch.
+    """
+    total = estimate(config, num_actions)
+    measured, failure = None, ""
+    try:
+        measured = measure_speed(config, num_actions, device)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # a driver that is too old, a device that is lost
+        failure = f"{type(error).__name__}: {one_line(error)}"
     lines = [f"{'':14}{'parameters':>12}{'updates':>10}{'GFLOP/update':>14}{'s/update':>10}"]
     for name, cost in total.costs.items():
         flops = cost.forward_flops + cost.training_flops
-        seconds = cost.seconds(speed)
-        lines.append(f"{name:14}{cost.parameters:12,}{cost.updates:10,}{flops / 1e9:14,.1f}{seconds:10.3f}")
+        seconds = "-" if measured is None else f"{cost.seconds(measured.now):.3f}"
+        lines.append(f"{name:14}{cost.parameters:12,}{cost.updates:10,}{flops / 1e9:14,.1f}{seconds:>10}")
     return "\n".join(
         [
             *lines,
             f"epochs: {total.epochs}, {total.flops / total.epochs:.2e} FLOP each on average, {total.flops:.2e} in all",
             f"memory: {_size(total.model_bytes)} for the networks on {device}, {_size(total.replay_bytes)} for frames",
-            f"time: {time_needed(total, measured)}, without playing the game",
-            f"      (from {speed.forward:.1e} FLOP/s forward and {speed.training:.1e} FLOP/s in training, "
-            f"measured on the denoiser just now{f' with {measured.threads} threads' * (measured.threads > 0)})",
+            *_time(total, measured, failure),
         ]
     )
+
+
+def _time(total: Estimate, measured: MeasuredSpeed | None, failure: str) -> list[str]:
+    if measured is None:
+        return [f"time: not measured, as the networks do not run on this device ({failure})"]
+    speed = measured.now
+    return [
+        f"time: {time_needed(total, measured)}, without playing the game",
+        f"      (from {speed.forward:.1e} FLOP/s forward and {speed.training:.1e} FLOP/s in training, "
+        f"measured on the denoiser just now{f' with {measured.threads} threads' * (measured.threads > 0)})",
+    ]
 
 
 def _size(num_bytes: int) -> str:

@@ -147,10 +147,10 @@ def engines(device: Any, config: Any) -> Iterator[Finding]:
     if not may_measure(device):
         yield Finding("engines", "off", f"not measured: {MEASURE} is 0")
         return
-    denoiser = Denoiser(config.denoiser, config.spec(Discrete(1))).to(device)
     n = 32 if device.type == "cuda" else 2
-    work = replace(Work.of(denoiser, config.world_model.sampler, n), alone=True)
     try:
+        denoiser = Denoiser(config.denoiser, config.spec(Discrete(1))).to(device)
+        work = replace(Work.of(denoiser, config.world_model.sampler, n), alone=True)
         rows, when = compared(work, candidates(device, config.precision, work=work))
     except Exception as error:  # a compiler, a driver or a kernel can fail in any way
         yield Finding("engines", "broken", f"not measured: {one_line(error)}", "please report this line")
@@ -180,9 +180,12 @@ def fast_denoiser(device: Any, config: Any, seconds: float = 1.0) -> Finding:
     from diamond_fast.world_model import Denoiser, DiffusionSampler
 
     n = 32 if device.type == "cuda" else 2
-    denoiser = Denoiser(config.denoiser, config.spec(Discrete(1))).to(device)
-    obs, act, _ = batch_of_zeros(denoiser.spec, n, denoiser.spec.context, device)
-    plain = frames_per_second(DiffusionSampler(denoiser, config.world_model.sampler), obs, act, seconds)
+    try:
+        denoiser = Denoiser(config.denoiser, config.spec(Discrete(1))).to(device)
+        obs, act, _ = batch_of_zeros(denoiser.spec, n, denoiser.spec.context, device)
+        plain = frames_per_second(DiffusionSampler(denoiser, config.world_model.sampler), obs, act, seconds)
+    except Exception as error:  # a driver that is too old, a device that is lost
+        return Finding("plain sampler", "broken", one_line(error), "train with --device cpu, or update the driver")
     try:
         sampler = FastDenoiser(denoiser, config.world_model.sampler)
         fast = frames_per_second(sampler, obs, act, seconds)
@@ -263,7 +266,12 @@ def memory(device: Any, network_bytes: int, frame_bytes: int) -> Iterator[Findin
 
     main = 1024 * int(re.findall(r"MemAvailable:\s+(\d+) kB", MEMORY.read_text())[0])
     if device.type == "cuda":
-        yield _room(f"memory of {device}", network_bytes, torch.cuda.mem_get_info(device)[0])
+        try:
+            free = torch.cuda.mem_get_info(device)[0]
+        except Exception as error:
+            yield Finding(f"memory of {device}", "broken", one_line(error))
+        else:
+            yield _room(f"memory of {device}", network_bytes, free)
         yield _room("main memory", frame_bytes, main)
     else:
         yield _room("main memory", network_bytes + frame_bytes, main)

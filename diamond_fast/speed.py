@@ -1,6 +1,7 @@
 """How fast this machine computes in these networks, now and with nothing else to do."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.contest import Work
+from diamond_fast.engine.path import Path
 from diamond_fast.engine.world import next_frame_sampler, trained
+from diamond_fast.one_line import one_line
 from diamond_fast.spec import Action, Spec
 from diamond_fast.timing import Timing, timed, wait_for
+from diamond_fast.training.trial import path_that_works
 from diamond_fast.world_model import Agent, Denoiser
 
 MEASURE_FOR = 1.0  # seconds, and two calls at least
@@ -52,25 +56,38 @@ def measure_speed(config: RunConfig, num_actions: Action | int, device: torch.de
     machine: a call that took 0.2 s of one processor's time took 1 to 9 s with two threads next to five other processes.
     So one thread is timed there, by the time it had a processor for itself. The share of the time in which it had one
     is the most that several threads can get.
+
+    Raises:
+        Exception: of any kind, if not even the readable networks work.
     """
     on_gpu = device.type == "cuda"
     load = "" if on_gpu else _load()
     batch_size = config.denoiser_update.batch_size if on_gpu else 1 if load else 2
     threads = torch.get_num_threads()
+    model = Agent(config, num_actions).denoiser.to(device)
+    work = Work.of(model, config.world_model.sampler, config.actor_critic_update.batch_size)
+    path = choose_path(device, config.precision, config.engine, work=work)
+    path = path_that_works(config, model.spec.action, path)
     with _num_threads(1 if load else threads):
-        calls = _forward_and_training(config, num_actions, device, batch_size)
-        times = [timed(call, MEASURE_FOR, at_least=1 if load else 2) for call, _ in calls]
+        while True:
+            try:
+                calls = _forward_and_training(config, model, path, batch_size)
+                times = [timed(call, MEASURE_FOR, at_least=1 if load else 2) for call, _ in calls]
+                break
+            except Exception as error:  # a compiler, a driver or a kernel can fail in any way
+                if (slower := path.slower()) is None:
+                    raise
+                print(f"Left out: {path.what} ({one_line(error)}). {slower.loses}", file=sys.stderr, flush=True)
+                path = slower
     return _speed(times, [flops for _, flops in calls], load, 0 if on_gpu else threads)
 
 
 def _forward_and_training(
-    config: RunConfig, num_actions: Action | int, device: torch.device, batch_size: int
+    config: RunConfig, model: Denoiser, path: Path, batch_size: int
 ) -> list[tuple[Callable[[], None], int]]:
     """Two calls, and the FLOPs of each."""
-    model = Agent(config, num_actions).denoiser.to(device)
+    device = path.device
     obs, act, _ = batch_of_zeros(model.spec, batch_size, model.spec.context, device)
-    work = Work.of(model, config.world_model.sampler, config.actor_critic_update.batch_size)
-    path = choose_path(device, config.precision, config.engine, work=work)
     one_step = config.world_model.with_denoising_steps(1).sampler
     fast, fast_model = next_frame_sampler(model, one_step, path), trained(model, path)
 
@@ -85,7 +102,7 @@ def _forward_and_training(
         wait_for(device)
 
     with torch.device("meta"):  # counting needs shapes only
-        counted = Agent(config, num_actions).denoiser
+        counted = Denoiser(config.denoiser, model.spec)
     with torch.no_grad():
         forward_flops = count_flops(lambda: denoiser_forward(counted, batch_size))
     return [

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from small_world import SMALL_WORLD
 
 from diamond_fast import doctor, health
@@ -40,6 +41,17 @@ def test_this_machine_is_usable(capsys, small):
     assert "compiled replay    on      training batches" in out
     assert "  the paper's run: train on a CUDA GPU; on a CPU take --preset catch, or quick" in out
     assert "replay.json" in out  # of this checkout's own results
+
+
+def test_a_device_that_is_lost_is_said_without_a_traceback(capsys, monkeypatch):
+    def lost(*_, **__):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr("diamond_fast.presets.PRESETS", {"atari100k": SMALL_WORLD})
+    monkeypatch.setattr(torch.nn.Module, "to", lost)
+    _, out = run(capsys, "--device", "cpu")
+    assert "time: not measured, as the networks do not run on this device (RuntimeError: CUDA error: unspec" in out
+    assert "plain sampler      broken  CUDA error: unspecified launch failure" in out
 
 
 def test_what_is_broken_is_named_and_the_rest_left_alone(capsys, monkeypatch):

@@ -148,3 +148,16 @@ def test_the_description_says_where_hours_come_from(monkeypatch):
     text = describe(SMALL, 4, torch.device("cpu"))
     assert "(from 2.0e+09 FLOP/s forward and 3.0e+09 FLOP/s in training, measured on the denoiser just now)" in text
     assert f"{estimate(SMALL, 4).costs['denoiser'].parameters:,}" in text
+
+
+def test_the_description_of_a_device_on_which_nothing_runs(monkeypatch):
+    def lost(*_):
+        raise RuntimeError("CUDA error: no kernel image is available\nand more lines")
+
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lost)
+    lines = describe(PRESETS["catch"], 3, torch.device("cpu")).splitlines()
+    assert lines[1].endswith(" -")
+    assert lines[-1] == (
+        "time: not measured, as the networks do not run on this device (RuntimeError: CUDA error: no kernel image is "
+        "available and more lines)"
+    )

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from faulty_paths import FailingPath
 
 from diamond_fast import speed
 from diamond_fast.presets import PRESETS
@@ -42,3 +43,14 @@ def test_a_measured_speed_is_one_and_threads_stay_as_they_were(monkeypatch, load
     assert bool(measured.load) == bool(load)
     for now, best in ((measured.now.forward, measured.best.forward), (measured.now.training, measured.best.training)):
         assert 1e6 < now <= best < 1e15
+
+
+def test_a_path_that_fails_is_left_out_and_a_slower_one_measured(monkeypatch, capsys):
+    path = FailingPath(torch.device("cpu"), torch.float32, "fused", False, "test")
+    monkeypatch.setattr(speed, "choose_path", lambda *_, **__: path)
+    monkeypatch.setattr(speed, "MEASURE_FOR", 0.05)
+    measured = speed.measure_speed(PRESETS["catch"], 3, torch.device("cpu"))
+    assert measured.now.training > 0
+    assert capsys.readouterr().err.startswith(
+        "Left out: fused kernels (at 7:4: sizes do not match in a kernel). Going on with torch's own operations"
+    )

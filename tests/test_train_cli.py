@@ -168,6 +168,19 @@ def test_a_cuda_device_that_is_not_there(capsys, monkeypatch):
     assert refusal(capsys, "--game Pong --device cuda:3") == "--device cuda:3: this machine has cuda:0"
 
 
+def test_a_cuda_device_that_cannot_be_used(capsys, monkeypatch):
+    def busy(device):
+        raise RuntimeError("CUDA error: all CUDA-capable devices are busy\nor unavailable")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", busy)
+    assert refusal(capsys, "--game Pong --device cuda:1") == (
+        "--device cuda:1: it cannot be used (CUDA error: all CUDA-capable devices are busy or unavailable); "
+        "use --device cpu"
+    )
+
+
 def test_a_missing_dashboard_is_said_before_anything_is_created(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("diamond_fast.runs.metrics.find_spec", lambda name: None)
     line = refusal(capsys, "--game Pong --preset quick --logger wandb")
@@ -445,6 +458,17 @@ def test_a_dry_run_says_everything_and_creates_nothing(capsys, tmp_path):
     assert re.search(r"^actor_critic +[\d,]+ +[\d,]+ +[\d.,]+ +[\d.]+$", out, re.MULTILINE)
     assert re.search(r"^time: .*, without playing the game", out, re.MULTILINE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_on_a_device_that_is_lost_says_so(capsys, monkeypatch):
+    def lost(*_, **__):
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    monkeypatch.setattr(torch.nn.Module, "to", lost)
+    run_main("--preset catch --dry-run")
+    assert (
+        "time: not measured, as the networks do not run on this device (RuntimeError: CUDA" in capsys.readouterr().out
+    )
 
 
 def test_the_settings_of_a_dry_run_are_a_command_line(capsys, monkeypatch):

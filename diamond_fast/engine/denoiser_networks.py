@@ -160,7 +160,7 @@ class AmxNetwork:
 
     def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: Tensor) -> Tensor:
         x, context = network_input
-        size = tuple(x.shape[-2:])
+        size = (x.size(-2), x.size(-1))
         if size not in self._programs:
             pieces = [(context.size(1), 1.0), (x.size(1), 1.0)]
             self._programs[size] = CpuProgram(self._source.walk, pieces, *size)
