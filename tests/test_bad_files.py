@@ -5,7 +5,7 @@ The journal's own are in test_replay_journal.py.
 
 import os
 import random
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 import torch
@@ -148,7 +148,7 @@ def test_10_000_flipped_bits_and_1_000_truncations(tmp_path, kind, capsys):
 def test_damaged_metrics_never_stand_in_the_way(tmp_path):
     """They decide nothing, and have no checksum: what can be read is read, the rest is dropped."""
     path, rng = tmp_path / "metrics.jsonl", random.Random(0)
-    with Metrics(path) as metrics:
+    with closing(Metrics(path)) as metrics:
         for epoch in range(4):
             metrics.log({"loss": 0.5, "returns": [1.0, 2.0]}, epoch=epoch, env_steps=100)
     original = path.read_bytes()
