@@ -30,6 +30,7 @@ from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.nested import flatten
+from diamond_fast.training import trainer as trainer_module
 from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.finite import NonFiniteError
 from diamond_fast.training.trainer import Trainer
@@ -152,6 +153,19 @@ def test_resuming_is_exact(whole, tmp_path, stop_after):
         assert {k: v for k, v in a.items() if not k.endswith(timings)} == {
             k: v for k, v in b.items() if not k.endswith(timings)
         }
+
+
+def test_a_resumed_run_asks_for_the_path_it_began_with(tmp_path, monkeypatch):
+    choose, asked = trainer_module.choose_path, []
+
+    def choose_path(*args):
+        asked.append(args[-1])
+        return choose(*args[:2], "readable")
+
+    monkeypatch.setattr(trainer_module, "choose_path", choose_path)
+    train(TINY, tmp_path / "run", stop_after=0)
+    train(TINY, tmp_path / "run", stop_after=1)
+    assert asked == [None, "readable"]
 
 
 def test_a_long_epoch_is_saved_in_its_middle(whole, tmp_path, monkeypatch):
