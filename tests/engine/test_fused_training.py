@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from golden_vectors import denoiser
 from torch import nn
 from toys.pixelwise import PixelwiseConfig
 from worlds import world
@@ -237,3 +238,23 @@ def test_copies_lie_as_tensor_cores_want_them(name):
         value = getattr(*place)
         assert (value.data_ptr() - start) % 128 == 0 or place in walk._weights._padding
         assert value.dim() != 4 or value.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.slow
+def test_gradients_of_the_papers_denoiser_in_bfloat16():
+    """Of all weights together: as far off as autocast is, at most."""
+    model = denoiser("paper").to(memory_format=torch.channels_last)
+    obs, act, mask = frames(1, 6, 3, 64, 64), torch.arange(6).view(1, 6) % 4, torch.ones(1, 6, dtype=torch.bool)
+
+    def gradient(trained, autocast=False):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = trained.loss(obs, act, mask, SigmaDistributionConfig())
+        return torch.cat([g.flatten() for g in backward(model, loss)[1].values()])
+
+    truth = gradient(model)
+    error, coarse = (
+        (gradient(*a) - truth).norm() / truth.norm() for a in ((fused(model, torch.bfloat16),), (model, True))
+    )
+    assert error < 1e-2
+    assert error < 1.2 * coarse
