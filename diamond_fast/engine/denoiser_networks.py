@@ -163,6 +163,6 @@ class AmxNetwork:
         size = (x.size(-2), x.size(-1))
         if size not in self._programs:
             pieces = [(context.size(1), 1.0), (x.size(1), 1.0)]
-            self._programs[size] = CpuProgram(self._source.walk, pieces, *size)
+            self._programs[size] = CpuProgram(self._source.walk, pieces, size[0], size[1])
         program = self._programs[size]
         return program((context, x), program.modulation(conditioning))
