@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,15 @@ if TYPE_CHECKING:  # the mirror needs Triton, a batch alone does not
     from diamond_fast.replay.mirror import DeviceMirror
 
 
+class Form(NamedTuple):
+    """What the batches that are drawn from a buffer with the same sizes have in common."""
+
+    layout: _replay.BatchLayout
+    frame_shape: tuple[int, int, int]
+    action: Action
+    mirror: DeviceMirror | None = None
+
+
 class Batch:
     """B segments of L steps. Outside an episode everything is 0 and both masks are False.
 
@@ -25,22 +34,10 @@ class Batch:
     copy. The block is used again for a later batch once nothing refers to it any more.
     """
 
-    def __init__(
-        self,
-        block: Tensor,
-        layout: _replay.BatchLayout,
-        frame_shape: tuple[int, int, int],
-        action: Action,
-        mirror: DeviceMirror | None = None,
-        part: slice = slice(None),
-    ) -> None:
+    def __init__(self, block: Tensor, form: Form, part: slice = slice(None)) -> None:
         """Wraps a filled block, uint8 [layout.num_bytes], of which ``part`` says which segments count."""
-        self._block = block
-        self._layout = layout
-        self._frame_shape = frame_shape
-        self._action = action
-        self._mirror = mirror
-        self._part = part
+        self._block, self._form, self._part = block, form, part
+        self._layout = layout = form.layout
         self._rows = (layout.batch_size,)
         self._steps = (layout.batch_size, layout.seq_length)
 
@@ -50,7 +47,7 @@ class Batch:
         None if a device mirror holds them."""
         if self._layout.frame_bytes == 0:
             return None
-        return self._view(self._layout.frames, torch.uint8, self._steps + self._frame_shape)
+        return self._view(self._layout.frames, torch.uint8, self._steps + self._form.frame_shape)
 
     @cached_property
     def pixel_mask(self) -> Tensor:
@@ -60,8 +57,8 @@ class Batch:
     @cached_property
     def act(self) -> Tensor:
         """[B, L, ...] of the dtype and shape of the replay's action: int64 [B, L] if one of several is chosen."""
-        dtype = torch.from_numpy(np.empty(0, self._action.dtype)).dtype
-        return self._view(self._layout.act, dtype, self._steps + self._action.shape)
+        dtype = torch.from_numpy(np.empty(0, self._form.action.dtype)).dtype
+        return self._view(self._layout.act, dtype, self._steps + self._form.action.shape)
 
     @cached_property
     def rew(self) -> Tensor:
@@ -105,13 +102,12 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """Returns the batch on a device; from pinned memory the copy does not wait."""
-        block = self._block.to(device, non_blocking=True)
-        return Batch(block, self._layout, self._frame_shape, self._action, self._mirror, self._part)
+        return Batch(self._block.to(device, non_blocking=True), self._form, self._part)
 
     def obs(self) -> Tensor:
         """Returns float32 [B, L, C, H, W] in [-1, 1]; padding is exactly 0.0."""
-        if self._mirror is not None:
-            return self._mirror.obs(self.slot)
+        if self._form.mirror is not None:
+            return self._form.mirror.obs(self.slot)
         assert self.frames is not None  # since no mirror holds them
         return to_float(self.frames, self.pixel_mask)
 

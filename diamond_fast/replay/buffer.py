@@ -17,7 +17,7 @@ import zstandard
 from diamond_fast import _replay
 from diamond_fast.one_line import one_line
 from diamond_fast.replay import commits
-from diamond_fast.replay.batch import Batch
+from diamond_fast.replay.batch import Batch, Form
 from diamond_fast.replay.journal import Journal, JournalError
 from diamond_fast.replay.segments import Segments
 from diamond_fast.spec import Action, Discrete, action_from_json
@@ -225,7 +225,7 @@ class Replay:
         layout = _replay.BatchLayout(len(starts), seq_length, math.prod(self.frame_shape), self._act.nbytes)
         block = torch.empty(layout.num_bytes, dtype=torch.uint8)
         self._store.cut_into(starts, layout, block.numpy())
-        return Batch(block, layout, self.frame_shape, self._act)
+        return Batch(block, Form(layout, self.frame_shape, self._act))
 
     def segments(
         self,
@@ -273,7 +273,8 @@ class Replay:
         }
         frame_bytes = math.prod(self.frame_shape) if mirror is None else 0
         layout = _replay.BatchLayout(batch_size, seq_length, frame_bytes, self._act.nbytes)
-        return Segments(self._store, self.frame_shape, self._act, layout, options, seed, stream, num_threads, mirror)
+        form = Form(layout, self.frame_shape, self._act, mirror)
+        return Segments(self._store, form, options, seed, stream, num_threads)
 
     def mirror(self, device: torch.device | str) -> DeviceMirror:
         """Returns a copy of all frames on a device that follows this buffer, for `segments`."""

@@ -7,19 +7,14 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diamond_fast import _replay
-from diamond_fast.replay.batch import Batch
-from diamond_fast.spec import Action
-
-if TYPE_CHECKING:  # the mirror needs Triton, segments alone do not
-    from diamond_fast.replay.mirror import DeviceMirror
-
+from diamond_fast.replay.batch import Batch, Form
 
 _every: weakref.WeakSet[Segments] = weakref.WeakSet()
 
@@ -43,22 +38,17 @@ class Segments(Iterator[Batch]):
     def __init__(
         self,
         store: _replay.Store,
-        frame_shape: tuple[int, int, int],
-        action: Action,
-        layout: _replay.BatchLayout,
+        form: Form,
         options: dict[str, Any],
         seed: int,
         stream: int,
         num_threads: int,
-        mirror: DeviceMirror | None = None,
     ) -> None:
         self._store = store
-        self._frame_shape = frame_shape
-        self._action = action
-        self._layout = layout
+        self._form = form
+        self._layout = layout = form.layout
         self._options = options
         self._num_threads = num_threads
-        self._mirror = mirror
         self.part = slice(None)
         """Which segments of each batch are given: several processes that share its work draw the same batches."""
         self._turn = threading.Lock()
@@ -87,10 +77,10 @@ class Segments(Iterator[Batch]):
                 self._restart(**self._state)
                 raise
             self._state["next_batch"] += 1
-            batch = Batch(block, self._layout, self._frame_shape, self._action, self._mirror, self.part)
-            if self._mirror is not None:
-                self._mirror.update()
-                self._mirror.to_rows(batch.slot)
+            batch = Batch(block, self._form, self.part)
+            if self._form.mirror is not None:
+                self._form.mirror.update()
+                self._form.mirror.to_rows(batch.slot)
             return batch
 
     next = __next__
