@@ -33,6 +33,7 @@ from matplotlib import rc_context  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.lines import Line2D  # noqa: E402
+from matplotlib.patches import Rectangle  # noqa: E402
 from matplotlib.ticker import MaxNLocator, NullFormatter  # noqa: E402
 
-__all__ = ["Axes", "Figure", "Line2D", "MaxNLocator", "NullFormatter", "rc_context"]
+__all__ = ["Axes", "Figure", "Line2D", "MaxNLocator", "NullFormatter", "Rectangle", "rc_context"]

@@ -17,7 +17,7 @@ from diamond_fast.domains import domain_of, has_env
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import stop_signals
-from diamond_fast.settings import check_limits
+from diamond_fast.settings import check_limits, require
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.envs.real import RealEnv
@@ -62,6 +62,8 @@ class EvaluateArgs(AgentFlags):
     """Measure LPIPS, with torchvision's AlexNet in this file (alexnet-owt-7be5be79.pth). Nothing is ever fetched."""
     fid_weights: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measure FID, with torch-fidelity's Inception in this file (weights-inception-2015-12-05-6726825d.pth)."""
+    score_region: Annotated[tuple[CountInt, ...], arg(metavar="TOP LEFT BOTTOM RIGHT")] = ()
+    """The pixels that show the score (bottom and right lie outside): in how many imagined frames can it be read?"""
     seed: Seed = 0
     """The seed fixes every random number of the evaluation."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: RUN/evaluations/<epoch>-<time>)")] = (
@@ -144,6 +146,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     if args.held_out is not None:
         held_out = domain_of(config).load_recording(args.held_out)
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, action)
+    _check_score_region(args.score_region, config)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     out = _new_folder(args, trained)
     env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, action)
@@ -160,6 +163,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         held_out,
         "the games played" if args.held_out is None else str(args.held_out),
         perceptual,
+        args.score_region,
         args.segments,
         denoising_steps,
         args.noise_seeds,
@@ -179,6 +183,13 @@ def _num_episodes(args: EvaluateArgs, config: RunConfig) -> int:
             why = "learned without a policy to play it"
         raise ValueError(f"{what}: {config.name} was {why}; give a recording with --held-out, and no --episodes")
     return 0
+
+
+def _check_score_region(region: tuple[int, ...], config: RunConfig) -> None:
+    height, width, _ = config.frame_shape
+    good = len(region) == 4 and region[0] < region[2] <= height and region[1] < region[3] <= width
+    message = f"must be top, left, bottom and right within {height} x {width} pixels, got {' '.join(map(str, region))}"
+    require(not region or good, "score_region", message)
 
 
 def _new_folder(args: EvaluateArgs, trained: "TrainedAgent") -> Path:

@@ -104,8 +104,13 @@ def test_a_run_is_played_and_its_world_model_judged(capsys, tmp_path):
     shown = errors["by_denoising_steps"]["2"]
     assert f"  2 denoising steps: {shown['mean_absolute'][0]:.2f} +- {shown['mean_absolute_ci95'][0]:.2f}, " in out
     assert model["perceptual"] == {n: {"lpips": None, "fid": None, "fid_frames": None} for n in ("1", "2")}
+    for objects in model["faithfulness"].values():
+        assert objects["frames"] == 6 * 8
+        assert set(objects["imagined"]) == set(objects["real"]) == {"appeared", "vanished", "changed"}
+        assert objects["real"]["appeared"] > 0  # each new ball
+        assert objects["digits_readable"] is None
 
-    pictures = {"compounding_error.png": "PNG", "strips.png": "PNG", "imagined.gif": "GIF"}
+    pictures = {"compounding_error.png": "PNG", "strips.png": "PNG", "imagined.gif": "GIF", "objects.png": "PNG"}
     for name, kind in pictures.items():
         assert Image.open(tmp_path / "x" / name).format == kind
         assert f"Written: x/{name}" in out
@@ -174,6 +179,10 @@ def test_ctrl_c_is_no_traceback(capsys, monkeypatch, tmp_path):
         ("--run run --held-out nowhere.npz", "nowhere.npz"),
         ("--run run --held-out other.npz", "--held-out other.npz: its frames are 8x8x3, the networks' 24x24x3; "),
         ("--run run --out run", "--out run: exists already; name a new folder"),
+        (
+            "--run run --score-region 0 0 25 9",
+            "--score-region: must be top, left, bottom and right within 24 x 24 pixels",
+        ),
         ("--run other", "it knows 4 actions, diamond_fast/Catch-v0 has 3"),
         ("--run run --lpips-weights nowhere.pth", "--lpips-weights"),
     ],
@@ -224,9 +233,9 @@ def test_pictures_that_cannot_be_drawn_cost_no_figure(capsys, tmp_path, largest_
     assert json.loads((tmp_path / "x" / "evaluation.json").read_text())["epoch"] == 7
     written = {path.name for path in (tmp_path / "x").iterdir()}
     missing = {line.partition(": not drawn: ")[0] for line in said.err.splitlines()}
-    assert missing == {f"x/{name}" for name in ("compounding_error.png", "strips.png", "imagined.gif")} - {
-        f"x/{name}" for name in written
-    }
+    assert missing == {
+        f"x/{name}" for name in ("compounding_error.png", "strips.png", "imagined.gif", "objects.png")
+    } - {f"x/{name}" for name in written}
     assert missing
 
 

@@ -8,6 +8,7 @@ import torch
 from diamond_fast.engine.choose import Path
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.evaluation.compounding import Compounding, measure_compounding
+from diamond_fast.evaluation.faithfulness import measure_faithfulness
 from diamond_fast.evaluation.held_out import cut_into_windows, denoiser_loss, reward_end_quality
 from diamond_fast.evaluation.perceptual import Perceptual
 from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
@@ -37,6 +38,8 @@ class Task:
     """What the world model is judged on; None: the games played."""
     held_out_source: str
     perceptual: Perceptual
+    score_region: tuple[int, ...]
+    """Top, left, bottom, right of the pixels that show the score; empty: nobody said."""
     num_segments: int
     denoising_steps: tuple[int, ...]
     noise_seeds: int
@@ -131,6 +134,7 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
         "sampling": sampling,
         "pixel_error": None,
         "perceptual": {},
+        "faithfulness": {},
     }
     if compounding is not None:
         figures["pixel_error"] = {
@@ -142,4 +146,7 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
             "unchanged": asdict(compounding.unchanged),
         }
         figures["perceptual"] = {str(n): task.perceptual.distances(p) for n, p in compounding.predictions.items()}
+        figures["faithfulness"] = {
+            str(n): asdict(measure_faithfulness(p, task.score_region)) for n, p in compounding.predictions.items()
+        }
     return figures, compounding

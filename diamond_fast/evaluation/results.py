@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from diamond_fast.evaluation.compounding import Compounding
+from diamond_fast.evaluation.faithfulness import boxed_frames
+from diamond_fast.evaluation.open_loop import Predictions
 from diamond_fast.one_line import counted, one_line
 from diamond_fast.runs.durable import strict_json, write_durably
 from diamond_fast.runs.pictures import pictured_times, save_frame_grid, save_gif
@@ -54,6 +56,7 @@ def _pictures(results: dict[str, Any], compounding: Compounding) -> dict[str, Ca
         "compounding_error.png": lambda path: _draw_error_curves(path, results, compounding),
         "strips.png": lambda path: save_frame_grid(path, segments, pictured_times(first.real.shape[1])),
         "imagined.gif": lambda path: save_gif(path, segments),
+        "objects.png": lambda path: _draw_objects(path, results, first),
     }
 
 
@@ -63,6 +66,12 @@ def _draw_error_curves(path: Path, results: dict[str, Any], compounding: Compoun
     curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {BASELINE: compounding.unchanged}
     bands = {label: (curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
     save_error_curves(path, bands, f"{results['game']}: {results['agent']}")
+
+
+def _draw_objects(path: Path, results: dict[str, Any], predictions: Predictions) -> None:
+    from diamond_fast.runs.boxes import save_boxed_frames  # matplotlib, as above
+
+    save_boxed_frames(path, boxed_frames(predictions), f"{results['game']}: {results['agent']}")
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -99,6 +108,13 @@ def summary(results: dict[str, Any]) -> str:
             lines.append(f"LPIPS, {_steps(int(n))}: {errors_at} after as many steps")
         if distances["fid"] is not None:
             lines.append(f"FID, {_steps(int(n))}: {distances['fid']:.2f} ({distances['fid_frames']} frames)")
+    for n, objects in model["faithfulness"].items():
+        counted_events = (
+            f"{what} {objects['imagined'][what]:.1f} (really {objects['real'][what]:.1f})" for what in objects["real"]
+        )
+        lines.append(f"small objects, {_steps(int(n))}: per 100 frames {', '.join(counted_events)}")
+        if objects["digits_readable"] is not None:
+            lines.append(f"score, {_steps(int(n))}: readable in {_percent(objects['digits_readable'], '')} of frames")
     for n, (plain, fast) in model["sampling"].items():
         rates = f"{plain['frames_per_second']:.1f}, with FastDenoiser ({fast['path']}) {fast['frames_per_second']:.1f}"
         where = f"in batches of {plain['batch_size']} ({results['device']})"

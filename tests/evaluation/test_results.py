@@ -21,6 +21,14 @@ RESULTS = {
         },
         "pixel_error": {"horizon": 7, "by_denoising_steps": {"1": CURVE}, "unchanged": CURVE},
         "perceptual": {"1": {"lpips": [0.1] * 6 + [0.1239], "fid": 12.345, "fid_frames": 448}},
+        "faithfulness": {
+            "1": {
+                "frames": 448,
+                "imagined": {"appeared": 1.25, "vanished": 0.5, "changed": 3.0},
+                "real": {"appeared": 1.0, "vanished": 1.0, "changed": 0.0},
+                "digits_readable": 0.875,
+            }
+        },
         "sampling": {
             "1": [
                 {"path": "plain", "frames_per_second": 12.34, "batch_size": 32},
@@ -44,6 +52,9 @@ def test_every_figure_is_told():
         "  the last real frame repeated: 1.00 +- 0.25, 5.00 +- 0.25, 7.00 +- 0.25",
         "LPIPS, 1 denoising step: 0.100, 0.100, 0.124 after as many steps",
         "FID, 1 denoising step: 12.35 (448 frames)",
+        "small objects, 1 denoising step: per 100 frames appeared 1.2 (really 1.0), vanished 0.5 (really 1.0), "
+        "changed 3.0 (really 0.0)",
+        "score, 1 denoising step: readable in 87.5 % of frames",
         "sampling, 1 denoising step: 12.3, with FastDenoiser (amx bfloat16) 99.0 frames/s in batches of 32 "
         "(CPU, 1 threads)",
     ]
