@@ -91,6 +91,8 @@ def main() -> None:
         os.dup2(2, 1)  # whatever libraries print is no answer
         work, paths, allow_tf32 = pickle.load(sys.stdin.buffer)
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = allow_tf32
+        if work.device.type == "cuda" and work.device.index is not None:
+            torch.cuda.set_device(work.device)
 
         def answer(value: object) -> None:
             print(json.dumps(value), file=answers, flush=True)

@@ -90,6 +90,24 @@ def test_what_disagrees_or_fails_is_left_out_and_its_cost_is_told(broken, spoil,
     assert timed == ("differs" in why_not)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_is_drawn_in_a_graph_must_be_captured(monkeypatch, fails):
+    class Captured:
+        def __init__(self, name, function):
+            self.call, self.failed = function, False
+
+        def __call__(self, *inputs):
+            self.failed = fails
+            return self.call(*inputs)
+
+    monkeypatch.setattr(contest_module, "Captured", Captured)
+    work = small_work()
+    paths = [replace(path, graphs=path.engine == "torch") for path in candidates(CPU, torch.float32, work=work)]
+    rows = {row.name: row for row in contest(work, paths, lambda name: None, lambda *_: 0.1)}
+    assert rows["torch"].why_not == ("it fails: it cannot be captured as a CUDA graph" if fails else None)
+    assert rows["readable"].why_not is None
+
+
 def test_a_failure_while_it_is_timed_leaves_it_out():
     work, count = small_work(), {"torch": 0, "readable": 0}
 

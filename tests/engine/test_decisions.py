@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -90,3 +91,19 @@ def test_what_a_measurement_depends_on():
     assert {"paths", "triton", "diamond_fast", "device"} <= set(found)
     other = decisions.conditions(work, candidates(torch.device("cpu"), torch.bfloat16, work=work))
     assert other != found  # another precision
+
+
+def test_on_a_gpu_the_card_and_its_driver_count_and_threads_do_not(monkeypatch):
+    card = {"name": "NVIDIA H100"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: card["name"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(decisions, "_driver", lambda: "580.1")
+    work = replace(Work.of(make_agent().denoiser, SMALL_WORLD.world_model.sampler, 4), device=torch.device("cuda:1"))
+    found = decisions.conditions(work, candidates(work.device, work=work))
+    assert found["device"] == "NVIDIA H100"
+    assert "threads" not in found
+    card["name"] = "NVIDIA L4"
+    assert decisions.conditions(work, candidates(work.device, work=work)) != found
+    card["name"] = "NVIDIA H100"
+    monkeypatch.setattr(decisions, "_driver", lambda: "581.0")
+    assert decisions.conditions(work, candidates(work.device, work=work)) != found
