@@ -115,16 +115,11 @@ class Session:
         self._world = self._make_world(world)
         self._enter(self._world.begin())
 
-    @property
-    def over(self) -> Over:
-        """How the episode ended, if it did; the next step begins another."""
-        return self._over
-
     # --- playing ----------------------------------------------------------------------------------------------------
 
     def step(self) -> None:
         """One action and the frame it leads to; the start of the next episode if one is over."""
-        if self._over:
+        if self.over:
             self._enter(self._world.begin())
             return
         action = self._choose()
@@ -169,7 +164,7 @@ class Session:
             total=self._total,
             value=self._value,
             probabilities=self._probabilities,
-            over=self._over,
+            over=self.over,
             position=world.position if isinstance(world, Recorded) else None,
             recording=self.recorder.active,
             recordings=self.recorder.names,
@@ -313,7 +308,8 @@ class Session:
         self._action = action
         self._reward = outcome.reward
         self._total += outcome.reward
-        self._over: Over = "end" if outcome.end else "cut" if outcome.trunc else ""
+        self.over: Over = "end" if outcome.end else "cut" if outcome.trunc else ""
+        """How the episode ended, if it did; the next step begins another."""
 
     @torch.inference_mode()
     def _think(self, obs: Tensor) -> None:
