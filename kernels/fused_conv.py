@@ -37,6 +37,7 @@ BLOCK_CHANNELS = 64  # output channels of a program, and input channels that it 
 # Large tiles share a multiprocessor in twos, which is what hides the latency of their loads; small ones are alone on
 # theirs, and have inputs and weights of so many taps on their way at a time.
 SMALL_TILE_STAGES = 3
+SMALL_TILE_REGISTERS = 168
 LARGE_TILE_PIXELS = 128
 
 
@@ -163,7 +164,7 @@ def _fused_conv_kernel(
                 gain += 1.0
             gain = gain * _spread(rstd, GROUPS, BLOCK_D)
             offset = tl.load(shift + n.to(tl.int64) * shift_stride + joint, mask=c_mask, other=0.0).to(tl.float32)
-            mean = _spread(mean, GROUPS, BLOCK_D)
+            offset -= gain * _spread(mean, GROUPS, BLOCK_D)  # registers for two rows, not three
 
         for tap in range(KERNEL * KERNEL):
             y = top + tap // KERNEL
@@ -174,7 +175,7 @@ def _fused_conv_kernel(
             q = y // ENLARGE * width + x // ENLARGE
             a = tl.load(start + (q[:, None] * pitch + c[None, :]), mask=mask, other=0.0)
             if stats1 is not None:
-                z = (a.to(tl.float32) - mean[None, :]) * gain[None, :] + offset[None, :]
+                z = a.to(tl.float32) * gain[None, :] + offset[None, :]
                 a = tl.where(mask, z * tl.sigmoid(z), 0.0).to(a.dtype)
             at_weight = o[None, :] * (KERNEL * KERNEL * (C1 + C2)) + (tap * (C1 + C2) + joint)[:, None]
             if RAGGED or OUT_RAGGED:
@@ -191,12 +192,14 @@ def _fused_conv_kernel(
             joint = c
             if r2 is not None:
                 joint = tl.where(block >= R_BLOCKS1, R1 + c, c)
-            mask = p_mask[:, None]
-            if R1 % BLOCK_R != 0 or R2 % BLOCK_R != 0:
-                mask = mask & (c < pitch)[None, :]
-            a = tl.load(start + (p[:, None] * pitch + c[None, :]), mask=mask, other=0.0)
-            mask = (c < pitch)[:, None] & o_mask[None, :]
-            b = tl.load(projection + (o[None, :] * (R1 + R2) + joint[:, None]), mask=mask, other=0.0)
+            at_weight = o[None, :] * (R1 + R2) + joint[:, None]
+            if R1 % BLOCK_R != 0 or R2 % BLOCK_R != 0 or OUT_RAGGED:
+                a_mask = p_mask[:, None] & (c < pitch)[None, :]
+                b = tl.load(projection + at_weight, mask=(c < pitch)[:, None] & o_mask[None, :], other=0.0)
+            else:
+                a_mask = p_mask[:, None]
+                b = tl.load(projection + at_weight)
+            a = tl.load(start + (p[:, None] * pitch + c[None, :]), mask=a_mask, other=0.0)
             acc = tl.dot(a, b, acc, input_precision=PRECISION)
 
     mask = p_mask[:, None]
@@ -236,18 +239,24 @@ class ConvLaunch(NamedTuple):
     num_tiles: int  # of a sample's pixels
 
 
-def conv_launch(n: int, pixels: int, channels: int, groups: int, itemsize: int, chip: launch.Chip) -> ConvLaunch:
+def conv_launch(
+    n: int, pixels: int, channels: int, groups: int, itemsize: int, further: bool, chip: launch.Chip
+) -> ConvLaunch:
     """Tiles as large as registers allow, small enough to give every multiprocessor one.
 
     Args:
         n, pixels, channels, groups: of the output.
+        further: whether there are inputs beside x: x2, or a projection's.
     """
     d = channels // groups
     block_d = _block(d)
     count = 1
     while groups % (2 * count) == 0 and 2 * count * block_d <= BLOCK_CHANNELS:
         count *= 2
-    block_p = min(2 * LARGE_TILE_PIXELS // itemsize, max(16, launch.next_power_of_2(pixels)))
+    largest = 2 * LARGE_TILE_PIXELS // itemsize
+    if further and chip.capability >= 120:  # there they take a few registers more than two large tiles leave them
+        largest //= 2
+    block_p = min(largest, max(16, launch.next_power_of_2(pixels)))
     while n * launch.ceil_div(pixels, block_p) * (groups // count) < chip.num_sms * 3 // 4:
         if block_p > 64 or (count == 1 and block_p > 16):
             block_p //= 2
@@ -269,9 +278,9 @@ def _out_size(x: Tensor, stride: int, upsample: bool) -> tuple[int, int]:
     return (height - 1) // stride + 1, (width - 1) // stride + 1
 
 
-def _launch_of(x: Tensor, weight: Tensor, stride: int, upsample: bool, groups: int) -> ConvLaunch:
+def _launch_of(x: Tensor, weight: Tensor, further: bool, stride: int, upsample: bool, groups: int) -> ConvLaunch:
     h, w = _out_size(x, stride, upsample)
-    return conv_launch(x.size(0), h * w, len(weight), groups, x.element_size(), launch.chip_of(x.device))
+    return conv_launch(x.size(0), h * w, len(weight), groups, x.element_size(), further, launch.chip_of(x.device))
 
 
 def _input_blocks(c1: int, c2: int, norm_groups: int, itemsize: int) -> tuple[int, int, int]:
@@ -303,8 +312,8 @@ def _fused_conv(
     residual: Tensor | None, r: Tensor | None, r2: Tensor | None,
     projection: Tensor | None, projection_bias: Tensor | None, stride: int, upsample: bool, groups: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    config = _launch_of(x, weight, stride, upsample, groups)
-    out, out_stats = _empty(x, weight, stride, upsample, groups)
+    config = _launch_of(x, weight, x2 is not None or projection is not None, stride, upsample, groups)
+    out, out_stats = _empty(x, weight, config, stride, upsample, groups)
     x, weight = channels_last(x), channels_last(weight)
     x2, residual, r, r2 = (None if t is None else channels_last(t) for t in (x2, residual, r, r2))
     (n, c1, h, w), c2 = x.shape, 0 if x2 is None else x2.size(1)
@@ -313,8 +322,11 @@ def _fused_conv(
     (scale, scale_stride), (shift, shift_stride) = _rows(scale), _rows(shift)
     parts = [1 if s is None else s.size(2) for s in (stats, stats2)]
     widest = 2 * BLOCK_CHANNELS // x.element_size()
+    full = config.block_p * config.groups_per_block * config.block_d == LARGE_TILE_PIXELS * BLOCK_CHANNELS
     large = config.block_p >= LARGE_TILE_PIXELS
     exact = x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32
+    # left alone, the assembler stops at a step of occupancy and spills a register; with full tiles it is the reverse
+    registers = None if full else launch.LOOP_REGISTERS if large else SMALL_TILE_REGISTERS
     _fused_conv_kernel[(n * (groups // config.groups_per_block) * config.num_tiles,)](
         x, x2, weight, bias, scale, shift, stats, stats2, residual, r, r2, projection, projection_bias, out, out_stats,
         h, w, out.size(3), out.size(2) * out.size(3), config.num_tiles, *parts, scale_stride, shift_stride, eps,
@@ -324,16 +336,19 @@ def _fused_conv(
         KERNEL=weight.size(2), STRIDE=stride, ENLARGE=2 if upsample else 1,
         ADAPTIVE=scale is not None and scale.dim() == 2, BLOCK_P=config.block_p,
         BLOCK_PARTS=launch.next_power_of_2(max(parts)), PRECISION="ieee" if exact else "tf32",
-        num_warps=8 if large else 4, num_stages=1 if large else SMALL_TILE_STAGES, enable_fp_fusion=True,
+        num_warps=8 if large else 4, num_stages=1 if large else SMALL_TILE_STAGES,
+        maxnreg=registers, enable_fp_fusion=True,
     )  # fmt: skip
     return out, out_stats
 
 
-def _empty(x: Tensor, weight: Tensor, stride: int, upsample: bool, groups: int) -> tuple[Tensor, Tensor]:
+def _empty(
+    x: Tensor, weight: Tensor, config: ConvLaunch, stride: int, upsample: bool, groups: int
+) -> tuple[Tensor, Tensor]:
     """The output and its statistics, not filled yet."""
     n, o, (h, w) = len(x), len(weight), _out_size(x, stride, upsample)
-    num_tiles = _launch_of(x, weight, stride, upsample, groups).num_tiles
-    return x.new_empty((n, h, w, o)).permute(0, 3, 1, 2), x.new_empty((n, groups, num_tiles, 3), dtype=torch.float32)
+    stats = x.new_empty((n, groups, config.num_tiles, 3), dtype=torch.float32)
+    return x.new_empty((n, h, w, o)).permute(0, 3, 1, 2), stats
 
 
 @_fused_conv.register_fake
@@ -341,7 +356,8 @@ def _(
     x, x2, weight, bias, scale, shift, stats, stats2, norm_groups, eps, residual, r, r2, projection, projection_bias,
     stride, upsample, groups,
 ):  # fmt: skip
-    return _empty(x, weight, stride, upsample, groups)
+    config = _launch_of(x, weight, x2 is not None or projection is not None, stride, upsample, groups)
+    return _empty(x, weight, config, stride, upsample, groups)
 
 
 # Public functions

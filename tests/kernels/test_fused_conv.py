@@ -131,7 +131,7 @@ def test_in_half_precision(device, case):
 def test_small_tiles(device, monkeypatch):
     """Of a chip with many multiprocessors: 16 pixels, 32 of 64 channels."""
     monkeypatch.setattr(launch, "chip_of", lambda device: launch.Chip(90, 10_000))
-    assert conv_launch(1, 42, 64, 2, 4, launch.Chip(90, 10_000))[:3] == (1, 32, 16)
+    assert conv_launch(1, 42, 64, 2, 4, True, launch.Chip(90, 10_000))[:3] == (1, 32, 16)
     assert_true(arguments(Case(1, 32, 0, 64, 6, 7, residual="projection"), device), torch.float32)
 
 
@@ -205,7 +205,7 @@ def test_tiles_for_every_multiprocessor():
     """At a batch of 32 of the paper's network on an H100: channels of a program, pixels of a program, programs."""
     chip, found = launch.Chip(90, 132), []
     for size in (64, 32, 16, 8):
-        config = conv_launch(32, size * size, 64, 2, 2, chip)
+        config = conv_launch(32, size * size, 64, 2, 2, True, chip)
         channels = config.groups_per_block * config.block_d
         found.append((channels, config.block_p, 32 * config.num_tiles * (64 // channels)))
     assert found == [(64, 128, 1024), (64, 128, 256), (64, 64, 128), (32, 32, 128)]

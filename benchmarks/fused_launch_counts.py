@@ -1,0 +1,188 @@
+"""Counts what the fused path launches on a GPU, and the bytes it moves: an evaluation, a step, a rollout's beginning.
+
+    python benchmarks/fused_launch_counts.py
+
+Runs without a GPU, on fake CUDA tensors and the paper's networks at a batch of 32, in bfloat16. Every operation that is
+not a view is one launch, as torch and our kernels have it there; attention counts as one, a draw from a categorical
+distribution as four. Bytes are those of every operand and result, once each.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from fake_cuda import fake_cuda, move_to_fake_cuda
+
+from diamond_fast.config import RunConfig
+from diamond_fast.engine import recompute
+from diamond_fast.engine.denoiser_networks import fast_sampler
+from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
+from diamond_fast.engine.fast_imagination import FastImaginedEnv
+from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.imagination import ImaginationState
+from diamond_fast.engine.recompute import play, usual_capacity
+from diamond_fast.engine.rollout import RolloutState
+from diamond_fast.world_model import Agent
+
+NUM_ENVS, NUM_ACTIONS = 32, 18
+NO_LAUNCH = (
+    "empty",
+    "new_empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty_strided",
+    "detach",
+    "device",
+    "_unsafe_view",
+)
+CPU = torch.device("cpu")
+
+
+class Launches(NamedTuple):
+    count: int
+    gigabytes: float
+
+
+class CountLaunches(TorchDispatchMode):
+    """Counts what is dispatched."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in NO_LAUNCH:
+            self.counts[name] += 1
+            tensors = {id(x): x for x in tree_leaves((args, kwargs, out)) if isinstance(x, Tensor)}
+            self.bytes += sum(x.numel() * x.element_size() for x in tensors.values())
+        return out
+
+    @property
+    def launches(self) -> Launches:
+        return Launches(self.counts.total(), self.bytes / 1e9)
+
+
+class Fakes:
+    """The paper's agent on a GPU that is not there.
+
+    Args:
+        techniques: what the networks use.
+    """
+
+    def __init__(self, techniques: Techniques):
+        self.cfg = cfg = RunConfig()
+        agent = Agent(cfg, NUM_ACTIONS).requires_grad_(False)
+        denoiser = agent.denoiser
+        self.sampler = fast_sampler(
+            denoiser.formulation,
+            denoiser.inner_model,
+            cfg.world_model.sampler,
+            CPU,
+            torch.bfloat16,
+            techniques,
+            "fused",
+        )
+        self.reward_end = FastRewardEnd(agent.rew_end_model, torch.bfloat16, techniques, "fused")
+        self.policy = FastPolicy(agent.actor_critic, torch.bfloat16, techniques, "fused")
+
+    @contextmanager
+    def on_gpu(self) -> Iterator[None]:
+        attention = patch.object(F, "scaled_dot_product_attention", torch.addcmul)  # as many operands, one launch
+        draws = patch.object(recompute, "sample_categorical", categorical)
+        with torch.no_grad(), fake_cuda(), attention, draws:
+            for holder in (self.sampler, self.reward_end, self.policy):
+                move_to_fake_cuda(holder)
+            yield
+
+    def evaluation(self) -> CountLaunches:
+        """One evaluation of the denoiser's network on its prepared input."""
+        network: Any = self.sampler.network
+        with self.on_gpu():
+            x = torch.empty(NUM_ENVS, 64, 64, 16, dtype=torch.bfloat16, device="cuda").permute(0, 3, 1, 2)
+            act = torch.empty(NUM_ENVS, 4, dtype=torch.int64, device="cuda")
+            conditioning = network.conditioning(torch.empty(1, 1, device="cuda"), act)[0]
+            with CountLaunches() as counted:
+                network.evaluate(x, (conditioning[0], conditioning[1].expand(NUM_ENVS, -1).contiguous()))
+        return counted
+
+    def rollout(self, num_steps: int) -> CountLaunches:
+        """An imagined rollout of so many steps, with starts for one of the usual length."""
+        cfg, n, size = self.cfg, NUM_ENVS, self.cfg.frame_size
+        steps = cfg.actor_critic_loss.backup_every
+        with self.on_gpu():
+            unused: Any = None
+            env = FastImaginedEnv(self, self.reward_end, cfg.world_model.horizon, unused, n, steps)
+            env.asks = False
+            env.randn, env.categorical = normal, categorical
+            state = contexts(n, size, cfg.reward_end.lstm_dim)
+            env.state = ImaginationState(*state[:3], *(x[None] for x in state[3:]), state[2][:, 0])
+            env.starts._pool = contexts(2 * n * steps, size, cfg.reward_end.lstm_dim)
+            env.starts._cursor = torch.empty((), dtype=torch.int64, device="cuda")
+            obs = torch.empty(n, size, size, 3, device="cuda").permute(0, 3, 1, 2)
+            memory = torch.empty(n, cfg.actor_critic.lstm_dim, device="cuda")
+            capacity = usual_capacity(n, steps, cfg.world_model.horizon)
+            with CountLaunches() as counted:
+                play(env, self.policy, RolloutState(obs, memory, memory), num_steps, capacity)
+        return counted
+
+    def sample(self, obs: Tensor, act: Tensor, randn: Callable[..., Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """As ``FastDenoiser`` does it."""
+        noise = torch.stack([randn(*obs[:, 0].shape, device=obs.device) for _ in range(self.sampler.num_draws)])
+        trajectory = self.sampler.sample(obs.flatten(1, 2), act, noise)
+        return trajectory[-1], trajectory
+
+
+def contexts(n: int, size: int, lstm_dim: int) -> tuple[Tensor, ...]:
+    """Frames, pixel mask, actions and memories of so many starts."""
+    return (
+        torch.empty(n, 4, size, size, 3, dtype=torch.uint8, device="cuda"),
+        torch.empty(n, 4, dtype=torch.bool, device="cuda"),
+        torch.empty(n, 4, dtype=torch.int64, device="cuda"),
+        *torch.empty(2, n, lstm_dim, device="cuda"),
+    )
+
+
+def normal(*shape: int, device: torch.device) -> Tensor:
+    return torch.empty(shape, device=device).fill_(0)  # dice have no fake: something else that is one launch
+
+
+def categorical(logits: Tensor) -> Tensor:
+    probabilities = logits.softmax(dim=-1)
+    return (probabilities / torch.empty_like(probabilities).fill_(1)).argmax(dim=-1)
+
+
+def counted(techniques: Techniques) -> dict[str, Launches]:
+    """An evaluation, a step of a rollout, and what a rollout has beside its steps."""
+    evaluation = Fakes(techniques).evaluation().launches
+    one, two = (Fakes(techniques).rollout(n).launches for n in (1, 2))
+    step = Launches(two.count - one.count, two.gigabytes - one.gigabytes)
+    return {
+        "evaluation": evaluation,
+        "step": step,
+        "beside": Launches(one.count - step.count, one.gigabytes - step.gigabytes),
+    }
+
+
+def main() -> None:
+    for techniques in (Techniques(), Techniques(fused_convs=True)):
+        for what, (count, gigabytes) in counted(techniques).items():
+            print(f"fused_convs={techniques.fused_convs}, {what}: {count} launches, {gigabytes:.2f} GB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Launches and bytes of the fused path at the paper's shapes, by count: what a change costs or saves shows here."""
+
+import pytest
+from fused_launch_counts import Fakes, counted
+
+from diamond_fast.engine.fused_torch import Techniques
+
+
+@pytest.mark.slow  # ten seconds for the networks that are made
+@pytest.mark.parametrize(
+    ("fused_convs", "evaluation", "step", "beside"),
+    [(False, (186, 2.27), (783, 7.71), (110, 7.37)), (True, (60, 0.80), (350, 2.95), (83, 3.80))],
+)
+def test_an_imagined_rollout(fused_convs, evaluation, step, beside):
+    found = counted(Techniques(fused_convs=fused_convs))
+    assert {what: (count, round(gigabytes, 2)) for what, (count, gigabytes) in found.items()} == {
+        "evaluation": evaluation,
+        "step": step,
+        "beside": beside,
+    }
+
+
+def test_an_evaluation():
+    """Convolutions: two in each of 22 blocks, 8 between them, 2 after attention, which has norm, product and itself."""
+    plain, fused = (Fakes(Techniques(fused_convs=f)).evaluation() for f in (False, True))
+    assert fused.counts == {"fused_conv": 54, "ada_group_norm_silu": 2, "addmm": 2, "addcmul": 2}
+    for counted_there, (count, gigabytes) in ((plain, (186, 2.27)), (fused, (60, 0.80))):
+        assert (counted_there.launches.count, round(counted_there.launches.gigabytes, 2)) == (count, gigabytes)
