@@ -8,6 +8,7 @@ from functools import partial
 
 import pytest
 import torch
+from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 from worlds import world
@@ -24,8 +25,9 @@ from diamond_fast.config import (
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
-from diamond_fast.engine.recompute import play
+from diamond_fast.engine.recompute import Played, play, recompute
 from diamond_fast.engine.rollout import EnvStep
+from diamond_fast.frames import to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
@@ -204,6 +206,26 @@ def test_nothing_waits_for_a_gpu(name, dtype):
     flag = FiniteGuard(name, torch.device("meta")).watch(loss.detach(), norm)
     assert {x.device.type for x in (*batch, *figures.values(), norm, flag)} == {"meta"}
     assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_nothing_through_the_kernels_is_on_the_host(name):
+    """On a GPU that is not there: the denoiser's loss; the others' outputs, as losses have a softmax with no fake."""
+    model, objective = make_objective(name, dtype=torch.bfloat16)
+    batch = objective.draw()
+    with fake_cuda():
+        move_to_fake_cuda(model)
+        batch = [fake(x) for x in batch]
+        with no_host_traffic():
+            if name == "denoiser":
+                out = objective.loss(*batch)[0]
+            elif name == "reward_end":
+                obs, act = to_float(*batch[:2]), batch[2]
+                out = objective.reward_end.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])[0]
+            else:
+                out = recompute(objective.policy, Played(*batch)).logits
+    assert out.device.type == "cuda"
 
 
 @pytest.mark.gpu
