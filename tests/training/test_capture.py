@@ -162,8 +162,8 @@ def state_of(update):
         ("reward_end", 1, torch.bfloat16, False),
         ("actor_critic", 2, torch.bfloat16, False),
         ("denoiser", 1, torch.float32, True),
-        ("reward_end", 1, torch.float32, True),
-        ("actor_critic", 2, torch.float32, True),
+        pytest.param("reward_end", 1, torch.float32, True, marks=pytest.mark.slow),
+        pytest.param("actor_critic", 2, torch.float32, True, marks=pytest.mark.slow),
     ],
 )
 @torch.backends.mkldnn.flags(enabled=False)  # its LSTM has operations that cannot be traced
