@@ -33,7 +33,7 @@ class AgentFlags:
     engine: Annotated[EngineChoice | None, arg(aliases=("--path",))] = None
     """Frames are imagined with the engine that is fastest on this machine, measured at first use, of those that agree
     with readable (auto), or with the networks as they are written, in float32 (readable); --help of diamond_fast.train
-    says what torch, fused and amx are. If it is not given, it is as in the run."""
+    says what the others are. If it is not given, it is as in the run."""
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """The networks run on this device."""
 

@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # numpy is not needed for --help
     from diamond_fast.spec import Action, Spec
 
 Precision = Literal["fp32", "tf32", "bf16"]
-EngineChoice = Literal["auto", "readable", "torch", "fused", "amx"]
+EngineChoice = Literal["auto", "readable", "torch", "fused", "amx", "program"]
 
 Place = Literal["thread", "process", "main"]
 NumActions = Annotated[int, Limits(minimum=1, maximum=2**12)]
@@ -181,7 +181,8 @@ class RunConfig:
     engine: Annotated[EngineChoice, arg(aliases=("--path",))] = "auto"
     """Networks are computed in the way that is fastest on this machine, measured at first use, of those that agree with
     readable (auto), as they are written, in float32 and without CUDA graphs (readable), operation by operation and
-    channels last (torch), with Triton kernels (fused), or by compiled programs for a CPU with AMX (amx)."""
+    channels last (torch), with Triton kernels (fused), or by compiled programs for a CPU, in bfloat16
+    on AMX (amx) or in float32 (program)."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """If a loss or gradient is NaN or infinite, which never reaches the weights, the run ends and says where (stop), or
     that update is left out and counted in the metrics (skip); looking at each one slows a GPU down."""

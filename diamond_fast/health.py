@@ -199,13 +199,17 @@ def fast_denoiser(device: Any, config: Any, seconds: float = 1.0) -> Finding:
 def _cpu_engine() -> Finding:
     name = "CPU engine"
     try:
-        from diamond_fast.engine.cpu_program import why_unavailable
+        import torch
+
+        from diamond_fast.engine.cpu_program import instruction_set, why_unavailable
     except ImportError:
         return Finding(name, "off", "not built")
     why_not = why_unavailable()
     if why_not is None:
         return Finding(name, "on", "networks in bfloat16 on AMX tiles")
-    rebuild = "in the project's folder, with a C++17 compiler that knows AMX: pip install -e ."
+    if (compiled_for := instruction_set(torch.float32)) is not None:
+        return Finding(name, "on", f"networks in float32, compiled for {compiled_for.upper()}")
+    rebuild = "in the project's folder, with a C++17 compiler: pip install -e ."
     return Finding(name, "off", why_not, rebuild if "not built" in why_not else None)
 
 

@@ -112,10 +112,18 @@ def test_a_game_that_does_not_start(monkeypatch):
 )
 def test_the_cpu_engine(monkeypatch, reason, state, remedy):
     monkeypatch.setattr(cpu_program, "why_unavailable", lambda: reason)
+    monkeypatch.setattr(cpu_program, "instruction_set", lambda dtype: None)
     found = by_name(health.fast_paths())["CPU engine"]
     assert found.state == state
     assert reason is None or found.detail == reason
     assert (remedy in found.remedy) if remedy else (found.remedy is None)
+
+
+def test_a_cpu_engine_in_float32(monkeypatch):
+    monkeypatch.setattr(cpu_program, "why_unavailable", lambda: "no AMX")
+    monkeypatch.setattr(cpu_program, "instruction_set", lambda dtype: "avx2")
+    found = by_name(health.fast_paths())["CPU engine"]
+    assert (found.state, found.detail) == ("on", "networks in float32, compiled for AVX2")
 
 
 def test_a_cpu_engine_that_is_not_there_at_all(monkeypatch):

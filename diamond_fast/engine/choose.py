@@ -100,6 +100,9 @@ def candidates(
     else:
         if runs_on_amx(device, dtype):
             add("amx", graphs=False)
+        compiled_for = cpu_program.instruction_set(torch.float32) if device.type == "cpu" else None
+        if compiled_for and dtype == torch.float32:
+            add("program", graphs=False, variant=compiled_for)
         if walks and device.type == "cpu":
             add("torch", graphs=False, techniques=WITHOUT_TRITON)
     add("readable", torch.float32, graphs=False)
@@ -110,6 +113,8 @@ def _why(device: torch.device, precision: Precision | torch.dtype, dtype: torch.
     """Why a path is taken that was not measured."""
     if engine == "amx":
         return "the processor has AMX"
+    if engine == "program":
+        return f"compiled for {str(cpu_program.instruction_set(dtype)).upper()}"
     if precision != "bf16":
         return f"precision {str(precision).removeprefix('torch.')}"
     if device.type == "cuda":

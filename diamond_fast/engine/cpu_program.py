@@ -106,6 +106,7 @@ class CpuProgram:
         height: int,
         width: int,
         num_threads: int | None = None,
+        *,
         dtype: torch.dtype = torch.bfloat16,
         on: str | None = None,
     ):

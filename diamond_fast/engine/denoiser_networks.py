@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_convs import make_backend
 from diamond_fast.engine.fused_torch import Activation, Techniques
-from diamond_fast.engine.path import Engine, runs_on_amx
+from diamond_fast.engine.path import PROGRAMS, Engine, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.formulations.edm import EDM
@@ -49,8 +49,8 @@ def fast_sampler(
         fast = PlainNetwork(network)
     elif not hasattr(network, "walk"):
         fast = AutocastNetwork(network, device, dtype)
-    elif engine == "amx":
-        fast = AmxNetwork(network)
+    elif engine in PROGRAMS:
+        fast = ProgramNetwork(network, dtype)
     else:
         techniques = techniques or Techniques()
         fast = FusedNetwork(network, dtype, techniques)
@@ -137,15 +137,17 @@ def padded(x: Tensor, dtype: torch.dtype, pad_to: int) -> Tensor:
     return F.pad(x, (0, 0, 0, 0, 0, more)) if more else x
 
 
-class AmxNetwork:
-    """A network's walk as one compiled program on a CPU with AMX, in bfloat16.
+class ProgramNetwork:
+    """A network's walk as one compiled program on a CPU.
 
     Args:
         network: a module with a walk, whose weights are used.
+        dtype: what the program stores activations in: bfloat16 or float32.
     """
 
-    def __init__(self, network: Any):
+    def __init__(self, network: Any, dtype: torch.dtype):
         self._source = network
+        self._dtype = dtype
         self._copies = WeightCopies(network, torch.float32)  # of the conditioning, whatever the weights are given in
         self._programs: dict[tuple[int, ...], CpuProgram] = {}  # by image size
 
@@ -163,6 +165,6 @@ class AmxNetwork:
         size = (x.size(-2), x.size(-1))
         if size not in self._programs:
             pieces = [(context.size(1), 1.0), (x.size(1), 1.0)]
-            self._programs[size] = CpuProgram(self._source.walk, pieces, size[0], size[1])
+            self._programs[size] = CpuProgram(self._source.walk, pieces, *size, dtype=self._dtype)
         program = self._programs[size]
         return program((context, x), program.modulation(conditioning))

@@ -64,8 +64,8 @@ class FastDenoiser(nn.Module):
         dtype: of the network: bfloat16 or float32; None: bfloat16 if tensor cores or AMX make it fast, else float32.
         techniques: what to use operation by operation; if given, nothing is measured.
         max_graphs: shapes whose graphs are kept.
-        engine: "auto": measured at the first call; or the one to take: "readable", "torch", "fused", "amx"; or a path
-            that was chosen already, with its dtype and techniques.
+        engine: "auto": measured at the first call; or the one to take: "readable", "torch", "fused", "amx", "program";
+            or a path that was chosen already, with its dtype and techniques.
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
@@ -215,7 +215,7 @@ class FastDenoiser(nn.Module):
     @property
     @_by_itself
     def path(self) -> str:
-        """Which path runs: ``amx``, ``fused``, ``torch`` or ``readable`` with its dtype, or ``wrapped``.
+        """Which path runs: ``amx``, ``program``, ``fused``, ``torch`` or ``readable`` with its dtype, or ``wrapped``.
 
         Before the first call: the one for 32 frames of 64x64.
         """

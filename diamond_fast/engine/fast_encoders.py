@@ -14,7 +14,7 @@ from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_convs import make_backend
 from diamond_fast.engine.fused_torch import Activation, Techniques
 from diamond_fast.engine.lstm import Memory, unroll
-from diamond_fast.engine.path import Engine, fast_dtype, runs_on_amx
+from diamond_fast.engine.path import PROGRAMS, Engine, fast_dtype, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
 from diamond_fast.networks.reward_end.model import NUM_REWARDS, RewardEndEncoder, RewardEndModel
@@ -41,9 +41,9 @@ class FastEncoder:
         self.network = network
         self.dtype = dtype
         self.techniques = techniques
-        self.amx = engine == "amx" if engine else runs_on_amx(device, dtype)
+        self.compiled = engine in PROGRAMS if engine else runs_on_amx(device, dtype)
         self._programs: dict[tuple[int, ...], CpuProgram] = {}
-        self._copies = None if self.amx else WeightCopies(network, dtype)
+        self._copies = None if self.compiled else WeightCopies(network, dtype)
 
     def refresh(self) -> None:
         """Takes the weights as they are now, in place."""
@@ -54,7 +54,7 @@ class FastEncoder:
 
     def __call__(self, frames: list[Tensor], cond: Tensor | None = None) -> Tensor:
         """frames: one or more [N,C,H,W] float32, concatenated on channels; cond [N,E]. -> [N,C',H',W'] float32."""
-        if self.amx:
+        if self.compiled:
             program = self._program(frames)
             return program(frames, None if cond is None else program.modulation(cond))
         assert self._copies is not None
@@ -73,7 +73,7 @@ class FastEncoder:
         key = (*(x.size(1) for x in frames), *frames[0].shape[-2:])
         if key not in self._programs:
             pieces = [(x.size(1), 1.0) for x in frames]
-            self._programs[key] = CpuProgram(self.network.walk, pieces, *key[-2:])
+            self._programs[key] = CpuProgram(self.network.walk, pieces, *frames[0].shape[-2:], dtype=self.dtype)
         return self._programs[key]
 
 

@@ -9,14 +9,19 @@ import torch
 from diamond_fast.engine import cpu_program
 from diamond_fast.engine.fused_torch import Techniques
 
-Engine = Literal["fused", "torch", "amx", "readable"]
+Engine = Literal["fused", "torch", "amx", "program", "readable"]
 ENGINES: dict[Engine, str] = {
     "fused": "fused kernels",
     "torch": "torch's operations, channels last,",
     "amx": "AMX programs",
+    "program": "compiled programs",
     "readable": "readable networks",
 }
 WITHOUT_TRITON = Techniques(fused_norms=False, fused_epilogues=False, fused_edm=False)
+
+
+PROGRAMS = ("amx", "program")
+"""Engines whose networks are compiled programs, ``CpuProgram``."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Path:
     """What networks compute in; the weights that are trained, sums and losses are float32 on every path."""
     engine: Engine
     """fused: with Triton kernels, operation by operation; torch: the same operations by torch; amx: compiled programs
-    on a CPU; readable: as written."""
+    on a CPU, in bfloat16; program: the same in float32; readable: as written."""
     graphs: bool
     """Whether updates and rollouts are captured as CUDA graphs."""
     why: str

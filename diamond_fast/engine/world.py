@@ -7,13 +7,14 @@ from functools import partial
 import torch
 
 from diamond_fast.config import RunConfig, WorldModelConfig
-from diamond_fast.engine.amx_training import Model, on_amx
 from diamond_fast.engine.choose import Path
+from diamond_fast.engine.cpu_training import Model, as_programs
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, NoRewardEnd, Sampler
+from diamond_fast.engine.path import PROGRAMS
 from diamond_fast.engine.recompute import Play, play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.formulations.config import StepsConfig
@@ -73,7 +74,7 @@ def make_play(
     Args:
         captured: see ``ImaginedRollouts``.
     """
-    if path.engine == "readable" or (path.engine == "amx" and not isinstance(env, FastImaginedEnv)):
+    if path.engine == "readable" or (path.engine in PROGRAMS and not isinstance(env, FastImaginedEnv)):
         return None
     assert agent.actor_critic is not None
     steps = cfg.actor_critic_loss.backup_every
@@ -85,7 +86,7 @@ def make_play(
 
 
 def trained(model: Model, path: Path) -> Model:
-    """The model as its loss is computed: on AMX with programs, on a GPU with fused kernels, else as it is written."""
+    """The model as its loss is computed: as compiled programs, on a GPU with fused kernels, else as it is written."""
     if path.engine == "fused":
         return fused(model, path.dtype, path.techniques)
-    return on_amx(model) if path.engine == "amx" else model
+    return as_programs(model, path.dtype) if path.engine in PROGRAMS else model

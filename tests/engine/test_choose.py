@@ -20,9 +20,10 @@ CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 def machine(monkeypatch):
     """Sets what the machine can do; torch.autocast gives its arguments, since here it knows no GPU."""
 
-    def can(capability=(9, 0), amx=False):
+    def can(capability=(9, 0), amx=False, compiled_for=None):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
         monkeypatch.setattr(choose.cpu_program, "why_unavailable", lambda: None if amx else "no AMX")
+        monkeypatch.setattr(choose.cpu_program, "instruction_set", lambda dtype: compiled_for)
         monkeypatch.setattr(choose.torch, "autocast", lambda kind, dtype, enabled: (kind, dtype, enabled))
 
     return can
@@ -87,6 +88,13 @@ def test_candidates_by_device_and_precision(machine):
     assert names(CPU) == ["amx", "torch", "readable"]
     assert names(CPU, "tf32") == ["torch", "readable"]
     assert names(CPU, torch.bfloat16)[0] == "amx"
+    machine(compiled_for="avx2")
+    assert names(CPU) == names(CPU, "fp32") == ["program avx2", "torch", "readable"]
+    assert str(choose_path(CPU)) == "Path: compiled programs in float32 (compiled for AVX2)"
+    assert "program avx2" not in names(CUDA)
+    machine(amx=True, compiled_for="avx512")
+    assert names(CPU) == ["amx", "torch", "readable"]
+    assert names(CPU, "fp32") == ["program avx512", "torch", "readable"]
 
 
 def test_a_network_without_a_walk_is_run_as_it_is(machine, work):
@@ -209,6 +217,7 @@ def test_a_run_goes_on_as_it_began(machine, measured, work):
 
 def test_fast_denoiser_measures_at_its_first_call(measured, monkeypatch):
     monkeypatch.setattr(choose.cpu_program, "why_unavailable", lambda: "no AMX")
+    monkeypatch.setattr(choose.cpu_program, "instruction_set", lambda dtype: None)
     calls = measured(Row("torch", 1e-6, 0.9), READABLE)
     agent = make_agent()
     fast = FastDenoiser(agent.denoiser, SMALL_WORLD.world_model.sampler)

@@ -15,6 +15,12 @@ CPU = torch.device("cpu")
 STEPS = SMALL_WORLD.world_model.sampler
 
 
+@pytest.fixture(autouse=True)
+def two_engines(monkeypatch):
+    """torch and readable, whatever the processor has."""
+    monkeypatch.setattr("diamond_fast.engine.cpu_program.instruction_set", lambda dtype: None)
+
+
 def small_work(n=4):
     return replace(Work.of(make_agent().denoiser, STEPS, n), alone=True)
 

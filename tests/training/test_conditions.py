@@ -9,7 +9,7 @@ CPU = torch.device("cpu")
 
 
 def test_what_is_recorded():
-    found = conditions(choose_path(CPU, "fp32"))
+    found = conditions(choose_path(CPU, "fp32", "readable"))
     assert found["threads"] == torch.get_num_threads()
     assert found["path"] == "readable"
     assert found["torch"] == torch.__version__
@@ -20,6 +20,9 @@ def test_another_engine_has_another_name(monkeypatch):
     monkeypatch.setattr("diamond_fast.engine.cpu_program.why_unavailable", lambda: None)
     assert conditions(choose_path(CPU))["path"] == "AMX"
     monkeypatch.setattr("diamond_fast.engine.cpu_program.why_unavailable", lambda: "no AMX")
+    monkeypatch.setattr("diamond_fast.engine.cpu_program.instruction_set", lambda dtype: "avx2")
+    assert conditions(choose_path(CPU))["path"] == "program avx2"
+    monkeypatch.setattr("diamond_fast.engine.cpu_program.instruction_set", lambda dtype: None)
     assert conditions(choose_path(CPU))["path"] == "readable"
 
 

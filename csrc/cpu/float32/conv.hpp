@@ -37,6 +37,7 @@ class Conv : public Op {
   void lay(const Sample& sample, const Normaliser* normaliser, float* to) const;  // all rows, borders included
   template <typename Sink>
   void direct(const float* laid, float* sums, Sink&& sink) const;
+  void weight_backward(const Sample& sample, const Normaliser* normaliser, float* scratch, float* products) const;
   void input_backward(const Sample& sample, float* grads, float* scratch) const;
 
   float weight(int o, int i, int tap) const {  // i: among the padded channels
@@ -45,6 +46,7 @@ class Conv : public Op {
     return raw_[(static_cast<size_t>(o) * in_channels_ + channel) * taps_ + tap];
   }
   bool by_tiles() const { return spec_.kernel == 3 && spec_.stride == 1; }
+  bool weights_by_tiles() const { return by_tiles() && plan_.out == 4; }  // with small tiles little is saved
   int border() const { return spec_.kernel / 2; }
   int laid_pitch() const { return w_ + 2 * border(); }
   size_t laid_size() const { return static_cast<size_t>(h_ + 2 * border()) * laid_pitch() * step_; }

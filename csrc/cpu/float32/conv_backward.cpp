@@ -2,7 +2,8 @@
 //
 //   input's gradient = a convolution of the output's gradient with the weights turned around; where the stride left
 //   pixels out, zeros stand. 3x3 goes by Winograd's tiles.
-//   weight's gradient for a tap = sum over pixels of input(pixel + tap) x gradient(pixel), a plain product.
+//   weight's gradient for a tap = sum over pixels of input(pixel + tap) x gradient(pixel): a plain product, or on large
+//   maps by Winograd's tiles too.
 #include <algorithm>
 #include <cstring>
 
@@ -11,7 +12,8 @@
 namespace cpu {
 
 size_t Conv::backward_scratch_bytes() const {
-  const size_t size = laid_size() + static_cast<size_t>(h_) * w_ * step_ + back_plan_.scratch_size();
+  const size_t weights = weights_by_tiles() ? plan_.weight_grads_scratch_size(out_step_) : laid_size();
+  const size_t size = static_cast<size_t>(h_) * w_ * step_ + std::max(weights, back_plan_.scratch_size());
   return std::max(scratch_bytes(), size * sizeof(float));
 }
 
@@ -47,34 +49,35 @@ void Conv::backward(const Sample& sample, float* weight_grads) const {
     store(bias_grads + c, sum);
   }
 
-  auto* laid = reinterpret_cast<float*>(sample.scratch());
   std::unique_ptr<Normaliser> normaliser;
   if (spec_.norm.groups > 0) normaliser = std::make_unique<Normaliser>(spec_.norm, sample, spec_.inputs);
-  lay(sample, normaliser.get(), laid);
-  const size_t row = static_cast<size_t>(laid_pitch()) * step_, out_row = static_cast<size_t>(out_w_) * out_step_;
-  const int rows_at_once = std::max(1, 64 / out_w_);  // as much of both as the first-level cache holds
-  for (int y = 0; y < out_h_; y += rows_at_once) {
-    const int rows = std::min(rows_at_once, out_h_ - y);
-    for (int tap = 0; tap < taps_; ++tap) {
-      const float* input = laid + (y * spec_.stride + tap / 3) * row + tap % 3 * step_;
-      for (int out = 0; out < out_step_; out += kPanel) {
-        const int vectors = std::min(kPanel, out_step_ - out) / kLanes;
-        in_groups(step_, [&](int in, int count) {
-          with_constants(count, vectors, [&](auto r, auto v) {
-            outer_block<decltype(r)::value, decltype(v)::value>(
-                input + in, spec_.stride * row, spec_.stride * step_, out_grads + y * out_row + out, out_row, out_step_,
-                rows, out_w_, weight_grads + (static_cast<size_t>(tap) * step_ + in) * out_step_ + out, out_step_);
-          });
-        });
-      }
-    }
-  }
+  auto* grads = reinterpret_cast<float*>(sample.scratch());
+  float* scratch = grads + static_cast<size_t>(h_) * w_ * step_;
+  weight_backward(sample, normaliser.get(), scratch, weight_grads);
 
   const auto has_grad = [&](int input) { return !sample.values[input].input; };
   if (std::none_of(spec_.inputs.begin(), spec_.inputs.end(), has_grad)) return;
-  float* grads = laid + laid_size();
-  input_backward(sample, grads, grads + static_cast<size_t>(h_) * w_ * step_);
+  input_backward(sample, grads, scratch);
   give_to_inputs(spec_, sample, repeat_, grads, weight_grads + products_size() + out_step_);
+}
+
+void Conv::weight_backward(const Sample& sample, const Normaliser* normaliser, float* scratch, float* products) const {
+  const float* out_grads = sample.grad(out_value_);
+  if (weights_by_tiles()) {
+    const auto lay = [&](int y, float* to) { lay_row(sample, normaliser, y, plan_.pitch, to); };
+    winograd_weight_grads<4>(plan_, h_, w_, out_step_, out_grads, scratch, products, lay);
+    return;
+  }
+  lay(sample, normaliser, scratch);
+  const size_t row = static_cast<size_t>(laid_pitch()) * step_, out_row = static_cast<size_t>(out_w_) * out_step_;
+  const int rows_at_once = std::max(1, 64 / out_w_);  // as much of both as the first-level cache holds
+  for (int y = 0; y < out_h_; y += rows_at_once) {
+    for (int tap = 0; tap < taps_; ++tap) {
+      add_outer(scratch + (y * spec_.stride + tap / 3) * row + tap % 3 * step_, spec_.stride * row, spec_.stride * step_,
+                out_grads + y * out_row, out_row, out_step_, std::min(rows_at_once, out_h_ - y), out_w_, step_, out_step_,
+                products + static_cast<size_t>(tap) * step_ * out_step_);
+    }
+  }
 }
 
 namespace {

@@ -105,4 +105,18 @@ inline void multiply(const float* a, int rows, int length, size_t step, const fl
   });
 }
 
+// to [in, out] += sum over pixels (y, x) of a[y][x] [in] times b[y][x] [out]
+inline void add_outer(const float* a, size_t a_row, size_t a_step, const float* b, size_t b_row, size_t b_step, int h,
+                      int w, int in, int out, float* to) {
+  for (int first_out = 0; first_out < out; first_out += kPanel) {
+    const int vectors = std::min(kPanel, out - first_out) / kLanes;
+    in_groups(in, [&](int first, int count) {
+      with_constants(count, vectors, [&](auto r, auto v) {
+        outer_block<decltype(r)::value, decltype(v)::value>(a + first, a_row, a_step, b + first_out, b_row, b_step, h, w,
+                                                            to + static_cast<size_t>(first) * out + first_out, out);
+      });
+    });
+  }
+}
+
 }  // namespace cpu

@@ -63,6 +63,16 @@ struct Winograd<4> {
     y[2] = fma(four, s2, s);
     y[3] = fma(eight, d2, d) + m[5];
   }
+  static void turned_output(const Vec y[4], Vec m[6]) {
+    const Vec two = set1(2.0f), four = set1(4.0f), even = y[0] + y[2], odd = y[1] + y[3];
+    const Vec even2 = fma(four, y[2], y[0]), odd2 = two * fma(four, y[3], y[1]);
+    m[0] = y[0];
+    m[1] = even + odd;
+    m[2] = even - odd;
+    m[3] = even2 + odd2;
+    m[4] = even2 - odd2;
+    m[5] = y[3];
+  }
 };
 
 // How a map of h x w pixels is cut into tiles, and how many rows of tiles are worked on at once: as many as leave their
@@ -79,11 +89,16 @@ struct TilePlan {
     pitch = across * out + 2;
   }
   int tiles() const { return rows * across; }
+  int rows_of(int strip) const { return std::min(rows, down - strip); }
   // Places lie an odd number of cache lines apart, or they would compete for the same few sets of the cache.
   size_t input_place() const { return static_cast<size_t>(tiles()) * step + 16; }
   size_t output_place() const { return static_cast<size_t>(tiles()) * kPanel + 16; }
   size_t laid_size() const { return static_cast<size_t>(rows * out + 2) * pitch * step; }
+  size_t grad_place(int out_step) const { return static_cast<size_t>(tiles()) * out_step + 16; }
   size_t scratch_size() const { return laid_size() + places * (input_place() + output_place()); }
+  size_t weight_grads_scratch_size(int out_step) const {
+    return laid_size() + places * (input_place() + grad_place(out_step) + static_cast<size_t>(step) * out_step);
+  }
   size_t weight_size(int out_step) const { return static_cast<size_t>(places) * step * out_step; }
 };
 
@@ -114,41 +129,48 @@ void transform_weight(int step, int out_step, float* to, Weight&& weight) {
   }
 }
 
+// Lays the rows of a strip of tiles beside each other and transforms its tiles: [place][tile][channels].
 // lay(y, to): row y of the input to pitch pixels, one of border first; y may be -1 or beyond the last, which are 0.
-// sink.open(block, first strip), sink.put(pixel, sums) for every output of a block, sink.close().
+// laid holds the strip before, whose last two rows are the first of this one.
+template <int kOut, typename Lay>
+void transform_input(const TilePlan& plan, int strip, float* laid, float* input, Lay&& lay) {
+  constexpr int kIn = kOut + 2;
+  const int step = plan.step, rows = plan.rows_of(strip);
+  const size_t row_size = static_cast<size_t>(plan.pitch) * step, in_place = plan.input_place();
+  if (strip > 0) std::memcpy(laid, laid + plan.rows * kOut * row_size, 2 * row_size * sizeof(float));
+  for (int y = strip > 0 ? 2 : 0; y < rows * kOut + 2; ++y) lay(strip * kOut - 1 + y, laid + y * row_size);
+  for (int tile = 0; tile < rows * plan.across; ++tile) {
+    const int left = tile % plan.across * kOut;
+    const float* corner = laid + tile / plan.across * kOut * row_size + static_cast<size_t>(left) * step;
+    for (int c = 0; c < step; c += kLanes) {
+      Vec half[kIn][kIn];  // [column][row of B^T d]
+      for (int x = 0; x < kIn; ++x) {
+        Vec d[kIn];
+        for (int y = 0; y < kIn; ++y) d[y] = load(corner + y * row_size + x * step + c);
+        Winograd<kOut>::input(d, half[x]);
+      }
+      float* to = input + static_cast<size_t>(tile) * step + c;
+      for (int y = 0; y < kIn; ++y) {
+        Vec d[kIn], v[kIn];
+        for (int x = 0; x < kIn; ++x) d[x] = half[x][y];
+        Winograd<kOut>::input(d, v);
+        for (int x = 0; x < kIn; ++x, to += in_place) store(to, v[x]);
+      }
+    }
+  }
+}
+
+// The convolution. sink.open(block, first strip), sink.put(pixel, sums) for every output of a block, sink.close().
 template <int kOut, typename Lay, typename Sink>
 void winograd(const TilePlan& plan, int h, int w, int out_step, const float* weight, float* scratch, Lay&& lay,
               Sink&& sink) {
-  using W = Winograd<kOut>;
-  constexpr int kIn = W::kIn;
+  constexpr int kIn = kOut + 2;
   const int step = plan.step;
-  const size_t row_size = static_cast<size_t>(plan.pitch) * step;
   const size_t in_place = plan.input_place(), out_place = plan.output_place();
-  float *laid = scratch, *input = laid + plan.laid_size(), *sums = input + kIn * kIn * in_place;
+  float *laid = scratch, *input = laid + plan.laid_size(), *sums = input + plan.places * in_place;
   for (int strip = 0; strip < plan.down; strip += plan.rows) {
-    const int rows = std::min(plan.rows, plan.down - strip), tiles = rows * plan.across;
-    if (strip > 0) std::memcpy(laid, laid + plan.rows * kOut * row_size, 2 * row_size * sizeof(float));
-    for (int y = strip > 0 ? 2 : 0; y < rows * kOut + 2; ++y) lay(strip * kOut - 1 + y, laid + y * row_size);
-
-    for (int tile = 0; tile < tiles; ++tile) {
-      const float* corner = laid + tile / plan.across * kOut * row_size + static_cast<size_t>(tile % plan.across) * kOut * step;
-      for (int c = 0; c < step; c += kLanes) {
-        Vec half[kIn][kIn];  // [column][row of B^T d]
-        for (int x = 0; x < kIn; ++x) {
-          Vec d[kIn];
-          for (int y = 0; y < kIn; ++y) d[y] = load(corner + y * row_size + x * step + c);
-          W::input(d, half[x]);
-        }
-        float* to = input + static_cast<size_t>(tile) * step + c;
-        for (int y = 0; y < kIn; ++y) {
-          Vec d[kIn], v[kIn];
-          for (int x = 0; x < kIn; ++x) d[x] = half[x][y];
-          W::input(d, v);
-          for (int x = 0; x < kIn; ++x, to += in_place) store(to, v[x]);
-        }
-      }
-    }
-
+    const int tiles = plan.rows_of(strip) * plan.across;
+    transform_input<kOut>(plan, strip, laid, input, lay);
     const float* panel = weight;
     for (int first = 0; first < out_step; first += kPanel) {
       const int columns = std::min(kPanel, out_step - first);
@@ -163,18 +185,80 @@ void winograd(const TilePlan& plan, int h, int w, int out_step, const float* wei
           for (int x = 0; x < kIn; ++x) {
             Vec m[kIn];
             for (int y = 0; y < kIn; ++y) m[y] = load(from + (y * kIn + x) * out_place);
-            W::output(m, half[x]);
+            Winograd<kOut>::output(m, half[x]);
           }
           const int top = (strip + tile / plan.across) * kOut, left = tile % plan.across * kOut;
           for (int y = 0; y < std::min(kOut, h - top); ++y) {
             Vec m[kIn], out[kOut];
             for (int x = 0; x < kIn; ++x) m[x] = half[x][y];
-            W::output(m, out);
+            Winograd<kOut>::output(m, out);
             for (int x = 0; x < std::min(kOut, w - left); ++x) sink.put((top + y) * w + left + x, out[x]);
           }
         }
         sink.close();
       }
+    }
+  }
+}
+
+// The gradient of the weights, which turns the scheme around:
+//   dg = G^T [ sum over tiles of (B^T d B) . (A dY A^T) ] G
+// grads: of the outputs, [h, w, out_step]. products [tap][in][out]: the gradient is added to them.
+template <int kOut, typename Lay>
+void winograd_weight_grads(const TilePlan& plan, int h, int w, int out_step, const float* grads, float* scratch,
+                           float* products, Lay&& lay) {
+  using W = Winograd<kOut>;
+  constexpr int kIn = W::kIn;
+  const int step = plan.step;
+  const size_t in_place = plan.input_place(), grad_place = plan.grad_place(out_step);
+  const size_t pairs = static_cast<size_t>(step) * out_step;
+  float *laid = scratch, *input = laid + plan.laid_size(), *turned = input + plan.places * in_place;
+  float* sums = turned + plan.places * grad_place;  // [place][in][out]
+  std::fill(sums, sums + plan.places * pairs, 0.0f);
+  for (int strip = 0; strip < plan.down; strip += plan.rows) {
+    const int tiles = plan.rows_of(strip) * plan.across;
+    transform_input<kOut>(plan, strip, laid, input, lay);
+    for (int tile = 0; tile < tiles; ++tile) {
+      const int top = (strip + tile / plan.across) * kOut, left = tile % plan.across * kOut;
+      for (int c = 0; c < out_step; c += kLanes) {
+        Vec half[kOut][kIn];  // [column][row of A dY]
+        for (int x = 0; x < kOut; ++x) {
+          Vec d[kOut];
+          for (int y = 0; y < kOut; ++y) {
+            const bool inside = top + y < h && left + x < w;
+            d[y] = inside ? load(grads + (static_cast<size_t>(top + y) * w + left + x) * out_step + c) : set1(0.0f);
+          }
+          W::turned_output(d, half[x]);
+        }
+        float* to = turned + static_cast<size_t>(tile) * out_step + c;
+        for (int y = 0; y < kIn; ++y) {
+          Vec d[kOut], v[kIn];
+          for (int x = 0; x < kOut; ++x) d[x] = half[x][y];
+          W::turned_output(d, v);
+          for (int x = 0; x < kIn; ++x, to += grad_place) store(to, v[x]);
+        }
+      }
+    }
+    for (int place = 0; place < kIn * kIn; ++place) {
+      add_outer(input + place * in_place, 0, step, turned + place * grad_place, 0, out_step, 1, tiles, step, out_step,
+                sums + place * pairs);
+    }
+  }
+  for (size_t pair = 0; pair < pairs; pair += kLanes) {
+    Vec half[kIn][3];  // [column][row of G^T sums]
+    for (int x = 0; x < kIn; ++x) {
+      for (int k = 0; k < 3; ++k) {
+        half[x][k] = set1(0.0f);
+        for (int y = 0; y < kIn; ++y) {
+          half[x][k] = fma(set1(static_cast<float>(W::kG[y][k])), load(sums + (y * kIn + x) * pairs + pair), half[x][k]);
+        }
+      }
+    }
+    for (int tap = 0; tap < 9; ++tap) {
+      float* to = products + tap * pairs + pair;
+      Vec sum = load(to);
+      for (int x = 0; x < kIn; ++x) sum = fma(set1(static_cast<float>(W::kG[x][tap % 3])), half[x][tap / 3], sum);
+      store(to, sum);
     }
   }
 }

@@ -13,7 +13,7 @@ from torch import nn
 from worlds import world
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SigmaDistributionConfig
-from diamond_fast.engine.amx_training import TrainableProgram, on_amx
+from diamond_fast.engine.cpu_training import TrainableProgram, as_programs
 from diamond_fast.networks.backend import res_block
 from diamond_fast.networks.blocks import AdaGroupNorm, GroupNorm, ResBlock, SelfAttention2d, SmallResBlock
 from diamond_fast.world_model import Denoiser
@@ -165,7 +165,7 @@ def test_attention_pooling_and_resizing(engine):
 
 def total_error(engine, model, loss):
     """Errors of the whole gradient and of the loss."""
-    fast = on_amx(model, on=engine.name)
+    fast = as_programs(model, on=engine.name)
     expected = loss(model)
     expected.backward()
     truth = gradients(model)
@@ -229,7 +229,7 @@ def test_actor_critic(engine):
 def test_same_bits_every_time_and_weights_as_they_are(engine):
     model = denoiser("small")
     obs, act = frames(3, 5, 24)
-    fast = on_amx(model, on=engine.name)
+    fast = as_programs(model, on=engine.name)
 
     def one():
         torch.manual_seed(1)

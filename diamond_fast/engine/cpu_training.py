@@ -93,7 +93,7 @@ class ProgramEncoder(nn.Module):
             return self._run(x.float(), None if cond is None else cond.float())
 
 
-def on_amx(model: Model, dtype: torch.dtype = torch.bfloat16, on: str | None = None) -> Model:
+def as_programs(model: Model, dtype: torch.dtype = torch.bfloat16, on: str | None = None) -> Model:
     """The same model, weights shared, with its convolutional network as a program; itself if that has no walk.
 
     Args:
