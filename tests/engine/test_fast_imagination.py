@@ -71,10 +71,10 @@ def make_twin(models, replay, seed=0):
     return ImaginedEnv(sampler, models[1], HORIZON, starts, ENVS, torch.Generator().manual_seed(seed))
 
 
-def make_fast(models, replay, seed=0, dtype=torch.float32, num_batches=CFG.num_batches_to_preload):
+def make_fast(models, replay, seed=0, dtype=torch.float32, num_batches=CFG.num_batches_to_preload, engine="auto"):
     reward_end = FastRewardEnd(models[1], dtype)
     starts = InitialStates(replay.segments(ENVS, CONTEXT, seed=seed), reward_end, num_batches)
-    sampler = FastDenoiser(models[0], CFG.sampler, dtype=dtype)
+    sampler = FastDenoiser(models[0], CFG.sampler, dtype=dtype, engine=engine)
     return FastImaginedEnv(sampler, reward_end, HORIZON, starts, ENVS, STEPS, torch.Generator().manual_seed(seed))
 
 
@@ -249,7 +249,7 @@ def test_burn_ins_at_the_beginning_of_a_rollout_equal_those_behind_each_step(mod
 def test_a_whole_rollout_never_leaves_the_gpu(models, replay, monkeypatch):
     """All but the dice, which have no fake: torch's own are known to stay there."""
     models = copy.deepcopy(models)  # they are moved
-    env, policy = make_fast(models, replay), FastPolicy(models[2], torch.float32)
+    env, policy = make_fast(models, replay, engine="torch"), FastPolicy(models[2], torch.float32)
     state = initial_state(env, models[2])
     env.begin_rollout()
     env.step(torch.zeros(ENVS, dtype=torch.int64))
