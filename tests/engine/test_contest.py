@@ -68,6 +68,13 @@ def test_readable_may_win():
     assert taken.gain(list(rows.values())) == "the next takes 1.50 times as long"
 
 
+def test_what_gains_no_more_than_noise_is_not_taken():
+    for seconds, taken in ((0.98, "readable"), (0.96, "torch")):
+        assert best([Row("torch", 1e-6, seconds), Row("readable", 0.0, 1.0)]).name == taken
+    assert best([Row("fused", 1e-6, 0.99), Row("torch", 1e-6, 0.98)]).name == "torch"
+    assert best([Row("torch", 1.0, 0.1, "it differs")]) is None
+
+
 def test_bfloat16_is_within_its_tolerance():
     work = small_work()
     coarse = replace(candidates(CPU, torch.bfloat16, work=work)[-2], variant="bf16")
