@@ -13,8 +13,10 @@ from worlds import world
 
 from diamond_fast import FastDenoiser
 from diamond_fast.config import InnerModelConfig
+from diamond_fast.engine.choose import WITHOUT_TRITON
 from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.fused_training import TrainableDenoiser
 from diamond_fast.formulations.config import DDPMConfig, DDPMStepsConfig, LevelsConfig
 from diamond_fast.formulations.ddpm import DDPM, alphas_cumprod, betas, timesteps
 from diamond_fast.frames import quantise
@@ -74,11 +76,14 @@ def test_sample_golden(n):
             torch.testing.assert_close(sample, expected[-1], rtol=1e-4, atol=1e-4)
 
 
-def test_loss_golden():
+@pytest.mark.parametrize("through", ["as written", "walk"])
+def test_loss_golden(through):
+    """Also as a GPU trains it: the network's operations one by one, in float32 here."""
     v, model = vectors(), make_denoiser()
+    trained = model if through == "as written" else TrainableDenoiser(model, torch.float32, WITHOUT_TRITON)
     obs = v["obs"] * v["mask"][:, :, None, None, None]
     randn = replay_draws([v["loss_offset_noise"], v["loss_noise"], as_normal(v["timesteps"])])
-    loss = model.loss(obs, v["act"], v["mask"], LevelsConfig(), randn)
+    loss = trained.loss(obs, v["act"], v["mask"], LevelsConfig(), randn)
     loss.backward()
     assert not randn.left
     assert loss.item() == pytest.approx(v["loss"].item(), rel=1e-4)
