@@ -1,5 +1,6 @@
 import pytest
 import torch
+from guard_pages import guarded
 
 from diamond_fast.kernels._triton import INTERPRETED
 
@@ -20,3 +21,9 @@ def _empty_means_nan():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _no_kernel_leaves_its_tensors(monkeypatch):
+    """The interpreter runs on what it takes for copies on the host; an access out of bounds ends the process."""
+    monkeypatch.setattr(torch.UntypedStorage, "cpu", guarded)
