@@ -89,7 +89,7 @@ class TrainArgs:
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """The scalars are sent to this dashboard, in addition to metrics.jsonl."""
     cuda_graphs: bool = True
-    """On a GPU, launch each update as one CUDA graph. If that fails, training says so and goes on without."""
+    """On a GPU, launch each update as one CUDA graph. Tried before the run begins, and left out if that fails."""
     profile: FlagCreatePairsOff[bool] = False
     """Measure each phase of such a run on a few updates, print a table, write it with a trace to profiles/ or to the
     folder that --out names, and stop."""
