@@ -217,7 +217,7 @@ def pareto(points: list[dict[str, Any]]) -> "Figure":
                 ax.errorbar(x, [p["error"] for p in of], half, marker="o", capsize=2, label=sampler)
             best = [p for p in points if p["on_front"]] if key == "evaluations" else []
             ax.plot([p[key] for p in best], [p["error"] for p in best], "o", ms=11, mfc="none", mec="black")
-            ax.set_xscale("log")
+            ax.set_xlim(left=0)
             ax.set_xlabel(label)
         axes[0].set_ylabel("mean absolute error (grey levels)")
         axes[0].legend(fontsize=8)
