@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diamond_fast.engine.cpu_program import CpuProgram
+from diamond_fast.engine.denoiser_networks import padded
 from diamond_fast.engine.fused_convs import make_backend
 from diamond_fast.engine.fused_torch import Activation, Techniques
 from diamond_fast.engine.lstm import Memory, unroll
@@ -28,6 +29,7 @@ class FastEncoder:
         device, dtype: what it runs on, and in.
         techniques: what to use on a GPU.
         engine: of a path; if None, amx if there is AMX for this dtype, else operation by operation.
+        first: name of its first convolution, whose input is padded with zeros to what tensor cores want.
     """
 
     def __init__(
@@ -37,13 +39,15 @@ class FastEncoder:
         dtype: torch.dtype,
         techniques: Techniques,
         engine: Engine | None,
+        first: str,
     ):
         self.network = network
         self.dtype = dtype
         self.techniques = techniques
         self.compiled = engine in PROGRAMS if engine else runs_on_amx(device, dtype)
         self._programs: dict[tuple[int, ...], CpuProgram] = {}
-        self._copies = None if self.compiled else WeightCopies(network, dtype)
+        self._pad_to = 8 if dtype != torch.float32 else 1
+        self._copies = None if self.compiled else WeightCopies(network, dtype, {first: (self._pad_to, 1)})
 
     def refresh(self) -> None:
         """Takes the weights as they are now, in place."""
@@ -59,7 +63,7 @@ class FastEncoder:
             return program(frames, None if cond is None else program.modulation(cond))
         assert self._copies is not None
         x = torch.cat(frames, dim=1) if len(frames) > 1 else frames[0]
-        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        x = padded(x, self.dtype, self._pad_to)
         modulation = None
         if cond is not None:
             weight, bias = self._copies.modulation_weight, self._copies.modulation_bias
@@ -97,7 +101,7 @@ class FastRewardEnd:
         self.model = model
         self.device = model.device
         dtype = dtype or fast_dtype(self.device)
-        self.encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques(), engine)
+        self.encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques(), engine, "conv_in")
 
     def refresh(self) -> None:
         self.encoder.refresh()
@@ -149,7 +153,7 @@ class FastPolicy:
         self.lstm_dim = model.lstm_dim
         self.lstm, self.actor_linear, self.critic_linear = model.lstm, model.actor_linear, model.critic_linear
         dtype = dtype or fast_dtype(self.device)
-        self._encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques(), engine)
+        self._encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques(), engine, "encoder.0")
 
     def refresh(self) -> None:
         self._encoder.refresh()

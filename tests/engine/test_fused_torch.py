@@ -10,6 +10,7 @@ from worlds import world
 from diamond_fast.config import ActorCriticConfig, InnerModelConfig, RewardEndConfig, SamplerConfig
 from diamond_fast.engine import fused_torch
 from diamond_fast.engine.denoiser_networks import FusedNetwork, fast_sampler
+from diamond_fast.engine.fast_encoders import FastEncoder
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.formulations.config import DenoiserConfig
@@ -118,6 +119,25 @@ def test_reward_end_and_actor_critic_encoders(triton):
     copies = WeightCopies(encoder, torch.float32)
     y = copies.network.walk(FusedTorch(copies, Techniques()), Activation(x[:, :3])).x
     torch.testing.assert_close(y, encoder(x[:, :3]), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_encoders_in_bfloat16_pad_their_channels():
+    """6 and 3 input channels fill up to 8, as tensor cores want them; what is added is 0. In float32 there is none."""
+    frames, cond = [torch.randn(2, 3, 8, 8) for _ in range(2)], torch.randn(2, 8)
+    cfg = RewardEndConfig(cond_channels=8, depths=(1,), channels=(32,), attn_depths=(0,))
+    reward_end = randomised(RewardEndEncoder(cfg, 3))
+    policy = randomised(ActorCriticEncoder(ActorCriticConfig(channels=(32,), down=(1,)), 3))
+    for network, first, given in (
+        (reward_end, "conv_in", (frames, cond)),
+        (policy, "encoder.0", (frames[:1], None)),
+    ):
+        truth = network(*(torch.cat(x, dim=1) if isinstance(x, list) else x for x in given if x is not None))
+        for dtype, channels, tolerance in ((torch.bfloat16, 8, 2e-2), (torch.float32, 3 * len(given[0]), 1e-5)):
+            fast = FastEncoder(network, CPU, dtype, Techniques(), "torch", first)
+            width = fast._copies.network.get_submodule(first).in_channels
+            assert width == channels
+            assert ((fast(*given) - truth).norm() / truth.norm()).item() < tolerance
 
 
 def test_weights_are_copied_in_place():
