@@ -114,7 +114,7 @@ def _why(device: torch.device, precision: Precision | torch.dtype, dtype: torch.
     if engine == "amx":
         return "the processor has AMX"
     if engine == "program":
-        return f"compiled for {str(cpu_program.instruction_set(dtype)).upper()}"
+        return "expected to be the fastest here"
     if precision != "bf16":
         return f"precision {str(precision).removeprefix('torch.')}"
     if device.type == "cuda":

@@ -41,6 +41,19 @@ def side_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+@contextmanager
+def measuring_convolutions() -> Iterator[None]:
+    """Around warm-ups: for shapes that are new to cuDNN it times its algorithms, and takes the fastest from then on.
+
+    A capture takes those too, as it may not time anything itself.
+    """
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 class Pool:
     """What graphs share that never run at the same time: memory, and a stream, as the allocator keeps memory by stream.
 
@@ -154,7 +167,7 @@ class Captured:
         stream = side_stream(graph.pool.stream.device)
         current = torch.cuda.current_stream(stream.device)
         stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), measuring_convolutions():
             result = self.function(*inputs)
         current.wait_stream(stream)
         return result

@@ -18,8 +18,6 @@ ENGINES: dict[Engine, str] = {
     "readable": "readable networks",
 }
 WITHOUT_TRITON = Techniques(fused_norms=False, fused_epilogues=False, fused_edm=False)
-
-
 PROGRAMS = ("amx", "program")
 """Engines whose networks are compiled programs, ``CpuProgram``."""
 
@@ -85,7 +83,9 @@ class Path:
 
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"Path: {ENGINES[self.engine]} in {dtype}{', CUDA graphs' if self.graphs else ''} ({self.why})"
+        variant = f" ({self.variant})" if self.variant not in ("", dtype) else ""
+        graphs = ", CUDA graphs" if self.graphs else ""
+        return f"Path: {ENGINES[self.engine]}{variant} in {dtype}{graphs} ({self.why})"
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

@@ -90,7 +90,7 @@ def test_candidates_by_device_and_precision(machine):
     assert names(CPU, torch.bfloat16)[0] == "amx"
     machine(compiled_for="avx2")
     assert names(CPU) == names(CPU, "fp32") == ["program avx2", "torch", "readable"]
-    assert str(choose_path(CPU)) == "Path: compiled programs in float32 (compiled for AVX2)"
+    assert str(choose_path(CPU)) == "Path: compiled programs (avx2) in float32 (expected to be the fastest here)"
     assert "program avx2" not in names(CUDA)
     machine(amx=True, compiled_for="avx512")
     assert names(CPU) == ["amx", "torch", "readable"]

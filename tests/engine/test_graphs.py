@@ -65,7 +65,8 @@ def cuda(monkeypatch):
     cuda = Cuda()
     others = (torch.is_autocast_enabled, torch.get_autocast_dtype, torch.clear_autocast_cache, torch.clone)
     others += (torch.inference_mode, torch.set_grad_enabled, torch.is_grad_enabled)
-    monkeypatch.setattr(graphs, "torch", SimpleNamespace(cuda=cuda, **{f.__name__: f for f in others}))
+    stand_in = SimpleNamespace(cuda=cuda, backends=torch.backends, **{f.__name__: f for f in others})
+    monkeypatch.setattr(graphs, "torch", stand_in)
     graphs.side_stream.cache_clear()
     capture, warm_up = Captured.capture, Captured.warm_up
 
@@ -114,6 +115,21 @@ def test_the_first_calls_of_what_changes_state_are_ordinary_ones(cuda):
     results = [captured([(torch.tensor(float(i)),), (torch.tensor(1.0),)])["total"] for i in range(6)]
     assert [x.item() for x in results] == [1, 3, 6, 10, 15, 21]
     assert calls == [0] * WARM_UP_CALLS + [1] * (1 + 6 - WARM_UP_CALLS)
+
+
+def test_cudnn_times_its_algorithms_in_warm_ups_alone(cuda):
+    """Not in a capture, which may not wait for the device, nor in anyone else's code."""
+    benchmark = []
+
+    def f(x):
+        benchmark.append(torch.backends.cudnn.benchmark)
+        return x * 2
+
+    Captured("f", f)(torch.ones(1))
+    assert benchmark == [True] * WARM_UP_CALLS + [False] * 2  # captured, and as the stand-in replays it
+    with pytest.raises(ZeroDivisionError):
+        Captured("fails", lambda x: x / (1 // 0))(torch.ones(1))
+    assert not torch.backends.cudnn.benchmark
 
 
 def test_one_graph_alone_is_kept(cuda):
