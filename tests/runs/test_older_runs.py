@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from diamond_fast import train
+from diamond_fast.engine.choose import choose_path
 from diamond_fast.playing.source import load_source
 from diamond_fast.reporting.own_runs import read_run
 from diamond_fast.runs import checkpoint
@@ -144,15 +145,15 @@ def test_without_its_experience_it_is_refused(run, capsys):
 def test_other_threads_and_another_path_are_told_in_one_line(run, capsys, monkeypatch):
     path = run / "checkpoints" / "epoch_000002.json"
     manifest = checkpoint.unsealed("manifest", path)
-    now = {"device": "cpu", "path": "readable", "torch": torch.__version__}
-    manifest["state"]["conditions"] = {**now, "threads": torch.get_num_threads() + 3, "path": "AMX", "kernel": "other"}
+    now = {"device": "cpu", "path": "AMX", "torch": torch.__version__}
+    manifest["state"]["conditions"] = {**now, "threads": torch.get_num_threads() + 3, "kernel": "other"}
     path.write_bytes(checkpoint.sealed("manifest", manifest))
     monkeypatch.setattr("diamond_fast.training.trainer.Trainer.run", lambda self, stop: pytest.skip("not needed"))
     with pytest.raises(pytest.skip.Exception):
         train.main(["--resume", str(run), "--device", "cpu"])
     [line] = [line for line in capsys.readouterr().out.splitlines() if "bit for bit" in line]
     threads = torch.get_num_threads()
-    changed = f"threads {threads + 3}, now {threads}; path AMX, now readable"
+    changed = f"threads {threads + 3}, now {threads}; path AMX, now {choose_path(torch.device('cpu'), 'fp32').name}"
     assert line == f"Saved with {changed}: the run goes on, but not bit for bit as it would have."
 
 
