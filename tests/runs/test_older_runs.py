@@ -21,6 +21,7 @@ from diamond_fast.reporting.own_runs import read_run
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.metrics import read_metrics
+from diamond_fast.training.conditions import conditions
 
 STORED = Path(__file__).parent / "fixtures" / "run_1883d4c"
 
@@ -145,7 +146,7 @@ def test_without_its_experience_it_is_refused(run, capsys):
 def test_other_threads_and_another_path_are_told_in_one_line(run, capsys, monkeypatch):
     path = run / "checkpoints" / "epoch_000002.json"
     manifest = checkpoint.unsealed("manifest", path)
-    now = {"device": "cpu", "path": "AMX", "torch": torch.__version__}
+    now = {"device": "cpu", "path": "older", "torch": torch.__version__}
     manifest["state"]["conditions"] = {**now, "threads": torch.get_num_threads() + 3, "kernel": "other"}
     path.write_bytes(checkpoint.sealed("manifest", manifest))
     monkeypatch.setattr("diamond_fast.training.trainer.Trainer.run", lambda self, stop: pytest.skip("not needed"))
@@ -153,7 +154,8 @@ def test_other_threads_and_another_path_are_told_in_one_line(run, capsys, monkey
         train.main(["--resume", str(run), "--device", "cpu"])
     [line] = [line for line in capsys.readouterr().out.splitlines() if "bit for bit" in line]
     threads = torch.get_num_threads()
-    changed = f"threads {threads + 3}, now {threads}; path AMX, now {choose_path(torch.device('cpu'), 'fp32').name}"
+    path_now = conditions(choose_path(torch.device("cpu")))["path"]
+    changed = f"threads {threads + 3}, now {threads}; path older, now {path_now}"
     assert line == f"Saved with {changed}: the run goes on, but not bit for bit as it would have."
 
 
