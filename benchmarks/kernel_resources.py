@@ -31,6 +31,22 @@ bookkeeping 17; the pointwise half of an LSTM cell is one kernel of torch's own 
 some 30 launches, at about a microsecond each inside a CUDA graph, of a step that is meant to take 2.5 ms: one
 percent. Perturbing all logits with Gumbel noise and taking the largest halves the draws without any kernel of ours.
 
+## Imagination
+
+Counted by `python benchmarks/fused_launch_counts.py` at a batch of 32, held by
+`tests/benchmarks/test_fused_launch_counts.py`:
+
+| | an evaluation of the denoiser | an imagined step | the rest of a rollout, once |
+| --- | --- | --- | --- |
+| by default | 186 launches, 2.27 GB | 785, 7.73 GB | 113, 7.56 GB |
+| with `fused_convs` | 60, 0.80 GB | 352, 2.96 GB | 86, 4.00 GB |
+
+`fused_conv` computes norm and SiLU before a convolution and bias, residual and statistics behind it in one kernel. In
+exchange it reads its input nine times through the caches. So it is a candidate that is measured at first use, and
+off otherwise. **Estimated from the counts**, for an H100 (3.35 TB/s, a microsecond a launch): 22,000 to 37,000 NFE/s by
+default, 48,000 to 58,000 with `fused_convs`. No GPU has run it. The aims are 30,000 and 48,000, and 65 ms for an update
+of all three models.
+
 ## Updates
 
 Counted by `python benchmarks/update_counts.py`, held by `tests/benchmarks/test_update_counts.py`: at the paper's shapes

@@ -141,20 +141,43 @@ HEADLINES: list[tuple[str, dict[str, object], str]] = [
 def headline_table(document: Document) -> str | None:
     """Ours against the published way and the strongest rival; None if nothing of it was measured."""
     lines = []
+    for title, row in _headlines(document).items():
+        others = [name for name in row["ratios"] if name != PUBLISHED]
+        against = "; ".join(f"{name}: {ratio_cell(row, name)}" for name in others) or "-"
+        share = f"{row['floor']['share']:.0%}" if "floor" in row else "-"
+        cells = [figure_cell(row, name) for name in (row["ours"], PUBLISHED)]
+        lines.append([title, *cells, ratio_cell(row, PUBLISHED), against, share])
+    header = ["", "diamond_fast", PUBLISHED, "times faster", "against others", "share of the floor"]
+    return markdown(header, lines) if lines else None
+
+
+def machines_table(documents: Sequence[Document]) -> str | None:
+    """The headlines of several machines beside each other; None if nothing of them was measured."""
+    measured = {document["machine"]: _headlines(document) for document in documents}
+    titles = list(dict.fromkeys(title for rows in measured.values() for title in rows))
+    lines = []
+    for title in titles:
+        line = [title]
+        for rows in measured.values():
+            row = rows.get(title)
+            line += ["-", "-"] if row is None else [figure_cell(row, row["ours"]), ratio_cell(row, PUBLISHED)]
+        lines.append(line)
+    header = ["", *(cell for machine in measured for cell in (machine, "times as fast as published"))]
+    return markdown(header, lines) if lines else None
+
+
+def _headlines(document: Document) -> dict[str, Row]:
+    """Those of its rows that the README has, by title."""
+    found = {}
     for stem, case, title in HEADLINES:
         for row in document["rows"]:
             if row["stem"] != stem or not case.items() <= row["case"].items():
                 continue
             if "imagined steps" in row["case"] and row["case"]["imagined steps"] < 15:
                 title += f" ({row['case']['imagined steps']} of 15 imagined steps)"
-            others = [name for name in row["ratios"] if name != PUBLISHED]
-            against = "; ".join(f"{name}: {ratio_cell(row, name)}" for name in others) or "-"
-            share = f"{row['floor']['share']:.0%}" if "floor" in row else "-"
-            cells = [figure_cell(row, name) for name in (row["ours"], PUBLISHED)]
-            lines.append([f"{title}, {row['unit']}", *cells, ratio_cell(row, PUBLISHED), against, share])
+            found[f"{title}, {row['unit']}"] = row
             break
-    header = ["", "diamond_fast", PUBLISHED, "times faster", "against others", "share of the floor"]
-    return markdown(header, lines) if lines else None
+    return found
 
 
 def not_run_table(document: Document) -> str:

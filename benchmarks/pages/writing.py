@@ -4,7 +4,7 @@ from pathlib import Path
 
 from pages.document import Document
 from pages.plots import measured_panels, save_plot
-from pages.tables import headline_table, not_run_table, number, stem_tables
+from pages.tables import headline_table, machines_table, not_run_table, number, stem_tables
 
 BEGIN = "<!-- speed: written by python -m diamond_fast.bench, from the files in benchmarks/results -->"
 END = "<!-- end of speed -->"
@@ -28,7 +28,7 @@ def write_page(documents: dict[str, Document], folder: Path) -> Path:
     """
     parts = ["# Benchmarks", "Written by `python -m diamond_fast.bench`.", HOW_TO_READ]
     for stem, document in documents.items():
-        parts += [f"## {document['machine']}", describe(document)]
+        parts += [f"## {document['machine']}", describe(document), *filter(None, [headline_table(document)])]
         if measured_panels(document):
             save_plot(document, folder / plot_name(stem))
             parts.append(f"![How cost grows]({plot_name(stem)})")
@@ -58,21 +58,17 @@ def describe(document: Document) -> str:
 
 
 def readme_section(documents: dict[str, Document], pictures: str) -> str:
-    """What stands between the markers.
+    """What stands between the markers: a table of all machines, and the picture of the first.
 
     Args:
         pictures: folder of the pictures, as the README names it.
     """
-    parts = []
-    for stem, document in documents.items():
-        headlines = headline_table(document)
-        if headlines is None:
-            continue
-        parts += [f"**{document['machine']}.** {describe(document)}", headlines]
-        if measured_panels(document):
-            parts.append(f"![How cost grows]({pictures}/{plot_name(stem)})")
-    if not parts:
+    table = machines_table(list(documents.values()))
+    if table is None:
         return "Nothing has been measured yet."
+    parts = [table, "\n".join(f"**{document['machine']}**: {describe(document)}" for document in documents.values())]
+    plotted = [stem for stem, document in documents.items() if measured_panels(document)]
+    parts += [f"![How cost grows]({pictures}/{plot_name(stem)})" for stem in plotted[:1]]
     return "\n\n".join([*parts, HOW_TO_READ])
 
 

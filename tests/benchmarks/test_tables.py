@@ -1,5 +1,7 @@
+import copy
+
 import pytest
-from pages.tables import headline_table, ladder_table, not_run_table, number, stem_tables
+from pages.tables import headline_table, ladder_table, machines_table, not_run_table, number, stem_tables
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,21 @@ def test_the_readmes_table(document):
     ]
     document["rows"] = document["rows"][1:]
     assert headline_table(document) is None
+
+
+def test_machines_stand_beside_each_other(document):
+    other = copy.deepcopy(document)
+    other["machine"] = "1 core of Another CPU"
+    other["rows"][0]["case"] = {"batch": 1, "steps": 3}
+    header, _, *lines = cells(machines_table([document, other]))
+    against = "times as fast as published"
+    assert header == ["", "2 cores of Some(R) CPU", against, "1 core of Another CPU", against]
+    measured = ["300 (290 to 310)", "24.3x (22.3 to 25.8)"]
+    assert lines == [
+        ["frames drawn 32 at a time, NFE/s", *measured, "-", "-"],
+        ["frames drawn one at a time, NFE/s", "-", "-", *measured],
+    ]
+    assert machines_table([]) is None
 
 
 def test_gpu_readings_stand_with_the_figures(document):
