@@ -15,6 +15,7 @@ from pages.writing import readme_section, write_page, write_readme
 BENCHMARKS = Path(__file__).parent
 RESULTS = BENCHMARKS / "results"
 LONGEST_BENCHMARK = 1800  # seconds; compilers take long
+STOPPED = 130  # exit code
 
 Effort = Literal["full", "quick", "tiny"]
 
@@ -42,7 +43,8 @@ def measure(
     Raises:
         ValueError: the suite did not come to an end.
     """
-    document = from_pytest(run_suite(effort, files, minutes, options))
+    report, stopped = run_suite(effort, files, minutes, options)
+    document = from_pytest(report)
     path = out / f"{file_stem(document)}.json"
     if files and path.is_file():
         document = merged(read(path), document)
@@ -54,11 +56,15 @@ def measure(
         print(f"Tables: {write_page({path.stem: document}, out)}")
     if document["failed"]:
         print(f"Failed: {', '.join(document['failed'])}", file=sys.stderr)
-    return 1 if document["failed"] else 0
+    if stopped:
+        print("Stopped; what was measured until then is written", file=sys.stderr)
+    return STOPPED if stopped else 1 if document["failed"] else 0
 
 
-def run_suite(effort: Effort, files: Sequence[Path], minutes: float | None, more: Sequence[str] = ()) -> dict:
-    """pytest-benchmark's report. Every benchmark is named as it is done.
+def run_suite(
+    effort: Effort, files: Sequence[Path], minutes: float | None, more: Sequence[str] = ()
+) -> tuple[dict, bool]:
+    """pytest-benchmark's report, and whether Ctrl-C stopped it. Every benchmark is named as it is done.
 
     Raises:
         ValueError: there is none, because pytest ended before it was written.
@@ -71,10 +77,17 @@ def run_suite(effort: Effort, files: Sequence[Path], minutes: float | None, more
         # pytest-benchmark measures nothing if it believes itself to be one of several parallel test processes
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
         command = [sys.executable, "-m", "pytest", *map(str, files or [BENCHMARKS]), *options, *limit, *more]
-        code = subprocess.run(command, cwd=BENCHMARKS.parent, env=environment, check=False).returncode
+        stopped = False
+        with subprocess.Popen(command, cwd=BENCHMARKS.parent, env=environment) as pytest:
+            while pytest.poll() is None:
+                try:
+                    pytest.wait()
+                except KeyboardInterrupt:  # Ctrl-C reaches pytest too, which then writes what it has
+                    stopped = True
         if not path.is_file():
-            raise ValueError(f"the benchmarks did not come to an end (pytest's exit code {code}); its output says why")
-        return json.loads(path.read_text())
+            code = STOPPED if stopped else pytest.returncode
+            raise ValueError(f"the benchmarks did not come to an end (exit code {code}); their output says why")
+        return json.loads(path.read_text()), stopped
 
 
 def render() -> None:

@@ -72,13 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         files = [suite.benchmark_file(name) for name in args.only]
         args.out.mkdir(parents=True, exist_ok=True)
-        try:
-            options = [f"--rivals={args.rivals}"] + ([] if args.rows is None else [f"--rows={args.rows.resolve()}"])
-            effort: suite.Effort = "tiny" if args.tiny else "quick" if args.quick else "full"
-            return suite.measure(args.out, effort, files, args.minutes, options)
-        except KeyboardInterrupt:
-            print("Stopped; nothing was written", file=sys.stderr)
-            return 130
+        options = [f"--rivals={args.rivals}"] + ([] if args.rows is None else [f"--rows={args.rows.resolve()}"])
+        effort: suite.Effort = "tiny" if args.tiny else "quick" if args.quick else "full"
+        return suite.measure(args.out, effort, files, args.minutes, options)
 
 
 def check(args: BenchArgs) -> None:

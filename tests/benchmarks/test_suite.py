@@ -1,6 +1,8 @@
 """The command line, and every benchmark once at its smallest: it fails on a broken benchmark, never on a time."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -73,3 +75,19 @@ def test_every_benchmark_works(tmp_path, files, expected):
         assert row["ours"] in row["figures"]
         assert all(figure["median"] > 0 for figure in row["figures"].values())
     assert (tmp_path / "benchmarks.md").stat().st_size > 1000
+
+
+def test_what_was_measured_before_ctrl_c_is_written(tmp_path):
+    command = [sys.executable, "-u", "-m", "diamond_fast.bench", "--tiny", "--out", str(tmp_path), "--only", "startup"]
+    command += ["fast_denoiser", "replay"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert any("PASSED" in line for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert err.endswith("Stopped; what was measured until then is written\n")
+    (path,) = tmp_path.glob("*.json")
+    assert json.loads(path.read_text())["rows"]
