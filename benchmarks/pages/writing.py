@@ -11,7 +11,8 @@ END = "<!-- end of speed -->"
 HOW_TO_READ = (
     "Medians over turns that the candidates take in one process, with the spread of all but the most extreme tenth at "
     "either end; ratios are of the same round, and undecided where their spread reaches both sides of 1. The floor is "
-    "what the arithmetic, or the bytes, would take at this machine's own rate; the best turn has the share given. "
+    "what the arithmetic, or the bytes, would take at this machine's own rate; the best turn has the share given, "
+    "which is above 100 % if Winograd's convolutions do with fewer products. "
     "NFE/s: evaluations of the denoiser, one sample each, per second."
 )
 
@@ -58,7 +59,7 @@ def describe(document: Document) -> str:
 
 
 def readme_section(documents: dict[str, Document], pictures: str) -> str:
-    """What stands between the markers: a table of all machines, and the picture of the first.
+    """What stands between the markers: a table of all machines, and the picture of the one with the most figures.
 
     Args:
         pictures: folder of the pictures, as the README names it.
@@ -66,9 +67,11 @@ def readme_section(documents: dict[str, Document], pictures: str) -> str:
     table = machines_table(list(documents.values()))
     if table is None:
         return "Nothing has been measured yet."
-    parts = [table, "\n".join(f"**{document['machine']}**: {describe(document)}" for document in documents.values())]
+    parts = [table, "\n".join(f"- **{document['machine']}**: {describe(document)}" for document in documents.values())]
     plotted = [stem for stem, document in documents.items() if measured_panels(document)]
-    parts += [f"![How cost grows]({pictures}/{plot_name(stem)})" for stem in plotted[:1]]
+    if plotted:
+        most = max(plotted, key=lambda stem: len(documents[stem]["rows"]))
+        parts.append(f"![How cost grows]({pictures}/{plot_name(most)})")
     return "\n\n".join([*parts, HOW_TO_READ])
 
 
