@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from crashes.tiny_run import TINY
+from interrupted_runs import go_on
 
 from diamond_fast import evaluate, speed, train
 from diamond_fast.config import DenoiserConfig, RunConfig, of_kind
@@ -23,14 +24,9 @@ from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.nested import flatten
-from diamond_fast.training.trainer import Trainer
 from diamond_fast.world_model import Agent
 
 CPU = torch.device("cpu")
-
-
-class Killed(BaseException):
-    """Stands for a signal nothing can catch."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,25 +43,6 @@ def settings(formulation):
     return checked(replace(cfg, world_model=cfg.world_model.with_denoising_steps(2)))
 
 
-def go_on(cfg, path, stop_after=None):
-    folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
-    trainer = Trainer(cfg, folder, CPU)
-    save = trainer._save
-
-    def save_then_stop():
-        save()
-        if trainer.epoch == stop_after:
-            raise Killed
-
-    trainer._save = save_then_stop
-    try:
-        return trainer.run()
-    except Killed:
-        return None
-    finally:
-        trainer.close()
-
-
 def everything(path):
     """Hashes of all weights and optimisers."""
     saved = checkpoint.load_latest(path / "checkpoints")
@@ -77,7 +54,7 @@ def everything(path):
 def test_a_run_with_a_policy_is_resumed_judged_and_played(formulation, tmp_path, monkeypatch):
     cfg = settings(formulation)
     go_on(cfg, tmp_path / "whole")
-    assert go_on(cfg, tmp_path / "stopped", stop_after=2) is None
+    assert go_on(cfg, tmp_path / "stopped", stop_after=2)[0] is None
     go_on(cfg, tmp_path / "stopped")
     assert everything(tmp_path / "stopped") == everything(tmp_path / "whole")
     last = [line for line in read_metrics(tmp_path / "whole" / "metrics.jsonl") if "actor_critic/loss" in line][-1]

@@ -19,9 +19,9 @@ def proofs(tmp_path):
     python.write_text(
         "#!/usr/bin/env bash\n"
         f'echo "$*" >> {commands}\n'
-        f'[[ "$*" == *diamond_fast.train* ]] && mkdir -p {tmp_path}/work/boxing/{{checkpoints,pictures}} '
-        f"&& touch {tmp_path}/work/boxing/metrics.jsonl {tmp_path}/work/boxing/pictures/learning_curves.png\n"
-        f'[[ "$*" == *diamond_fast.bench* ]] && touch {tmp_path}/work/bench/machine.json {tmp_path}/out/figures.jsonl\n'
+        f'[[ "$*" == *diamond_fast.train* ]] && mkdir -p {tmp_path}/made/boxing/{{checkpoints,pictures}} '
+        f"&& touch {tmp_path}/made/boxing/metrics.jsonl {tmp_path}/made/boxing/pictures/learning_curves.png\n"
+        f'[[ "$*" == *diamond_fast.bench* ]] && touch {tmp_path}/made/bench/machine.json {tmp_path}/out/figures.jsonl\n'
         f"sleep $(cat {tmp_path}/takes)\n"
         f"exit $(cat {tmp_path}/exit_code)\n"
     )
@@ -31,7 +31,9 @@ def proofs(tmp_path):
         (tmp_path / "exit_code").write_text(str(exit_code))
         (tmp_path / "takes").write_text(str(takes))
         commands.write_text("")
-        folders = {name: str(tmp_path / name.lower()) for name in ("OUT", "WORK", "WHEELS")}
+        folders = {
+            name: str(tmp_path / folder) for name, folder in (("OUT", "out"), ("WORK", "made"), ("WHEELS", "wheels"))
+        }
         environment = {**os.environ, **folders, "PYTHON": str(python), **environment}
         done = subprocess.run(["bash", SCRIPT, *steps], env=environment, capture_output=True, text=True, check=False)
         run.output = done.stdout + done.stderr

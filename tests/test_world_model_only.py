@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from crashes.tiny_run import TINY
+from interrupted_runs import go_on
 from replay_model import random_actions
 
 from diamond_fast import evaluate, train
@@ -34,10 +35,6 @@ CPU = torch.device("cpu")
 ALONE = replace(TINY, world_model_only=True, precision="fp32", evaluation=replace(TINY.evaluation, every=2))
 
 
-class Killed(BaseException):
-    """Stands for a signal nothing can catch."""
-
-
 @pytest.fixture(autouse=True)
 def _tiny_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -59,26 +56,6 @@ def recording(path, action: Action | None = None, seed: int = 0, steps: int = 90
     replay.commit()
     write_npz(replay, path)
     return path
-
-
-def go_on(cfg, path, stop_after=None):
-    """Runs to the end, or up to the save of an epoch; continues what is there already."""
-    folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
-    trainer = Trainer(cfg, folder, CPU)
-    save = trainer._save
-
-    def save_then_stop():
-        save()
-        if trainer.epoch == stop_after:
-            raise Killed
-
-    trainer._save = save_then_stop
-    try:
-        return trainer.run(), trainer
-    except Killed:
-        return None, trainer
-    finally:
-        trainer.close()
 
 
 def everything(path) -> dict[str, str]:

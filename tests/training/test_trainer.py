@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from interrupted_runs import Killed
+from interrupted_runs import go_on as train
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -56,36 +58,11 @@ TINY = RunConfig(
 )
 
 
-class Killed(BaseException):
-    """Stands for a signal nothing can catch."""
-
-
 @pytest.fixture(autouse=True)
 def _without_pictures(monkeypatch):
     """Drawing takes as long as these small runs do. The run of ``whole`` is made before this, with its pictures."""
     monkeypatch.setattr("diamond_fast.training.evaluator.save_learning_curves", lambda path, lines: path)
     monkeypatch.setattr("diamond_fast.training.evaluator.save_gif", lambda path, segments: path)
-
-
-def train(cfg, path, stop_after=None):
-    """Runs to the end, or up to the save of an epoch; continues what is there already."""
-    cfg = checked(cfg)
-    folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
-    trainer = Trainer(cfg, folder, torch.device("cpu"))
-    save = trainer._save
-
-    def save_then_stop():
-        save()
-        if trainer.epoch == stop_after:
-            raise Killed
-
-    trainer._save = save_then_stop
-    try:
-        return trainer.run(), trainer
-    except Killed:
-        return None, trainer
-    finally:
-        trainer.close()
 
 
 def everything(path):
