@@ -1,8 +1,8 @@
 """What a world looks like: its frames, its actions, and how much of the past the next frame depends on. No torch."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,11 @@ class Action(ABC):
 
     n: int
     kind: ClassVar[str]
-    dtype: ClassVar[np.dtype]
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype:
+        """Of one action, as it is stored."""
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -107,7 +111,93 @@ class Box(Action):
         return (2 * uniform - 1).astype(self.dtype)
 
 
+@dataclass(frozen=True)
+class Mixed(Action):
+    """Several actions at once, each with a name, such as keys held and where the mouse moves.
+
+    One is a row of numbers [n], which networks embed as they embed those of the other kinds: the parts one after
+    another, of which a choice is one-hot, or zeros for none, as in padding. uint8 if no part is a :class:`Box`, else
+    float32.
+
+    Args:
+        parts: (name, action) of each, in this order.
+
+    Raises:
+        ValueError: there is no part, two have the same name, or one is mixed itself.
+    """
+
+    n: int = field(init=False, default=0)
+    parts: tuple[tuple[str, Action], ...] = ()
+    kind: ClassVar[str] = "mixed"
+
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.parts]
+        if len(set(names)) < len(names) or "" in names:
+            raise ValueError(f"parts: expected a name of its own for each, got {names}")
+        if any(isinstance(action, Mixed) for _, action in self.parts):
+            raise ValueError("parts: none can be mixed itself")
+        object.__setattr__(self, "n", sum(action.n for _, action in self.parts))
+        super().__post_init__()
+
+    @property
+    def dtype(self) -> np.dtype:
+        return (Box if any(isinstance(action, Box) for _, action in self.parts) else MultiBinary).dtype
+
+    def encode(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Actions [..., n] from those of each part, by name: integers [...] for choices, else [..., n of the part].
+
+        Raises:
+            ValueError: a part is missing or unknown, or a value is none of its actions.
+        """
+        if set(values) != {name for name, _ in self.parts}:
+            raise ValueError(f"expected {', '.join(name for name, _ in self.parts)}, got {', '.join(values) or 'none'}")
+        rows = []
+        for name, action in self.parts:
+            value = np.asarray(values[name])
+            if reason := action.why_not(value):
+                raise ValueError(f"{name}: {reason}")
+            row = value[..., None] == np.arange(action.n) if isinstance(action, Discrete) else value
+            rows.append(row.astype(self.dtype))
+        return np.concatenate(rows, axis=-1)
+
+    def decode(self, act: np.ndarray) -> dict[str, np.ndarray]:
+        """The actions of each part, by name, from actions [..., n]. Of a choice, the largest number counts."""
+        return {
+            name: columns.argmax(-1) if isinstance(action, Discrete) else columns.astype(action.dtype)
+            for name, action, columns in self._split(act)
+        }
+
+    def why_not(self, act: np.ndarray) -> str | None:
+        if reason := super().why_not(act):
+            return reason
+        for name, action, columns in self._split(act):
+            if not isinstance(action, Box) and not np.isin(columns, (0, 1)).all():
+                return f"{name}: expected 0 and 1, got {columns.min():g} to {columns.max():g}"
+            if isinstance(action, Discrete) and (columns.sum(-1) > 1).any():
+                return f"{name}: expected one choice of {action.n} at a step, got {columns.sum(-1).max():g} of them"
+            if isinstance(action, Box) and (reason := action.why_not(columns)):
+                return f"{name}: {reason}"
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "parts": [[name, action.to_json()] for name, action in self.parts]}
+
+    def _from_uniform(self, uniform: np.ndarray) -> np.ndarray:
+        drawn = {}
+        for name, action, numbers in self._split(uniform):
+            drawn[name] = action._from_uniform(numbers[..., 0] if isinstance(action, Discrete) else numbers)
+        return self.encode(drawn)
+
+    def _split(self, rows: np.ndarray) -> Iterator[tuple[str, Action, np.ndarray]]:
+        """Each part with its columns [..., n of the part]."""
+        first = 0
+        for name, action in self.parts:
+            yield name, action, rows[..., first : first + action.n]
+            first += action.n
+
+
 ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Discrete, MultiBinary, Box)}
+"""The kinds that consist of n equal things."""
 
 
 def action_from_json(data: Any) -> Action:
@@ -115,7 +205,18 @@ def action_from_json(data: Any) -> Action:
     match data:
         case {"kind": str(kind), "n": int(n)} if kind in ACTIONS and not isinstance(n, bool):
             return ACTIONS[kind](n)
-    raise ValueError(f"action: expected kind ({', '.join(ACTIONS)}) and n, got {data}")
+        case {"kind": Mixed.kind, "n": int(n), "parts": [*parts]}:
+            mixed = Mixed(parts=tuple(map(_part_from_json, parts)))
+            if mixed.n == n:
+                return mixed
+    raise ValueError(f"action: expected kind ({', '.join(ACTIONS)}, {Mixed.kind} with parts) and n, got {data}")
+
+
+def _part_from_json(data: Any) -> tuple[str, Action]:
+    match data:
+        case [str(name), {"kind": str(kind)} as action] if kind in ACTIONS:
+            return name, action_from_json(action)
+    raise ValueError(f"action: parts: expected a name and an action each, got {data}")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from diamond_fast.replay import Replay
-from diamond_fast.spec import Action, Box, MultiBinary
+from diamond_fast.spec import Action, Box, Mixed, MultiBinary
 
 SHAPE = (2, 3, 1)
 
@@ -15,6 +15,8 @@ def random_actions(action: Action | None, rng: np.random.Generator, n: int) -> n
             return rng.integers(0, 2, (n, k), np.uint8)
         case Box(k):
             return rng.standard_normal((n, k), np.float32)
+        case Mixed():
+            return action.sample(rng.random, (n,))
     return rng.integers(0, 6, n)
 
 

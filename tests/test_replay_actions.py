@@ -14,9 +14,12 @@ from diamond_fast.replay.__main__ import main
 from diamond_fast.replay.fitting import check_fits
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.replay.journal import Journal
-from diamond_fast.spec import Action, Box, Discrete, MultiBinary
+from diamond_fast.spec import Action, Box, Discrete, Mixed, MultiBinary
 
-ACTIONS = [None, Discrete(6), MultiBinary(1), MultiBinary(3), MultiBinary(51), Box(1), Box(3)]
+BUTTONS_AND_CHOICE = Mixed(parts=(("keys", MultiBinary(3)), ("mouse", Discrete(4))))
+BUTTONS_AND_NUMBERS = Mixed(parts=(("keys", MultiBinary(2)), ("mouse", Box(2))))
+SINGLE = [None, Discrete(6), MultiBinary(1), MultiBinary(3), MultiBinary(51), Box(1), Box(3)]
+ACTIONS = [*SINGLE, BUTTONS_AND_CHOICE, BUTTONS_AND_NUMBERS]
 PRODUCTS = [action for action in ACTIONS if action is not None and action.shape]
 FIELDS = ("frames", "pixel_mask", "act", "rew", "end", "trunc", "mask_padding", "episode", "start")
 
@@ -78,6 +81,16 @@ def test_batches_have_the_dtype_and_shape_of_the_action():
         batch = next(iter(rgb_replay(action).segments(4, 5)))
         assert (batch.act.dtype, batch.act.shape) == (dtype, (4, 5, *(action.shape if action else ())))
         assert batch.to("meta").act.dtype == dtype
+
+
+def test_mixed_actions_are_named_and_need_a_newer_format(tmp_path, capsys):
+    path = tmp_path / "journal"
+    with closing(Replay.open(path, (2, 5, 3), action=BUTTONS_AND_CHOICE)) as replay:
+        random_steps(replay, np.random.default_rng(0), 9)
+        replay.commit()
+    assert path.read_bytes()[8] == 3
+    assert main(["info", str(path)]) == 0
+    assert "actions: mixed, n = 7 (keys: multi_binary 3, mouse: discrete 4)" in capsys.readouterr().out
 
 
 @every_action

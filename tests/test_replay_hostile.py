@@ -130,10 +130,10 @@ def test_a_journal_that_another_process_writes_is_not_called_damaged(tmp_path):
 def test_a_newer_journal_is_not_called_damaged(tmp_path, monkeypatch):
     path = tmp_path / "journal"
     with monkeypatch.context() as newer:
-        newer.setattr("diamond_fast.replay.journal._VERSION", 3)
-        newer.setattr("diamond_fast.replay.journal._version", lambda meta: 3)
+        newer.setattr("diamond_fast.replay.journal._VERSION", 4)
+        newer.setattr("diamond_fast.replay.journal._version", lambda meta: 4)
         write_journal(path)
-    with pytest.raises(NewerFormatError, match="journal: written in format 3, this program reads up to 2"):
+    with pytest.raises(NewerFormatError, match="journal: written in format 4, this program reads up to 3"):
         Replay.open(path, SHAPE)
 
 

@@ -3,10 +3,14 @@
 import numpy as np
 from gymnasium import spaces
 
-from diamond_fast.spec import Action, Box, Discrete, MultiBinary
+from diamond_fast.spec import Action, Box, Discrete, Mixed, MultiBinary
 
-_KINDS = {Discrete: ("iu", "integers"), MultiBinary: ("iub", "integers"), Box: ("f", "fractions")}
-"""numpy's kinds of numbers that are taken, and what they are called."""
+_KINDS = {
+    Discrete.dtype: ("iu", "integers"),
+    MultiBinary.dtype: ("iub", "integers"),
+    Box.dtype: ("f", "fractions"),
+}
+"""numpy's kinds of numbers that are taken for actions of a dtype, and what they are called."""
 
 
 def action_space(action: Action) -> spaces.Space:
@@ -14,11 +18,11 @@ def action_space(action: Action) -> spaces.Space:
     match action:
         case Discrete(n):
             return spaces.Discrete(n)
-        case MultiBinary(n):
+        case MultiBinary(n=n) | Mixed(n=n) if action.dtype == MultiBinary.dtype:
             return spaces.MultiBinary(n)
-        case Box(n):
+        case Box(n=n) | Mixed(n=n):
             return spaces.Box(-np.inf, np.inf, (n,), action.dtype.type)
-    raise TypeError(f"action: expected one of {', '.join(kind.__name__ for kind in _KINDS)}, got {action!r}")
+    raise TypeError(f"action: expected Discrete, MultiBinary, Box or Mixed, got {action!r}")
 
 
 def checked_actions(action: Action, actions: np.ndarray, num_envs: int) -> np.ndarray:
@@ -29,7 +33,7 @@ def checked_actions(action: Action, actions: np.ndarray, num_envs: int) -> np.nd
         ValueError: they are of another shape, or one is out of range.
     """
     actions = np.asarray(actions)
-    kinds, name = _KINDS[type(action)]
+    kinds, name = _KINDS[action.dtype]
     if actions.dtype.kind not in kinds:
         raise TypeError(f"actions: expected {name}, got {actions.dtype}")
     if actions.shape != (num_envs, *action.shape):

@@ -99,11 +99,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def summary(path: Path) -> str:
     from diamond_fast.replay import load_recording
+    from diamond_fast.spec import Mixed
 
     replay = load_recording(path)
     lengths, (negative, zero, positive) = replay.lengths, replay.reward_counts
     height, width, channels = replay.frame_shape
-    action = f"{replay.action.kind}, n = {replay.action.n}" if replay.action else "numbers"
+    action = "numbers" if replay.action is None else f"{replay.action.kind}, n = {replay.action.n}"
+    if isinstance(replay.action, Mixed):
+        action += f" ({', '.join(f'{name}: {part.kind} {part.n}' for name, part in replay.action.parts)})"
     lines = [
         f"{path}: {replay.num_steps} steps in {replay.num_episodes} episodes, {replay.num_envs} environments at a time",
         f"frames: {height}x{width}x{channels}; actions: {action}",

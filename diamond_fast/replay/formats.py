@@ -12,7 +12,7 @@ A .npz recording holds T steps of one episode after another, under Gymnasium's a
                                     observations with one frame more in each episode, its last: [T + episodes, ...]
     episode_lengths                 integers, optional: where episodes stop that have no end
     action_kind                     "multi_binary" or "box" in ASCII, optional: the actions are uint8 or float32 [T, n]
-                                    and stay so, whatever their values look like
+                                    and stay so, whatever their values look like; or JSON with the parts of mixed ones
     num_actions                     integer [1], optional: how many actions there are to choose from
 """
 
@@ -31,7 +31,8 @@ from diamond_fast.frames import to_uint8
 from diamond_fast.replay.buffer import Episode, Replay
 from diamond_fast.replay.conversion import action_of, frame_conversion, one_a_step, repeat_gray, stored_actions
 from diamond_fast.replay.npz import array_names, open_npz, read_array
-from diamond_fast.spec import Action, Discrete, Frame
+from diamond_fast.runs.durable import parse_json, strict_json
+from diamond_fast.spec import Action, Discrete, Frame, Mixed, action_from_json
 from diamond_fast.torch_file import load_torch_file
 
 _SHORT_NAMES = {
@@ -55,14 +56,16 @@ def load_recording(path: Path | str) -> Replay:
     if not path.is_dir() and path.suffix != ".npz":
         return Replay.load(path)
     arrays = {} if path.is_dir() else _load_arrays(path)
+    mixed = _mixed(path, arrays)
     episodes: list[Episode] = []
     for episode in _cut(path, arrays) if arrays else _read_published(path):
-        _check(f"{path}: episode {len(episodes)}", episode, episodes[0] if episodes else episode)
+        check_episode(f"{path}: episode {len(episodes)}", episode, episodes[0] if episodes else episode, mixed)
         episodes.append(episode)
     if not episodes:
         raise ValueError(f"{path}: no episodes")
     first, capacity = episodes[0], sum(len(episode.act) for episode in episodes)
-    replay = Replay(first.obs.shape[1:], capacity=capacity, action=action_of(first.act) or _choices(path, arrays))
+    action = mixed or action_of(first.act) or _choices(path, arrays)
+    replay = Replay(first.obs.shape[1:], capacity=capacity, action=action)
     for episode in episodes:
         replay.append_episode(episode)
     return replay
@@ -95,8 +98,9 @@ def write_npz(replay: Replay, path: Path | str) -> None:
         match replay.action:
             case Discrete(n):
                 _write_array(archive, "num_actions", 1, [np.array([n])])
-            case Action(kind=kind):
-                _write_array(archive, "action_kind", len(kind), [np.frombuffer(kind.encode(), np.uint8)])
+            case Action(kind=kind) as action:
+                said = strict_json(action.to_json()) if isinstance(action, Mixed) else kind
+                _write_array(archive, "action_kind", len(said.encode()), [np.frombuffer(said.encode(), np.uint8)])
         finals = (final[None] for i in episodes if (final := replay.episode(i).final_obs) is not None)
         _write_array(archive, "final_observations", num_ended, finals, like=replay.episode(0).obs)
         _write_array(archive, "episode_lengths", len(episodes), [replay.lengths])
@@ -145,10 +149,24 @@ def _actions(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray:
     stored, kind = arrays["actions"], arrays.get("action_kind")
     if kind is None:
         return stored_actions(f"{path}: actions", stored)
-    action = action_of(stored)
-    if action is None or kind.tobytes() != action.kind.encode():
+    mixed = _mixed(path, arrays)
+    action = mixed or action_of(stored)
+    named = action is not None and (mixed is not None or kind.tobytes() == action.kind.encode())
+    if action is None or not named or (stored.dtype, stored.shape[1:]) != (action.dtype, action.shape):
         raise ValueError(f"{path}: action_kind: is not that of actions {stored.dtype} {list(stored.shape)}")
     return stored
+
+
+def _mixed(path: Path, arrays: dict[str, np.ndarray]) -> Mixed | None:
+    """The action with its parts, if they are said."""
+    kind = arrays.get("action_kind")
+    if kind is None or not (said := kind.tobytes()).startswith(b"{"):
+        return None
+    try:
+        action = action_from_json(parse_json(said))
+    except ValueError as error:
+        raise ValueError(f"{path}: action_kind: {error}") from None
+    return action if isinstance(action, Mixed) else None
 
 
 def _check_rows(path: Path, name: str, arrays: dict[str, np.ndarray], other: str = "") -> None:
@@ -280,8 +298,12 @@ def _published_final(where: str, info: Any) -> np.ndarray | None:
     return repeat_gray(to_uint8(final.float().reshape(final.shape[-3:])).numpy())
 
 
-def _check(where: str, episode: Episode, first: Episode) -> None:
-    """Raises ValueError with the name of the first array that is wrong. Frames and actions are to be as the first's."""
+def check_episode(where: str, episode: Episode, first: Episode, mixed: Mixed | None = None) -> None:
+    """Raises ValueError with the name of the first array that is wrong. Frames and actions are to be as the first's.
+
+    Args:
+        mixed: what the actions are, if they are of several parts.
+    """
 
     def expect(right: bool, name: str, expected: object, got: object) -> None:
         if not right:
@@ -301,7 +323,7 @@ def _check(where: str, episode: Episode, first: Episode) -> None:
         expect(episode.act.dtype.kind in "iu", "act", "integers", episode.act.dtype)
         expect(bool((episode.act >= 0).all()), "act", "0 or more", episode.act.min())
         expect(int(episode.act.max()) < 2**63, "act", "less than 2**63", episode.act.max())
-    elif reason := action.why_not(episode.act):
+    elif reason := (mixed or action).why_not(episode.act):
         raise ValueError(f"{where}: act: {reason}")
     for name, kinds in (("rew", "fiu"), ("end", "biu"), ("trunc", "biu")):
         array = getattr(episode, name)

@@ -6,7 +6,8 @@
 Numbers are little-endian. A record's digest (BLAKE2b) covers the digest before it, its length and its payload, so a
 flipped bit, a torn write and a lost, repeated or moved record all show.
 
-In version 1 the JSON does not name an action: its actions are int64 numbers, of how many is not said.
+In version 1 the JSON does not name an action: its actions are int64 numbers, of how many is not said. In version 3 it
+names one of several parts, which version 2 does not know.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import zstandard
 from diamond_fast.runs.durable import NewerFormatError, write_durably
 
 _MAGIC = b"DFREPLAY"
-_VERSION = 2
+_VERSION = 3
 _HEADER = struct.Struct("<8sII")
 _RECORD_MAGIC = b"RCRD"
 _RECORD = struct.Struct("<4sQ16s")
@@ -43,6 +44,9 @@ class JournalError(ValueError):
 
 
 def _version(meta: dict[str, Any]) -> int:
+    match meta:
+        case {"action": {"kind": "mixed"}}:
+            return 3
     return 2 if "action" in meta else 1
 
 
