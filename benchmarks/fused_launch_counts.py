@@ -31,7 +31,7 @@ from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv
 from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.engine.imagination import ImaginationState
+from diamond_fast.engine.imagination import STARTS_AT_ONCE, ImaginationState, InitialStates
 from diamond_fast.engine.recompute import play, usual_capacity
 from diamond_fast.engine.rollout import RolloutState
 from diamond_fast.world_model import Agent
@@ -140,6 +140,16 @@ class Fakes:
                 play(env, self.policy, RolloutState(obs, memory, memory), num_steps, capacity)
         return counted
 
+    def burn_in(self) -> CountLaunches:
+        """The reward/end model's memory for as many starts of episodes as are burned in together."""
+        with self.on_gpu():
+            starts = contexts(STARTS_AT_ONCE, self.cfg.frame_size, 0)[:3]
+            unused: Any = None
+            states = InitialStates(unused, self.reward_end, 1)
+            with CountLaunches() as counted:
+                states.burnt_in(*starts)
+        return counted
+
     def sample(self, obs: Tensor, act: Tensor, randn: Callable[..., Tensor]) -> tuple[Tensor, list[Tensor]]:
         """As ``FastDenoiser`` does it."""
         noise = torch.stack([randn(*obs[:, 0].shape, device=obs.device) for _ in range(self.sampler.num_draws)])
@@ -167,7 +177,7 @@ def categorical(logits: Tensor) -> Tensor:
 
 
 def counted(techniques: Techniques) -> dict[str, Launches]:
-    """An evaluation, a step of a rollout, and what a rollout has beside its steps."""
+    """An evaluation, a step of a rollout, what a rollout has beside its steps, and the burn-in of some starts."""
     evaluation = Fakes(techniques).evaluation().launches
     one, two = (Fakes(techniques).rollout(n).launches for n in (1, 2))
     step = Launches(two.count - one.count, two.gigabytes - one.gigabytes)
@@ -175,6 +185,7 @@ def counted(techniques: Techniques) -> dict[str, Launches]:
         "evaluation": evaluation,
         "step": step,
         "beside": Launches(one.count - step.count, one.gigabytes - step.gigabytes),
+        "burn-in": Fakes(techniques).burn_in().launches,
     }
 
 

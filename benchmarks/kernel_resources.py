@@ -41,6 +41,10 @@ Counted by `python benchmarks/fused_launch_counts.py` at a batch of 32, held by
 | by default | 186 launches, 2.27 GB | 785, 7.73 GB | 113, 7.56 GB |
 | with `fused_convs` | 60, 0.80 GB | 352, 2.96 GB | 86, 4.00 GB |
 
+Starts of imagined episodes are burned in 256 at a time: 101 launches and 9.11 GB, 55 and 4.24 with `fused_convs`, and
+32 times that for the 8,192 starts of a refill. In training they are one CUDA graph: a refill launches it 32 times, with
+160 copies, instead of 3,232 kernels from Python.
+
 `fused_conv` computes norm and SiLU before a convolution and bias, residual and statistics behind it in one kernel. In
 exchange it reads its input nine times through the caches. So it is a candidate that is measured at first use, and
 off otherwise. **Estimated from the counts**, for an H100 (3.35 TB/s, a microsecond a launch): 22,000 to 37,000 NFE/s by

@@ -96,12 +96,25 @@ class InitialStates:
 
     Contexts are drawn ``num_batches`` batches at a time and kept as bytes on the device. A state names them by where
     the drawing began; they are drawn again only if starts are taken before the next ``clear``.
+
+    Args:
+        contexts: real frames.
+        reward_end: whose memory it is.
+        num_batches: drawn at a time, at least.
+        captured: makes the burn-in of a part of the pool one CUDA graph, as ``Captured`` does; None: it is none.
     """
 
-    def __init__(self, contexts: Segments, reward_end: RewardEnd, num_batches: int):
+    def __init__(
+        self,
+        contexts: Segments,
+        reward_end: RewardEnd,
+        num_batches: int,
+        captured: Callable[[str, Callable], Callable] | None = None,
+    ):
         self.contexts = contexts
         self.reward_end = reward_end
         self.num_batches = num_batches
+        self._burnt_in = self.burnt_in if captured is None else captured("starts of imagined episodes", self.burnt_in)
         self.clear()
 
     def clear(self) -> None:
@@ -164,7 +177,7 @@ class InitialStates:
         self.pool = (*contexts, *(torch.cat(x) for x in zip(*memories, strict=True)))
         self.used = 0
 
-    def _burnt_in(self, frames: Tensor, pixel_mask: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
+    def burnt_in(self, frames: Tensor, pixel_mask: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
         """The reward/end LSTM's memory behind contexts, each [N,D]."""
         obs = to_float(frames, pixel_mask)
         *_, (hx, cx) = self.reward_end.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])

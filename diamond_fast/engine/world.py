@@ -38,6 +38,7 @@ def imagination(
     num_steps: int | None = None,
     num_batches: int = 1,
     generator: torch.Generator | None = None,
+    captured: Callable[[str, Callable], Callable] | None = None,
 ) -> ImaginedEnv | FastImaginedEnv:
     """The world model as an environment. Without a reward/end model rewards are 0 and the horizon ends episodes.
 
@@ -46,6 +47,7 @@ def imagination(
         num_steps: of a rollout, if it is stepped by ``make_play``; None: if by anyone else.
         num_batches: contexts are drawn in so many batches at a time, or in more.
         generator: source of noise, rewards and ends; None: the default one.
+        captured: makes the burn-in of starts one CUDA graph, as ``Captured`` does; None: it is none.
     """
     graphs = path.graphs and num_steps is None  # a captured rollout holds the sampler's kernels itself
     sampler = next_frame_sampler(agent.denoiser, cfg.sampler, replace(path, graphs=graphs))
@@ -58,7 +60,7 @@ def imagination(
         if isinstance(reward_end, NoRewardEnd)
         else FastRewardEnd(reward_end, path.dtype, path.techniques, path.engine)
     )
-    starts = InitialStates(contexts, fast, num_batches)
+    starts = InitialStates(contexts, fast, num_batches, captured)
     return FastImaginedEnv(sampler, fast, cfg.horizon, starts, num_envs, num_steps, generator)
 
 

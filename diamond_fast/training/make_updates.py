@@ -30,7 +30,8 @@ def make_updates(
         real_env: trains the policy there, and no world model; None: in imagination.
         group: shares every batch with other processes; ``path`` has no graphs then.
     """
-    captured = partial(Captured, changes_state=True, pool=Pool(path.device), must=True) if path.graphs else None
+    capture = partial(Captured, pool=Pool(path.device), must=True) if path.graphs else None
+    captured = partial(capture, changes_state=True) if capture else None
     train = partial(trained, path=path)
     make_update = partial(Update, autocast=path.autocast, on_nonfinite=cfg.on_nonfinite, captured=captured, group=group)
 
@@ -61,7 +62,7 @@ def make_updates(
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
         num_envs = cfg.actor_critic_update.batch_size // (1 if group is None else group.size)
         steps, num_batches = cfg.actor_critic_loss.backup_every, cfg.world_model.num_batches_to_preload
-        env = imagination(agent, cfg.world_model, path, contexts, num_envs, steps, num_batches)
+        env = imagination(agent, cfg.world_model, path, contexts, num_envs, steps, num_batches, captured=capture)
     else:
         env = real_env
     play = make_play(env, agent, cfg, path, captured)

@@ -8,15 +8,19 @@ from diamond_fast.engine.fused_torch import Techniques
 
 @pytest.mark.slow  # ten seconds for the networks that are made
 @pytest.mark.parametrize(
-    ("fused_convs", "evaluation", "step", "beside"),
-    [(False, (186, 2.27), (785, 7.73), (113, 7.56)), (True, (60, 0.80), (352, 2.96), (86, 4.00))],
+    ("fused_convs", "evaluation", "step", "beside", "burn_in"),
+    [
+        (False, (186, 2.27), (785, 7.73), (113, 7.56), (101, 9.11)),
+        (True, (60, 0.80), (352, 2.96), (86, 4.00), (55, 4.24)),
+    ],
 )
-def test_an_imagined_rollout(fused_convs, evaluation, step, beside):
+def test_an_imagined_rollout(fused_convs, evaluation, step, beside, burn_in):
     found = counted(Techniques(fused_convs=fused_convs))
     assert {what: (count, round(gigabytes, 2)) for what, (count, gigabytes) in found.items()} == {
         "evaluation": evaluation,
         "step": step,
         "beside": beside,
+        "burn-in": burn_in,
     }
 
 

@@ -1,9 +1,11 @@
 """The imagined environment against a slow, obvious transcription of its rules, one episode at a time."""
 
+import copy
 from collections import deque
 
 import pytest
 import torch
+from outside_reads import Audited
 from worlds import world
 
 from diamond_fast.config import (
@@ -224,6 +226,29 @@ def test_starts_are_burned_in_together_on_a_gpu(models, replay, monkeypatch):
     assert sizes == [4, 4, 2]
     for a, b in zip(together.pool, one_by_one.pool, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def test_starts_from_a_graph_equal_those_without(models, replay):
+    """One graph for all parts and all refills. Every replay reads the inputs and the weights that are there by then."""
+
+    def starts(captured=None):
+        made = InitialStates(replay.segments(2, CONTEXT, seed=0), model, num_batches=6, captured=captured)
+        pools = []
+        for bias in (0.0, 1.0):
+            model.encoder.conv_in.bias.fill_(bias)
+            made.refill(0)
+            pools.append(made.pool)
+        return pools
+
+    model, made = copy.deepcopy(models[1]), []
+    replayed = starts(lambda *what: made.append(Audited(*what)) or made[0])
+    for pool, expected in zip(replayed, starts(), strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(pool, expected, strict=True))
+    assert not torch.equal(replayed[0][3][0], replayed[0][3][2])
+    assert not torch.equal(replayed[0][3], replayed[1][3])
+    assert made[0].captures == 1
+    assert made[0].gone() == []
 
 
 def test_more_starts_than_the_pool_holds(models, replay):

@@ -45,7 +45,8 @@ def test_of_updates_and_rollouts(audited, grad_acc_steps):
         for each in updates.values():
             each.train(num_updates, lambda: None)
     names = {captured.name: captured for captured in audited if captured.captures}
-    assert set(names) == {"denoiser", "reward_end", "actor_critic", "imagined rollout"}
+    starts = "starts of imagined episodes"
+    assert set(names) == {"denoiser", "reward_end", "actor_critic", "imagined rollout", starts}
     for name, captured in names.items():
         assert captured.captures == 1
         assert len(captured.reads) > 10
