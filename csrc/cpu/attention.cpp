@@ -22,11 +22,11 @@ class Attention : public Op {
     const Stored* x = sample.data(qkv_);
     Stored* out = sample.data(out_);
     std::fill(out, out + static_cast<size_t>(pixels_) * out_step, Stored{0});
-    auto* keys = reinterpret_cast<float*>(sample.scratch());  // [dim, pixels], and values likewise
-    float *vals = keys + dim_ * padded_, *p = vals + dim_ * padded_;
-    std::vector<float> q(dim_);
     const float scale = kLog2E / std::sqrt(static_cast<float>(dim_));
-    for (int head = 0; head < heads_; ++head) {
+    sample.share(heads_, [&](int head, uint8_t* scratch) {
+      auto* keys = reinterpret_cast<float*>(scratch);  // [dim, pixels], and values likewise
+      float *vals = keys + dim_ * padded_, *p = vals + dim_ * padded_;
+      std::vector<float> q(dim_);
       gather(x, v.padded(), channels + head * dim_, keys);
       gather(x, v.padded(), 2 * channels + head * dim_, vals);
       for (int i = 0; i < pixels_; ++i) {
@@ -40,7 +40,7 @@ class Attention : public Op {
           out[static_cast<size_t>(i) * out_step + head * dim_ + d] = narrow(reduce_add(sum) / total);
         }
       }
-    }
+    });
   }
 
   // With P the weights, O the output: dV = P^T dO, dS = P * (dO V^T - rows' sums of dO * O), dQ = dS K, dK = dS^T Q,

@@ -15,11 +15,20 @@ Normaliser::Normaliser(const Norm& norm, const Sample& sample, const std::vector
   const float count = static_cast<float>(sample.values[inputs[0]].pixels());
   int first = 0;
   for (int input : inputs) {
-    const Stats s = sample.stats(input);
+    const std::vector<int>& parts = sample.values[input].parts;
     for (int i = 0; i < sample.values[input].channels; ++i) {
       const size_t c = at.size();
-      center[c] = s.pivot[i] + s.sum[i] / count;
-      squares[c] = std::max(0.0f, s.squares[i] - s.sum[i] * (s.sum[i] / count));
+      const float pivot = sample.stats(input, 0).pivot[i];
+      for (size_t k = 0; k < parts.size(); ++k) {
+        const Stats s = sample.stats(input, static_cast<int>(k));
+        center[c] += s.sum[i] + parts[k] * (s.pivot[i] - pivot);
+      }
+      center[c] = pivot + center[c] / count;
+      for (size_t k = 0; k < parts.size(); ++k) {
+        const Stats s = sample.stats(input, static_cast<int>(k));
+        const float mean = s.sum[i] / parts[k], away = s.pivot[i] + mean - center[c];
+        squares[c] += std::max(0.0f, s.squares[i] - s.sum[i] * mean) + parts[k] * away * away;
+      }
       at.push_back(first + i);
     }
     first += sample.values[input].padded();

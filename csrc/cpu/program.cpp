@@ -1,8 +1,6 @@
 #include "program.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <cmath>
 #include <mutex>
 #include <stdexcept>
 #include <string>
@@ -10,213 +8,6 @@
 namespace cpu {
 
 namespace {
-
-// Statistics of a value that no convolution has written.
-void measure(const Sample& sample, int value) {
-  const Value& v = sample.values[value];
-  const Stats s = sample.stats(value);
-  for (int block = 0; block < v.blocks(); ++block) {
-    const Stored* x = sample.data(value) + block * kBlock;
-    const Block pivot = load_block(x);
-    Block sum{}, squares{};
-    for (int i = 0; i < v.pixels(); ++i, x += v.padded()) {
-      const Block d = load_block(x) - pivot;
-      sum = sum + d;
-      squares = fma(d, d, squares);
-    }
-    store_floats(s.pivot + block * kBlock, pivot);
-    store_floats(s.sum + block * kBlock, sum);
-    store_floats(s.squares + block * kBlock, squares);
-  }
-}
-
-// float32 planes of several pieces, scaled, to one value.
-class Input : public Op {
- public:
-  Input(int value, int first_plane, std::vector<int> channels, std::vector<float> scales)
-      : value_(value), first_plane_(first_plane), channels_(std::move(channels)), scales_(std::move(scales)) {}
-
-  void run(const Sample& sample) const override {
-    const Value& v = sample.values[value_];
-    std::vector<const float*> planes;
-    std::vector<float> scales;
-    for (size_t k = 0; k < channels_.size(); ++k) {
-      const float* first = sample.call.inputs[first_plane_ + k] +
-                           static_cast<size_t>(sample.index) * channels_[k] * v.pixels();
-      for (int c = 0; c < channels_[k]; ++c) {
-        planes.push_back(first + static_cast<size_t>(c) * v.pixels());
-        scales.push_back(scales_[k]);
-      }
-    }
-    alignas(kCacheLine) float tile[kLanes][kBlock];
-    for (int block = 0; block < v.blocks(); ++block) {
-      const int channels = std::min(kBlock, v.channels - block * kBlock);
-      std::fill(&tile[0][0], &tile[0][0] + kLanes * kBlock, 0.0f);
-      for (int first = 0; first < v.pixels(); first += kLanes) {
-        const int pixels = std::min(kLanes, v.pixels() - first);
-        for (int c = 0; c < channels; ++c) {
-          const float* plane = planes[block * kBlock + c] + first;
-          const float scale = scales[block * kBlock + c];
-          for (int i = 0; i < pixels; ++i) tile[i][c] = plane[i] * scale;
-        }
-        Stored* to = sample.data(value_) + static_cast<size_t>(first) * v.padded() + block * kBlock;
-        for (int i = 0; i < pixels; ++i, to += v.padded()) {
-          store_block(to, load_floats(tile[i]));
-        }
-      }
-    }
-  }
-
-  void backward(const Sample&, float*) const override {}
-
- private:
-  const int value_, first_plane_;
-  const std::vector<int> channels_;
-  const std::vector<float> scales_;
-};
-
-class NormOp : public Op {
- public:
-  NormOp(int input, int out, Norm norm) : input_(input), out_(out), norm_(std::move(norm)) {}
-
-  Norm* norm() override { return &norm_; }
-
-  void run(const Sample& sample) const override {
-    const Value& v = sample.values[input_];
-    const Normaliser n(norm_, sample, {input_});
-    for (int block = 0; block < v.blocks(); ++block) {
-      const int c = block * kBlock;
-      const Block g = load_floats(&n.gain[c]), o = load_floats(&n.offset[c]);
-      const Stored* from = sample.data(input_) + c;
-      Stored* to = sample.data(out_) + c;
-      for (int i = 0; i < v.pixels(); ++i, from += v.padded(), to += v.padded()) {
-        store_block(to, fma(load_block(from), g, o));
-      }
-    }
-  }
-
-  void backward(const Sample& sample, float* weight_grads) const override {
-    norm_backward(norm_, sample, {input_}, sample.grad(out_), weight_grads);
-  }
-
-  size_t weight_grads_size() const override { return norm_.modulation < 0 ? 2 * norm_.weight.size() : 0; }
-
-  void read_norm_grads(const float* weight_grads, float* weight, float* bias) const override {
-    std::copy_n(weight_grads, norm_.weight.size(), weight);
-    std::copy_n(weight_grads + norm_.weight.size(), norm_.weight.size(), bias);
-  }
-
- private:
-  const int input_, out_;
-  Norm norm_;
-};
-
-// 2x2, stride 2; an odd last row or column is dropped.
-class MaxPool : public Op {
- public:
-  MaxPool(int input, int out, size_t input_bytes) : input_(input), out_(out), bytes_(input_bytes) {}
-
-  void run(const Sample& sample) const override {
-    const Value &x = sample.values[input_], &y = sample.values[out_];
-    const int step = x.padded(), row = x.w * step;
-    Stored* to = sample.data(out_);
-    for (int i = 0; i < y.h; ++i) {
-      for (int j = 0; j < y.w; ++j) {
-        for (int block = 0; block < x.blocks(); ++block, to += kBlock) {
-          const Stored* from = sample.data(input_) + 2 * i * row + 2 * j * step + block * kBlock;
-          Block m = load_block(from);
-          for (const Stored* other : {from + step, from + row, from + row + step}) m = max(m, load_block(other));
-          store_block(to, m);
-        }
-      }
-    }
-    measure(sample, out_);
-  }
-
-  // To the first of the largest, as torch does.
-  void backward(const Sample& sample, float*) const override {
-    const Value &x = sample.values[input_], &y = sample.values[out_];
-    const int step = x.padded(), row = x.w * step;
-    auto* spread = reinterpret_cast<Stored*>(sample.scratch());
-    std::fill(spread, spread + static_cast<size_t>(x.pixels()) * step, Stored{0});
-    const Stored* from = sample.grad(out_);
-    for (int i = 0; i < y.h; ++i) {
-      for (int j = 0; j < y.w; ++j) {
-        for (int c = 0; c < step; ++c, ++from) {
-          const int first = 2 * i * row + 2 * j * step + c;
-          int largest = first;
-          for (int other : {first + step, first + row, first + row + step}) {
-            if (widen(sample.data(input_)[other]) > widen(sample.data(input_)[largest])) largest = other;
-          }
-          spread[largest] = *from;
-        }
-      }
-    }
-    add_grad(sample, input_, spread, x.blocks(), 0);
-  }
-
-  size_t backward_scratch_bytes() const override { return bytes_; }
-
- private:
-  const int input_, out_;
-  const size_t bytes_;
-};
-
-// A value to float32 planes.
-class Output : public Op {
- public:
-  Output(int value, int output) : value_(value), output_(output) {}
-
-  void run(const Sample& sample) const override {
-    const Value& v = sample.values[value_];
-    if (sample.has_grad != nullptr) return;
-    const size_t pixels = v.pixels();
-    float* planes = sample.call.outputs[output_] + pixels * sample.index * v.channels;
-    const Stored* x = sample.data(value_);
-    for (size_t i = 0; i < pixels; ++i, x += v.padded()) {
-      for (int c = 0; c < v.channels; ++c) planes[c * pixels + i] = widen(x[c]);
-    }
-  }
-
-  void backward(const Sample&, float*) const override {}
-
- private:
-  const int value_, output_;
-};
-
-class Resize : public Op {
- public:
-  Resize(int input, int out) : input_(input), out_(out) {}
-
-  void run(const Sample& sample) const override {
-    const Value &x = sample.values[input_], &y = sample.values[out_];
-    const int step = x.padded(), h = std::min(x.h, y.h), w = std::min(x.w, y.w);
-    Stored* to = sample.data(out_);
-    std::fill(to, to + static_cast<size_t>(y.pixels()) * step, Stored{0});
-    for (int i = 0; i < h; ++i) {
-      const Stored* row = sample.data(input_) + static_cast<size_t>(i) * x.w * step;
-      std::copy(row, row + static_cast<size_t>(w) * step, to + static_cast<size_t>(i) * y.w * step);
-    }
-    measure(sample, out_);
-  }
-
-  void backward(const Sample& sample, float*) const override {
-    const Value &x = sample.values[input_], &y = sample.values[out_];
-    if (x.input) return;
-    const int step = x.padded(), h = std::min(x.h, y.h), w = std::min(x.w, y.w);
-    const bool adds = sample.adds(input_);
-    Stored* to = sample.grad(input_);
-    if (!adds) std::fill(to, to + static_cast<size_t>(x.pixels()) * step, Stored{0});
-    for (int i = 0; i < h; ++i) {
-      const Stored* from = sample.grad(out_) + static_cast<size_t>(i) * y.w * step;
-      Stored* row = to + static_cast<size_t>(i) * x.w * step;
-      for (int k = 0; k < w * step; k += kBlock) store_block(row + k, load_block(from + k) + load_block(row + k));
-    }
-  }
-
- private:
-  const int input_, out_;
-};
 
 // The engine counts in int: what it multiplies stays well below 2^31.
 void check_size(const char* name, int64_t a, int64_t b, int64_t c) {
@@ -234,6 +25,7 @@ int Program::add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Va
   if (writes.channels > 0) {
     values_.push_back(writes);
     values_.back().first_op = values_.back().last_op = num_ops();
+    values_.back().parts = op->parts(writes);
   }
   ops_.push_back(std::move(op));
   written_.push_back(writes.channels > 0 ? static_cast<int>(values_.size()) - 1 : -1);
@@ -268,7 +60,7 @@ int Program::input(const std::vector<int>& piece_channels, const std::vector<flo
   value.input = true;
   const int first = num_inputs();
   for (int c : piece_channels) input_planes_.push_back(c * h * w);
-  return add(std::make_unique<Input>(static_cast<int>(values_.size()), first, piece_channels, scales), {}, value);
+  return add(make_input(static_cast<int>(values_.size()), first, piece_channels, scales), {}, value);
 }
 
 int Program::conv(ConvSpec spec) {
@@ -308,8 +100,7 @@ int Program::norm(int input, const Norm& norm) {
   Value out = values_.at(input);
   out.measured = out.input = false;
   if (norm.groups < 1) throw std::invalid_argument("groups: expected at least 1");
-  auto op = std::make_unique<NormOp>(input, static_cast<int>(values_.size()), completed(norm, {input}));
-  return add(std::move(op), {input}, out);
+  return add(make_norm(input, static_cast<int>(values_.size()), completed(norm, {input})), {input}, out);
 }
 
 int Program::attention(int qkv, int heads) {
@@ -326,7 +117,7 @@ int Program::max_pool(int input) {
   out.measured = true;
   out.input = false;
   if (out.h < 1 || out.w < 1) throw std::invalid_argument("input: too small to be halved");
-  return add(std::make_unique<MaxPool>(input, static_cast<int>(values_.size()), values_[input].num_bytes()), {input}, out);
+  return add(make_max_pool(values_, input, static_cast<int>(values_.size())), {input}, out);
 }
 
 int Program::resize(int input, int h, int w) {
@@ -336,7 +127,7 @@ int Program::resize(int input, int h, int w) {
   out.h = h, out.w = w;
   out.measured = true;
   out.input = false;
-  return add(std::make_unique<Resize>(input, static_cast<int>(values_.size())), {input}, out);
+  return add(make_resize(input, static_cast<int>(values_.size())), {input}, out);
 }
 
 void Program::output(int value) {
@@ -345,7 +136,7 @@ void Program::output(int value) {
   output_values_.push_back(value);
   const bool last = !ops_.empty() && values_[value].first_op == num_ops() - 1;
   if (last && ops_.back()->redirect(number)) return;
-  add(std::make_unique<Output>(value, number), {value}, {});
+  add(make_output(value, number), {value}, {});
 }
 
 // Forwards, first fit over what is free while a value lives; for the way back everything has a place of its own.
@@ -372,26 +163,44 @@ Layout Program::plan(bool for_backward) const {
   }
   for (const Value& value : values_) {
     layout.stats.push_back(layout.size);
-    layout.size += static_cast<size_t>(3) * value.padded() * sizeof(float);
+    layout.size += value.stats_bytes();
     if (for_backward) {
       layout.grads.push_back(layout.size);
       layout.size += value.num_bytes();
     }
   }
   constexpr size_t kPage = 4096;
-  layout.scratch = (layout.size + kPage - 1) / kPage * kPage;
-  size_t scratch = 0;
+  const auto whole_pages = [](size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; };
+  size_t common = 0, scratch = 0;
   for (const auto& op : ops_) {
+    common = std::max(common, op->common_bytes(for_backward ? 1 : num_threads_));
     scratch = std::max({scratch, op->scratch_bytes(), for_backward ? op->backward_scratch_bytes() : 0});
   }
-  layout.size = (layout.scratch + scratch + kPage - 1) / kPage * kPage;
+  layout.common = whole_pages(layout.size);
+  layout.scratch = layout.common + whole_pages(common);
+  layout.size = layout.scratch + whole_pages(scratch);
   return layout;
 }
 
-void Program::allocate(bool for_backward, int members) {
+std::vector<uint8_t*> Program::allocate(bool for_backward) {
   Arenas& arenas = for_backward ? backward_ : forward_;
   if (arenas.memory.empty()) arenas.layout = plan(for_backward);
-  if (for_backward && weight_grads_.empty()) {
+  std::vector<uint8_t*> result;
+  for (int i = 0; i < num_threads_; ++i) {
+    if (static_cast<int>(arenas.memory.size()) == i) {
+      arenas.memory.emplace_back(std::aligned_alloc(4096, arenas.layout.size));
+      if (arenas.memory.back() == nullptr) {
+        arenas.memory.pop_back();
+        throw std::bad_alloc();
+      }
+    }
+    result.push_back(static_cast<uint8_t*>(arenas.memory[i].get()));
+  }
+  return result;
+}
+
+void Program::allocate_weight_grads(int groups) {
+  if (weight_grads_.empty()) {
     weight_grads_at_.clear();
     weight_grads_size_ = 0;
     for (const auto& op : ops_) {
@@ -399,49 +208,45 @@ void Program::allocate(bool for_backward, int members) {
       weight_grads_size_ += op->weight_grads_size();
     }
   }
-  while (for_backward && static_cast<int>(weight_grads_.size()) < members) {
-    weight_grads_.emplace_back(weight_grads_size_);
-  }
-  while (static_cast<int>(arenas.memory.size()) < members) {
-    arenas.memory.emplace_back(std::aligned_alloc(4096, arenas.layout.size));
-    if (arenas.memory.back() == nullptr) {
-      arenas.memory.pop_back();
-      throw std::bad_alloc();
-    }
-  }
+  while (static_cast<int>(weight_grads_.size()) < groups) weight_grads_.emplace_back(weight_grads_size_);
 }
 
+// Samples one a thread as long as they occupy all; the few that are left over are shared.
 void Program::run(int num_samples, const Call& call) {
   if (num_samples == 0) return;
   std::lock_guard<ForkSafeMutex> alone(running_);
-  const int members = std::min(num_threads_, num_samples);
-  allocate(false, members);
-  std::atomic<int> next{0};
-  Team::of_size(num_threads_).run(members, [&](int member) {
+  const std::vector<uint8_t*> arenas = allocate(false);
+  Team& team = Team::of_size(num_threads_);
+  const int left_over = num_samples % num_threads_;
+  const int separate = 2 * left_over > num_threads_ ? num_samples : num_samples - left_over;
+  team.share(separate, [&](int index, int member) {
     Tiles tiles;
-    auto* arena = static_cast<uint8_t*>(forward_.memory[member].get());
-    for (int index; (index = next.fetch_add(1)) < num_samples;) {
-      const Sample sample{values_, forward_.layout, call, arena, index};
-      for (const auto& op : ops_) op->run(sample);
-    }
+    const Sample sample{values_, forward_.layout, call, arenas[member], index};
+    for (const auto& op : ops_) op->run(sample);
   });
+  for (int index = separate; index < num_samples; ++index) {
+    const Sample sample{values_, forward_.layout, call, arenas[0], index, nullptr, &team, arenas.data()};
+    for (const auto& op : ops_) op->run(sample);
+  }
 }
 
-// Which thread takes which sample is fixed, so that sums have the same bits every time.
+// Samples are summed up in groups whose number depends on that of threads, and a thread takes a group when it is free:
+// sums have the same bits every time, and twice as many groups as threads leave something to take from a slow one.
 void Program::backward(int num_samples, const Call& call) {
   std::lock_guard<ForkSafeMutex> alone(running_);
-  const int members = std::max(1, std::min(num_threads_, num_samples));
-  allocate(true, members);
+  const int groups = std::max(1, std::min(num_threads_ > 1 ? 2 * num_threads_ : 1, num_samples));
+  const std::vector<uint8_t*> arenas = allocate(true);
+  allocate_weight_grads(groups);
   for (const auto& op : ops_) op->prepare_backward();
-  Team::of_size(num_threads_).run(members, [&](int member) {
+  Team& team = Team::of_size(num_threads_);
+  team.share(groups, [&](int group, int member) {
     Tiles tiles;
-    auto* arena = static_cast<uint8_t*>(backward_.memory[member].get());
-    std::vector<float>& grads = weight_grads_[member];
+    std::vector<float>& grads = weight_grads_[group];
     std::fill(grads.begin(), grads.end(), 0.0f);
     std::vector<char> has_grad(values_.size());
-    for (int index = member; index < num_samples; index += members) {
+    for (int index = group; index < num_samples; index += groups) {
       std::fill(has_grad.begin(), has_grad.end(), 0);
-      const Sample sample{values_, backward_.layout, call, arena, index, &has_grad};
+      const Sample sample{values_, backward_.layout, call, arenas[member], index, &has_grad};
       for (const auto& op : ops_) op->run(sample);
       for (int i = 0; i < num_outputs(); ++i) take_output_grad(sample, i);
       for (int i = num_ops() - 1; i >= 0; --i) {
@@ -450,9 +255,13 @@ void Program::backward(int num_samples, const Call& call) {
       }
     }
   });
-  for (int i = 1; i < members; ++i) {
-    for (size_t k = 0; k < weight_grads_[0].size(); ++k) weight_grads_[0][k] += weight_grads_[i][k];
-  }
+  constexpr size_t kAtOnce = 1 << 14;
+  team.share(static_cast<int>((weight_grads_size_ + kAtOnce - 1) / kAtOnce), [&](int i, int) {
+    const size_t begin = i * kAtOnce, end = std::min(begin + kAtOnce, weight_grads_size_);
+    for (int group = 1; group < groups; ++group) {
+      for (size_t k = begin; k < end; ++k) weight_grads_[0][k] += weight_grads_[group][k];
+    }
+  });
 }
 
 void Program::take_output_grad(const Sample& sample, int output) const {

@@ -1,4 +1,7 @@
 // A network as a list of operations, run one sample at a time so that a sample's activations stay in a core's cache.
+// Samples that are too few for all threads are worked on by all of them, operation by operation, in pieces.
+//
+// What is summed in which order depends on the operation alone, so that the bits do not depend on the threads.
 //
 // A value is one activation of one sample: [H, W, C] of what the instruction set stores, channels last, in blocks of
 // kBlock channels; channels that only fill a block are 0. Every thread owns an arena with room for all values of one
@@ -11,6 +14,7 @@
 //   Tiles                what a thread holds while it works
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -32,18 +36,20 @@ struct Value {
   bool measured = false;          // whether its writer leaves statistics
   bool input = false;             // whether it is the caller's, and has no gradient
   int first_op = 0, last_op = 0;  // writer and last reader
+  std::vector<int> parts;         // how many pixels each part of its statistics covers
 
   int blocks() const { return (channels + kBlock - 1) / kBlock; }
   int padded() const { return blocks() * kBlock; }
   int pixels() const { return h * w; }
   Shape shape() const { return {channels, h, w}; }
+  size_t stats_bytes() const { return parts.size() * 3 * padded() * sizeof(float); }
   size_t num_bytes() const {  // with room for a tile that reads past the last pixel
     return static_cast<size_t>(round_up(pixels(), 2 * kLanes)) * padded() * sizeof(Stored);
   }
 };
 
-// Per channel: a pivot, and sum and sum of squares of the differences to it. A pivot near the values keeps the
-// variance exact where the mean is far from 0.
+// Per channel, of a part of the pixels: a pivot, and sum and sum of squares of the differences to it. A pivot near the
+// values keeps the variance exact where the mean is far from 0.
 struct Stats {
   float *pivot, *sum, *squares;
 };
@@ -51,10 +57,10 @@ struct Stats {
 // Where everything lies in an arena.
 struct Layout {
   std::vector<size_t> data, stats, grads;  // of every value; grads of the backward pass only
-  size_t scratch = 0, size = 0;
+  size_t common = 0, scratch = 0, size = 0;
 };
 
-// A thread's arena, while it works on one sample.
+// A thread's arena, while it works on one sample, alone or with its team.
 struct Sample {
   const std::vector<Value>& values;
   const Layout& layout;
@@ -62,12 +68,36 @@ struct Sample {
   uint8_t* arena;
   int index;
   std::vector<char>* has_grad = nullptr;  // of every value: whether its gradient holds something already
+  Team* team = nullptr;                   // that shares the work
+  uint8_t* const* arenas = nullptr;       // of the team's members, for their scratch memory
 
-  uint8_t* scratch() const { return arena + layout.scratch; }
+  int hands() const { return team == nullptr ? 1 : team->size(); }
+  // Calls work(i, scratch memory of whoever does it) for every i below count, in order if alone.
+  template <typename Work>
+  void share(int count, Work&& work) const {
+    if (team == nullptr) {
+      for (int i = 0; i < count; ++i) work(i, scratch());
+      return;
+    }
+    team->share(count, [&](int i, int member) {
+      Tiles tiles;
+      work(i, arenas[member] + layout.scratch);
+    });
+  }
+  // The same for count things in a row that are done in no time: work(first, last) of a few at once.
+  template <typename Work>
+  void share_range(int count, Work&& work) const {
+    const int pieces = std::min(count, hands() == 1 ? 1 : 4 * hands());
+    const auto at = [&](int i) { return static_cast<int>(int64_t{count} * i / pieces); };
+    share(pieces, [&](int i, uint8_t*) { work(at(i), at(i + 1)); });
+  }
+
+  uint8_t* scratch() const { return arena + layout.scratch; }  // of one thread
+  uint8_t* common() const { return arena + layout.common; }    // of all who work on the sample
   Stored* data(int value) const { return reinterpret_cast<Stored*>(arena + layout.data[value]); }
-  Stats stats(int value) const {
-    auto* first = reinterpret_cast<float*>(arena + layout.stats[value]);
+  Stats stats(int value, int part) const {
     const int n = values[value].padded();
+    auto* first = reinterpret_cast<float*>(arena + layout.stats[value]) + static_cast<size_t>(part) * 3 * n;
     return {first, first + n, first + 2 * n};
   }
   const float* modulation() const { return call.modulation + index * call.modulation_stride; }
@@ -85,7 +115,9 @@ class Op {
  public:
   virtual ~Op() = default;
   virtual void run(const Sample& sample) const = 0;
-  virtual size_t scratch_bytes() const { return 0; }
+  virtual size_t scratch_bytes() const { return 0; }                  // of everyone who works on a sample
+  virtual size_t common_bytes(int /*hands*/) const { return 0; }      // of all together
+  virtual std::vector<int> parts(const Value& written) const { return {written.pixels()}; }  // of its statistics
   // Called before a backward pass, by one thread.
   virtual void prepare_backward() {}
   // Adds to the gradients of what it read, given that of what it wrote, and to those of its weights.
@@ -137,7 +169,8 @@ class Program final : public AnyProgram {
   Norm completed(Norm norm, const std::vector<int>& inputs);
   Layout plan(bool for_backward) const;
   void take_output_grad(const Sample& sample, int output) const;
-  void allocate(bool for_backward, int members);
+  std::vector<uint8_t*> allocate(bool for_backward);  // arenas, one a thread
+  void allocate_weight_grads(int groups);
 
   const int num_threads_;
   ForkSafeMutex running_;  // arenas are for one call at a time
@@ -153,10 +186,10 @@ class Program final : public AnyProgram {
   };
   struct Arenas {
     Layout layout;
-    std::vector<std::unique_ptr<void, Free>> memory;  // of as many threads as have been needed
+    std::vector<std::unique_ptr<void, Free>> memory;  // of every thread; the system gives what is touched
   };
   Arenas forward_, backward_;
-  std::vector<std::vector<float>> weight_grads_;  // of every thread; the first one's become the sums
+  std::vector<std::vector<float>> weight_grads_;  // of every group of samples; the first one's become the sums
   std::vector<size_t> weight_grads_at_;           // of every op
   size_t weight_grads_size_ = 0;
 };
@@ -179,6 +212,11 @@ void add_grad(const Sample& sample, int value, const Stored* grads, int row_bloc
 // grads: of what it multiplied, [pixels, blocks of all inputs]; overwritten.
 void give_to_inputs(const ConvSpec& spec, const Sample& sample, int repeat, Stored* grads, float* norm_grads);
 
+std::unique_ptr<Op> make_input(int out_value, int first_plane, std::vector<int> channels, std::vector<float> scales);
+std::unique_ptr<Op> make_norm(int input, int out_value, Norm norm);
+std::unique_ptr<Op> make_max_pool(const std::vector<Value>& values, int input, int out_value);
+std::unique_ptr<Op> make_resize(int input, int out_value);
+std::unique_ptr<Op> make_output(int value, int output);  // a value to float32 planes
 std::unique_ptr<Op> make_conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value);
 std::unique_ptr<Op> make_attention(const std::vector<Value>& values, int qkv, int heads, int out_value);
 

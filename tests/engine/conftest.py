@@ -36,8 +36,12 @@ class Engine:
         return CpuProgram(walk, pieces, height, width, num_threads, on=self.name)
 
     def run(self, walk, x, cond=None):
-        program = self.program(walk, [(x.size(1), 1.0)], *x.shape[-2:])
-        return program([x], None if cond is None else program.modulation(cond))
+        """One thread's result; a team that shares the first sample between its threads gives the same bits."""
+        alone, shared = (self.program(walk, [(x.size(1), 1.0)], *x.shape[-2:], n) for n in (1, 3))
+        rows = None if cond is None else alone.modulation(cond)
+        y = alone([x], rows)
+        assert torch.equal(shared([x[:1]], None if rows is None else rows[:1]), y[:1])
+        return y
 
 
 @pytest.fixture(params=HERE)

@@ -159,7 +159,19 @@ size_t Conv::laid_pixels() const {
   return pixels + spec_.stride * (2 * kBlock + 2 * padded_w_ + 2);  // tiles may read past the last row
 }
 
-size_t Conv::scratch_bytes() const { return laid_pixels() * blocks_ * kBlock * sizeof(bf16); }
+size_t Conv::common_bytes(int /*hands*/) const { return spec_.kernel == 3 ? laid_bytes() : 0; }
+
+std::vector<int> Conv::parts(const Value&) const {
+  std::vector<int> result;
+  for (int part = 0; part < num_parts(); ++part) {
+    int pixels = 0;
+    for (size_t t = first_tile(part); t < first_tile(part + 1); ++t) {
+      pixels += static_cast<int>(std::count_if(tiles_[t].outputs, tiles_[t].outputs + kLanes, [](int o) { return o >= 0; }));
+    }
+    result.push_back(pixels);
+  }
+  return result;
+}
 
 std::vector<Chunk> Conv::chunks(const std::vector<Chunk>& sources) const {
   std::vector<Chunk> result;
@@ -177,8 +189,8 @@ std::vector<Chunk> Conv::chunks(const std::vector<Chunk>& sources) const {
 void Conv::run(const Sample& sample) const {
   std::vector<Chunk> sources;
   if (spec_.kernel == 3) {
-    lay(sample, reinterpret_cast<bf16*>(sample.scratch()));
-    sources.push_back({sample.scratch(), static_cast<int>(blocks_ * kBlock * sizeof(bf16))});
+    lay(sample, reinterpret_cast<bf16*>(sample.common()));
+    sources.push_back({sample.common(), static_cast<int>(blocks_ * kBlock * sizeof(bf16))});
   } else {
     for (int input : spec_.inputs) {
       const int pixel_bytes = sample.values[input].padded() * sizeof(bf16);
@@ -187,13 +199,14 @@ void Conv::run(const Sample& sample) const {
   }
   const std::vector<Chunk> all = chunks(sources);
   const bool residual = spec_.residual >= 0;
-  for (int pair = 0; pair < out_blocks_; ++pair) {
+  sample.share(out_blocks_ * num_parts(), [&](int i, uint8_t*) {
+    const int pair = i / num_parts(), part = i % num_parts();
     if (output_ >= 0 && sample.has_grad == nullptr) {
-      residual ? product<true, true>(sample, all, pair) : product<false, true>(sample, all, pair);
+      residual ? product<true, true>(sample, all, pair, part) : product<false, true>(sample, all, pair, part);
     } else {
-      residual ? product<true, false>(sample, all, pair) : product<false, false>(sample, all, pair);
+      residual ? product<true, false>(sample, all, pair, part) : product<false, false>(sample, all, pair, part);
     }
-  }
+  });
 }
 
 void Conv::lay(const Sample& sample, bf16* laid) const {
@@ -204,34 +217,36 @@ void Conv::lay(const Sample& sample, bf16* laid) const {
   std::memset(laid, 0, row * edge * sizeof(bf16));
   const size_t end = row * (h_ + edge);
   std::memset(laid + end, 0, (laid_pixels() * step - end) * sizeof(bf16));
-  for (int y = 0; y < h_; y += repeat_) {
-    bf16* to = laid + (y + edge) * row;
-    std::memset(to, 0, edge * step * sizeof(bf16));
-    std::memset(to + row - edge * step, 0, edge * step * sizeof(bf16));
-    int c = edge * step;
-    int at = 0;
-    for (int input : spec_.inputs) {
-      const Value& v = sample.values[input];
-      const bf16* from = sample.data(input) + static_cast<size_t>(y / repeat_) * v.w * v.padded();
-      for (int block = 0; block < v.blocks(); ++block, c += kBlock, at += kBlock, from += kBlock) {
-        if (normaliser == nullptr) {
-          lay_row<Prologue::copy>(from, v.w, v.padded(), to + c, step, repeat_, nullptr, nullptr);
-          continue;
-        }
-        const float *gain = &normaliser->gain[at], *offset = &normaliser->offset[at];
-        if (spec_.norm.silu) {
-          lay_row<Prologue::normalise_silu>(from, v.w, v.padded(), to + c, step, repeat_, gain, offset);
-        } else {
-          lay_row<Prologue::normalise>(from, v.w, v.padded(), to + c, step, repeat_, gain, offset);
+  sample.share_range(h_ / repeat_, [&](int begin, int end) {
+    for (int y = begin; y < end; ++y) {
+      bf16* to = laid + (y * repeat_ + edge) * row;
+      std::memset(to, 0, edge * step * sizeof(bf16));
+      std::memset(to + row - edge * step, 0, edge * step * sizeof(bf16));
+      int c = edge * step;
+      int at = 0;
+      for (int input : spec_.inputs) {
+        const Value& v = sample.values[input];
+        const bf16* from = sample.data(input) + static_cast<size_t>(y) * v.w * v.padded();
+        for (int block = 0; block < v.blocks(); ++block, c += kBlock, at += kBlock, from += kBlock) {
+          if (normaliser == nullptr) {
+            lay_row<Prologue::copy>(from, v.w, v.padded(), to + c, step, repeat_, nullptr, nullptr);
+            continue;
+          }
+          const float *gain = &normaliser->gain[at], *offset = &normaliser->offset[at];
+          if (spec_.norm.silu) {
+            lay_row<Prologue::normalise_silu>(from, v.w, v.padded(), to + c, step, repeat_, gain, offset);
+          } else {
+            lay_row<Prologue::normalise>(from, v.w, v.padded(), to + c, step, repeat_, gain, offset);
+          }
         }
       }
+      if (repeat_ == 2) std::memcpy(to + row, to, row * sizeof(bf16));
     }
-    if (repeat_ == 2) std::memcpy(to + row, to, row * sizeof(bf16));
-  }
+  });
 }
 
 template <bool kResidual, bool kPlanes>
-void Conv::product(const Sample& sample, const std::vector<Chunk>& chunks, int pair) const {
+void Conv::product(const Sample& sample, const std::vector<Chunk>& chunks, int pair, int part) const {
   const uint8_t* weight = weight_.get() + chunks.size() * 2 * kTileBytes * pair;
   const Pair bias{_mm512_loadu_ps(&bias_[pair * kBlock]), _mm512_loadu_ps(&bias_[pair * kBlock + kLanes])};
   Pair pivot{}, sum{}, squares{};
@@ -246,7 +261,7 @@ void Conv::product(const Sample& sample, const std::vector<Chunk>& chunks, int p
     plane = sample.call.outputs[output_] +
             (static_cast<size_t>(sample.index) * spec_.out_channels + pair * kBlock) * out_pixels;
   }
-  multiply(tiles_, spec_.stride, chunks, weight, [&](int pixel, Pair y) {
+  multiply(tiles_, first_tile(part), first_tile(part + 1), spec_.stride, chunks, weight, [&](int pixel, Pair y) {
     y = {_mm512_add_ps(y.lo, bias.lo), _mm512_add_ps(y.hi, bias.hi)};
     if constexpr (kResidual) {
       const Pair r = load_block(residual + static_cast<size_t>(pixel) * out_step);
@@ -266,7 +281,7 @@ void Conv::product(const Sample& sample, const std::vector<Chunk>& chunks, int p
     }
   });
   if constexpr (!kPlanes) {
-    const Stats stats = sample.stats(out_value_);
+    const Stats stats = sample.stats(out_value_, part);
     auto store = [&](float* to, const Pair& x) {
       _mm512_storeu_ps(to + pair * kBlock, x.lo);
       _mm512_storeu_ps(to + pair * kBlock + kLanes, x.hi);

@@ -1,6 +1,7 @@
 // A convolution as a matrix product on AMX tiles; see conv.cpp for the way forward, conv_backward.cpp for the way back.
 #pragma once
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <vector>
@@ -24,12 +25,12 @@ struct PixelTile {
 // Tiles, an even number, for h x w outputs whose rows lie pitch steps of the stride apart in the input.
 std::vector<PixelTile> plan_tiles(int h, int w, int pitch, int stride);
 
-// Calls epilogue(pixel, sums of 32 channels) for every output pixel.
+// Calls epilogue(pixel, sums of 32 channels) for every output pixel of tiles first to end; both are even.
 template <typename Epilogue>
-inline void multiply(const std::vector<PixelTile>& tiles, int stride, const std::vector<Chunk>& chunks,
-                     const uint8_t* weight, Epilogue&& epilogue) {
+inline void multiply(const std::vector<PixelTile>& tiles, size_t first, size_t end, int stride,
+                     const std::vector<Chunk>& chunks, const uint8_t* weight, Epilogue&& epilogue) {
   alignas(kCacheLine) float sums[2][2][kLanes * kLanes];  // [tile][half of the channels]
-  for (size_t t = 0; t < tiles.size(); t += 2) {
+  for (size_t t = first; t < end; t += 2) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
@@ -72,7 +73,8 @@ class Conv : public Op {
   Conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value);
 
   void run(const Sample& sample) const override;
-  size_t scratch_bytes() const override;
+  size_t common_bytes(int hands) const override;
+  std::vector<int> parts(const Value& written) const override;
   void backward(const Sample& sample, float* weight_grads) const override;
   size_t backward_scratch_bytes() const override;
   size_t weight_grads_size() const override;
@@ -93,10 +95,14 @@ class Conv : public Op {
   void lay(const Sample& sample, bf16* to) const;
   std::vector<Chunk> chunks(const std::vector<Chunk>& sources) const;
   template <bool kResidual, bool kPlanes>
-  void product(const Sample& sample, const std::vector<Chunk>& chunks, int pair) const;
+  void product(const Sample& sample, const std::vector<Chunk>& chunks, int pair, int part) const;
 
   int border() const { return spec_.kernel / 2; }
   size_t laid_pixels() const;  // those of zeros behind included
+  size_t laid_bytes() const { return laid_pixels() * blocks_ * kBlock * sizeof(bf16); }
+  // Output pixels are shared out in parts, each some pairs of tiles.
+  int num_parts() const { return std::clamp(static_cast<int>(tiles_.size()) / 4, 1, 16); }
+  size_t first_tile(int part) const { return tiles_.size() / 2 * part / num_parts() * 2; }
   bool input_has_grad(const Sample& sample) const;
   void input_backward(const Sample& sample, const bf16* laid_grads, bf16* grads, float* weight_grads) const;
   size_t products_size() const { return static_cast<size_t>(out_blocks_) * blocks_ * taps_ * kBlock * kBlock; }

@@ -76,7 +76,7 @@ struct Places {
 }  // namespace
 
 size_t Conv::backward_scratch_bytes() const {
-  return std::max(scratch_bytes(), Places(h_, padded_w_, border(), laid_pixels(), blocks_, out_blocks_).size);
+  return Places(h_, padded_w_, border(), laid_pixels(), blocks_, out_blocks_).size;
 }
 
 size_t Conv::weight_grads_size() const {
@@ -192,7 +192,7 @@ void Conv::input_backward(const Sample& sample, const bf16* laid_grads, bf16* gr
   for (int in = 0; in < blocks_; ++in) {
     const uint8_t* weight = transposed_.get() + all.size() * 2 * kTileBytes * in;
     bf16* to = grads + in * kBlock;
-    multiply(input_tiles_, 1, all, weight,
+    multiply(input_tiles_, 0, input_tiles_.size(), 1, all, weight,
              [&](int pixel, Pair y) { store_block(to + static_cast<size_t>(pixel) * step, y); });
   }
   give_to_inputs(spec_, sample, repeat_, grads, norm_grads);

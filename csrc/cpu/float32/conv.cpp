@@ -7,14 +7,13 @@
 #include <cstring>
 
 namespace cpu {
-namespace {
 
 // Takes sums of a block of output channels, pixel by pixel.
 class Writer {
  public:
   Writer(const Sample& sample, const ConvSpec& spec, const float* bias, int out_value, int output)
-      : biases_(bias), pixels_(sample.values[out_value].pixels()), channels_(spec.out_channels),
-        step_(sample.values[out_value].padded()), stats_(sample.stats(out_value)) {
+      : sample_(sample), biases_(bias), out_value_(out_value), pixels_(sample.values[out_value].pixels()),
+        channels_(spec.out_channels), step_(sample.values[out_value].padded()) {
     if (spec.residual >= 0) residuals_ = sample.data(spec.residual);
     if (output < 0) {
       values_ = sample.data(out_value);
@@ -23,8 +22,10 @@ class Writer {
     }
   }
 
-  void open(int block, bool first) {
+  // part: of the statistics; first: it begins here, rather than going on from what the last close() left.
+  void open(int block, int part, bool first) {
     at_ = block * kBlock;
+    stats_ = sample_.stats(out_value_, part);
     first_ = first;
     bias_ = load(biases_ + at_);
     pivot_ = first ? set1(0.0f) : load(stats_.pivot + at_);
@@ -58,15 +59,18 @@ class Writer {
   }
 
  private:
+  const Sample& sample_;
   const float* biases_;
   const float* residuals_ = nullptr;
   float *values_ = nullptr, *planes_ = nullptr;
-  const int pixels_, channels_, step_;
-  const Stats stats_;
+  const int out_value_, pixels_, channels_, step_;
+  Stats stats_{};
   int at_ = 0;
   bool first_ = false;
   Vec bias_{}, pivot_{}, sum_{}, squares_{};
 };
+
+namespace {
 
 int tile_size(int h, int w) { return std::min(h, w) > 12 ? 4 : 2; }  // small maps would be mostly border
 
@@ -89,6 +93,8 @@ Conv::Conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value
     for (int c = 0; c < v.padded(); ++c) in_at_.push_back(c < v.channels ? in_channels_ + c : -1);
     in_channels_ += v.channels;
   }
+  constexpr int kFloats = 96 * 1024 / sizeof(float);  // of the input: it stays in the second-level cache
+  rows_ = std::clamp(kFloats / (spec.stride * laid_pitch() * step_), 1, out_h_);
   raw_.assign(weight_size(), 0.0f);
   weight_.assign(by_tiles() ? plan_.weight_size(out_step_) : products_size(), 0.0f);
   bias_.assign(out_step_, 0.0f);
@@ -115,33 +121,46 @@ void Conv::set_weight(const float* weight, const float* bias) {
 }
 
 size_t Conv::scratch_bytes() const {
-  const size_t size = by_tiles() ? plan_.scratch_size() : laid_size() + static_cast<size_t>(out_w_) * kPanel;
+  const size_t size = by_tiles() ? plan_.scratch_size() : laid_size(rows_read()) + static_cast<size_t>(out_w_) * kPanel;
   return size * sizeof(float);
 }
 
-void Conv::lay_row(const Sample& sample, const Normaliser* normaliser, int y, int pitch, float* to) const {
-  const int edge = border();
+size_t Conv::common_bytes(int hands) const {
+  return by_tiles() && !by_strips(hands) ? plan_.strips() * plan_.input_size() * sizeof(float) : 0;
+}
+
+std::vector<int> Conv::parts(const Value&) const {  // a strip each
+  const int strips = by_tiles() ? plan_.strips() : this->strips(), rows = by_tiles() ? plan_.rows * plan_.out : rows_;
+  std::vector<int> result;
+  for (int i = 0; i < strips; ++i) result.push_back(std::min(rows, out_h_ - i * rows) * out_w_);
+  return result;
+}
+
+void Conv::lay_row(const Sample& sample, const Normaliser* normaliser, int y, int pitch, Channels channels,
+                   float* to) const {
+  const int edge = border(), step = channels.count();
   if (y < 0 || y >= h_) {
-    std::memset(to, 0, static_cast<size_t>(pitch) * step_ * sizeof(float));
+    std::memset(to, 0, static_cast<size_t>(pitch) * step * sizeof(float));
     return;
   }
-  std::memset(to, 0, edge * step_ * sizeof(float));
-  std::memset(to + (edge + w_) * step_, 0, (pitch - edge - w_) * step_ * sizeof(float));
-  to += edge * step_;
+  std::memset(to, 0, edge * step * sizeof(float));
+  std::memset(to + (edge + w_) * step, 0, (pitch - edge - w_) * step * sizeof(float));
+  to += edge * step;
   int at = 0;
   for (int input : spec_.inputs) {
     const Value& v = sample.values[input];
     const int from_step = v.padded();
     const float* row = sample.data(input) + static_cast<size_t>(y / repeat_) * v.w * from_step;
     for (int c = 0; c < from_step; c += kBlock, at += kBlock) {
+      if (at < channels.first || at >= channels.end) continue;
       const float* from = row + c;
-      float* put = to + at;
+      float* put = to + at - channels.first;
       const Vec gain = normaliser == nullptr ? set1(1.0f) : load(&normaliser->gain[at]);
       const Vec offset = normaliser == nullptr ? set1(0.0f) : load(&normaliser->offset[at]);
       const auto each = [&](auto&& prologue) {
         for (int x = 0; x < v.w; ++x, from += from_step) {
           const Vec z = prologue(load(from));
-          for (int k = 0; k < repeat_; ++k, put += step_) store(put, z);
+          for (int k = 0; k < repeat_; ++k, put += step) store(put, z);
         }
       };
       if (normaliser == nullptr) {
@@ -155,34 +174,31 @@ void Conv::lay_row(const Sample& sample, const Normaliser* normaliser, int y, in
   }
 }
 
-void Conv::lay(const Sample& sample, const Normaliser* normaliser, float* to) const {
-  for (int y = -border(); y < h_ + border(); ++y, to += laid_pitch() * step_) {
-    lay_row(sample, normaliser, y, laid_pitch(), to);
+void Conv::lay(const Sample& sample, const Normaliser* normaliser, int y, int rows, float* to) const {
+  for (int i = 0; i < rows; ++i, to += laid_pitch() * step_) {
+    lay_row(sample, normaliser, y + i, laid_pitch(), {0, step_}, to);
   }
 }
 
-template <typename Sink>
-void Conv::direct(const float* laid, float* sums, Sink&& sink) const {
+// The output rows of a strip, a panel of channels from first on.
+void Conv::multiply_rows(int strip, int first, const float* laid, float* sums, Writer& writer) const {
   const int length = spec_.kernel * step_;  // the taps of a row lie one after the other
+  const int columns = std::min(kPanel, out_step_ - first), top = strip * rows_;
+  const float* panel = weight_.data() + static_cast<size_t>(taps_) * step_ * first;
   const size_t row = static_cast<size_t>(laid_pitch()) * step_, stride = static_cast<size_t>(spec_.stride) * step_;
-  for (int y = 0; y < out_h_; ++y) {
-    const float* panel = weight_.data();
-    for (int first = 0; first < out_step_; first += kPanel) {
-      const int columns = std::min(kPanel, out_step_ - first);
-      in_groups(out_w_, [&](int x, int count) {
-        const float* runs[3];
-        for (int k = 0; k < spec_.kernel; ++k) runs[k] = laid + (y * spec_.stride + k) * row + x * stride;
-        with_constants(count, columns / kLanes, [&](auto r, auto v) {
-          multiply_block<decltype(r)::value, decltype(v)::value>(runs, spec_.kernel, length, stride, panel,
-                                                                 sums + x * columns, columns);
-        });
+  for (int y = top; y < std::min(top + rows_, out_h_); ++y, laid += spec_.stride * row) {
+    in_groups(out_w_, [&](int x, int count) {
+      const float* runs[3];
+      for (int k = 0; k < spec_.kernel; ++k) runs[k] = laid + k * row + x * stride;
+      with_constants(count, columns / kLanes, [&](auto r, auto v) {
+        multiply_block<decltype(r)::value, decltype(v)::value>(runs, spec_.kernel, length, stride, panel,
+                                                               sums + x * columns, columns);
       });
-      for (int c = 0; c < columns; c += kLanes) {
-        sink.open((first + c) / kLanes, y == 0);
-        for (int x = 0; x < out_w_; ++x) sink.put(y * out_w_ + x, load(sums + x * columns + c));
-        sink.close();
-      }
-      panel += static_cast<size_t>(taps_) * step_ * columns;
+    });
+    for (int c = 0; c < columns; c += kLanes) {
+      writer.open((first + c) / kLanes, strip, y == top);
+      for (int x = 0; x < out_w_; ++x) writer.put(y * out_w_ + x, load(sums + x * columns + c));
+      writer.close();
     }
   }
 }
@@ -190,16 +206,57 @@ void Conv::direct(const float* laid, float* sums, Sink&& sink) const {
 void Conv::run(const Sample& sample) const {
   std::unique_ptr<Normaliser> normaliser;
   if (spec_.norm.groups > 0) normaliser = std::make_unique<Normaliser>(spec_.norm, sample, spec_.inputs);
-  auto* scratch = reinterpret_cast<float*>(sample.scratch());
-  Writer writer(sample, spec_, bias_.data(), out_value_, sample.has_grad == nullptr ? output_ : -1);
   if (!by_tiles()) {
-    lay(sample, normaliser.get(), scratch);
-    direct(scratch, scratch + laid_size(), writer);
+    run_directly(sample, normaliser.get());
+  } else {
+    plan_.out == 4 ? run_by_tiles<4>(sample, normaliser.get()) : run_by_tiles<2>(sample, normaliser.get());
+  }
+}
+
+void Conv::run_directly(const Sample& sample, const Normaliser* normaliser) const {
+  const int panels = plenty(strips(), sample.hands()) ? 1 : (out_step_ + kPanel - 1) / kPanel;  // that are shared out
+  sample.share(strips() * panels, [&](int i, uint8_t* scratch) {
+    auto* laid = reinterpret_cast<float*>(scratch);
+    float* sums = laid + laid_size(rows_read());
+    Writer writer(sample, spec_, bias_.data(), out_value_, sample.has_grad == nullptr ? output_ : -1);
+    const int strip = i % strips();
+    lay(sample, normaliser, strip * rows_ * spec_.stride - border(), rows_read(), laid);
+    for (int panel = i / strips(); panel * kPanel < out_step_; panel += panels) {
+      multiply_rows(strip, panel * kPanel, laid, sums, writer);
+    }
+  });
+}
+
+template <int kOut>
+void Conv::run_by_tiles(const Sample& sample, const Normaliser* normaliser) const {
+  const auto row = [&](int y, Channels channels, float* to) {
+    lay_row(sample, normaliser, y, plan_.pitch, channels, to);
+  };
+  const int output = sample.has_grad == nullptr ? output_ : -1, strips = plan_.strips();
+  if (by_strips(sample.hands())) {
+    const bool alone = sample.hands() == 1;
+    sample.share(strips, [&](int strip, uint8_t* scratch) {
+      Writer writer(sample, spec_, bias_.data(), out_value_, output);
+      winograd_strip<kOut>(plan_, h_, w_, strip, alone && strip > 0, out_step_, weight_.data(),
+                           reinterpret_cast<float*>(scratch), row, writer);
+    });
     return;
   }
-  const auto row = [&](int y, float* to) { lay_row(sample, normaliser.get(), y, plan_.pitch, to); };
-  plan_.out == 4 ? winograd<4>(plan_, h_, w_, out_step_, weight_.data(), scratch, row, writer)
-                 : winograd<2>(plan_, h_, w_, out_step_, weight_.data(), scratch, row, writer);
+  constexpr int kTogether = std::max(kLanes, kCacheLine / static_cast<int>(sizeof(float)));  // channels, a line at least
+  auto* inputs = reinterpret_cast<float*>(sample.common());
+  const int pieces = (step_ + kTogether - 1) / kTogether;
+  sample.share(strips * pieces, [&](int i, uint8_t* scratch) {
+    const int first = i / strips * kTogether, strip = i % strips;
+    transform_input<kOut>(plan_, strip, {first, std::min(first + kTogether, step_)}, false,
+                          reinterpret_cast<float*>(scratch), inputs + strip * plan_.input_size(), row);
+  });
+  const int panels = (out_step_ + kPanel - 1) / kPanel;
+  sample.share(strips * panels, [&](int i, uint8_t* scratch) {
+    Writer writer(sample, spec_, bias_.data(), out_value_, output);
+    const int strip = i % strips;  // a panel's weights are read for all of its strips in a row
+    multiply_tiles<kOut>(plan_, h_, w_, strip, i / strips * kPanel, out_step_, inputs + strip * plan_.input_size(),
+                         weight_.data(), reinterpret_cast<float*>(scratch), writer);
+  });
 }
 
 std::unique_ptr<Op> make_conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value) {

@@ -10,12 +10,16 @@
 
 namespace cpu {
 
+class Writer;
+
 class Conv : public Op {
  public:
   Conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value);
 
   void run(const Sample& sample) const override;
   size_t scratch_bytes() const override;
+  size_t common_bytes(int hands) const override;
+  std::vector<int> parts(const Value& written) const override;
   void prepare_backward() override;
   void backward(const Sample& sample, float* weight_grads) const override;
   size_t backward_scratch_bytes() const override;
@@ -32,11 +36,14 @@ class Conv : public Op {
   }
 
  private:
-  // Row y of the input, normalised: pitch pixels, border() of them before the first; 0 outside the map.
-  void lay_row(const Sample& sample, const Normaliser* normaliser, int y, int pitch, float* to) const;
-  void lay(const Sample& sample, const Normaliser* normaliser, float* to) const;  // all rows, borders included
-  template <typename Sink>
-  void direct(const float* laid, float* sums, Sink&& sink) const;
+  // Channels of row y of the input, normalised: pitch pixels, border() of them before the first; 0 outside the map.
+  void lay_row(const Sample& sample, const Normaliser* normaliser, int y, int pitch, Channels channels, float* to) const;
+  // So many rows from y on, laid_pitch() pixels each; y may lie in the border.
+  void lay(const Sample& sample, const Normaliser* normaliser, int y, int rows, float* to) const;
+  template <int kOut>
+  void run_by_tiles(const Sample& sample, const Normaliser* normaliser) const;
+  void run_directly(const Sample& sample, const Normaliser* normaliser) const;
+  void multiply_rows(int strip, int first, const float* laid, float* sums, Writer& writer) const;
   void weight_backward(const Sample& sample, const Normaliser* normaliser, float* scratch, float* products) const;
   void input_backward(const Sample& sample, float* grads, float* scratch) const;
 
@@ -49,7 +56,15 @@ class Conv : public Op {
   bool weights_by_tiles() const { return by_tiles() && plan_.out == 4; }  // with small tiles little is saved
   int border() const { return spec_.kernel / 2; }
   int laid_pitch() const { return w_ + 2 * border(); }
-  size_t laid_size() const { return static_cast<size_t>(h_ + 2 * border()) * laid_pitch() * step_; }
+  size_t laid_size(int rows) const { return static_cast<size_t>(rows) * laid_pitch() * step_; }
+  // Of a direct convolution: strips of rows_ output rows, and the rows of the input that such a strip reads.
+  int strips() const { return (out_h_ + rows_ - 1) / rows_; }
+  int rows_read() const { return (rows_ - 1) * spec_.stride + spec_.kernel; }
+  // Whether a strip for each is enough for all; else they share a strip's channels too.
+  static bool plenty(int strips, int hands) { return hands == 1 || strips >= 3 * hands; }
+  bool by_strips(int hands) const {
+    return hands == 1 || (plenty(plan_.strips(), hands) && weight_.size() < plan_.strips() * plan_.input_size());
+  }
   size_t products_size() const { return static_cast<size_t>(taps_) * step_ * out_step_; }
 
   ConvSpec spec_;
@@ -58,6 +73,7 @@ class Conv : public Op {
   std::vector<int> in_at_;  // of every padded input channel: which one it is, or -1
   int in_channels_ = 0, step_ = 0, out_step_ = 0, repeat_ = 1, taps_ = 9;
   int h_ = 0, w_ = 0, out_h_ = 0, out_w_ = 0;  // h, w: of the input, once upsampled
+  int rows_ = 1;
   TilePlan plan_, back_plan_;
   std::vector<float> raw_, weight_, turned_, bias_;  // turned_: for the way back; empty if no longer that of raw_
 };

@@ -12,7 +12,7 @@
 namespace cpu {
 
 size_t Conv::backward_scratch_bytes() const {
-  const size_t weights = weights_by_tiles() ? plan_.weight_grads_scratch_size(out_step_) : laid_size();
+  const size_t weights = weights_by_tiles() ? plan_.weight_grads_scratch_size(out_step_) : laid_size(h_ + 2 * border());
   const size_t size = static_cast<size_t>(h_) * w_ * step_ + std::max(weights, back_plan_.scratch_size());
   return std::max(scratch_bytes(), size * sizeof(float));
 }
@@ -64,11 +64,13 @@ void Conv::backward(const Sample& sample, float* weight_grads) const {
 void Conv::weight_backward(const Sample& sample, const Normaliser* normaliser, float* scratch, float* products) const {
   const float* out_grads = sample.grad(out_value_);
   if (weights_by_tiles()) {
-    const auto lay = [&](int y, float* to) { lay_row(sample, normaliser, y, plan_.pitch, to); };
+    const auto lay = [&](int y, Channels channels, float* to) {
+      lay_row(sample, normaliser, y, plan_.pitch, channels, to);
+    };
     winograd_weight_grads<4>(plan_, h_, w_, out_step_, out_grads, scratch, products, lay);
     return;
   }
-  lay(sample, normaliser, scratch);
+  lay(sample, normaliser, -border(), h_ + 2 * border(), scratch);
   const size_t row = static_cast<size_t>(laid_pitch()) * step_, out_row = static_cast<size_t>(out_w_) * out_step_;
   const int rows_at_once = std::max(1, 64 / out_w_);  // as much of both as the first-level cache holds
   for (int y = 0; y < out_h_; y += rows_at_once) {
@@ -85,7 +87,7 @@ namespace {
 struct Store {  // sums as they come
   float* to;
   int step, at = 0;
-  void open(int block, bool) { at = block * kBlock; }
+  void open(int block, int, bool) { at = block * kBlock; }
   void put(int pixel, Vec y) { store(to + static_cast<size_t>(pixel) * step + at, y); }
   void close() {}
 };
@@ -107,7 +109,7 @@ void Conv::input_backward(const Sample& sample, float* grads, float* scratch) co
     }
     return;
   }
-  const auto row = [&](int y, float* to) {
+  const auto row = [&](int y, Channels, float* to) {  // all of them
     std::memset(to, 0, static_cast<size_t>(back_plan_.pitch) * out_step_ * sizeof(float));
     if (y < 0 || y >= h_ || y % spec_.stride != 0) return;
     const float* from = out_grads + static_cast<size_t>(y / spec_.stride) * out_w_ * out_step_;
@@ -117,8 +119,10 @@ void Conv::input_backward(const Sample& sample, float* grads, float* scratch) co
     }
   };
   Store sink{grads, step_};
-  back_plan_.out == 4 ? winograd<4>(back_plan_, h_, w_, step_, turned_.data(), scratch, row, sink)
-                      : winograd<2>(back_plan_, h_, w_, step_, turned_.data(), scratch, row, sink);
+  for (int i = 0; i < back_plan_.strips(); ++i) {
+    back_plan_.out == 4 ? winograd_strip<4>(back_plan_, h_, w_, i, i > 0, step_, turned_.data(), scratch, row, sink)
+                        : winograd_strip<2>(back_plan_, h_, w_, i, i > 0, step_, turned_.data(), scratch, row, sink);
+  }
 }
 
 void Conv::read_weight_grads(const float* weight_grads, float* weight, float* bias) const {

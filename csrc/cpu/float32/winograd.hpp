@@ -89,13 +89,15 @@ struct TilePlan {
     pitch = across * out + 2;
   }
   int tiles() const { return rows * across; }
-  int rows_of(int strip) const { return std::min(rows, down - strip); }
+  int strips() const { return (down + rows - 1) / rows; }
+  int rows_of(int strip) const { return std::min(rows, down - strip * rows); }
   // Places lie an odd number of cache lines apart, or they would compete for the same few sets of the cache.
   size_t input_place() const { return static_cast<size_t>(tiles()) * step + 16; }
   size_t output_place() const { return static_cast<size_t>(tiles()) * kPanel + 16; }
   size_t laid_size() const { return static_cast<size_t>(rows * out + 2) * pitch * step; }
+  size_t input_size() const { return places * input_place(); }
   size_t grad_place(int out_step) const { return static_cast<size_t>(tiles()) * out_step + 16; }
-  size_t scratch_size() const { return laid_size() + places * (input_place() + output_place()); }
+  size_t scratch_size() const { return laid_size() + input_size() + places * output_place(); }
   size_t weight_grads_scratch_size(int out_step) const {
     return laid_size() + places * (input_place() + grad_place(out_step) + static_cast<size_t>(step) * out_step);
   }
@@ -129,16 +131,22 @@ void transform_weight(int step, int out_step, float* to, Weight&& weight) {
   }
 }
 
-// Lays the rows of a strip of tiles beside each other and transforms its tiles: [place][tile][channels].
-// lay(y, to): row y of the input to pitch pixels, one of border first; y may be -1 or beyond the last, which are 0.
-// laid holds the strip before, whose last two rows are the first of this one.
+struct Channels {  // first to end, whole blocks
+  int first, end;
+  int count() const { return end - first; }
+};
+
+// Lays the rows of a strip of tiles beside each other and transforms its tiles: [place][tile][all channels].
+// lay(y, channels, to): row y of the input to pitch pixels, one of border first; y may be -1 or beyond the last, which
+// are 0. goes_on: laid holds the strip before, whose last two rows are the first of this one.
 template <int kOut, typename Lay>
-void transform_input(const TilePlan& plan, int strip, float* laid, float* input, Lay&& lay) {
+void transform_input(const TilePlan& plan, int strip, Channels channels, bool goes_on, float* laid, float* input,
+                     Lay&& lay) {
   constexpr int kIn = kOut + 2;
-  const int step = plan.step, rows = plan.rows_of(strip);
+  const int step = channels.count(), rows = plan.rows_of(strip), top = strip * plan.rows * kOut - 1;
   const size_t row_size = static_cast<size_t>(plan.pitch) * step, in_place = plan.input_place();
-  if (strip > 0) std::memcpy(laid, laid + plan.rows * kOut * row_size, 2 * row_size * sizeof(float));
-  for (int y = strip > 0 ? 2 : 0; y < rows * kOut + 2; ++y) lay(strip * kOut - 1 + y, laid + y * row_size);
+  if (goes_on) std::memcpy(laid, laid + plan.rows * kOut * row_size, 2 * row_size * sizeof(float));
+  for (int y = goes_on ? 2 : 0; y < rows * kOut + 2; ++y) lay(top + y, channels, laid + y * row_size);
   for (int tile = 0; tile < rows * plan.across; ++tile) {
     const int left = tile % plan.across * kOut;
     const float* corner = laid + tile / plan.across * kOut * row_size + static_cast<size_t>(left) * step;
@@ -149,7 +157,7 @@ void transform_input(const TilePlan& plan, int strip, float* laid, float* input,
         for (int y = 0; y < kIn; ++y) d[y] = load(corner + y * row_size + x * step + c);
         Winograd<kOut>::input(d, half[x]);
       }
-      float* to = input + static_cast<size_t>(tile) * step + c;
+      float* to = input + static_cast<size_t>(tile) * plan.step + channels.first + c;
       for (int y = 0; y < kIn; ++y) {
         Vec d[kIn], v[kIn];
         for (int x = 0; x < kIn; ++x) d[x] = half[x][y];
@@ -160,44 +168,48 @@ void transform_input(const TilePlan& plan, int strip, float* laid, float* input,
   }
 }
 
-// The convolution. sink.open(block, first strip), sink.put(pixel, sums) for every output of a block, sink.close().
-template <int kOut, typename Lay, typename Sink>
-void winograd(const TilePlan& plan, int h, int w, int out_step, const float* weight, float* scratch, Lay&& lay,
-              Sink&& sink) {
+// The products of a strip of transformed tiles with a panel of weights, and back to pixels. first: the panel's channel.
+// sink.open(block, strip, true), sink.put(pixel, sums) for every output of a block, sink.close().
+template <int kOut, typename Sink>
+void multiply_tiles(const TilePlan& plan, int h, int w, int strip, int first, int out_step, const float* input,
+                    const float* weight, float* sums, Sink&& sink) {
   constexpr int kIn = kOut + 2;
-  const int step = plan.step;
+  const int step = plan.step, tiles = plan.rows_of(strip) * plan.across, columns = std::min(kPanel, out_step - first);
   const size_t in_place = plan.input_place(), out_place = plan.output_place();
-  float *laid = scratch, *input = laid + plan.laid_size(), *sums = input + plan.places * in_place;
-  for (int strip = 0; strip < plan.down; strip += plan.rows) {
-    const int tiles = plan.rows_of(strip) * plan.across;
-    transform_input<kOut>(plan, strip, laid, input, lay);
-    const float* panel = weight;
-    for (int first = 0; first < out_step; first += kPanel) {
-      const int columns = std::min(kPanel, out_step - first);
-      for (int place = 0; place < kIn * kIn; ++place, panel += static_cast<size_t>(step) * columns) {
-        multiply(input + place * in_place, tiles, step, step, panel, columns / kLanes, sums + place * out_place, columns);
+  const float* panel = weight + static_cast<size_t>(plan.places) * step * first;
+  for (int place = 0; place < kIn * kIn; ++place, panel += static_cast<size_t>(step) * columns) {
+    multiply(input + place * in_place, tiles, step, step, panel, columns / kLanes, sums + place * out_place, columns);
+  }
+  for (int c = 0; c < columns; c += kLanes) {
+    sink.open((first + c) / kLanes, strip, true);
+    for (int tile = 0; tile < tiles; ++tile) {
+      const float* from = sums + static_cast<size_t>(tile) * columns + c;
+      Vec half[kIn][kOut];  // [column][row of A^T m]
+      for (int x = 0; x < kIn; ++x) {
+        Vec m[kIn];
+        for (int y = 0; y < kIn; ++y) m[y] = load(from + (y * kIn + x) * out_place);
+        Winograd<kOut>::output(m, half[x]);
       }
-      for (int c = 0; c < columns; c += kLanes) {
-        sink.open((first + c) / kLanes, strip == 0);
-        for (int tile = 0; tile < tiles; ++tile) {
-          const float* from = sums + static_cast<size_t>(tile) * columns + c;
-          Vec half[kIn][kOut];  // [column][row of A^T m]
-          for (int x = 0; x < kIn; ++x) {
-            Vec m[kIn];
-            for (int y = 0; y < kIn; ++y) m[y] = load(from + (y * kIn + x) * out_place);
-            Winograd<kOut>::output(m, half[x]);
-          }
-          const int top = (strip + tile / plan.across) * kOut, left = tile % plan.across * kOut;
-          for (int y = 0; y < std::min(kOut, h - top); ++y) {
-            Vec m[kIn], out[kOut];
-            for (int x = 0; x < kIn; ++x) m[x] = half[x][y];
-            Winograd<kOut>::output(m, out);
-            for (int x = 0; x < std::min(kOut, w - left); ++x) sink.put((top + y) * w + left + x, out[x]);
-          }
-        }
-        sink.close();
+      const int top = (strip * plan.rows + tile / plan.across) * kOut, left = tile % plan.across * kOut;
+      for (int y = 0; y < std::min(kOut, h - top); ++y) {
+        Vec m[kIn], out[kOut];
+        for (int x = 0; x < kIn; ++x) m[x] = half[x][y];
+        Winograd<kOut>::output(m, out);
+        for (int x = 0; x < std::min(kOut, w - left); ++x) sink.put((top + y) * w + left + x, out[x]);
       }
     }
+    sink.close();
+  }
+}
+
+// A strip of the convolution, by one thread. The sink is that of multiply_tiles, of lay and goes_on see transform_input.
+template <int kOut, typename Lay, typename Sink>
+void winograd_strip(const TilePlan& plan, int h, int w, int strip, bool goes_on, int out_step, const float* weight,
+                    float* scratch, Lay&& lay, Sink&& sink) {
+  float *laid = scratch, *input = laid + plan.laid_size(), *sums = input + plan.input_size();
+  transform_input<kOut>(plan, strip, {0, plan.step}, goes_on, laid, input, lay);
+  for (int first = 0; first < out_step; first += kPanel) {
+    multiply_tiles<kOut>(plan, h, w, strip, first, out_step, input, weight, sums, sink);
   }
 }
 
@@ -215,11 +227,11 @@ void winograd_weight_grads(const TilePlan& plan, int h, int w, int out_step, con
   float *laid = scratch, *input = laid + plan.laid_size(), *turned = input + plan.places * in_place;
   float* sums = turned + plan.places * grad_place;  // [place][in][out]
   std::fill(sums, sums + plan.places * pairs, 0.0f);
-  for (int strip = 0; strip < plan.down; strip += plan.rows) {
+  for (int strip = 0; strip < plan.strips(); ++strip) {
     const int tiles = plan.rows_of(strip) * plan.across;
-    transform_input<kOut>(plan, strip, laid, input, lay);
+    transform_input<kOut>(plan, strip, {0, step}, strip > 0, laid, input, lay);
     for (int tile = 0; tile < tiles; ++tile) {
-      const int top = (strip + tile / plan.across) * kOut, left = tile % plan.across * kOut;
+      const int top = (strip * plan.rows + tile / plan.across) * kOut, left = tile % plan.across * kOut;
       for (int c = 0; c < out_step; c += kLanes) {
         Vec half[kOut][kIn];  // [column][row of A dY]
         for (int x = 0; x < kOut; ++x) {
