@@ -5,16 +5,20 @@ import re
 import torch
 
 from diamond_fast.one_line import one_line
+from diamond_fast.threads import limit_torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for. A GPU is made this process's current one.
+    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for, ready for work.
+
+    A GPU is made this process's current one. Torch keeps to the threads that are allowed.
 
     Raises:
         ValueError: this machine has no such device; the message says which it has.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N, got '{name}'")
+    limit_torch()
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         return torch.device("cuda" if count else "cpu")

@@ -1,8 +1,9 @@
 """Networks on a CPU: written down once as a program of fused operations that compiled code runs.
 
 The compiled part (``csrc/cpu``) runs one sample a core from its first operation to its last, so that activations stay
-in the core's cache. It is compiled once for every instruction set: with AMX activations are bfloat16, with the others
-float32; sums and statistics are float32. Weights are copies: ``refresh`` brings them up to date.
+in the core's cache; samples that are too few for all cores are shared by them, operation by operation. It is compiled
+once for every instruction set: with AMX activations are bfloat16, with the others float32; sums and statistics are
+float32. Weights are copies: ``refresh`` brings them up to date.
 """
 
 import os
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from diamond_fast.networks.backend import Norm
 from diamond_fast.networks.blocks import NORM_EPS, AdaGroupNorm, SelfAttention2d
+from diamond_fast.threads import engine_threads
 
 INSTRUCTION_SETS = {
     "amx": torch.bfloat16,
@@ -91,7 +93,7 @@ class CpuProgram:
             (``networks/backend.py``); the last one's value is the output.
         pieces: channels and scale of every tensor the input is concatenated from.
         height, width: of the input, in pixels.
-        num_threads: cores to use; as many as torch uses, if None.
+        num_threads: cores to use; as many as torch uses and are allowed (``threads.py``), if None.
         dtype: what activations are stored in: bfloat16 or float32.
         on: one of ``INSTRUCTION_SETS``, whatever ``dtype``; the fastest for it if None.
 
@@ -119,7 +121,7 @@ class CpuProgram:
         self.instruction_set = on or instruction_set(dtype)
         assert self.instruction_set is not None
         library = str(_library(self.instruction_set))
-        self._program = _cpu.Program(num_threads or torch.get_num_threads(), self.instruction_set, library)
+        self._program = _cpu.Program(num_threads or engine_threads(), self.instruction_set, library)
         self._convs: list[tuple[int, nn.Conv2d]] = []
         self._learned_norms: list[tuple[int, nn.GroupNorm]] = []
         self.modulations: list[nn.Linear] = []  # of the adaptive norms, in the order of the program
