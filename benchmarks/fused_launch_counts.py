@@ -103,7 +103,7 @@ class Fakes:
     @contextmanager
     def on_gpu(self) -> Iterator[None]:
         attention = patch.object(F, "scaled_dot_product_attention", torch.addcmul)  # as many operands, one launch
-        draws = patch.object(recompute, "sample_categorical", categorical)
+        draws = patch.object(recompute, "draw_actions", lambda distribution, outputs: categorical(outputs))
         with torch.no_grad(), fake_cuda(), attention, draws:
             for holder in (self.sampler, self.reward_end, self.policy):
                 move_to_fake_cuda(holder)

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diamond_fast.config import RunConfig
-from diamond_fast.engine.rollout import sample_categorical
+from diamond_fast.networks.actor_critic.distributions import sample_categorical
 from diamond_fast.world_model import Agent, DiffusionSampler
 
 NUM_ENVS, NUM_ACTIONS = 32, 18

@@ -142,7 +142,8 @@ class RunConfig:
     game: Annotated[str | None, arg(metavar="NAME")] = None
     """Play this Atari game, such as Boxing or Pong. A run needs --game, --env-id or a recording (--static-dataset)."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None
-    """Play the Gymnasium environment of this id; any with image observations and discrete actions will do."""
+    """Play the Gymnasium environment of this id; any with images for observations will do, if its actions are
+    Discrete, MultiBinary (buttons) or a Box with bounds (numbers)."""
     domain: Annotated[str | None, arg(metavar="NAME")] = None
     """Learn this world, if neither --game nor --env-id says which."""
     env_kwargs: Annotated[str | None, arg(metavar="JSON")] = None

@@ -53,7 +53,7 @@ class TrainArgs:
     What a run would cost on this machine, without starting it:
         python -m diamond_fast.train --game Freeway --policy-temperature 0.5 --dry-run
 
-    Any Gymnasium environment with images and discrete actions, with its arguments:
+    Any Gymnasium environment with images, whatever its actions are, with its arguments:
         python -m diamond_fast.train --env-id CarRacing-v3 --env-kwargs '{"continuous": false}'
 
     A recording, without any game:

@@ -12,6 +12,7 @@ from diamond_fast.registry import find
 _FOLDERS = (
     "atari",
     "catch",
+    "roll",
     "gym",
     "recordings",
 )

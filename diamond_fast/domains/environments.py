@@ -49,7 +49,7 @@ def make_real_env(
 
     Args:
         game: Atari game by its usual name, e.g. Boxing.
-        env_id: Gymnasium id of an environment with image observations and discrete actions.
+        env_id: Gymnasium id of an environment with image observations.
         num_envs: games played together.
         frame_size: of the frames in pixels: height and width, or one number for both.
         done_on_life_loss: a lost life ends the episode, and the same game goes on in the next one.

@@ -150,7 +150,7 @@ class FastPolicy:
     ):
         self.model = model
         self.device = model.device
-        self.lstm_dim = model.lstm_dim
+        self.lstm_dim, self.distribution = model.lstm_dim, model.distribution
         self.lstm, self.actor_linear, self.critic_linear = model.lstm, model.actor_linear, model.critic_linear
         dtype = dtype or fast_dtype(self.device)
         self._encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques(), engine, "encoder.0")

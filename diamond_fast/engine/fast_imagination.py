@@ -17,8 +17,9 @@ from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.imagination import ImaginationState, InitialStates, NoRewardEnd, as_stored
 from diamond_fast.engine.lasting import lasting
 from diamond_fast.engine.recompute import Play, Played, play
-from diamond_fast.engine.rollout import EnvStep, RolloutState, sample_categorical
+from diamond_fast.engine.rollout import EnvStep, RolloutState
 from diamond_fast.frames import to_float
+from diamond_fast.networks.actor_critic.distributions import sample_categorical
 
 
 class StartPool:

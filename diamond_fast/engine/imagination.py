@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from diamond_fast.engine.rollout import EnvStep, sample_categorical
+from diamond_fast.engine.rollout import EnvStep
 from diamond_fast.frames import to_float, to_uint8
+from diamond_fast.networks.actor_critic.distributions import sample_categorical
 from diamond_fast.replay import Segments
 
 STARTS_AT_ONCE = 256

@@ -23,7 +23,7 @@ from torch import Tensor
 from diamond_fast.engine.fast_encoders import FastPolicy
 from diamond_fast.engine.imagination import STARTS_AT_ONCE
 from diamond_fast.engine.lstm import Memory, unroll, where
-from diamond_fast.engine.rollout import BatchedEnv, EnvStep, Rollout, RolloutState, sample_categorical
+from diamond_fast.engine.rollout import BatchedEnv, EnvStep, Rollout, RolloutState, draw_actions
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.exact import outside_autocast
 
@@ -35,7 +35,7 @@ class Played(NamedTuple):
     """
 
     obs: Tensor  # [N,T,C,H,W] the frames acted on
-    act: Tensor  # [N,T] int64
+    act: Tensor  # [N,T,...] as the policy drew them
     rew: Tensor  # [N,T] float
     end: Tensor  # [N,T] bool
     trunc: Tensor  # [N,T] bool
@@ -77,8 +77,8 @@ def play(
     """
     n, obs, memory = env.num_envs, state.obs, Memory(state.hx, state.cx)
     frames = _empty_frames(obs, n, num_steps)
-    act = torch.empty(n, num_steps, dtype=torch.int64, device=obs.device)
-    end, trunc = torch.empty_like(act, dtype=torch.bool), torch.empty_like(act, dtype=torch.bool)
+    acts = []
+    end, trunc = (torch.empty(n, num_steps, dtype=torch.bool, device=obs.device) for _ in range(2))
     rew, val, val_final = (state.hx.new_empty(n, num_steps) for _ in range(3))
     hx_next, cx_next = (state.hx.new_empty(n, num_steps, policy.lstm_dim) for _ in range(2))
     burnins = _Burnins(n, num_steps, capacity, obs)
@@ -87,8 +87,9 @@ def play(
     logits, value, hx_cx = policy.predict_act_value(obs, memory)
     memory = Memory(*hx_cx)
     for t in range(num_steps):
-        frames[:, t], val[:, t], act[:, t] = obs, value, sample_categorical(logits)
-        step = env.step(act[:, t])
+        frames[:, t], val[:, t] = obs, value
+        acts.append(draw_actions(policy.distribution, logits))
+        step = env.step(policy.distribution.action(acts[t]))
         dead = step.end | step.trunc
         if step.burnin_obs is not None:
             burnins.add(t, dead, step.burnin_obs)
@@ -104,7 +105,7 @@ def play(
     val_next = torch.cat((val[:, 1:], value[:, None]), dim=1)
     val_bootstrap = torch.where(end | trunc, val_final, val_next)
     memories = state.hx, state.cx, hx_next, cx_next
-    played = Played(frames, act, rew, end, trunc, val_bootstrap, *memories, *burnins.collected())
+    played = Played(frames, torch.stack(acts, dim=1), rew, end, trunc, val_bootstrap, *memories, *burnins.collected())
     return played, RolloutState(obs, *reset)
 
 
@@ -122,7 +123,7 @@ def recompute(policy: ActorCritic, played: Played) -> Rollout:
     A reset whose burn-in found no place keeps its memory and its loss; what lacks is the gradient of that burn-in.
     """
     p = played
-    (n, t), (k, b) = p.act.shape, p.burnin_obs.shape[:2]
+    (n, t), (k, b) = p.rew.shape, p.burnin_obs.shape[:2]
     gates = _input_gates(policy, torch.cat((p.obs.flatten(0, 1), p.burnin_obs.flatten(0, 1))))
 
     fresh = Memory(p.hx_next, p.cx_next)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from diamond_fast.networks.actor_critic.distributions import ActionDistribution
 from diamond_fast.networks.actor_critic.model import ActorCritic
 
 
@@ -31,7 +32,7 @@ class BatchedEnv(Protocol):
         """Starts every episode anew. Returns the first frames [N,C,H,W]."""
 
     def step(self, act: Tensor) -> EnvStep:
-        """act [N] int64."""
+        """act [N,...], of the world's kind."""
 
     def begin_epoch(self) -> None:
         """Called before an epoch of training."""
@@ -52,11 +53,11 @@ class RolloutState(NamedTuple):
 class Rollout(NamedTuple):
     """T steps of N environments, batch first. Gradients flow from logits and values to the policy."""
 
-    act: Tensor  # [N,T] int64
+    act: Tensor  # [N,T,...] as the policy drew them: those of a Box are not squashed yet
     rew: Tensor  # [N,T] float
     end: Tensor  # [N,T] bool
     trunc: Tensor  # [N,T] bool
-    logits: Tensor  # [N,T,A]
+    logits: Tensor  # [N,T,A] the policy's outputs
     val: Tensor  # [N,T]
     val_bootstrap: Tensor  # [N,T] value of the state each step led to, without gradient
 
@@ -68,14 +69,9 @@ def initial_state(env: BatchedEnv, policy: ActorCritic) -> RolloutState:
     return RolloutState(obs, zeros, zeros)
 
 
-def sample_categorical(logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draws a class a row: the one whose exponential clock, of rate p, rings first. logits [N,K] -> [N] int64.
-
-    The same draws as torch.multinomial's, without its check, which would wait for a GPU. Any class where a row's
-    logits are not finite: the loss tells.
-    """
-    probabilities = logits.detach().softmax(dim=-1)
-    return (probabilities / torch.empty_like(probabilities).exponential_(generator=generator)).argmax(dim=-1)
+def draw_actions(distribution: ActionDistribution, outputs: Tensor) -> Tensor:
+    """What a policy draws with these outputs [N,A], [N,...]."""
+    return distribution.draw(outputs)
 
 
 def rollout(env: BatchedEnv, policy: ActorCritic, state: RolloutState, num_steps: int) -> tuple[Rollout, RolloutState]:
@@ -89,8 +85,8 @@ def rollout(env: BatchedEnv, policy: ActorCritic, state: RolloutState, num_steps
     acts = []
     for _ in range(num_steps):
         step_logits, val, (hx, cx) = policy.predict_act_value(obs, (hx, cx))
-        act = sample_categorical(step_logits)
-        step = env.step(act)
+        act = draw_actions(policy.distribution, step_logits)
+        step = env.step(policy.distribution.action(act))
 
         val_final = torch.zeros_like(val)
         dead = (step.end | step.trunc).nonzero().flatten()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from diamond_fast.frames import to_float
-from diamond_fast.spec import Action, Discrete
+from diamond_fast.networks.actor_critic.distributions import distribution_of
+from diamond_fast.spec import Action
 
 
 class Policy(Protocol):
@@ -21,7 +22,7 @@ class Policy(Protocol):
     def predict_act_value(
         self, obs: Tensor, hx_cx: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """obs [N,C,H,W] in [-1, 1] and the LSTM's state, each [N,D] -> logits [N,A], values [N], the new state."""
+        """obs [N,C,H,W] in [-1, 1] and the LSTM's state, each [N,D] -> outputs [N,A], values [N], the new state."""
 
 
 class Player:
@@ -46,36 +47,32 @@ class Player:
     def act(self, policy: Policy | None, obs: np.ndarray, epsilon: float = 0.0, temperature: float = 1.0) -> np.ndarray:
         """Play one step: actions [N, ...], from softmax(logits / temperature) or, all together, uniform.
 
+        Buttons and numbers are drawn from their own distributions, at that temperature too.
+
         Args:
-            policy: whose logits to draw from; None: actions are uniform.
+            policy: from whose outputs to draw; None: actions are uniform.
             obs: uint8 [N,H,W,C].
             epsilon: probability of uniform actions.
             temperature: above 0; below 1 the likeliest actions are drawn more often than the policy says.
-
-        Raises:
-            ValueError: there is a policy, and actions are not numbers to choose from.
         """
-        logits = None if policy is None else self._logits(policy, obs)
-        if self._uniform(()) < epsilon or logits is None:
+        outputs = None if policy is None else self._outputs(policy, obs)
+        if self._uniform(()) < epsilon or outputs is None:
             return self._action.sample(self._uniform, (self._num_envs,))
-        cumulative = (logits.cpu().double() / temperature).softmax(dim=1).cumsum(dim=1)
-        chosen = torch.from_numpy(self._uniform((self._num_envs, 1)))
-        act = torch.searchsorted(cumulative, chosen, right=True).squeeze(1)
-        return act.clamp_(max=logits.shape[1] - 1).numpy()
+        uniform = torch.from_numpy(self._uniform((self._num_envs, *(self._action.shape or (1,)))))
+        distribution = distribution_of(self._action)
+        return distribution.action_at(outputs.cpu().double(), uniform, temperature).numpy()
 
     def _uniform(self, shape: tuple[int, ...]) -> np.ndarray:
         return torch.rand(shape, dtype=torch.float64, generator=self._generator).numpy()
 
-    def _logits(self, policy: Policy, obs: np.ndarray) -> Tensor:
-        if not isinstance(self._action, Discrete):
-            raise ValueError(f"the policy chooses one of several actions, here they are {self._action}")
+    def _outputs(self, policy: Policy, obs: np.ndarray) -> Tensor:
         if self._hx_cx is None:
             zeros = torch.zeros(self._num_envs, policy.lstm_dim)
             self._hx_cx = zeros, zeros
         hx, cx = (x.to(policy.device) for x in self._hx_cx)
         frames = torch.from_numpy(obs).to(policy.device)
-        logits, _, self._hx_cx = policy.predict_act_value(to_float(frames), (hx, cx))
-        return logits
+        outputs, _, self._hx_cx = policy.predict_act_value(to_float(frames), (hx, cx))
+        return outputs
 
     @torch.inference_mode()
     def forget(self, ended: np.ndarray) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diamond_fast.engine.rollout import sample_categorical
 from diamond_fast.frames import to_uint8
+from diamond_fast.networks.actor_critic.distributions import sample_categorical
 from diamond_fast.playing.buttons import Buttons
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.source import Source

@@ -120,7 +120,9 @@ class ActorCriticObjective:
             p = Played(*played)
             r = recompute(self.policy, p)
             figures["burnins_without_gradient"] = (p.num_burnins - len(p.burnin_obs)).clamp(min=0).float()
-        loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, self.cfg)
+        loss = actor_critic_loss(
+            r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, self.cfg, self.policy.distribution
+        )
         return loss.total, {
             "loss": loss.total.detach(),
             "loss_actions": loss.actions,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import toy_world
 
 from diamond_fast import train
@@ -62,7 +63,7 @@ def test_every_world_is_known_by_its_name():
     ("settings", "message"),
     [
         ({"domain": "atri"}, "--domain atri: unknown; did you mean atari?"),
-        ({"domain": "nothing like it"}, "--domain nothing like it: unknown; known: atari, catch, gym, reco"),
+        ({"domain": "nothing like it"}, "--domain nothing like it: unknown; known: atari, catch, roll, gym, r"),
         ({"domain": "atari"}, "--game: --domain atari needs it"),
         ({"domain": "gym"}, "--env-id: --domain gym needs it"),
         ({"domain": "recordings"}, "--game, --env-id: exactly one of them is needed, got neither"),
@@ -181,9 +182,15 @@ def test_it_reads_recordings_in_a_format_of_its_own(monkeypatch, tmp_path):
         make_env(cfg, 1, done_on_life_loss=True)
 
 
-def test_a_policy_is_refused_in_one_line(env):
-    class Policy:
-        lstm_dim = 1
+def test_a_policy_plays_it(env):
+    """It lights the outer lamps, always."""
 
-    with pytest.raises(ValueError, match=r"^the policy chooses one of several actions, .* MultiBinary\(n=3\)$"):
-        Collector(env, seed=0).collect(Policy(), Replay(env.frame.shape, 2, 10, env.action), 2)
+    class Policy:
+        lstm_dim, device = 1, torch.device("cpu")
+
+        def predict_act_value(self, obs, hx_cx):
+            return torch.tensor([[99.0, -99.0, 99.0]] * len(obs)), torch.zeros(len(obs)), hx_cx
+
+    replay = Replay(env.frame.shape, 2, 24, env.action)
+    assert Collector(env, seed=0).collect(Policy(), replay, 24).returns == [12.0] * 4
+    assert (replay.episode(0).act == [1, 0, 1]).all()

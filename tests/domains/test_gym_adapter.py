@@ -7,7 +7,7 @@ from diamond_fast.domains.environments import make_real_env
 from diamond_fast.domains.gym.adapter import GymSlot
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
-from diamond_fast.spec import Frame
+from diamond_fast.spec import Box, Frame, MultiBinary
 
 
 class Images(gymnasium.Env):
@@ -135,7 +135,7 @@ def test_an_environment_that_does_not_repeat_itself_is_noticed():
         ),
         ("no_such_module:Game-v0", r'^environment "no_such_module:Game-v0" cannot be made: No module named'),
         ("CartPole-v1", r"^CartPole-v1: expected uint8 image observations .* got Box\(.*float32\)"),
-        ("Pendulum-v1", r"^Pendulum-v1: expected discrete actions, got Box"),
+        ("Pendulum-v1", r"^Pendulum-v1: expected uint8 image .*; gymnasium.wrappers.AddRenderObservation shows what"),
         ("FrozenLake-v1", r"^FrozenLake-v1: expected uint8 image observations .* got Discrete\(16\)"),
     ],
 )
@@ -148,11 +148,9 @@ def test_what_cannot_be_played_is_refused(env_id, message):
     "kwargs",
     [
         {"dtype": np.float32, "low": -1},
-        {"dtype": np.float32, "high": 255},
         {"dtype": np.float16, "high": 2},
         {"dtype": np.int64},
         {"shape": (6, 4, 2)},
-        {"shape": (3, 6, 4)},
         {"shape": (6,)},
         {"shape": (2, 6, 4, 3)},
     ],
@@ -160,6 +158,159 @@ def test_what_cannot_be_played_is_refused(env_id, message):
 def test_other_observations_are_refused(kwargs):
     with pytest.raises(ValueError, match=r"^ImagesHere-v0: expected uint8 image observations"):
         slot_of(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "remedy"),
+    [
+        ({"dtype": np.float32, "low": -1}, "gymnasium.wrappers.RescaleObservation(env, 0, 1) makes fractions"),
+        ({"shape": (2, 6, 4, 3)}, "leave stacks of frames"),
+        ({"shape": (6, 4, 4)}, "leave stacks of frames and transparency out"),
+        ({"shape": (6,)}, "gymnasium.wrappers.AddRenderObservation shows what render() draws"),
+    ],
+)
+def test_a_refusal_says_how_it_would_work(kwargs, remedy):
+    with pytest.raises(ValueError, match=r"^ImagesHere-v0: expected uint8 image observations") as caught:
+        slot_of(**kwargs)
+    assert remedy in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels_may_come_first(channels):
+    slot = slot_of(frame_size=(9, 7), shape=(channels, 9, 7))
+    image, (frame, _) = Images((channels, 9, 7)).reset(seed=2)[0], slot.reset(seed=2)
+    np.testing.assert_array_equal(frame, np.repeat(image.transpose(1, 2, 0), 3 // channels, axis=2))
+
+
+@pytest.mark.parametrize(("number", "byte"), [(0, 0), (254.6, 255), (12.4, 12), (255, 255)])
+def test_floats_up_to_255_are_rounded_to_bytes(number, byte):
+    frame, _ = slot_of(dtype=np.float32, high=255, given=number).reset(seed=0)
+    assert set(frame.flat) == {byte}
+
+
+class InADict(Images):
+    """Beside the image, how many steps are left; or more images."""
+
+    def __init__(self, also=None, forgets=False, **kwargs):
+        super().__init__(**kwargs)
+        self.forgets = forgets
+        self.others = also or {"left": spaces.Box(0, 99, (1,), np.float32)}
+        self.image_space = self.observation_space
+        self.observation_space = spaces.Dict({**self.others, "camera": self.image_space})
+
+    def _obs(self):
+        image = self.np_random.integers(0, 256, self.image_space.shape).astype(np.uint8)
+        others = {key: space.sample() for key, space in self.others.items()}
+        return others if self.forgets else {**others, "camera": image}
+
+
+def dict_slot(frame_size=8, **kwargs):
+    gymnasium.register("DictHere-v0", entry_point=lambda: InADict(**kwargs))
+    try:
+        return GymSlot("DictHere-v0", frame_size)
+    finally:
+        del gymnasium.registry["DictHere-v0"]
+
+
+def test_the_one_image_of_a_dict_is_taken():
+    env, slot = InADict(shape=(8, 8, 3)), dict_slot(shape=(8, 8, 3))
+    np.testing.assert_array_equal(slot.reset(seed=1)[0], env.reset(seed=1)[0]["camera"])
+    slot.send(1)
+    np.testing.assert_array_equal(slot.recv().frame, env.step(1)[0]["camera"])
+    with pytest.raises(EnvironmentFailedError, match=r"^the environment DictHere-v0 gave dict without camera, which"):
+        dict_slot(forgets=True).reset(seed=0)
+
+
+def test_a_dict_of_several_images_or_none_is_refused():
+    other = {"depth": spaces.Box(0, 255, (6, 4), np.uint8)}
+    with pytest.raises(ValueError, match=r"^DictHere-v0: expected one image .*, got camera, depth; .*Filter"):
+        dict_slot(also=other)
+    with pytest.raises(ValueError, match=r"^DictHere-v0: expected uint8 image .*, got Dict\(.*AddRenderObservation"):
+        dict_slot(shape=(5,))
+
+
+# --- actions --------------------------------------------------------------------------------------------------------
+
+
+class Echo(Images):
+    """Its reward is the first number of the action it was given; all of them can be looked up."""
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        self.given_action = action
+        return self._obs(), float(np.asarray(action).flat[0]), False, False, {}
+
+
+def echo(space):
+    env = Echo(shape=(8, 8), actions=space)
+    gymnasium.register("EchoHere-v0", entry_point=lambda: env)
+    try:
+        slot = GymSlot("EchoHere-v0", 8)
+    finally:
+        del gymnasium.registry["EchoHere-v0"]
+    slot.reset(seed=0)
+    return env, slot
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numbers_from_minus_1_to_1_stand_for_the_bounds(dtype):
+    low, high = np.array([[-3.0, 0.0], [-1.0, 0.1]]), np.array([[5.0, 1.0], [1.0, 0.7]])
+    env, slot = echo(spaces.Box(low.astype(dtype), high.astype(dtype), dtype=dtype))
+    assert slot.action == Box(4)
+    for ours, theirs in (
+        ([-1, -1, -1, -1], low),
+        ([1, 1, 1, 1], high),
+        ([-9, 9, 0, 0], [[-3, 1], [0, 0.4]]),
+        ([0.5, -0.5, 0.25, 0.75], [[3, 0.25], [0.25, 0.625]]),
+    ):
+        slot.send(np.array(ours, np.float32))
+        assert slot.recv().reward == env.given_action[0, 0]
+        assert env.given_action.dtype == dtype
+        np.testing.assert_allclose(env.given_action, theirs, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [5, (2, 3)])
+def test_buttons(shape):
+    space = spaces.MultiBinary(shape)
+    env, slot = echo(space)
+    assert slot.action == MultiBinary(int(np.prod(shape)))
+    act = np.arange(slot.action.n, dtype=np.uint8) % 2
+    slot.send(act)
+    slot.recv()
+    np.testing.assert_array_equal(env.given_action, act.reshape(space.shape))
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (spaces.Box(-np.inf, np.inf, (2,)), r"^EchoHere-v0: expected actions with bounds, got .* should say between"),
+        (
+            spaces.MultiDiscrete([2, 3]),
+            r"^EchoHere-v0: expected actions that are Discrete, MultiBinary or a Box",
+        ),
+        (spaces.Box(0, 5, (2,), np.int64), r"^EchoHere-v0: expected actions that are .*TransformAction makes one"),
+        (spaces.Tuple([spaces.Discrete(2)]), r"^EchoHere-v0: expected actions that are .* got Tuple"),
+    ],
+)
+def test_other_actions_are_refused(space, message):
+    with pytest.raises(ValueError, match=message):
+        echo(space)
+
+
+def test_an_environment_of_numbers_repeats_itself():
+    """Actions that were kept bring it back, bit for bit."""
+    envs = [make_real_env(None, "diamond_fast/Roll-v0", 2, 24, done_on_life_loss=True) for _ in range(2)]
+    actions = np.random.default_rng(0).uniform(-1.2, 1.2, (70, 2, 1)).astype(np.float32)
+    envs[0].reset(seed=[7, 8])
+    for act in actions[:60]:
+        envs[0].step(act)
+    envs[1].load_state_dict(envs[0].state_dict())
+    for act in actions[60:]:
+        for x, y in zip(envs[0].step(act)[:4], envs[1].step(act)[:4], strict=True):
+            np.testing.assert_array_equal(x, y)
+    for env in envs:
+        env.close()
 
 
 @pytest.mark.parametrize(("fraction", "byte"), [(0, 0), (0.5, 128), (0.4999, 127), (1, 255), (0.001, 0), (0.002, 1)])

@@ -1,12 +1,10 @@
 """The branch-free imagination against its readable twin, draw by draw, and over a GPU that is not there."""
 
-import copy
 from functools import partial
 
 import pytest
 import torch
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
-from worlds import world
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -25,9 +23,11 @@ from diamond_fast.engine.given_weights import Watch
 from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
 from diamond_fast.engine.recompute import Played, play
 from diamond_fast.engine.rollout import RolloutState, initial_state, rollout
+from diamond_fast.networks.actor_critic import distributions
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Replay
+from diamond_fast.spec import Box, Discrete, Frame, Spec
 from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 SIZE, CONTEXT, ENVS, ACTIONS, HORIZON, STEPS = 8, 4, 5, 3, 3, 6
@@ -41,25 +41,36 @@ AMX = pytest.param(
 
 @pytest.fixture(scope="module")
 def models():
+    return make_models(Discrete(ACTIONS))
+
+
+def make_models(action):
     torch.manual_seed(0)
+    spec = Spec(Frame(SIZE, SIZE), action, CONTEXT)
     inner = InnerModelConfig(cond_channels=16, depths=(1,), channels=(32,), attn_depths=(0,))
-    denoiser = Denoiser(DenoiserConfig(inner), world(ACTIONS))
+    denoiser = Denoiser(DenoiserConfig(inner), spec)
     torch.nn.init.normal_(denoiser.inner_model.conv_out.weight, std=0.3)
     cfg = RewardEndConfig(lstm_dim=6, cond_channels=8, depths=(1, 1), channels=(32, 32), attn_depths=(0, 0))
-    policy = ActorCritic(ActorCriticConfig(lstm_dim=16, channels=(32, 32), down=(1, 1)), world(ACTIONS, SIZE))
+    policy = ActorCritic(ActorCriticConfig(lstm_dim=16, channels=(32, 32), down=(1, 1)), spec)
     torch.nn.init.normal_(policy.actor_linear.weight, std=0.5)
     torch.nn.init.normal_(policy.critic_linear.weight, std=0.5)
-    return denoiser, RewardEndModel(cfg, world(ACTIONS, SIZE)), policy
+    return denoiser, RewardEndModel(cfg, spec), policy
 
 
 @pytest.fixture(scope="module")
 def replay():
+    return make_replay(Discrete(ACTIONS))
+
+
+def make_replay(action):
     g = torch.Generator().manual_seed(1)
-    replay = Replay((SIZE, SIZE, 3), capacity=60)
+    replay = Replay((SIZE, SIZE, 3), capacity=60, action=action)
     for t in range(40):
         frame, last = torch.randint(256, (2, 1, SIZE, SIZE, 3), generator=g, dtype=torch.uint8).numpy()
         end = torch.tensor([t % 13 == 12]).numpy()
         act = torch.randint(ACTIONS, (1,), generator=g).numpy()
+        if action.shape:
+            act = action.sample(lambda shape: torch.rand(shape, dtype=torch.float64, generator=g).numpy(), (1,))
         replay.append(frame, act, torch.zeros(1).numpy(), end, ~end & False, last)
     replay.commit()
     return replay
@@ -245,14 +256,15 @@ def test_burn_ins_at_the_beginning_of_a_rollout_equal_those_behind_each_step(mod
             torch.testing.assert_close(getattr(at_once, name), getattr(at_steps, name), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("action", [Discrete(ACTIONS), Box(2)], ids=["discrete", "box"])
 @torch.no_grad()
-def test_a_whole_rollout_never_leaves_the_gpu(models, replay, monkeypatch):
+def test_a_whole_rollout_never_leaves_the_gpu(action, monkeypatch):
     """All but the dice, which have no fake: torch's own are known to stay there."""
-    models = copy.deepcopy(models)  # they are moved
+    models, replay = make_models(action), make_replay(action)
     env, policy = make_fast(models, replay, engine="torch"), FastPolicy(models[2], torch.float32)
     state = initial_state(env, models[2])
     env.begin_rollout()
-    env.step(torch.zeros(ENVS, dtype=torch.int64))
+    env.step(policy.distribution.action(policy.distribution.draw(torch.zeros(ENVS, policy.distribution.num_outputs))))
     with fake_cuda():
         fast = env.sampler._fast
         for holder in (env.sampler, fast.sampler, env.reward_end, env.starts, policy):
@@ -263,12 +275,15 @@ def test_a_whole_rollout_never_leaves_the_gpu(models, replay, monkeypatch):
         env.state = ImaginationState(**{name: fake(x) for name, x in vars(env.state).items()})
         env.randn = lambda *shape, device: torch.empty(shape, device=device)
         env.categorical = lambda logits: logits.argmax(1)
-        monkeypatch.setattr(recompute, "sample_categorical", env.categorical)
+        monkeypatch.setattr(distributions, "sample_categorical", env.categorical)
+        for dice in ("rand_like", "randn_like"):
+            monkeypatch.setattr(torch, dice, torch.empty_like)
         state = RolloutState(*map(fake, state))
         with no_host_traffic():
             played, after = play(env, policy, state, STEPS, capacity=ENVS)
     assert played.obs.shape == (ENVS, STEPS, 3, SIZE, SIZE)
-    assert played.obs.device.type == after.hx.device.type == "cuda"
+    assert played.obs.device.type == after.hx.device.type == played.act.device.type == "cuda"
+    assert played.act.shape == (ENVS, STEPS, *action.shape)
 
 
 def test_made_and_stepped_in_inference_mode_and_outside(models, replay):

@@ -15,6 +15,7 @@ from diamond_fast.engine import rollout as rollout_module
 from diamond_fast.engine.recompute import play, recompute, usual_capacity
 from diamond_fast.engine.rollout import EnvStep, RolloutState, initial_state, rollout
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
+from diamond_fast.spec import Box, Frame, MultiBinary, Spec
 
 N, T, B, SIZE, ACTIONS = 3, 6, 2, 8, 4
 LOSS = ActorCriticLossConfig()
@@ -77,8 +78,8 @@ def both(monkeypatch, end, trunc, capacity, seed=0, burnin=True):
     """(loss, gradients) of the twin and of the fast way, what was played, and the states behind."""
     slow, fast = Recording(end, trunc, seed, burnin), Script(end, trunc, seed, burnin)
     with monkeypatch.context() as m:
-        m.setattr(rollout_module, "sample_categorical", lambda logits: slow.act[slow.t])
-        m.setattr(recompute_module, "sample_categorical", lambda logits: fast.act[fast.t])
+        m.setattr(rollout_module, "draw_actions", lambda distribution, outputs: slow.act[slow.t])
+        m.setattr(recompute_module, "draw_actions", lambda distribution, outputs: fast.act[fast.t])
         expected, slow_state = rollout(slow, POLICY, slow.start(), T)
         played, state = play(fast, POLICY, fast.start(), T, capacity)
     actual = recompute(POLICY, played)
@@ -168,7 +169,7 @@ def test_actor_critic_loss_golden(monkeypatch):
             return EnvStep(v["obs"][t + 1], v["rew"][t], end, trunc, v["final_obs"][t], v["burnin_obs"][t])
 
     env = Env()
-    monkeypatch.setattr(recompute_module, "sample_categorical", lambda logits: v["act"][env.t])
+    monkeypatch.setattr(recompute_module, "draw_actions", lambda distribution, outputs: v["act"][env.t])
     played, _ = play(env, model, initial_state(env, model), 15, v["act"].numel())
     r = recompute(model, played)
     loss = actor_critic_loss(r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, LOSS)
@@ -190,6 +191,45 @@ def test_draws_the_twins_actions():
         acts.append(way(env, POLICY, env.start(), T)[0].act)
     assert torch.equal(*acts)
     assert len(acts[0].unique()) > 1
+
+
+@pytest.mark.parametrize("action", [MultiBinary(2), Box(2)], ids=["multi_binary", "box"])
+@pytest.mark.parametrize("name", ["none", "consecutive", "always"])
+def test_other_kinds_of_actions_equal_the_twin(action, name):
+    """Outputs, the loss and its gradients, from the same random numbers; what is played is what was drawn."""
+    torch.manual_seed(0)
+    spec = Spec(Frame(SIZE, SIZE), action)
+    policy = ActorCritic(ActorCriticConfig(lstm_dim=5, channels=(8, 8), down=(1, 1)), spec).double()
+    for head in (policy.critic_linear, policy.actor_linear):
+        torch.nn.init.normal_(head.weight)
+    results, taken = [], []
+
+    class Env(Recording):
+        def step(self, act):
+            assert not action.why_not(act.numpy())
+            assert str(act.dtype) == f"torch.{action.dtype}"
+            taken.append(act.clone())
+            return super().step(act)
+
+    for way in (rollout, partial(play, capacity=N * T)):
+        torch.manual_seed(5)
+        env = Env(SCRIPTS[name], NONE)
+        env.act = None
+        played, _ = way(env, policy, env.start(), T)
+        results.append(played if way is rollout else recompute(policy, played))
+    assert torch.equal(torch.stack(taken[:T]), torch.stack(taken[T:]))
+    assert torch.equal(torch.stack(taken[:T], dim=1), policy.distribution.action(results[0].act))
+    losses = [actor_critic_loss(*_of_loss(r), LOSS, policy.distribution).total for r in results]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    grads = [torch.autograd.grad(loss, list(policy.parameters())) for loss in losses]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+    assert all(g.any() for g in grads[0])
+
+
+def _of_loss(r):
+    return r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap
 
 
 class Meta:

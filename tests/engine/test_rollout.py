@@ -5,7 +5,8 @@ from worlds import world
 
 from diamond_fast.config import ActorCriticConfig, ActorCriticLossConfig
 from diamond_fast.engine import rollout as rollout_module
-from diamond_fast.engine.rollout import EnvStep, RolloutState, initial_state, rollout, sample_categorical
+from diamond_fast.engine.rollout import EnvStep, RolloutState, initial_state, rollout
+from diamond_fast.networks.actor_critic.distributions import sample_categorical
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 
 
@@ -32,7 +33,7 @@ class ScriptedEnv:
 def scripted(monkeypatch):
     script = tensors("actor_critic_loss")
     env = ScriptedEnv(script)
-    monkeypatch.setattr(rollout_module, "sample_categorical", lambda logits: script["act"][env.t])
+    monkeypatch.setattr(rollout_module, "draw_actions", lambda distribution, outputs: script["act"][env.t])
     return script, env
 
 

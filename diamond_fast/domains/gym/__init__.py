@@ -1,4 +1,4 @@
-"""Any Gymnasium environment with image observations and discrete actions."""
+"""Any Gymnasium environment with image observations."""
 
 import json
 from dataclasses import replace

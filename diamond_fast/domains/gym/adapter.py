@@ -1,30 +1,27 @@
-"""Any Gymnasium environment with image observations and discrete actions as one slot of a real environment."""
+"""Any Gymnasium environment with image observations as one slot of a real environment."""
 
 import difflib
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import spaces
 
-import diamond_fast.domains.catch.env  # noqa: F401 (registers diamond_fast/Catch-v0)
+import diamond_fast.domains.catch.env
+import diamond_fast.domains.roll.env  # noqa: F401 (both register their environments)
 from diamond_fast.area import AreaResize
+from diamond_fast.domains.gym.actions import adapt_actions
+from diamond_fast.domains.gym.images import Images
 from diamond_fast.envs.failure import EnvironmentFailedError, blamed
 from diamond_fast.envs.slot import SlotStep
-from diamond_fast.spec import Action, Discrete, Frame
+from diamond_fast.spec import Frame
 
-NUM_FIRST_FRAMES = 100
-"""Frames among which one must be brighter than 1 of 255, or a line says so."""
 _GREATEST_REWARD = float(np.finfo(np.float32).max)
 
 
 class GymSlot:
     """A Gymnasium environment whose frames become uint8 RGB of one size, by area averaging.
-
-    Observations of fractions from 0 to 1, as their space must say, are taken times 255 and rounded.
 
     Every episode has a seed of its own, given to the environment's ``reset``. A state (seed and actions) brings an
     environment back exactly if it draws all random numbers from what ``reset(seed=...)`` seeds, reads no clock and
@@ -37,45 +34,26 @@ class GymSlot:
         env_kwargs: arguments of the environment.
 
     Raises:
-        ValueError: the id is unknown, observations are not images [H,W], [H,W,1] or [H,W,3] of uint8 or of fractions
-            from 0 to 1, or actions are not discrete.
+        ValueError: the id is unknown, or its observations or actions are none that ``Images`` and ``adapt_actions``
+            take.
         EnvironmentFailedError: the environment raised something; so do ``reset`` and ``recv``, even if it gave a
             frame or a reward that is none.
     """
 
     seed_lasts = 0
-    _told_dark: ClassVar[set[str]] = set()
-    """Names of environments: they are made anew for each evaluation."""
 
     def __init__(self, env_id: str, frame_size: int | tuple[int, int], env_kwargs: Mapping[str, Any] | None = None):
         self.name = env_id
         self._env = make_gym_env(env_id, env_kwargs or {})
         self.frame = Frame.of_size(frame_size)
-        obs_space, action_space = self._env.observation_space, self._env.action_space
         try:
-            if not isinstance(action_space, spaces.Discrete):
-                raise ValueError(
-                    f"{env_id}: expected discrete actions, got {action_space}; if an environment has both, "
-                    """--env-kwargs says which, as '{"continuous": false}' for CarRacing-v3"""
-                )
-            if not (isinstance(obs_space, spaces.Box) and _is_image(obs_space)):
-                raise ValueError(
-                    f"{env_id}: expected uint8 image observations [H,W], [H,W,1] or [H,W,3], or such fractions from 0 "
-                    f"to 1, got {obs_space}"
-                )
+            self.action, self._adapted = adapt_actions(env_id, self._env.action_space)
+            self._images = Images(env_id, self._env.observation_space)
         except ValueError:
             self._env.close()
             raise
-        self.action: Action = Discrete(int(action_space.n))
-        self._first_action = int(action_space.start)
-        self._next_action = 0
-        self._obs_shape = obs_space.shape
-        self._fractions = obs_space.dtype.kind == "f"
-        black_and_white = not self._fractions and obs_space.high.max() == 1
-        self._scale = np.uint8(255 if black_and_white else 1)
-        height, width = obs_space.shape[:2]
-        self._resize = AreaResize((height, width), self.frame.shape[:2])
-        self._dark_frames_left = NUM_FIRST_FRAMES
+        self._resize = AreaResize((self._images.height, self._images.width), self.frame.shape[:2])
+        self._next_action: Any = None
 
     def reset(self, seed: int) -> tuple[np.ndarray, int]:
         with blamed(self.name, "reset"):
@@ -83,7 +61,7 @@ class GymSlot:
             return self._frame(obs), _lives(info)
 
     def send(self, action: np.ndarray) -> None:
-        self._next_action = self._first_action + int(action)
+        self._next_action = self._adapted(action)
 
     def recv(self) -> SlotStep:
         with blamed(self.name, "step"):
@@ -96,57 +74,7 @@ class GymSlot:
             self._env.close()
 
     def _frame(self, obs: Any) -> np.ndarray:
-        image = np.asarray(obs)
-        if image.shape != self._obs_shape:
-            raise EnvironmentFailedError(
-                f"the environment {self.name} gave a frame of shape {list(image.shape)}, "
-                f"its observation_space says {list(self._obs_shape)}"
-            )
-        if self._fractions:
-            image = self._bytes(image)
-        elif image.dtype != np.uint8:
-            image = self._whole_numbers(image)
-        if self._scale != 1:
-            image = image * self._scale
-        if self._dark_frames_left:
-            self._look_for_light(image)
-        return self._resize(np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3)))
-
-    def _look_for_light(self, image: np.ndarray) -> None:
-        """Say once for each environment if the first frames are nearly black all over.
-
-        They are probably in 0..1, and would be trained on as they look: black. Not refused, since a game may well begin
-        in the dark.
-        """
-        self._dark_frames_left = 0 if image.max() > 1 else self._dark_frames_left - 1
-        if image.max() <= 1 and self._dark_frames_left == 0 and self.name not in self._told_dark:
-            self._told_dark.add(self.name)
-            print(
-                f"The environment {self.name} has shown {NUM_FIRST_FRAMES} frames with no value above 1 of 255, which "
-                "is black; if its frames are in 0..1, it should return (255 * frame).astype(np.uint8).",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    def _bytes(self, image: np.ndarray) -> np.ndarray:
-        """Fractions as uint8."""
-        if image.dtype.kind != "f" or not (image.min() >= 0 and image.max() <= 1):
-            raise EnvironmentFailedError(
-                f"the environment {self.name} gave a frame of {image.dtype} from {image.min():g} to {image.max():g}, "
-                "its observation_space says fractions from 0 to 1"
-            )
-        return np.rint(255 * image).astype(np.uint8)
-
-    def _whole_numbers(self, image: np.ndarray) -> np.ndarray:
-        """Integers of another width as uint8; what their dtype leaves open is refused."""
-        least, most = image.min(), image.max()
-        if image.dtype.kind not in "iu" or least < 0 or most > 255:
-            remedy = "(255 * frame).astype(np.uint8)" if least >= 0 and most <= 1 else "uint8 values from 0 to 255"
-            raise EnvironmentFailedError(
-                f"the environment {self.name} gave a frame of {image.dtype} from {least:g} to {most:g}, "
-                f"its observation_space says uint8; it should return {remedy}"
-            )
-        return image.astype(np.uint8)
+        return self._resize(self._images(obs))
 
     def _reward(self, reward: Any) -> float:
         value = np.nan
@@ -162,11 +90,6 @@ class GymSlot:
 
 def _lives(info: Any) -> int:
     return int(info.get("lives", 0)) if isinstance(info, Mapping) else 0
-
-
-def _is_image(space: spaces.Box) -> bool:
-    shape, fractions = space.shape, space.dtype.kind == "f" and (space.low == 0).all() and (space.high == 1).all()
-    return (space.dtype == np.uint8 or fractions) and (len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3)))
 
 
 def make_gym_env(env_id: str, kwargs: Mapping[str, Any]) -> gymnasium.Env:

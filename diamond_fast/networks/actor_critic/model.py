@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from diamond_fast.arguments import check_tensor
 from diamond_fast.networks.actor_critic import walk
 from diamond_fast.networks.actor_critic.config import ActorCriticConfig, ActorCriticLossConfig
+from diamond_fast.networks.actor_critic.distributions import ActionDistribution, Categorical, distribution_of
 from diamond_fast.networks.backend import Backend, Value
 from diamond_fast.networks.blocks import SmallResBlock, conv3x3, init_lstm
 from diamond_fast.networks.exact import at_least_float32, outside_autocast
-from diamond_fast.spec import Discrete, Spec, as_spec
+from diamond_fast.spec import Spec, as_spec
 
 
 class ActorCriticEncoder(nn.Module):
@@ -41,26 +42,27 @@ class ActorCriticEncoder(nn.Module):
 class ActorCritic(nn.Module):
     """Recurrent policy and value with a shared body. Both heads start at zero: a uniform policy, a value of 0.
 
+    Numbers to choose (a ``Box``) begin as tanh of N(0, 1), which is nearly uniform.
+
     Args:
         num_actions: the world; a number stands for as many discrete actions, with square frames of ``frame_size``.
 
     Raises:
-        ValueError: the world's actions are not discrete.
+        ValueError: no policy can choose such actions.
     """
 
     def __init__(self, cfg: ActorCriticConfig, num_actions: Spec | int, frame_size: int = 64):
         super().__init__()
         spec = as_spec(num_actions, frame_size, cfg.img_channels)
-        if not isinstance(spec.action, Discrete):
-            raise ValueError(f"action: the policy chooses among discrete actions, got {spec.action}")
         self.lstm_dim = cfg.lstm_dim
         self.spec = spec
+        self.distribution = distribution_of(spec.action)
         self.encoder = ActorCriticEncoder(cfg, spec.frame.channels)
         halvings = sum(cfg.down)
         height, width = spec.frame.height >> halvings, spec.frame.width >> halvings
         self.lstm = nn.LSTMCell(cfg.channels[-1] * height * width, cfg.lstm_dim)
         self.critic_linear = nn.Linear(cfg.lstm_dim, 1)
-        self.actor_linear = nn.Linear(cfg.lstm_dim, spec.action.n)
+        self.actor_linear = nn.Linear(cfg.lstm_dim, self.distribution.num_outputs)
         for head in (self.critic_linear, self.actor_linear):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
@@ -72,7 +74,7 @@ class ActorCritic(nn.Module):
 
     @property
     def num_actions(self) -> int:
-        return self.actor_linear.out_features
+        return self.spec.action.n
 
     def predict_act_value(
         self, obs: Tensor, hx_cx: tuple[Tensor, Tensor]
@@ -83,7 +85,7 @@ class ActorCritic(nn.Module):
             hx_cx: LSTM state, each [N,D].
 
         Returns:
-            action logits [N,A], values [N], the LSTM's new state.
+            logits [N,A] or what else ``distribution`` takes, values [N], the LSTM's new state.
 
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
@@ -145,16 +147,19 @@ def actor_critic_loss(
     trunc: Tensor,
     val_bootstrap: Tensor,
     cfg: ActorCriticLossConfig,
+    distribution: ActionDistribution | None = None,
 ) -> ActorCriticLoss:
     """REINFORCE with the value as baseline, value regression on lambda-returns, entropy bonus (appendix D).
 
     Args:
-        logits: [N,T,A]. val: [N,T]. act: [N,T] int64. rew, val_bootstrap: [N,T]. end, trunc: [N,T] bool.
+        logits: [N,T,A], the policy's outputs. act: [N,T,...], as ``distribution`` drew them.
+        val, rew, val_bootstrap: [N,T]. end, trunc: [N,T] bool.
+        distribution: the policy's. Categorical if None.
     """
     returns = lambda_returns(rew, end, trunc, val_bootstrap, cfg.gamma, cfg.lambda_)
-    log_probs = F.log_softmax(logits, dim=-1)
-    log_prob_act = log_probs.gather(-1, act[..., None]).squeeze(-1)
-    entropy = -(log_probs.exp() * log_probs).sum(dim=-1).mean()
+    distribution = distribution or Categorical(logits.size(-1))
+    log_prob_act, entropies = distribution.log_prob_and_entropy(logits, act)
+    entropy = entropies.mean()
 
     loss_actions = (-log_prob_act * (returns - val).detach()).mean()
     loss_values = cfg.weight_value_loss * F.mse_loss(val, returns)
