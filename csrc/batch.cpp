@@ -11,18 +11,25 @@ namespace replay {
 namespace {
 
 // The size of everything, in which no step can have overflowed.
-bool fits(int64_t batch_size, int64_t seq_length, int64_t frame_bytes, int64_t act_bytes) {
+bool fits(int64_t batch_size, int64_t seq_length, int64_t frame_bytes, int64_t act_bytes, int64_t full_bytes) {
   constexpr int64_t kMost = int64_t{1} << 46, kBytesAStep = 32;  // rounded up: all arrays but frames and actions
   if (batch_size < 1 || seq_length < 1 || frame_bytes < 0 || act_bytes < 1 || act_bytes > kMost) return false;
+  if (full_bytes < 0 || full_bytes > kMost) return false;
   if (batch_size > kMost / kBytesAStep || seq_length > kMost / kBytesAStep / batch_size) return false;
-  return frame_bytes <= kMost / (batch_size * seq_length) - kBytesAStep - act_bytes;
+  return frame_bytes <= kMost / (batch_size * seq_length) - kBytesAStep - act_bytes - full_bytes;
 }
 
 }  // namespace
 
-BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_bytes, int64_t act_bytes)
-    : batch_size(batch_size), seq_length(seq_length), frame_bytes(frame_bytes), act_bytes(act_bytes), num_bytes(0) {
-  if (!fits(batch_size, seq_length, frame_bytes, act_bytes)) {
+BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_bytes, int64_t act_bytes,
+                         int64_t full_bytes)
+    : batch_size(batch_size),
+      seq_length(seq_length),
+      frame_bytes(frame_bytes),
+      act_bytes(act_bytes),
+      full_bytes(full_bytes),
+      num_bytes(0) {
+  if (!fits(batch_size, seq_length, frame_bytes, act_bytes, full_bytes)) {
     throw std::invalid_argument("batch_size, seq_length: " + std::to_string(batch_size) + " segments of " +
                                 std::to_string(seq_length) + " steps are not positive sizes within 64 TiB");
   }
@@ -42,6 +49,7 @@ BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_b
   pixel_mask = place(steps);
   episode = place(batch_size * static_cast<int64_t>(sizeof(int64_t)));
   start = place(batch_size * static_cast<int64_t>(sizeof(int64_t)));
+  full = place(steps * full_bytes);
 }
 
 namespace {
@@ -90,12 +98,29 @@ void check_cuts(const Store& store, const View& view, const std::vector<Cut>& cu
     throw std::invalid_argument("layout: made for actions of " + std::to_string(layout.act_bytes) + " bytes, not " +
                                 std::to_string(store.act_bytes()));
   }
+  if (layout.full_bytes != 0 && (!store.full() || layout.full_bytes != store.full()->frame_bytes())) {
+    throw std::invalid_argument("layout: made for full frames of " + std::to_string(layout.full_bytes) + " bytes, not " +
+                                std::to_string(store.full() ? store.full()->frame_bytes() : 0));
+  }
   for (const Cut& cut : cuts) {
     if (cut.episode < 0 || cut.episode >= view.num_episodes()) {
       throw std::out_of_range("episode: " + std::to_string(cut.episode) + " is not one of the " +
                               std::to_string(view.num_episodes()) + " stored");
     }
   }
+}
+
+// The files that a batch's frames come from, and where they go.
+struct FromFile {
+  const FrameFile* file;
+  uint8_t* to;
+};
+
+std::vector<FromFile> files_for(const Store& store, const BatchLayout& layout, uint8_t* block) {
+  std::vector<FromFile> files;
+  if (store.file() && layout.frame_bytes) files.push_back({store.file(), block + layout.frames});
+  if (layout.full_bytes) files.push_back({store.full(), block + layout.full});
+  return files;
 }
 
 }  // namespace
@@ -108,16 +133,31 @@ void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const Ba
   for (const int64_t flags : {layout.end, layout.trunc, layout.mask_padding, layout.pixel_mask}) {
     std::memset(block + flags, 0, layout.batch_size * length);
   }
+  const std::vector<FromFile> files = files_for(store, layout, block);
+  for (const auto& [file, to] : files) {
+    for (const Cut& cut : cuts) {  // all segments of the batch are on their way before the first is waited for
+      const Span span = span_of(view, cut, length);
+      file->will_read(span.slot, span.num_frames);
+    }
+  }
   Span next = span_of(view, cuts[0], length);
   for (int64_t row = 0; row < layout.batch_size; ++row) {
     const Span span = next;
     if (row + 1 < layout.batch_size) next = span_of(view, cuts[row + 1], length);
 
     const int64_t base = row * length, first = base + span.before, after = first + span.num_frames;
-    uint8_t* frames = block + layout.frames;
-    std::memset(frames + base * frame_bytes, 0, span.before * frame_bytes);
-    copy(frames + first * frame_bytes, store.frame(span.slot), span.num_frames * frame_bytes, store.frame(next.slot));
-    std::memset(frames + after * frame_bytes, 0, (base + length - after) * frame_bytes);
+    if (!store.file()) {
+      uint8_t* frames = block + layout.frames;
+      std::memset(frames + base * frame_bytes, 0, span.before * frame_bytes);
+      copy(frames + first * frame_bytes, store.frame(span.slot), span.num_frames * frame_bytes, store.frame(next.slot));
+      std::memset(frames + after * frame_bytes, 0, (base + length - after) * frame_bytes);
+    }
+    for (const auto& [file, to] : files) {
+      const int64_t bytes = file->frame_bytes();
+      std::memset(to + base * bytes, 0, span.before * bytes);
+      file->read(span.slot, span.num_frames, to + first * bytes);
+      std::memset(to + after * bytes, 0, (base + length - after) * bytes);
+    }
 
     const auto copy_row = [&](int64_t array, const void* stored, int64_t bytes) {  // zeros, what is stored, zeros
       uint8_t* to = block + array;

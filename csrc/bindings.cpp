@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cerrno>
 #include <deque>
 #include <memory>
 #include <stdexcept>
@@ -71,14 +72,29 @@ class PyPrefetcher {
   Prefetcher prefetcher_;  // goes before the blocks
 };
 
+// Frames of a file, or of memory, as an array [count, bytes] that keeps the store alive.
+py::array frames_of(const py::object& self, const FrameFile& file, int64_t first, int64_t count) {
+  py::array_t<uint8_t> array({count, file.frame_bytes()}, file.at(first), self);
+  array.attr("flags").attr("writeable") = false;
+  return array;
+}
+
 // The slots' arrays in place; the store stays alive as long as they do.
 py::tuple slots(py::object self, int64_t first, int64_t count) {
   Store& store = self.cast<Store&>();
   store.check_slots(first, count);
-  return py::make_tuple(py::array_t<uint8_t>({count, store.frame_bytes()}, store.frame(first), self),
-                        py::array_t<uint8_t>({count, store.act_bytes()}, store.act(first), self),
+  py::array frames = store.file() ? frames_of(self, *store.file(), first, count)
+                                  : py::array_t<uint8_t>({count, store.frame_bytes()}, store.frame(first), self);
+  return py::make_tuple(frames, py::array_t<uint8_t>({count, store.act_bytes()}, store.act(first), self),
                         py::array_t<float>(count, store.rew(first), self),
                         py::array_t<uint8_t>(count, store.flags(first), self));
+}
+
+py::object full_slots(py::object self, int64_t first, int64_t count) {
+  Store& store = self.cast<Store&>();
+  store.check_slots(first, count);
+  if (!store.full()) return py::none();
+  return frames_of(self, *store.full(), first, count);
 }
 
 py::array_t<uint8_t> take_block(const std::shared_ptr<BlockPool>& pool, int64_t num_bytes) {
@@ -105,6 +121,8 @@ PYBIND11_MODULE(_replay, m) {
 
   m.attr("END") = static_cast<int>(kEnd);
   m.attr("TRUNC") = static_cast<int>(kTrunc);
+  m.attr("FINAL") = static_cast<int>(kFinal);
+  m.attr("FIRST") = static_cast<int>(kFirst);
   m.attr("MAX_ENVS") = kMaxEnvs;
 
   py::class_<Episode>(m, "Episode")
@@ -126,11 +144,12 @@ PYBIND11_MODULE(_replay, m) {
       .def("episode", [](const View& view, int64_t i) { return view.episodes.at(i); });
 
   py::class_<BatchLayout>(m, "BatchLayout")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("batch_size"), py::arg("seq_length"),
-           py::arg("frame_bytes"), py::arg("act_bytes") = sizeof(int64_t))
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t>(), py::arg("batch_size"), py::arg("seq_length"),
+           py::arg("frame_bytes"), py::arg("act_bytes") = sizeof(int64_t), py::arg("full_bytes") = 0)
       .def_readonly("batch_size", &BatchLayout::batch_size)
       .def_readonly("seq_length", &BatchLayout::seq_length)
       .def_readonly("frame_bytes", &BatchLayout::frame_bytes)
+      .def_readonly("full_bytes", &BatchLayout::full_bytes)
       .def_readonly("num_bytes", &BatchLayout::num_bytes)
       .def_readonly("frames", &BatchLayout::frames)
       .def_readonly("act", &BatchLayout::act)
@@ -141,7 +160,8 @@ PYBIND11_MODULE(_replay, m) {
       .def_readonly("mask_padding", &BatchLayout::mask_padding)
       .def_readonly("pixel_mask", &BatchLayout::pixel_mask)
       .def_readonly("episode", &BatchLayout::episode)
-      .def_readonly("start", &BatchLayout::start);
+      .def_readonly("start", &BatchLayout::start)
+      .def_readonly("full", &BatchLayout::full);
 
   py::class_<BlockPool, std::shared_ptr<BlockPool>>(m, "BlockPool")
       .def(py::init<size_t>(), py::arg("num_bytes"))
@@ -157,9 +177,27 @@ PYBIND11_MODULE(_replay, m) {
            py::arg("batch_size"), py::arg("seq_length"), py::arg("weights"), py::arg("beyond_end"), py::arg("seed"),
            py::arg("stream"));
 
+  py::register_exception_translator([](std::exception_ptr thrown) {
+    try {
+      if (thrown) std::rethrow_exception(thrown);
+    } catch (const FileError& error) {
+      errno = error.code;
+      PyErr_SetFromErrnoWithFilename(PyExc_OSError, error.path.c_str());
+    }
+  });
+
+  py::class_<FrameFile, std::shared_ptr<FrameFile>>(m, "FrameFile")
+      .def(py::init<const std::string&, int64_t>(), py::arg("path"), py::arg("frame_bytes"))
+      .def_property_readonly("frame_bytes", &FrameFile::frame_bytes)
+      .def_property_readonly("num_slots", &FrameFile::num_slots);
+
   py::class_<Store, std::shared_ptr<Store>>(m, "Store")
       .def(py::init<int64_t, int64_t, int64_t, int64_t>(), py::arg("frame_bytes"), py::arg("num_envs"),
            py::arg("capacity"), py::arg("act_bytes") = sizeof(int64_t))
+      .def(py::init([](std::shared_ptr<FrameFile> frames, std::shared_ptr<FrameFile> full, int64_t act_bytes) {
+             return std::make_shared<Store>(std::move(frames), std::move(full), act_bytes);
+           }),
+           py::arg("frames").none(false), py::arg("full"), py::arg("act_bytes"))
       .def("append", &append)
       .def("publish_running", &Store::publish_running)
       .def("close_running", &Store::close_running)
@@ -176,6 +214,7 @@ PYBIND11_MODULE(_replay, m) {
       .def("env_used", &Store::env_used)
       .def_property_readonly("num_vector_steps", &Store::num_vector_steps)
       .def("slots", &slots, py::arg("first"), py::arg("count"))
+      .def("full_slots", &full_slots, py::arg("first"), py::arg("count"))
       // Draws batch number `batch` into the block.
       .def(
           "draw_into",

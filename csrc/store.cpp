@@ -1,7 +1,5 @@
 #include "store.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -10,26 +8,6 @@
 #include <string>
 
 namespace replay {
-
-template <typename T>
-Reserved<T>::Reserved(int64_t count) : bytes_(static_cast<size_t>(count) * sizeof(T)) {
-  void* memory =
-      mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  data_ = static_cast<T*>(memory);
-}
-
-template <typename T>
-void Reserved<T>::use_huge_pages() {
-#ifdef MADV_HUGEPAGE
-  madvise(data_, bytes_, MADV_HUGEPAGE);
-#endif
-}
-
-template <typename T>
-Reserved<T>::~Reserved() {
-  munmap(data_, bytes_);
-}
 
 namespace {
 
@@ -50,12 +28,15 @@ int64_t vector_steps(int64_t frame_bytes, int64_t num_envs, int64_t capacity, in
 
 }  // namespace
 
-Store::Store(int64_t frame_bytes, int64_t num_envs, int64_t capacity, int64_t act_bytes)
+Store::Store(int64_t frame_bytes, int64_t num_envs, int64_t max_vector_steps, int64_t slots_per_env, int64_t act_bytes,
+             std::shared_ptr<const FrameFile> file, std::shared_ptr<const FrameFile> full)
     : frame_bytes_(frame_bytes),
       act_bytes_(act_bytes),
-      max_vector_steps_(vector_steps(frame_bytes, num_envs, capacity, act_bytes)),
-      slots_per_env_(2 * max_vector_steps_),
-      frames_(num_envs * slots_per_env_ * frame_bytes),
+      max_vector_steps_(max_vector_steps),
+      slots_per_env_(slots_per_env),
+      file_(std::move(file)),
+      full_(std::move(full)),
+      frames_(file_ ? 1 : num_envs * slots_per_env_ * frame_bytes),
       act_(num_envs * slots_per_env_ * act_bytes),
       rew_(num_envs * slots_per_env_),
       flags_(num_envs * slots_per_env_),
@@ -66,8 +47,22 @@ Store::Store(int64_t frame_bytes, int64_t num_envs, int64_t capacity, int64_t ac
   view_ = std::move(empty);
 }
 
+Store::Store(int64_t frame_bytes, int64_t num_envs, int64_t capacity, int64_t act_bytes)
+    : Store(frame_bytes, num_envs, vector_steps(frame_bytes, num_envs, capacity, act_bytes),
+            2 * vector_steps(frame_bytes, num_envs, capacity, act_bytes), act_bytes, nullptr, nullptr) {}
+
+Store::Store(std::shared_ptr<const FrameFile> frames, std::shared_ptr<const FrameFile> full, int64_t act_bytes)
+    : Store(frames->frame_bytes(), 1, vector_steps(frames->frame_bytes(), 1, frames->num_slots(), act_bytes),
+            frames->num_slots(), act_bytes, frames, full) {
+  if (full_ && full_->num_slots() != file_->num_slots()) {
+    throw std::invalid_argument("full: holds " + std::to_string(full_->num_slots()) + " frames, not " +
+                                std::to_string(file_->num_slots()));
+  }
+}
+
 void Store::append(const uint8_t* obs, const uint8_t* act, const float* rew, const bool* end, const bool* trunc,
                    const uint8_t* final_obs) {
+  if (file_) throw std::runtime_error("replay: its frames lie in a file, which is only read");
   if (vector_steps_ == max_vector_steps_) {
     throw std::runtime_error("replay full: it holds " + std::to_string(max_vector_steps_ * num_envs()) +
                             " steps; make it with a larger capacity");
@@ -201,8 +196,5 @@ std::shared_ptr<const View> Store::view() {
   }
   return view_;
 }
-
-template class Reserved<uint8_t>;
-template class Reserved<float>;
 
 }  // namespace replay

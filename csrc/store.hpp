@@ -3,7 +3,8 @@
 // Every environment owns a stretch of slots, so an episode is contiguous even when several environments interleave
 // and a segment of it is one memcpy. A slot holds a frame, the action taken at it and what followed. An ended episode
 // owns one more slot for its final observation. Slots are written once: what a View shows never changes, so readers
-// copy without a lock. Frames and actions are bytes whose meaning is the caller's.
+// copy without a lock. Frames and actions are bytes whose meaning is the caller's. A recording's frames may stay in
+// files, in two sizes: such a store is filled with adopt() once, and only read from then on.
 #pragma once
 
 #include <array>
@@ -13,25 +14,9 @@
 #include <vector>
 
 #include "fork_safe.hpp"
+#include "frames.hpp"
 
 namespace replay {
-
-// Zeroed memory that takes address space at once, but physical pages only as they are written.
-template <typename T>
-class Reserved {
- public:
-  explicit Reserved(int64_t count);
-  ~Reserved();
-  Reserved(const Reserved&) = delete;
-  Reserved& operator=(const Reserved&) = delete;
-  void use_huge_pages();  // best effort
-  T* at(int64_t index) { return data_ + index; }
-  const T* at(int64_t index) const { return data_ + index; }
-
- private:
-  T* data_;
-  size_t bytes_;
-};
 
 // What is known of a slot, in bits. These values are stored on disk.
 enum SlotFlag : uint8_t {
@@ -69,12 +54,15 @@ class Store {
   // capacity: steps in all, rounded up to whole vector steps. Throws std::invalid_argument, and std::bad_alloc if
   // there is no address space for as many.
   Store(int64_t frame_bytes, int64_t num_envs, int64_t capacity, int64_t act_bytes = sizeof(int64_t));
+  // Frames in files: of one environment, as many as its slots.
+  // full: the same frames in another size; may be null. Throws std::invalid_argument unless both have as many slots.
+  Store(std::shared_ptr<const FrameFile> frames, std::shared_ptr<const FrameFile> full, int64_t act_bytes);
 
   // --- the writer's side: one thread at a time ---
 
   // Takes one step of every environment; final_obs is read only if an episode ended. An ended episode becomes visible
-  // at once, a running one with publish_running(). Throws std::runtime_error when full, std::invalid_argument if a
-  // reward is not finite; then nothing is taken.
+  // at once, a running one with publish_running(). Throws std::runtime_error when full, or if frames lie in a file,
+  // std::invalid_argument if a reward is not finite; then nothing is taken.
   void append(const uint8_t* obs, const uint8_t* act, const float* rew, const bool* end, const bool* trunc,
               const uint8_t* final_obs);
   void publish_running();
@@ -103,7 +91,9 @@ class Store {
   int64_t num_envs() const { return static_cast<int64_t>(envs_.size()); }
   int64_t num_slots() const { return num_envs() * slots_per_env_; }  // room for, in all environments
 
-  uint8_t* frame(int64_t slot) { return frames_.at(slot * frame_bytes_); }
+  const FrameFile* file() const { return file_.get(); }  // that has the frames; null if they are in memory
+  const FrameFile* full() const { return full_.get(); }  // that has them in another size, too; null if none
+  uint8_t* frame(int64_t slot) { return frames_.at(slot * frame_bytes_); }  // in memory, if they are there
   uint8_t* act(int64_t slot) { return act_.at(slot * act_bytes_); }
   float* rew(int64_t slot) { return rew_.at(slot); }
   uint8_t* flags(int64_t slot) { return flags_.at(slot); }
@@ -121,9 +111,13 @@ class Store {
   void take_step(Env& env, int64_t slot);
   void publish(Env& env, bool has_final);
 
+  Store(int64_t frame_bytes, int64_t num_envs, int64_t max_vector_steps, int64_t slots_per_env, int64_t act_bytes,
+        std::shared_ptr<const FrameFile> file, std::shared_ptr<const FrameFile> full);
+
   const int64_t frame_bytes_, act_bytes_;
   const int64_t max_vector_steps_;
   const int64_t slots_per_env_;  // twice the steps: every episode might have one step and a final observation
+  const std::shared_ptr<const FrameFile> file_, full_;
   Reserved<uint8_t> frames_;
   Reserved<uint8_t> act_;
   Reserved<float> rew_;

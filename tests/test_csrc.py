@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CSRC = Path(__file__).parent.parent / "csrc"
-STORE = [CSRC / name for name in ("store.cpp", "sampler.cpp", "batch.cpp", "prefetch.cpp")]
+STORE = [CSRC / name for name in ("store.cpp", "frames.cpp", "sampler.cpp", "batch.cpp", "prefetch.cpp")]
 PROGRAMS = {"store_test": STORE, "planted_faults": STORE, "team_test": []}
 TESTS = ("store_test", "team_test")
 SANITIZERS = {

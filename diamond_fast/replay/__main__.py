@@ -107,9 +107,10 @@ def summary(path: Path) -> str:
     action = "numbers" if replay.action is None else f"{replay.action.kind}, n = {replay.action.n}"
     if isinstance(replay.action, Mixed):
         action += f" ({', '.join(f'{name}: {part.kind} {part.n}' for name, part in replay.action.parts)})"
+    full = "" if replay.full_shape is None else f" and {'x'.join(map(str, replay.full_shape))}"
     lines = [
         f"{path}: {replay.num_steps} steps in {replay.num_episodes} episodes, {replay.num_envs} environments at a time",
-        f"frames: {height}x{width}x{channels}; actions: {action}",
+        f"frames: {height}x{width}x{channels}{full}; actions: {action}",
         f"rewards: {negative} negative, {zero} zero, {positive} positive; ends: {replay.end_counts[1]}",
     ]
     if len(lengths):
@@ -124,8 +125,17 @@ def verify(path: Path) -> int:
     """Reads everything as training does, so that nothing is called whole that would be refused there."""
     from diamond_fast.replay.formats import load_recording
     from diamond_fast.replay.journal import Journal
+    from diamond_fast.replay.recording import first_damage, recording_in
 
     journal = None
+    if folder := recording_in(path):
+        try:
+            problem = first_damage(folder)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            print(f"damaged: {problem}")
+            return EXIT_DAMAGED
     if not path.is_dir() and path.suffix != ".npz":
         with contextlib.closing(Journal(path, writable=False)) as journal:
             if journal.problem:

@@ -25,6 +25,7 @@ class Form(NamedTuple):
     frame_shape: tuple[int, int, int]
     action: Action
     mirror: DeviceMirror | None = None
+    full_shape: tuple[int, int, int] | None = None
 
 
 class Batch:
@@ -48,6 +49,13 @@ class Batch:
         if self._layout.frame_bytes == 0:
             return None
         return self._view(self._layout.frames, torch.uint8, self._steps + self._form.frame_shape)
+
+    @cached_property
+    def full_frames(self) -> Tensor | None:
+        """uint8 [B, L, H, W, C]: the same frames in the recording's other size; None if they were not asked for."""
+        if self._layout.full_bytes == 0 or self._form.full_shape is None:
+            return None
+        return self._view(self._layout.full, torch.uint8, self._steps + self._form.full_shape)
 
     @cached_property
     def pixel_mask(self) -> Tensor:
@@ -110,6 +118,16 @@ class Batch:
             return self._form.mirror.obs(self.slot)
         assert self.frames is not None  # since no mirror holds them
         return to_float(self.frames, self.pixel_mask)
+
+    def full_obs(self) -> Tensor:
+        """Returns float32 [B, L, C, H, W] in [-1, 1] of ``full_frames``, as `obs` does.
+
+        Raises:
+            ValueError: they were not asked for.
+        """
+        if self.full_frames is None:
+            raise ValueError("full: the batch was drawn without frames of the other size")
+        return to_float(self.full_frames, self.pixel_mask)
 
     def _view(self, offset: int, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
         return self._block[offset : offset + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)[self._part]

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from diamond_fast import _replay
 from diamond_fast.one_line import one_line
 from diamond_fast.replay import commits
 from diamond_fast.replay.batch import Batch, Form
+from diamond_fast.replay.checks import check_integer, checked
 from diamond_fast.replay.journal import Journal, JournalError
 from diamond_fast.replay.segments import Segments
 from diamond_fast.spec import Action, Discrete, action_from_json
@@ -29,6 +30,7 @@ _log = logging.getLogger(__name__)
 _MALFORMED = (IndexError, KeyError, MemoryError, OverflowError, TypeError, ValueError, zstandard.ZstdError)
 """What a forged journal with good checksums raises."""
 _MOST_STEPS = 2**60
+THREADS_FROM_DISK = 4
 
 
 class Episode(NamedTuple):
@@ -46,6 +48,19 @@ class Episode(NamedTuple):
     """bool [T]."""
     final_obs: np.ndarray | None
     """uint8 [H, W, C], or None while the episode runs or if it was closed without an end."""
+    full_obs: np.ndarray | None = None
+    """uint8 [T, H, W, C]: the frames of ``obs`` in the recording's other size; None if it has none."""
+    full_final_obs: np.ndarray | None = None
+    """uint8 [H, W, C]: ``final_obs`` in the other size."""
+
+
+class FrameFiles(NamedTuple):
+    """Where the frames of a recording lie: bytes [slots, H, W, C]."""
+
+    frames: Path
+    full: Path | None = None
+    """The same frames in another size."""
+    full_shape: tuple[int, int, int] | None = None
 
 
 class Replay:
@@ -61,6 +76,7 @@ class Replay:
         num_envs: int = 1,
         capacity: int = 100_000,
         action: Action | None = None,
+        files: FrameFiles | None = None,
     ) -> None:
         """Makes an empty buffer in memory.
 
@@ -69,9 +85,12 @@ class Replay:
             num_envs: environments stepped together.
             capacity: steps in all, rounded up to whole vector steps. What is not used costs no memory.
             action: what is done at each step; None: int64 numbers, of how many is not known.
+            files: frames stay there and are only read, those of one environment and as many as there are. See
+                ``take_slots``.
 
         Raises:
             ValueError: an argument is not positive, or frame_shape has not three numbers.
+            OSError: a file cannot be read.
         """
         shape = tuple(int(n) for n in frame_shape)
         if len(shape) != 3 or min(shape) < 1:
@@ -80,12 +99,44 @@ class Replay:
         self.num_envs = int(num_envs)
         self.action = action
         self._act = action or Discrete(1)  # the dtype and shape are those of any number of choices
-        self._store = _replay.Store(math.prod(self.frame_shape), self.num_envs, int(capacity), self._act.nbytes)
+        self.full_shape = None if files is None else files.full_shape
+        """(H, W, C) of the same frames in another size, which only recordings on disk have."""
+        self._on_disk = files is not None
+        self._store = self._new_store(int(capacity), files)
         self._journal: Journal | None = None
         self._num_followed = 0  # records taken by catch_up
         self._mark_committed()
 
+    def _new_store(self, capacity: int, files: FrameFiles | None) -> _replay.Store:
+        frame_bytes, act_bytes = math.prod(self.frame_shape), self._act.nbytes
+        if files is None:
+            return _replay.Store(frame_bytes, self.num_envs, capacity, act_bytes)
+        frames, full = _replay.FrameFile(str(files.frames), frame_bytes), None
+        if files.full is not None and self.full_shape is not None:
+            full = _replay.FrameFile(str(files.full), math.prod(self.full_shape))
+        return _replay.Store(frames, full, act_bytes)
+
     # --- writing ---
+
+    def take_slots(self, act: np.ndarray, rew: np.ndarray, flags: np.ndarray) -> None:
+        """Takes what belongs to all frames of the files, of steps and final observations, and makes it visible.
+
+        Args:
+            act: [slots, ...] of the action's dtype and shape.
+            rew: float32 [slots].
+            flags: uint8 [slots], of ``_replay.END``, ``TRUNC``, ``FINAL`` and ``FIRST``.
+
+        Raises:
+            ValueError: they are not as many as the frames, or flags are not those of steps.
+        """
+        if not len(act) == len(rew) == len(flags) == self._store.num_slots:
+            raise ValueError(f"expected {self._store.num_slots} slots as there are frames, got {len(flags)}")
+        _, stored_act, stored_rew, stored_flags = self._store.slots(0, len(flags))
+        stored_act[...] = np.ascontiguousarray(act, self._act.dtype).view(np.uint8).reshape(stored_act.shape)
+        stored_rew[...] = rew
+        stored_flags[...] = flags
+        self._store.adopt(int((flags != _replay.FINAL).sum()), [len(flags)])
+        self._store.close_running()
 
     def append(
         self,
@@ -112,16 +163,16 @@ class Replay:
         """
         steps, frames = (self.num_envs,), (self.num_envs, *self.frame_shape)
         kind = self._act.dtype.kind
-        act = _checked("act", act, "iu" if kind == "i" else kind, self._act.dtype, steps + self._act.shape)
+        act = checked("act", act, "iu" if kind == "i" else kind, self._act.dtype, steps + self._act.shape)
         if self.action is not None and (reason := self.action.why_not(act)):
             raise ValueError(f"act: {reason}")
         self._store.append(
-            _checked("obs", obs, "u", np.uint8, frames),
+            checked("obs", obs, "u", np.uint8, frames),
             act.reshape(-1).view(np.uint8),
-            _checked("rew", rew, "f", np.float32, steps),
-            _checked("end", end, "b", np.bool_, steps),
-            _checked("trunc", trunc, "b", np.bool_, steps),
-            _checked("final_obs", final_obs, "u", np.uint8, frames),
+            checked("rew", rew, "f", np.float32, steps),
+            checked("end", end, "b", np.bool_, steps),
+            checked("trunc", trunc, "b", np.bool_, steps),
+            checked("final_obs", final_obs, "u", np.uint8, frames),
         )
         self._closed = False
 
@@ -185,6 +236,9 @@ class Replay:
         episode = view.episode(index)
         frames, act, rew, flags = self._store.slots(episode.first_slot, episode.length + episode.has_final)
         frames = frames.reshape(-1, *self.frame_shape)
+        full = self._store.full_slots(episode.first_slot, episode.length + episode.has_final)
+        if full is not None and self.full_shape is not None:
+            full = full.reshape(-1, *self.full_shape)
         act = act.view(self._act.dtype).reshape(-1, *self._act.shape)
         for array in (frames, act, rew):
             array.flags.writeable = False
@@ -196,6 +250,8 @@ class Replay:
             end=(flags[steps] & _replay.END) != 0,
             trunc=(flags[steps] & _replay.TRUNC) != 0,
             final_obs=frames[-1] if episode.has_final else None,
+            full_obs=None if full is None else full[steps],
+            full_final_obs=full[-1] if full is not None and episode.has_final else None,
         )
 
     def segment(self, episode: int, start: int, stop: int) -> Batch:
@@ -209,8 +265,8 @@ class Replay:
             raise ValueError(f"stop: expected more than start ({start}), got {stop}")
         return self.cut([(episode, start)], stop - start)
 
-    def cut(self, starts: Sequence[tuple[int, int]], seq_length: int) -> Batch:
-        """Returns the segments that begin at the given (episode, step), as one batch.
+    def cut(self, starts: Sequence[tuple[int, int]], seq_length: int, full: bool = False) -> Batch:
+        """Returns the segments that begin at the given (episode, step), as one batch; ``full`` as for `segments`.
 
         Raises:
             IndexError: there is no such episode.
@@ -218,14 +274,22 @@ class Replay:
         """
         if not starts:
             raise ValueError("starts: expected at least one (episode, step)")
-        _check_integer("seq_length", seq_length, 1, 2 * _MOST_STEPS)
+        check_integer("seq_length", seq_length, 1, 2 * _MOST_STEPS)
         for name, values in zip(("episode", "start"), zip(*starts, strict=True), strict=True):
             for value in values:
-                _check_integer(name, value, -_MOST_STEPS, _MOST_STEPS)
-        layout = _replay.BatchLayout(len(starts), seq_length, math.prod(self.frame_shape), self._act.nbytes)
-        block = torch.empty(layout.num_bytes, dtype=torch.uint8)
-        self._store.cut_into(starts, layout, block.numpy())
-        return Batch(block, Form(layout, self.frame_shape, self._act))
+                check_integer(name, value, -_MOST_STEPS, _MOST_STEPS)
+        form = self._form(len(starts), seq_length, full)
+        block = torch.empty(form.layout.num_bytes, dtype=torch.uint8)
+        self._store.cut_into(starts, form.layout, block.numpy())
+        return Batch(block, form)
+
+    def _form(self, batch_size: int, seq_length: int, full: bool, mirror: DeviceMirror | None = None) -> Form:
+        if full and self.full_shape is None:
+            raise ValueError("full: the recording has its frames in one size only")
+        frame_bytes = math.prod(self.frame_shape) if mirror is None else 0
+        full_bytes = math.prod(self.full_shape) if full and self.full_shape is not None else 0
+        layout = _replay.BatchLayout(batch_size, seq_length, frame_bytes, self._act.nbytes, full_bytes)
+        return Form(layout, self.frame_shape, self._act, mirror, self.full_shape)
 
     def segments(
         self,
@@ -235,8 +299,9 @@ class Replay:
         beyond_end: bool = False,
         seed: int = 0,
         stream: int = 0,
-        num_threads: int = 1,
+        num_threads: int | None = None,
         mirror: DeviceMirror | None = None,
+        full: bool = False,
     ) -> Segments:
         """Returns an endless iterator of batches, drawn as DIAMOND does.
 
@@ -251,12 +316,16 @@ class Replay:
             beyond_end: segments may reach past an episode's end, not only before its start.
             seed: below 2**64.
             stream: below 2**32; consumers with streams of their own draw independently.
-            num_threads: that fill batches ahead; 0: each is filled when asked for. The batches are the same.
+            num_threads: that fill batches ahead; 0: each is filled when asked for. The batches are the same. None: 1,
+                or 4 if frames are read from a disk, which serves several at once.
             mirror: holds the frames on a device; batches leave them out, and `Batch.obs` gathers them there.
+            full: batches have the frames in their other size, too, `Batch.full_frames`.
 
         Raises:
             ValueError, TypeError: an argument is out of range.
         """
+        if num_threads is None:
+            num_threads = THREADS_FROM_DISK if self._on_disk else 1
         for name, value, least, most in (
             ("batch_size", batch_size, 1, 2**20),
             ("seq_length", seq_length, 1, 2**20),
@@ -264,16 +333,14 @@ class Replay:
             ("stream", stream, 0, 2**32 - 1),
             ("num_threads", num_threads, 0, 64),
         ):
-            _check_integer(name, value, least, most)
+            check_integer(name, value, least, most)
         options = {
             "batch_size": batch_size,
             "seq_length": seq_length,
             "weights": list(sample_weights or ()),
             "beyond_end": beyond_end,
         }
-        frame_bytes = math.prod(self.frame_shape) if mirror is None else 0
-        layout = _replay.BatchLayout(batch_size, seq_length, frame_bytes, self._act.nbytes)
-        form = Form(layout, self.frame_shape, self._act, mirror)
+        form = self._form(batch_size, seq_length, full, mirror)
         return Segments(self._store, form, options, seed, stream, num_threads)
 
     def mirror(self, device: torch.device | str) -> DeviceMirror:
@@ -343,7 +410,7 @@ class Replay:
                 _log.warning("%s: reading %d whole commits (%s)", path, journal.num_records, journal.problem)
             try:
                 num_envs = journal.meta["num_envs"]
-                _check_integer("num_envs", num_envs, 1, _replay.MAX_ENVS)
+                check_integer("num_envs", num_envs, 1, _replay.MAX_ENVS)
                 num_steps = sum(commits.num_vector_steps(record) for record in journal.records())
                 capacity = max(1, num_steps * num_envs)
                 replay = cls(journal.meta["frame_shape"], num_envs, capacity, _action_of(journal))
@@ -418,20 +485,3 @@ class Replay:
 
 def _action_of(journal: Journal) -> Action | None:
     return action_from_json(journal.meta["action"]) if "action" in journal.meta else None
-
-
-def _check_integer(name: str, value: Any, least: int, most: int) -> None:
-    if not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if not least <= value <= most:
-        raise ValueError(f"{name}: expected {least} .. {most}, got {value}")
-
-
-def _checked(name: str, array: Any, kinds: str, dtype: np.dtype | type, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns array as a contiguous one of dtype, if its kind of numbers and its shape are right."""
-    array = np.asarray(array)
-    if array.dtype.kind not in kinds or (dtype == np.uint8 and array.dtype != np.uint8):
-        raise TypeError(f"{name}: expected {np.dtype(dtype)}, got {array.dtype}")
-    if array.shape != shape:
-        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
-    return np.ascontiguousarray(array, dtype)

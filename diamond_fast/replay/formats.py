@@ -31,6 +31,7 @@ from diamond_fast.frames import to_uint8
 from diamond_fast.replay.buffer import Episode, Replay
 from diamond_fast.replay.conversion import action_of, frame_conversion, one_a_step, repeat_gray, stored_actions
 from diamond_fast.replay.npz import array_names, open_npz, read_array
+from diamond_fast.replay.recording import HALVES, load, recording_in
 from diamond_fast.runs.durable import parse_json, strict_json
 from diamond_fast.spec import Action, Discrete, Frame, Mixed, action_from_json
 from diamond_fast.torch_file import load_torch_file
@@ -46,13 +47,16 @@ _D4RL_NAMES = {"terminations": "terminals", "truncations": "timeouts"}
 
 
 def load_recording(path: Path | str) -> Replay:
-    """Returns what a journal, a .npz recording or a published `dataset/` folder holds, in memory.
+    """Returns what a journal, a .npz recording or a published `dataset/` folder holds, in memory, or an imported
+    recording, whose frames stay on the disk.
 
     Raises:
         ValueError: it is none of these, or damaged; the message names the first wrong array.
         OSError: it cannot be read.
     """
     path = Path(path)
+    if folder := recording_in(path):
+        return load(folder)
     if not path.is_dir() and path.suffix != ".npz":
         return Replay.load(path)
     arrays = {} if path.is_dir() else _load_arrays(path)
@@ -247,7 +251,7 @@ def _finals(path: Path, done: np.ndarray, arrays: dict[str, np.ndarray]) -> dict
 
 def _read_published(folder: Path) -> Iterator[Episode]:
     """Episodes of the published code, one .pt file each, numbered from 0 in nested folders."""
-    halves = [folder / name for name in ("train", "test")]
+    halves = [folder / name for name in HALVES]
     if all(half.is_dir() for half in halves):
         raise ValueError(f"{folder}: holds two recordings; name one of them, {halves[0]} or {halves[1]}")
     files: dict[int, Path] = {}
