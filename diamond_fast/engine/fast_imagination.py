@@ -260,13 +260,15 @@ class ImaginedRollouts:
     ):
         self.env = env
         self.policy = policy
-        self._play: Play = partial(play, env, policy, num_steps=num_steps, capacity=capacity)
+        self.asks = captured is None and env.asks  # steps see to their starts themselves then
+        self._play: Play = partial(play, env, policy, num_steps=num_steps, capacity=capacity, asks=self.asks)
         if captured is not None:
             self._play = captured("imagined rollout", self._play)
 
     def __call__(self, state: RolloutState) -> tuple[Played, RolloutState]:
         self.policy.refresh()
-        self.env.begin_rollout()
+        if not self.asks:
+            self.env.begin_rollout()
         played = self._play(state)
         self.env.end_rollout()
         return played

@@ -8,8 +8,10 @@ This is for a GPU, where many small steps cost more than one large one costs twi
 many episodes ended. Values of final frames are computed for every row at every step and masked, in one pass with the
 step that follows. Memories after resets are computed for every start a rollout could take, at its beginning if the
 environment knows them. That costs some passes of a small encoder without gradients. With gradients the same would
-multiply the batch by the number of burn-in frames, so those go to a fixed number of places instead. A CPU gains nothing
-from larger batches and pays for the second forward pass: there the twin is faster.
+multiply the batch by the number of burn-in frames, so those go to a fixed number of places instead.
+
+A CPU may be asked which episodes ended, and computes final values and burn-ins of those alone. It gains nothing from
+larger batches and pays for the second forward pass: without compiled programs the twin is faster there.
 """
 
 import math
@@ -65,15 +67,21 @@ Play = Callable[[RolloutState], tuple[Played, RolloutState]]
 
 @torch.no_grad()
 def play(
-    env: BatchedEnv, policy: ActorCritic | FastPolicy, state: RolloutState, num_steps: int, capacity: int
+    env: BatchedEnv,
+    policy: ActorCritic | FastPolicy,
+    state: RolloutState,
+    num_steps: int,
+    capacity: int,
+    asks: bool = False,
 ) -> tuple[Played, RolloutState]:
     """Plays ``num_steps`` steps with actions drawn from the policy, the same as its twin draws.
 
-    No shape depends on what happens: nothing waits for a GPU, and a graph can hold it all. What the environment
-    returns is copied, so it may use the same memory at every step.
+    No shape depends on what happens, unless it asks: nothing waits for a GPU, and a graph can hold it all. What the
+    environment returns is copied, so it may use the same memory at every step.
 
     Args:
         capacity: burn-ins kept for ``recompute``, at most.
+        asks: which episodes ended, at every step; what only they need is computed for them alone then.
     """
     n, obs, memory = env.num_envs, state.obs, Memory(state.hx, state.cx)
     frames = _empty_frames(obs, n, num_steps)
@@ -82,7 +90,6 @@ def play(
     rew, val, val_final = (state.hx.new_empty(n, num_steps) for _ in range(3))
     hx_next, cx_next = (state.hx.new_empty(n, num_steps, policy.lstm_dim) for _ in range(2))
     burnins = _Burnins(n, num_steps, capacity, obs)
-
     burnt_in = _BurntIn(env, policy)
     logits, value, hx_cx = policy.predict_act_value(obs, memory)
     memory = Memory(*hx_cx)
@@ -93,11 +100,15 @@ def play(
         dead = step.end | step.trunc
         if step.burnin_obs is not None:
             burnins.add(t, dead, step.burnin_obs)
-        reset = where(dead, burnt_in(step, memory), memory)
+        rows = dead.nonzero().flatten() if asks else slice(None)  # those that may have ended
+        ended = Memory(*(x[rows] for x in memory))
+        fresh = burnt_in(step, rows, ended)
+        reset = _with_rows(memory, rows, fresh) if asks else where(dead, fresh, memory)
         # the final frames' values with the memory before a reset, and the next step's, in one pass
-        both = torch.cat((step.final_obs, step.obs)), Memory(*(torch.cat(x) for x in zip(memory, reset, strict=True)))
-        logits, value, hx_cx = policy.predict_act_value(*both)
-        val_final[:, t], logits, value, memory = value[:n], logits[n:], value[n:], Memory(*(x[n:] for x in hx_cx))
+        both = Memory(*(torch.cat(x) for x in zip(ended, reset, strict=True)))
+        logits, value, hx_cx = policy.predict_act_value(torch.cat((step.final_obs[rows], step.obs)), both)
+        k = len(ended.hx)
+        val_final[rows, t], logits, value, memory = value[:k], logits[k:], value[k:], Memory(*(x[k:] for x in hx_cx))
         obs = step.obs
         rew[:, t], end[:, t], trunc[:, t] = step.rew, step.end, step.trunc
         hx_next[:, t], cx_next[:, t] = reset
@@ -105,7 +116,8 @@ def play(
     val_next = torch.cat((val[:, 1:], value[:, None]), dim=1)
     val_bootstrap = torch.where(end | trunc, val_final, val_next)
     memories = state.hx, state.cx, hx_next, cx_next
-    played = Played(frames, torch.stack(acts, dim=1), rew, end, trunc, val_bootstrap, *memories, *burnins.collected())
+    act = torch.stack(acts, dim=1)
+    played = Played(frames, act, rew, end, trunc, val_bootstrap, *memories, *burnins.collected(asks))
     return played, RolloutState(obs, *reset)
 
 
@@ -151,6 +163,14 @@ def _with_cells(x: Tensor, cells: Tensor, rows: Tensor) -> Tensor:
     return flat.index_copy(0, cells, rows)[:-1].view_as(x)
 
 
+def _with_rows(memory: Memory, rows: Tensor | slice, new: Memory) -> Memory:
+    """The memory [N,D], but for K rows the new one [K,D]."""
+    changed = Memory(*(x.clone() for x in memory))
+    for x, y in zip(changed, new, strict=True):
+        x[rows] = y
+    return changed
+
+
 class _BurntIn:
     """Memories of episodes that begin: for all starts a rollout can take at once, if those are known."""
 
@@ -164,21 +184,21 @@ class _BurntIn:
             pieces = [self._memories(x) for x in frames.split(STARTS_AT_ONCE)]
             self.ahead = Memory(*(torch.cat(x) for x in zip(*pieces, strict=True)))
 
-    def __call__(self, step: EnvStep, memory: Memory) -> Memory:
-        """For rows [N] that are reset behind this step, [N,D]; no matter what for the others."""
+    def __call__(self, step: EnvStep, rows: Tensor | slice, memory: Memory) -> Memory:
+        """For those of the rows, K, that are reset behind this step, [K,D] as ``memory``; anything for the others."""
         if step.burnin_obs is None:
             return Memory(*(torch.zeros_like(x) for x in memory))
         if self.ahead is None:
-            return self._memories(step.burnin_obs)
-        rows = (self.env.started - self.first).clamp(0, len(self.ahead.hx) - 1)
-        return Memory(*(x.index_select(0, rows) for x in self.ahead))
+            return self._memories(step.burnin_obs[rows])
+        starts = (self.env.started[rows] - self.first).clamp(0, len(self.ahead.hx) - 1)
+        return Memory(*(x.index_select(0, starts) for x in self.ahead))
 
     def _memories(self, burnin_obs: Tensor) -> Memory:
         """burnin_obs [N,B,C,H,W] -> [N,D]."""
         n, b = burnin_obs.shape[:2]
         lstm = self.policy.lstm
         zeros = Memory(*(lstm.weight_hh.new_zeros(n, self.policy.lstm_dim) for _ in range(2)))
-        if not b:
+        if not n or not b:
             return zeros
         gates = _input_gates(self.policy, burnin_obs.flatten(0, 1)).view(n, b, -1)
         memory, _ = unroll(lstm.weight_hh, gates, zeros)
@@ -205,9 +225,10 @@ class _Burnins:
         self.cells.index_copy_(0, place, self.first_cell + t)
         self.count += dead.sum()
 
-    def collected(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What ``Played`` keeps of them."""
-        return self.obs[:-1], self.cells[:-1], self.count
+    def collected(self, asks: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """What ``Played`` keeps of them: all places or, if it asks, those that were filled."""
+        k = min(self.places, int(self.count)) if asks else self.places
+        return self.obs[:k], self.cells[:k], self.count
 
 
 def _empty_frames(like: Tensor, *sizes: int) -> Tensor:

@@ -84,7 +84,7 @@ def make_play(
     if isinstance(env, FastImaginedEnv):
         policy = FastPolicy(agent.actor_critic, path.dtype, path.techniques, path.engine)
         return ImaginedRollouts(env, policy, steps, capacity, captured)
-    return partial(play, env, agent.actor_critic, num_steps=steps, capacity=capacity)
+    return partial(play, env, agent.actor_critic, num_steps=steps, capacity=capacity, asks=path.device.type == "cpu")
 
 
 def trained(model: Model, path: Path) -> Model:

@@ -18,7 +18,7 @@ from diamond_fast.engine import recompute
 from diamond_fast.engine.cpu_program import why_unavailable
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
-from diamond_fast.engine.fast_imagination import FastImaginedEnv
+from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.given_weights import Watch
 from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
 from diamond_fast.engine.recompute import Played, play
@@ -185,6 +185,16 @@ def test_an_epoch_begins_with_the_weights_as_they_are(models, replay):
                 assert not torch.allclose(env.starts._pool[3], before)
         finally:
             changed.data -= 1
+
+
+def test_starts_are_reserved_for_a_rollout_only_if_its_steps_cannot_ask(models, replay, monkeypatch):
+    """For each that is reserved and not taken, contexts are drawn and burned in for nothing."""
+    env, policy, reserved = make_fast(models, replay), FastPolicy(models[2], torch.float32), []
+    state = initial_state(env, models[2])
+    monkeypatch.setattr(env, "begin_rollout", lambda: reserved.append(True))
+    for captured in (None, lambda name, play: play):
+        ImaginedRollouts(env, policy, STEPS, ENVS, captured)(state)
+        assert bool(reserved) == (captured is not None)
 
 
 def test_policy_predicts_as_its_twin(models):

@@ -74,14 +74,14 @@ def loss_and_gradients(policy, r):
     return loss.detach(), torch.autograd.grad(loss, list(policy.parameters()))
 
 
-def both(monkeypatch, end, trunc, capacity, seed=0, burnin=True):
+def both(monkeypatch, end, trunc, capacity, seed=0, burnin=True, asks=False):
     """(loss, gradients) of the twin and of the fast way, what was played, and the states behind."""
     slow, fast = Recording(end, trunc, seed, burnin), Script(end, trunc, seed, burnin)
     with monkeypatch.context() as m:
         m.setattr(rollout_module, "draw_actions", lambda distribution, outputs: slow.act[slow.t])
         m.setattr(recompute_module, "draw_actions", lambda distribution, outputs: fast.act[fast.t])
         expected, slow_state = rollout(slow, POLICY, slow.start(), T)
-        played, state = play(fast, POLICY, fast.start(), T, capacity)
+        played, state = play(fast, POLICY, fast.start(), T, capacity, asks)
     actual = recompute(POLICY, played)
     return expected, actual, played, slow_state, state
 
@@ -112,11 +112,12 @@ SCRIPTS = {
 }
 
 
+@pytest.mark.parametrize("asks", [False, True])
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_equals_the_twin(monkeypatch, name):
+def test_equals_the_twin(monkeypatch, name, asks):
     end = SCRIPTS[name]
     for truncated in (NONE, end & bits("x.x.x.", "......", "xxxxxx"), bits("......", "...x..", "......")):
-        expected, actual, played, slow_state, state = both(monkeypatch, end & ~truncated, truncated, N * T)
+        expected, actual, played, slow_state, state = both(monkeypatch, end & ~truncated, truncated, N * T, asks=asks)
         assert_equal(expected, actual)
         for a, b in zip(slow_state, state, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
@@ -126,12 +127,12 @@ def test_equals_the_twin(monkeypatch, name):
 cells = st.lists(st.sampled_from([0, 0, 0, 1, 2, 3]), min_size=N * T, max_size=N * T)
 
 
-@given(cells=cells, seed=st.integers(0, 2**31), burnin=st.booleans())
+@given(cells=cells, seed=st.integers(0, 2**31), burnin=st.booleans(), asks=st.booleans())
 @settings(max_examples=30, deadline=None)
-def test_random_scripts(cells, seed, burnin):
+def test_random_scripts(cells, seed, burnin, asks):
     codes = torch.tensor(cells).view(N, T)
     with pytest.MonkeyPatch.context() as m:
-        expected, actual, *_ = both(m, (codes & 1).bool(), (codes & 2).bool(), N * T, seed, burnin)
+        expected, actual, *_ = both(m, (codes & 1).bool(), (codes & 2).bool(), N * T, seed, burnin, asks)
     assert_equal(expected, actual)
 
 
@@ -141,9 +142,10 @@ def test_the_papers_rollouts_have_places_for_64_burnins():
     assert usual_capacity(num_envs, steps, cfg.world_model.horizon) == 64
 
 
-def test_burnins_without_a_place_lose_their_gradient_and_nothing_else(monkeypatch):
+@pytest.mark.parametrize("asks", [False, True])
+def test_burnins_without_a_place_lose_their_gradient_and_nothing_else(monkeypatch, asks):
     """Two places, seven resets: only the two earliest, those of row 0 behind steps 0 and 1, depend on their frames."""
-    expected, actual, played, *_ = both(monkeypatch, SCRIPTS["consecutive"], NONE, capacity=2)
+    expected, actual, played, *_ = both(monkeypatch, SCRIPTS["consecutive"], NONE, capacity=2, asks=asks)
     torch.testing.assert_close(expected.logits, actual.logits, rtol=0, atol=1e-10)
     torch.testing.assert_close(expected.val_bootstrap, actual.val_bootstrap, rtol=0, atol=1e-10)
     assert played.burnin_cell.tolist() == [0, 1]
@@ -230,6 +232,18 @@ def test_other_kinds_of_actions_equal_the_twin(action, name):
 
 def _of_loss(r):
     return r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap
+
+
+@pytest.mark.parametrize("name", ["none", "consecutive", "always"])
+def test_if_it_asks_only_what_ended_is_computed_for_it(name):
+    """N frames a step and N behind the last; for an end its final frame and B of burn-in; and no empty places kept."""
+    ends, env, num_frames = int(SCRIPTS[name].sum()), Script(SCRIPTS[name], NONE), []
+    env.act = None
+    counted = POLICY.encoder.register_forward_hook(lambda _, args, __: num_frames.append(len(args[0])))
+    with counted:
+        played, _ = play(env, POLICY, env.start(), T, capacity=N * T, asks=True)
+    assert sum(num_frames) == N * (T + 1) + ends * (1 + B)
+    assert len(played.burnin_obs) == len(played.burnin_cell) == ends
 
 
 class Meta:
