@@ -35,8 +35,21 @@ _QUICK = replace(
     evaluation=config.EvaluationConfig(every=2, num_episodes=2, num_final_episodes=4),
 )
 
+_SMALL = replace(
+    _PAPER,
+    denoiser=config.DenoiserConfig(
+        config.InnerModelConfig(
+            cond_channels=128, depths=(1, 1, 1, 1), channels=(32, 64, 64, 64), attn_depths=(0, 0, 0, 0)
+        )
+    ),
+    reward_end=replace(_SMALL_NETWORKS.reward_end, lstm_dim=128),
+    actor_critic=replace(_SMALL_NETWORKS.actor_critic, lstm_dim=128),
+    denoiser_update=replace(_PAPER.denoiser_update, lr=3e-4),
+)
+
 PRESETS: dict[str, config.RunConfig] = {
     "atari100k": _PAPER,  # the paper's: Atari with 100 000 steps of real experience
+    "small": _SMALL,  # the paper's with smaller networks, whose world model a GPU learns in minutes
     "quick": _QUICK,  # the whole pipeline in minutes on a CPU; far too short to learn
     **{name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()},
 }

@@ -43,3 +43,28 @@ def test_the_world_model_as_an_environment(monkeypatch):
     returns = world_model_as_environment.main(num_envs=3, steps=18)
     assert len(returns) >= 3  # each episode ends after 15 steps at the latest
     assert all(r == int(r) and abs(r) <= 15 for r in returns)
+
+
+def test_scripted_players(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import scripted_players
+
+    from diamond_fast.domains.atari.env import AtariSlot
+    from diamond_fast.replay import load_recording
+
+    scripted_players.main(["catch", str(tmp_path / "catch.journal"), "--steps", "120", "--noise", "0"])
+    recording = load_recording(tmp_path / "catch.journal")
+    assert recording.lengths.tolist() == [49, 49, 49]
+    assert recording.reward_counts.tolist() == [0, 132, 15]  # five balls a game, none missed
+
+    slot = AtariSlot("Breakout", 64)
+    frame, _ = slot.reset(0)
+    before, act, score = frame, 0, 0.0
+    for _ in range(160):
+        act = scripted_players.play_breakout(frame, before, act)
+        slot.send(np.int64(act))
+        step = slot.recv()
+        frame, before, score = step.frame.copy(), frame, score + step.reward
+        assert step.lives >= 4  # one who does not look has lost them all by then
+    slot.close()
+    assert score >= 3
