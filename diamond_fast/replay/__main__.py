@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg, subcommand
 from diamond_fast.cli import parse, user_errors
 from diamond_fast.runs.durable import errors_of, put_when_done
 from diamond_fast.runs.output import lasting_output
-from diamond_fast.settings import Limits, check_limits
+from diamond_fast.settings import Limits, PositiveFloat, check_limits
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.replay import Replay
@@ -44,15 +44,40 @@ class Export:
     """This is the new file; its name ends in .npz."""
 
 
+Size = Annotated[int | tuple[int, int] | None, Limits(minimum=1, maximum=2**14), arg(metavar="N")]
+
+
 @dataclass(frozen=True)
 class Import:
-    """Write a .npz recording, a published dataset/train folder or another journal as a journal."""
+    """Write recordings of other programs as one of ours: videos with their actions, .npz files, published dataset/
+    folders, CS:GO's hdf5 files, Minari's datasets.
 
-    path: Positional[Path]
-    out: Positional[Path]
+    With --out it is a folder of any size, which stays on the disk and whose import goes on where it stopped; without,
+    a journal, which is read into memory.
+    """
+
+    path: Positional[Path | None] = None
+    journal: Positional[Path | None] = None
     """This is the new file; a training run keeps its own in replay/journal."""
-    frame_size: Annotated[int | tuple[int, int] | None, Limits(minimum=1, maximum=2**12), arg(metavar="N")] = None
+    out: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """This is the new folder, with the recordings train and, if --test says so, test."""
+    minari: Annotated[str | None, arg(metavar="ID")] = None
+    """Read this dataset of Minari, by name, instead of a path."""
+    frame_size: Annotated[Size, arg(aliases=("--resize",))] = None
     """Make the frames of this height and width, in pixels, by area averaging."""
+    full_size: Size = None
+    """Keep the frames in this larger size, too, for a second stage that draws them in it."""
+    crop: Annotated[
+        tuple[int, int, int, int] | None,
+        Limits(minimum=0, maximum=2**14),
+        arg(metavar="TOP LEFT HEIGHT WIDTH"),
+    ] = None
+    """Keep this part of each frame only, in pixels."""
+    fps: Annotated[PositiveFloat | None, arg(metavar="N")] = None
+    """Take so many frames a second from videos."""
+    test: Annotated[str | None, arg(metavar="FRACTION|FILE|published")] = None
+    """Put this part of the episodes into the test half, or those that a file names, one on each line, or those that
+    the published CS:GO model was not trained on."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +94,10 @@ class ReplayArgs:
 
     Frames of the size that a run is to have:
         python -m diamond_fast.replay import boxing.npz boxing.journal --frame-size 64
+
+    More than fits into memory, in two sizes and two halves:
+        python -m diamond_fast.replay import path/to/hdf5/or/tars --out csgo --test published
+        python -m diamond_fast.train --static-dataset csgo/train --held-out csgo/test --world-model-only
     """
 
     command: Annotated[
@@ -91,9 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return verify(path)
             case Export(path, out):
                 export(path, out)
-            case Import(path, out, frame_size):
+            case Import():
                 check_limits(command)
-                import_recording(path, out, frame_size)
+                import_any(command)
     return 0
 
 
@@ -160,6 +189,39 @@ def export(path: Path, out: Path) -> None:
     with put_when_done(out) as partial, errors_of(out):
         write_npz(replay, partial)
     report(replay, out)
+
+
+def import_any(args: Import) -> None:
+    if args.path is None and args.minari is None:
+        raise ValueError("path, --minari: one of them is needed; for instance import videos/ --out recording")
+    if (args.out is None) == (args.journal is None):
+        raise ValueError("--out FOLDER or a second path, for a journal: exactly one of them is needed")
+    if args.out is None and args.path is not None:
+        folder_only = {"--minari": args.minari, "--full-size": args.full_size, "--crop": args.crop, "--fps": args.fps}
+        if given := next((flag for flag, value in {**folder_only, "--test": args.test}.items() if value), None):
+            raise ValueError(f"{given}: needs --out FOLDER")
+        assert args.journal is not None
+        import_recording(args.path, args.journal, args.frame_size)
+    elif args.out is not None:
+        import_to_folder(args, args.out)
+
+
+def import_to_folder(args: Import, out: Path) -> None:
+    from diamond_fast.replay.importing import Wanted, import_episodes, left_to_do
+    from diamond_fast.replay.sizes import Crop
+    from diamond_fast.replay.sources import find_source
+    from diamond_fast.spec import Frame
+
+    low, full = (None if size is None else Frame.of_size(size).shape[:2] for size in (args.frame_size, args.full_size))
+    wanted = Wanted(low, full, None if args.crop is None else Crop(*args.crop), args.test)
+    assert args.path is not None
+    source = find_source(args.path)
+    try:
+        halves = import_episodes(source, str(args.path.resolve()), out, wanted)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror}{left_to_do(out)}", error.filename) from error
+    for half, episodes in halves.items():
+        print(f"{out / half}: {len(episodes)} episodes")
 
 
 def import_recording(path: Path, out: Path, frame_size: int | tuple[int, int] | None = None) -> None:

@@ -254,6 +254,12 @@ def _read_published(folder: Path) -> Iterator[Episode]:
     halves = [folder / name for name in HALVES]
     if all(half.is_dir() for half in halves):
         raise ValueError(f"{folder}: holds two recordings; name one of them, {halves[0]} or {halves[1]}")
+    for file in published_files(folder):
+        yield published_episode(file)
+
+
+def published_files(folder: Path) -> list[Path]:
+    """The files of episodes 0, 1, ... Raises ValueError if one is missing or there twice."""
     files: dict[int, Path] = {}
     for file in sorted(folder.rglob("*.pt")):
         if file.stem.isdecimal() and (other := files.setdefault(int(file.stem), file)) != file:
@@ -261,10 +267,15 @@ def _read_published(folder: Path) -> Iterator[Episode]:
     for i in range(len(files)):
         if i not in files:
             raise ValueError(f"{folder}: episode {i} is missing, but there is an episode {max(files)}")
-        yield _published_episode(files[i])
+    return [files[i] for i in range(len(files))]
 
 
-def _published_episode(file: Path) -> Episode:
+def published_episode(file: Path) -> Episode:
+    """
+    Raises:
+        ValueError: the file is damaged, or not of this kind; it may still not be whole (``check_episode``).
+        OSError: it cannot be read.
+    """
     stored = load_torch_file(file)
     if not isinstance(stored, dict):
         raise ValueError(f"{file}: expected a dictionary of arrays, got {type(stored).__name__}")

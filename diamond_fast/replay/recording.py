@@ -24,7 +24,7 @@ import numpy as np
 from diamond_fast import _replay
 from diamond_fast.replay.buffer import Episode, FrameFiles, Replay
 from diamond_fast.runs.durable import NewerFormatError, errors_of, fsync_folder, sealed, unsealed, write_durably
-from diamond_fast.spec import Action, action_from_json
+from diamond_fast.spec import Action, Discrete, action_from_json
 
 META = "recording.json"
 FORMAT = 1
@@ -39,7 +39,8 @@ class Form:
     """What all episodes of a recording have in common."""
 
     frame_shape: tuple[int, int, int]
-    action: Action
+    action: Action | None
+    """None: int64 numbers, of how many is not known."""
     full_shape: tuple[int, int, int] | None = None
     """(H, W, C) of the frames in their other size."""
     fps: float | None = None
@@ -48,7 +49,8 @@ class Form:
     @property
     def step_dtype(self) -> np.dtype:
         """One slot of the file ``steps``."""
-        return np.dtype([("flags", "u1"), ("rew", "<f4"), ("act", self.action.dtype, self.action.shape)])
+        action = self.action or Discrete(1)
+        return np.dtype([("flags", "u1"), ("rew", "<f4"), ("act", action.dtype, action.shape)])
 
     @property
     def slot_bytes(self) -> dict[str, int]:
@@ -58,7 +60,8 @@ class Form:
 
     def to_json(self) -> dict[str, Any]:
         full = None if self.full_shape is None else list(self.full_shape)
-        return {"frame": list(self.frame_shape), "full": full, "action": self.action.to_json(), "fps": self.fps}
+        action = None if self.action is None else self.action.to_json()
+        return {"frame": list(self.frame_shape), "full": full, "action": action, "fps": self.fps}
 
 
 class Stored(NamedTuple):
@@ -154,7 +157,7 @@ class Writer:
 
 
 def write_recording(
-    folder: Path, episodes: Iterable[Episode], action: Action, full_size: bool = False, fps: float | None = None
+    folder: Path, episodes: Iterable[Episode], action: Action | None, full_size: bool = False, fps: float | None = None
 ) -> None:
     """Writes a small recording at once.
 
@@ -215,7 +218,8 @@ def _parsed(content: Any) -> Meta:
         case {"format": int(version)} if version > FORMAT:
             raise NewerFormatError(f"written in format {version}, this program reads up to {FORMAT}")
         case {"frame": [int(h), int(w), int(c)], "full": full, "action": action, "fps": fps, "episodes": [*episodes]}:
-            form = Form((h, w, c), action_from_json(action), None if full is None else tuple(full), fps)
+            known = None if action is None else action_from_json(action)
+            form = Form((h, w, c), known, None if full is None else tuple(full), fps)
             return Meta(form, [Stored(*episode) for episode in episodes])
     raise ValueError(f"{META} is not that of a recording")
 
