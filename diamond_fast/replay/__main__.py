@@ -192,8 +192,8 @@ def export(path: Path, out: Path) -> None:
 
 
 def import_any(args: Import) -> None:
-    if args.path is None and args.minari is None:
-        raise ValueError("path, --minari: one of them is needed; for instance import videos/ --out recording")
+    if (args.path is None) == (args.minari is None):
+        raise ValueError("path, --minari: exactly one of them is needed; for instance import videos/ --out recording")
     if (args.out is None) == (args.journal is None):
         raise ValueError("--out FOLDER or a second path, for a journal: exactly one of them is needed")
     if args.out is None and args.path is not None:
@@ -210,14 +210,18 @@ def import_to_folder(args: Import, out: Path) -> None:
     from diamond_fast.replay.importing import Wanted, import_episodes, left_to_do
     from diamond_fast.replay.sizes import Crop
     from diamond_fast.replay.sources import find_source
+    from diamond_fast.replay.sources.minari import minari
     from diamond_fast.spec import Frame
 
     low, full = (None if size is None else Frame.of_size(size).shape[:2] for size in (args.frame_size, args.full_size))
     wanted = Wanted(low, full, None if args.crop is None else Crop(*args.crop), args.test)
-    assert args.path is not None
-    source = find_source(args.path)
+    if args.minari is not None:
+        source, name = minari(args.minari), args.minari
+    else:
+        assert args.path is not None
+        source, name = find_source(args.path, args.fps), str(args.path.resolve())
     try:
-        halves = import_episodes(source, str(args.path.resolve()), out, wanted)
+        halves = import_episodes(source, name, out, wanted)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror}{left_to_do(out)}", error.filename) from error
     for half, episodes in halves.items():
