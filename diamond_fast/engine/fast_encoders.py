@@ -18,7 +18,7 @@ from diamond_fast.engine.lstm import Memory, unroll
 from diamond_fast.engine.path import PROGRAMS, Engine, fast_dtype, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
-from diamond_fast.networks.reward_end.model import NUM_REWARDS, RewardEndEncoder, RewardEndModel
+from diamond_fast.networks.reward_end.model import RewardEndEncoder, RewardEndModel
 
 
 class FastEncoder:
@@ -98,7 +98,7 @@ class FastRewardEnd:
         techniques: Techniques | None = None,
         engine: Engine | None = None,
     ):
-        self.model = model
+        self.model, self.coding = model, model.coding
         self.device = model.device
         dtype = dtype or fast_dtype(self.device)
         self.encoder = FastEncoder(model.encoder, self.device, dtype, techniques or Techniques(), engine, "conv_in")
@@ -127,8 +127,8 @@ def classify(
     zeros = x.new_zeros(1, len(x), lstm.hidden_size)
     memory = Memory(*(s.squeeze(0).float() for s in hx_cx or (zeros, zeros)))
     memory, hidden = unroll(lstm.weight_hh_l0, gates, memory)
-    logits = model.head(hidden)
-    return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], (memory.hx.unsqueeze(0), memory.cx.unsqueeze(0))
+    logits, k = model.head(hidden), model.coding.num_logits
+    return logits[..., :k], logits[..., k:], (memory.hx.unsqueeze(0), memory.cx.unsqueeze(0))
 
 
 class FastPolicy:

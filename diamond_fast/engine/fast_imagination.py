@@ -175,7 +175,7 @@ class FastImaginedEnv:
             logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
                 obs[:, -1:], act.unsqueeze(1), next_obs.unsqueeze(1), (s.hx, s.cx)
             )
-        rew = self.categorical(logits_rew.squeeze(1)).float() - 1 + nan
+        rew = self.reward_end.coding.reward(logits_rew.squeeze(1), self.categorical) + nan
         end = self.categorical(logits_end.squeeze(1)).bool()
         ep_len = s.ep_len + 1
         trunc = ep_len >= self.horizon

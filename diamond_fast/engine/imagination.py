@@ -11,6 +11,7 @@ from torch import Tensor
 from diamond_fast.engine.rollout import EnvStep
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.networks.actor_critic.distributions import sample_categorical
+from diamond_fast.networks.reward_end.coding import RewardCoding, Signs
 from diamond_fast.replay import Segments
 
 STARTS_AT_ONCE = 256
@@ -27,6 +28,8 @@ class Sampler(Protocol):
 
 class RewardEnd(Protocol):
     """Predicts rewards and ends, as ``RewardEndModel``, ``FastRewardEnd`` and ``NoRewardEnd`` do."""
+
+    coding: RewardCoding
 
     @property
     def device(self) -> torch.device: ...
@@ -74,6 +77,8 @@ def as_stored(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 class NoRewardEnd:
     """Where there is no reward/end model: rewards are 0, and nothing but the horizon ends an episode."""
+
+    coding: RewardCoding = Signs()
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -232,8 +237,9 @@ class ImaginedEnv:
         logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
             obs[:, -1:], act[:, None], next_obs[:, None], (s.hx, s.cx)
         )
-        rew = sample_categorical(logits_rew.squeeze(1), self.generator).float() - 1 + nan
-        end = sample_categorical(logits_end.squeeze(1), self.generator).bool()
+        categorical = partial(sample_categorical, generator=self.generator)
+        rew = self.reward_end.coding.reward(logits_rew.squeeze(1), categorical) + nan
+        end = categorical(logits_end.squeeze(1)).bool()
         ep_len = s.ep_len + 1
         trunc = ep_len >= self.horizon
 

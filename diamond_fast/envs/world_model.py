@@ -24,7 +24,8 @@ from diamond_fast.world_model import Agent
 class WorldModelEnv(VectorEnv):
     """Imagined episodes that start from real contexts and end by the model's word or after ``cfg.horizon`` steps.
 
-    Observations are uint8 [N,H,W,C], actions int64 [N], rewards float32 [N] in {-1, 0, 1}. Episodes that end are
+    Observations are uint8 [N,H,W,C], actions those of the agent's world (int64 [N] if it has discrete ones), rewards
+    float32 [N], in {-1, 0, 1} if the reward model predicts signs. Episodes that end are
     reset in the same step; ``info["final_obs"]`` [N,H,W,C] holds the frames the actions led to, and
     ``info["_final_obs"]`` bool [N] says where an episode ended.
 

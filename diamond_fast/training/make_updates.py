@@ -7,6 +7,7 @@ from diamond_fast.engine.choose import Path
 from diamond_fast.engine.graphs import Captured, Pool
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.engine.world import imagination, make_play, trained
+from diamond_fast.networks.reward_end.coding import coding_of
 from diamond_fast.replay import Replay, Segments
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.process_group import ProcessGroup
@@ -68,6 +69,8 @@ def make_updates(
     play = make_play(env, agent, cfg, path, captured)
     assert agent.actor_critic is not None  # only a world model alone has none
     policy = train(agent.actor_critic) if play is not None else agent.actor_critic
-    objective = ActorCriticObjective(policy, env, cfg.actor_critic_loss, play)
+    objective = ActorCriticObjective(
+        policy, env, cfg.actor_critic_loss, play, coding_of(cfg.reward_end.reward_head).signs
+    )
     updates["actor_critic"] = make_update("actor_critic", agent.actor_critic, objective, cfg.actor_critic_update)
     return updates

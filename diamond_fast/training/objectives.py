@@ -87,10 +87,19 @@ class ActorCriticObjective:
     Args:
         play: plays a rollout without gradients; the policy is then computed anew, with them (engine/recompute.py).
             None: they are kept while playing, as published.
+        signs: only the signs of rewards count.
     """
 
-    def __init__(self, policy: ActorCritic, env: BatchedEnv, cfg: ActorCriticLossConfig, play: Play | None = None):
+    def __init__(
+        self,
+        policy: ActorCritic,
+        env: BatchedEnv,
+        cfg: ActorCriticLossConfig,
+        play: Play | None = None,
+        signs: bool = True,
+    ):
         self.policy = policy
+        self.signs = signs
         self.play = play
         self.env = env
         self.cfg = cfg
@@ -120,9 +129,8 @@ class ActorCriticObjective:
             p = Played(*played)
             r = recompute(self.policy, p)
             figures["burnins_without_gradient"] = (p.num_burnins - len(p.burnin_obs)).clamp(min=0).float()
-        loss = actor_critic_loss(
-            r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap, self.cfg, self.policy.distribution
-        )
+        of_loss = r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap
+        loss = actor_critic_loss(*of_loss, self.cfg, self.policy.distribution, self.signs)
         return loss.total, {
             "loss": loss.total.detach(),
             "loss_actions": loss.actions,

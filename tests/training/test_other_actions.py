@@ -22,7 +22,13 @@ from diamond_fast.spec import Box, MultiBinary
 from diamond_fast.training.collect import Collector
 
 ROLL = replace(TINY, env_id="diamond_fast/Roll-v0")
-LAMPS = replace(TINY, env_id=None, domain="lamps", frame_size=(12, 20))
+LAMPS = replace(
+    TINY,
+    env_id=None,
+    domain="lamps",
+    frame_size=(12, 20),
+    reward_end=replace(TINY.reward_end, reward_head="symlog-bins"),  # its rewards are 0 to 3
+)
 
 
 @pytest.fixture(autouse=True)

@@ -103,7 +103,13 @@ class ActorCritic(nn.Module):
 
 @torch.no_grad()
 def lambda_returns(
-    rew: Tensor, end: Tensor, trunc: Tensor, val_bootstrap: Tensor, gamma: float, lambda_: float
+    rew: Tensor,
+    end: Tensor,
+    trunc: Tensor,
+    val_bootstrap: Tensor,
+    gamma: float,
+    lambda_: float,
+    signs: bool = True,
 ) -> Tensor:
     """lambda-returns of clipped rewards (paper, equation 14), computed backwards over a rollout.
 
@@ -113,13 +119,16 @@ def lambda_returns(
     Args:
         rew, val_bootstrap: [N,T] float; val_bootstrap[:, t] is the value of the state step t led to.
         end, trunc: [N,T] bool.
+        signs: False takes rewards as they are, without their sign.
 
     Returns:
         [N,T] float.
     """
     not_end = (~end.bool()).to(rew.dtype)
     truncated = trunc.to(rew.dtype)
-    returns = rew.sign() + not_end * gamma * ((1 - truncated) * (1 - lambda_) + truncated) * val_bootstrap
+    returns = (rew.sign() if signs else rew) + not_end * gamma * (
+        (1 - truncated) * (1 - lambda_) + truncated
+    ) * val_bootstrap
     goes_on = not_end * (1 - truncated)
     following = val_bootstrap[:, -1]
     for t in reversed(range(rew.size(1))):
@@ -148,6 +157,7 @@ def actor_critic_loss(
     val_bootstrap: Tensor,
     cfg: ActorCriticLossConfig,
     distribution: ActionDistribution | None = None,
+    signs: bool = True,
 ) -> ActorCriticLoss:
     """REINFORCE with the value as baseline, value regression on lambda-returns, entropy bonus (appendix D).
 
@@ -155,8 +165,9 @@ def actor_critic_loss(
         logits: [N,T,A], the policy's outputs. act: [N,T,...], as ``distribution`` drew them.
         val, rew, val_bootstrap: [N,T]. end, trunc: [N,T] bool.
         distribution: the policy's. Categorical if None.
+        signs: only the signs of rewards count.
     """
-    returns = lambda_returns(rew, end, trunc, val_bootstrap, cfg.gamma, cfg.lambda_)
+    returns = lambda_returns(rew, end, trunc, val_bootstrap, cfg.gamma, cfg.lambda_, signs)
     distribution = distribution or Categorical(logits.size(-1))
     log_prob_act, entropies = distribution.log_prob_and_entropy(logits, act)
     entropy = entropies.mean()

@@ -1,6 +1,6 @@
 """The reward and termination model: a conditioned convolutional encoder, an LSTM, two classifiers (appendix C)."""
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,12 @@ from diamond_fast.networks.blocks import ActionEmbedding, Downsample, ResBlocks,
 from diamond_fast.networks.exact import at_least_float32, outside_autocast
 from diamond_fast.networks.masking import masked_mean
 from diamond_fast.networks.reward_end import walk
+from diamond_fast.networks.reward_end.coding import coding_of
 from diamond_fast.networks.reward_end.config import RewardEndConfig
 from diamond_fast.spec import Spec, as_spec
 
 REWARD_NAMES = ("-1", "0", "+1")  # signs
 END_NAMES = ("goes_on", "ends")
-NUM_REWARDS = len(REWARD_NAMES)
 NUM_ENDS = len(END_NAMES)
 
 
@@ -64,7 +64,9 @@ class RewardEndLoss(NamedTuple):
 
 
 class RewardEndModel(nn.Module):
-    """Predicts reward sign and termination of each step from frame, action and next frame.
+    """Predicts reward and termination of each step from frame, action and next frame.
+
+    Of rewards it predicts the sign, or what else ``cfg.reward_head`` says.
 
     Args:
         num_actions: the world; a number stands for as many discrete actions, with square frames of ``frame_size``.
@@ -75,6 +77,7 @@ class RewardEndModel(nn.Module):
         spec = as_spec(num_actions, frame_size, cfg.img_channels)
         self.lstm_dim = cfg.lstm_dim
         self.spec = spec
+        self.coding = coding_of(cfg.reward_head)
         self.encoder = RewardEndEncoder(cfg, spec.frame.channels)
         self.act_emb = ActionEmbedding(spec.action, cfg.cond_channels)
         height, width = spec.frame.height, spec.frame.width
@@ -84,8 +87,10 @@ class RewardEndModel(nn.Module):
         self.head = nn.Sequential(
             nn.Linear(cfg.lstm_dim, cfg.lstm_dim),
             nn.SiLU(),
-            nn.Linear(cfg.lstm_dim, NUM_REWARDS + NUM_ENDS, bias=False),
+            nn.Linear(cfg.lstm_dim, self.coding.num_logits + NUM_ENDS, bias=False),
         )
+        if not self.coding.signs:  # far bins start, and those never seen stay, as likely as their opposites
+            nn.init.zeros_(cast(nn.Linear, self.head[2]).weight[: self.coding.num_logits])
         init_lstm(self.lstm)
 
     @property
@@ -102,7 +107,7 @@ class RewardEndModel(nn.Module):
         hx_cx: LSTM state, each [1,N,D]; zeros if None.
 
             Returns:
-                reward logits [N,T,3], end logits [N,T,2], the LSTM's new state.
+                reward logits [N,T,3], or [N,T,K] of another ``coding``, end logits [N,T,2], the LSTM's new state.
 
             Raises:
                 TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
@@ -119,14 +124,15 @@ class RewardEndModel(nn.Module):
             memory = None if hx_cx is None else tuple(state.to(weight.dtype) for state in hx_cx)
             x, hx_cx = self.lstm(x.reshape(n, t, -1).to(weight.dtype), memory)
             logits = at_least_float32(self.head(x))
-        return logits[..., :NUM_REWARDS], logits[..., NUM_REWARDS:], hx_cx
+        k = self.coding.num_logits
+        return logits[..., :k], logits[..., k:], hx_cx
 
     def loss(self, obs: Tensor, act: Tensor, rew: Tensor, end: Tensor, mask: Tensor) -> RewardEndLoss:
         """Cross-entropy of reward sign and termination over a sequence of frames.
 
         Args:
             obs: [N,L,C,H,W]; behind an episode's last step stands its final observation, then padding.
-            act: [N,L,...]. rew: [N,L] float, only the sign counts. end: [N,L] bool.
+            act: [N,L,...]. rew: [N,L] float; only the sign counts to the default head. end: [N,L] bool.
             mask: [N,L] bool, False where a step is padding. The last step has no next frame and is not used.
 
         Raises:
@@ -139,21 +145,16 @@ class RewardEndModel(nn.Module):
         check_mask("end", end, (n, length), self.device)
         check_mask("mask", mask, (n, length), self.device)
         logits_rew, logits_end, _ = self.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
-        target_rew = rew[:, :-1].sign().long() + 1
-        target_end = end[:, :-1].long()
-        mask = mask[:, :-1]
+        rew, target_end, mask = rew[:, :-1], end[:, :-1].long(), mask[:, :-1]
 
-        def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-            return masked_mean(
-                F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none"), mask.flatten()
-            )
-
-        loss_rew, loss_end = cross_entropy(logits_rew, target_rew), cross_entropy(logits_end, target_end)
+        cross_entropy_rew = self.coding.cross_entropy(logits_rew.flatten(0, 1), rew.flatten())
+        cross_entropy_end = F.cross_entropy(logits_end.flatten(0, 1), target_end.flatten(), reduction="none")
+        loss_rew, loss_end = (masked_mean(x, mask.flatten()) for x in (cross_entropy_rew, cross_entropy_end))
         return RewardEndLoss(
             loss_rew + loss_end,
             loss_rew.detach(),
             loss_end.detach(),
-            confusion_matrix(logits_rew, target_rew, mask),
+            confusion_matrix(self.coding.sign_logits(logits_rew), rew.sign().long() + 1, mask),
             confusion_matrix(logits_end, target_end, mask),
         )
 
