@@ -75,6 +75,12 @@ def _check_models(config: RunConfig) -> None:
     require(steps == chosen.num_autoregressive_steps, "num_autoregressive_steps", message)
     require(chosen == config, "formulation", f"{config.formulation} with {config.network} has other settings")
     config.world_model.sampler.check("world_model.sampler")
+    told = config.denoiser.inner_model.context_noise
+    for path, noisy in (
+        ("denoiser.noise_context", config.denoiser.noise_context),
+        ("world_model.sampler.s_cond", config.world_model.sampler.s_cond > 0),
+    ):
+        require(told or not noisy, path, "needs --denoiser.inner-model.context-noise: the network must be told of it")
     config.sigma_distribution.check("sigma_distribution")
     config.denoiser.inner_model.check("denoiser.inner_model")
     config.reward_end.check("reward_end")

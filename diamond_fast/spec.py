@@ -196,6 +196,22 @@ class Mixed(Action):
             first += action.n
 
 
+@dataclass(frozen=True)
+class NoAction(Action):
+    """Nothing to choose, for a network that is told no action: uint8 [0]."""
+
+    n: int = 0
+    kind: ClassVar[str] = "none"
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+
+    def __post_init__(self) -> None:
+        if self.n != 0:
+            raise ValueError(f"n: there is no action, got {self.n}")
+
+    def _from_uniform(self, uniform: np.ndarray) -> np.ndarray:
+        return uniform.astype(self.dtype)
+
+
 ACTIONS: dict[str, type[Action]] = {cls.kind: cls for cls in (Discrete, MultiBinary, Box)}
 """The kinds that consist of n equal things."""
 

@@ -1,7 +1,7 @@
 """The diffusion world model: a denoiser of any formulation and network, its training loss, and how frames are drawn."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from diamond_fast.arguments import check_actions, check_mask, check_tensor
 from diamond_fast.config import RunConfig
 from diamond_fast.formulations.config import DiffusionConfig, LevelsConfig, StepsConfig
+from diamond_fast.formulations.edm import context_condition
 from diamond_fast.formulations.protocol import Formulation, Randn, Step
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.masking import masked_mean
@@ -39,13 +40,21 @@ class Denoiser(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device
 
-    def predict(self, noisy: Tensor, level: Tensor, context: Tensor, act: Tensor) -> Tensor:
-        """The network's output [N,C,H,W] for noisy frames and context as they are, at noise levels [N] or [1]."""
+    def predict(
+        self, noisy: Tensor, level: Tensor, context: Tensor, act: Tensor, context_level: Tensor | None = None
+    ) -> Tensor:
+        """The network's output [N,C,H,W] for noisy frames and context as they are, at noise levels [N] or [1].
+
+        ``context_level``: standard deviation [N] or [1] of the noise in the context; None: without.
+        """
         x, context = self.formulation.prepare(noisy, context, level)
-        return self.inner_model(x, self.formulation.condition(level), context, act)
+        told = () if context_level is None else (context_condition(context_level),)
+        return self.inner_model(x, self.formulation.condition(level), context, act, *told)
 
     @torch.no_grad()
-    def denoise(self, noisy_next_obs: Tensor, sigma: Tensor, obs: Tensor, act: Tensor) -> Tensor:
+    def denoise(
+        self, noisy_next_obs: Tensor, sigma: Tensor, obs: Tensor, act: Tensor, sigma_cond: Tensor | None = None
+    ) -> Tensor:
         """The estimate of the clean next frame (equation 4), on the 256 levels of a stored frame.
 
         Args:
@@ -53,6 +62,7 @@ class Denoiser(nn.Module):
             sigma: [N] (or a single value) its noise level: in EDM, the standard deviation of its noise.
             obs: [N,T*C,H,W] the T context frames in [-1, 1], oldest first.
             act: [N,T,...] the actions taken at them.
+            sigma_cond: [N] (or a single value) standard deviation of the noise in ``obs``; None: without.
 
         Returns:
             [N,C,H,W] in [-1, 1].
@@ -61,10 +71,18 @@ class Denoiser(nn.Module):
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
         self._check_frames(noisy_next_obs, sigma, obs, act)
-        output = self.predict(noisy_next_obs, sigma, obs, act)
+        output = self.predict(noisy_next_obs, sigma, obs, act, sigma_cond)
         return self.formulation.estimate(noisy_next_obs, output, sigma)
 
-    def loss(self, obs: Tensor, act: Tensor, mask: Tensor, levels: LevelsConfig, randn: Randn = torch.randn) -> Tensor:
+    def loss(
+        self,
+        obs: Tensor,
+        act: Tensor,
+        mask: Tensor,
+        levels: LevelsConfig,
+        randn: Randn = torch.randn,
+        guide: Tensor | None = None,
+    ) -> Tensor:
         """The training loss: squared error on the network's target, averaged over autoregressive steps.
 
         Each step predicts one frame from T context frames; later steps see the model's own output as context.
@@ -74,7 +92,9 @@ class Denoiser(nn.Module):
             act: [N,L,...].
             mask: [N,L] bool, False where a frame is padding; such targets do not count.
             levels: the noise levels trained on.
-            randn: source of standard normal numbers. Drawn per step, in the formulation's order (``draw``).
+            randn: source of standard normal numbers. Drawn per step, in the formulation's order (``draw``), and before
+                that for the context if noise is added to it (``noise_context``), whose next step begins without.
+            guide: [N,L,C,H,W] pictures of the frames; the one of the frame to predict is the last of its context.
 
         Returns:
             scalar.
@@ -82,16 +102,25 @@ class Denoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
-        t = self._check_sequence(obs, act, mask)
+        t = self._check_sequence(obs, act, mask, guide)
         frames, losses = list(obs.unbind(1)), []
         for i in range(obs.size(1) - t):
-            context, clean = torch.cat(frames[i : i + t], dim=1), frames[i + t]
+            guides = () if guide is None else (guide[:, i + t],)
+            context, clean = torch.cat((*frames[i : i + t], *guides), dim=1), frames[i + t]
+            context, context_level = self._noised(context, levels, randn)
             level, noise = self.formulation.draw(clean, levels, randn)
             noisy = self.formulation.corrupt(clean, level, noise)
-            output = self.predict(noisy, level, context, act[:, i : i + t])
+            output = self.predict(noisy, level, context, act[:, i : i + t], context_level)
             loss, frames[i + t] = self.frame_loss(output, clean, noisy, level, noise, mask[:, i + t])
             losses.append(loss)
         return torch.stack(losses).mean()
+
+    def _noised(self, context: Tensor, levels: LevelsConfig, randn: Randn) -> tuple[Tensor, Tensor | None]:
+        """The context as it is trained on, and the noise level [N] in it; None: as it is."""
+        if not self.cfg.noise_context:
+            return context, None
+        level, noise = self.formulation.draw(context, levels, randn)
+        return self.formulation.corrupt(context, level, noise), level
 
     def frame_loss(
         self, output: Tensor, clean: Tensor, noisy: Tensor, level: Tensor, noise: Any, mask: Tensor
@@ -112,9 +141,12 @@ class Denoiser(nn.Module):
         check_tensor("obs", obs, (n, t * c, h, w), weight)
         check_actions("act", act, (n, t), self.device, self.spec.action)
 
-    def _check_sequence(self, obs: Tensor, act: Tensor, mask: Tensor) -> int:
-        """Checks the arguments of ``loss``, and returns T."""
+    def _check_sequence(self, obs: Tensor, act: Tensor, mask: Tensor, guide: Tensor | None) -> int:
+        """Checks the arguments of ``loss``, and returns how many frames before the predicted one it depends on."""
         t = self.spec.context
+        if guide is not None:
+            t -= 1
+            check_tensor("guide", guide, tuple(obs.shape), next(self.parameters()))
         check_tensor("obs", obs, (None, None, self.spec.frame.channels, None, None), next(self.parameters()))
         if obs.size(1) <= t:
             raise ValueError(f"obs: expected more than {t} frames, got {obs.size(1)}")
@@ -126,12 +158,13 @@ class Denoiser(nn.Module):
 class DrawingNetwork(Protocol):
     """A denoiser's network as frames are drawn with it."""
 
-    def conditioning(self, levels: Tensor, act: Tensor) -> list[Any]:
+    def conditioning(self, levels: Tensor, act: Tensor, *context_level: Tensor) -> list[Any]:
         """Everything that depends on noise levels and actions, once for a frame.
 
         Args:
             levels: what it is told of S noise levels, for all samples [S,1] or one a sample [S,N].
             act: [N,T,...].
+            context_level: what it is told of the noise in the context [1], if there is any.
 
         Returns:
             one entry a level.
@@ -156,12 +189,12 @@ class PlainNetwork:
     def refresh(self) -> None:
         """Nothing to do: it runs with its own weights."""
 
-    def conditioning(self, levels: Tensor, act: Tensor) -> list[tuple[Tensor, Tensor]]:
-        return [(level.expand(len(act)), act) for level in levels]
+    def conditioning(self, levels: Tensor, act: Tensor, *context_level: Tensor) -> list[tuple[Tensor, ...]]:
+        return [(level.expand(len(act)), act, *context_level) for level in levels]
 
-    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, Tensor]) -> Tensor:
-        (x, context), (level, act) = network_input, conditioning
-        return self._network(x, level, context, act)
+    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, ...]) -> Tensor:
+        (x, context), (level, *rest) = network_input, conditioning
+        return self._network(x, level, context, *rest)
 
 
 class Sampler:
@@ -182,6 +215,11 @@ class Sampler:
         self.steps = formulation.plan(cfg)
         levels = torch.tensor([step.level for step in self.steps], dtype=torch.float32, device=device)
         self._levels = formulation.condition(levels)[:, None]
+        self._perturb_context: Callable[..., Tensor] | None = None
+        self._told_of_context: tuple[Tensor, ...] = ()
+        if cfg.s_cond > 0:
+            self._perturb_context = cast(Any, formulation).perturb_context
+            self._told_of_context = (context_condition(torch.full((1,), cfg.s_cond, device=device)),)
 
     @property
     def num_draws(self) -> int:
@@ -192,12 +230,15 @@ class Sampler:
     def sample(self, context: Tensor, act: Tensor, noise: Iterable[Tensor]) -> list[Tensor]:
         """context [N,T*C,H,W], act [N,T,...], noise num_draws of [N,C,H,W] -> trajectory, start first, frame last."""
         formulation, draws = self.formulation, iter(noise)
-        conditioning = self.network.conditioning(self._levels, act)
+        conditioning = self.network.conditioning(self._levels, act, *self._told_of_context)
         x = next(draws)
         trajectory, carry, network_input = [x], None, None
         for step, cond in zip(self.steps, conditioning, strict=True):
-            perturbed = formulation.perturb(x, step, draws)
-            if network_input is None or perturbed is not x:
+            perturbed, noised = formulation.perturb(x, step, draws), context
+            if self._perturb_context is not None:
+                noised = self._perturb_context(context, step, draws)
+            if network_input is None or perturbed is not x or noised is not context:
+                context = noised
                 network_input = formulation.prepare(perturbed, context, step.level)
             output = self.network.evaluate(network_input, cond)
             x, carry, network_input = formulation.step(perturbed, output, step, carry, network_input, draws)
@@ -206,9 +247,15 @@ class Sampler:
         return trajectory
 
     @torch.no_grad()
-    def denoise(self, noisy: Tensor, level: Tensor, context: Tensor, act: Tensor) -> Tensor:
-        """noisy [N,C,H,W] at noise levels [N] or [1] -> the estimate of the clean frame."""
-        conditioning = self.network.conditioning(self.formulation.condition(level)[None], act)[0]
+    def denoise(
+        self, noisy: Tensor, level: Tensor, context: Tensor, act: Tensor, context_level: Tensor | None = None
+    ) -> Tensor:
+        """noisy [N,C,H,W] at noise levels [N] or [1] -> the estimate of the clean frame.
+
+        ``context_level``: standard deviation [N] or [1] of the noise in the context; None: without.
+        """
+        told = () if context_level is None else (context_condition(context_level),)
+        conditioning = self.network.conditioning(self.formulation.condition(level)[None], act, *told)[0]
         output = self.network.evaluate(self.formulation.prepare(noisy, context, level), conditioning)
         return self.formulation.estimate(noisy, output, level)
 
@@ -237,7 +284,8 @@ class DiffusionSampler:
         Args:
             prev_obs: [N,T,C,H,W] context frames in [-1, 1], oldest first.
             prev_act: [N,T,...] the actions taken at them.
-            randn: source of standard normal numbers: the start [N,C,H,W], then one such draw per churned step.
+            randn: source of standard normal numbers: the start [N,C,H,W], then one such draw per churned step, and T
+                for each step that adds noise to the context.
 
         Returns:
             the next frame [N,C,H,W] in [-1, 1], and the trajectory towards it: num_steps + 1 frames, start first.

@@ -74,10 +74,12 @@ class ProgramInnerModel(nn.Module):
         self.network = network
         self._run = TrainableProgram(network.walk, dtype, on)
 
-    def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
+    def forward(
+        self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor, *context_level: Tensor
+    ) -> Tensor:
         """Shapes as in ``InnerModel.forward``."""
         with torch.autocast("cpu", enabled=False):
-            cond = self.network.conditioning(c_noise, act)
+            cond = self.network.conditioning(c_noise, act, *context_level)
             return self._run(torch.cat((obs, noisy_next_obs), dim=1).float(), cond)
 
 

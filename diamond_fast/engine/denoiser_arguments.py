@@ -20,6 +20,16 @@ def to_frames(name: str, x: Any, dims: int) -> Tensor:
     return x.float()
 
 
+def to_levels(name: str, sigma: Any, n: int, device: torch.device) -> Tensor:
+    """Noise levels [N], of a number or a tensor. Raises ValueError if there are not as many."""
+    if isinstance(sigma, int | float):  # no copy from the host, which no graph can hold
+        sigma = torch.full((1,), sigma, dtype=torch.float32, device=device)
+    sigma = torch.as_tensor(sigma, dtype=torch.float32, device=device).reshape(-1)
+    if sigma.numel() not in (1, n):
+        raise ValueError(f"{name}: expected one number, or one for each of {n} samples, got {sigma.numel()}")
+    return sigma.expand(n)
+
+
 def to_actions(
     frames: Tensor, context: Tensor, act: Any, channels: int, device: torch.device | None, spec: Spec | None
 ) -> Tensor:
@@ -86,4 +96,11 @@ def sampler_config(sampler: Any) -> StepsConfig:
     names = ["sigma_min", "sigma_max", "rho", "order", "s_churn", "s_tmin", "s_tmax", "s_noise"]
     if not all(hasattr(sampler, name) for name in [*names, "num_steps_denoising"]):
         raise TypeError(f"sampler: expected a SamplerConfig or None, got {type(sampler).__name__}")
-    return SamplerConfig(num_steps=sampler.num_steps_denoising, **{name: getattr(sampler, name) for name in names})
+    settings = {name: getattr(sampler, name) for name in names}
+    return SamplerConfig(num_steps=sampler.num_steps_denoising, s_cond=getattr(sampler, "s_cond", 0.0), **settings)
+
+
+def require_told(sampler: StepsConfig, told: bool) -> None:
+    """Raises ValueError if noise is added to the context of a network that cannot be told of it."""
+    if sampler.s_cond > 0 and not told:
+        raise ValueError("sampler: adds noise to the context (s_cond), of which this network cannot be told")

@@ -72,7 +72,7 @@ class AutocastNetwork(PlainNetwork):
         super().__init__(network)
         self._autocast = (device.type, dtype)
 
-    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, Tensor]) -> Tensor:
+    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, ...]) -> Tensor:
         kind, dtype = self._autocast
         # autocast keeps casts of weights until it ends: a graph must not read them afterwards
         with torch.autocast(kind, dtype, enabled=dtype != torch.float32, cache_enabled=False):
@@ -103,8 +103,8 @@ class FusedNetwork:
         """Takes the weights as they are now, in place."""
         self._copies.refresh(self._source)
 
-    def conditioning(self, levels: Tensor, act: Tensor) -> list[tuple[Tensor, Tensor | None]]:
-        cond = self._copies.network.conditioning(levels, act).to(self._dtype)
+    def conditioning(self, levels: Tensor, act: Tensor, *context_level: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        cond = self._copies.network.conditioning(levels, act, *context_level).to(self._dtype)
         if not self.techniques.one_modulation:
             return [(level, None) for level in cond]
         weight, bias = self._copies.modulation_weight, self._copies.modulation_bias
@@ -157,8 +157,8 @@ class ProgramNetwork:
         for program in self._programs.values():
             program.refresh()
 
-    def conditioning(self, levels: Tensor, act: Tensor) -> list[Tensor]:
-        return list(self._copies.network.conditioning(levels, act))
+    def conditioning(self, levels: Tensor, act: Tensor, *context_level: Tensor) -> list[Tensor]:
+        return list(self._copies.network.conditioning(levels, act, *context_level))
 
     def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: Tensor) -> Tensor:
         x, context = network_input

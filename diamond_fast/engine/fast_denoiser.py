@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from diamond_fast.config import EngineChoice, Precision
 from diamond_fast.engine.choose import candidates, choose_path
 from diamond_fast.engine.contest import Work
-from diamond_fast.engine.denoiser_arguments import sampler_config, to_actions, to_frames
+from diamond_fast.engine.denoiser_arguments import (
+    require_told,
+    sampler_config,
+    to_actions,
+    to_frames,
+    to_levels,
+)
 from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.given_weights import Watch, as_own_network, bind, find_network, rebuild, weights_of
@@ -22,6 +28,7 @@ from diamond_fast.engine.path import Path as EnginePath
 from diamond_fast.engine.uncompiled import uncompiled
 from diamond_fast.formulations.config import DenoiserConfig, StepsConfig
 from diamond_fast.formulations.edm import EDM
+from diamond_fast.networks.config import NetworkConfig
 from diamond_fast.networks.exact import outside_autocast
 from diamond_fast.official import find_official, read_weights
 from diamond_fast.spec import Spec
@@ -60,7 +67,8 @@ class FastDenoiser(nn.Module):
             state dict copied.
         sampler: noise levels, order and churn; the paper's three Euler steps if None. Settings of the published
             project's sampler will do. Other formulations than EDM have settings of their own, and three steps if None.
-        sigma_data, sigma_offset_noise: of EDM's preconditioning; the denoiser's own, or the paper's 0.5 and 0.3.
+        sigma_data, sigma_offset_noise: of EDM's preconditioning; the denoiser's own, or the published 0.5 and 0.3, 0.1
+            if it is told of noise in its context.
         dtype: of the network: bfloat16 or float32; None: bfloat16 if tensor cores or AMX make it fast, else float32.
         techniques: what to use operation by operation; if given, nothing is measured.
         max_graphs: shapes whose graphs are kept.
@@ -109,8 +117,11 @@ class FastDenoiser(nn.Module):
                 self.sampler_config = own.cfg.steps()
         else:
             data = _first(sigma_data, getattr(scales, "sigma_data", None), 0.5)
-            offset = _first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.3)
-            self.formulation = EDM(DenoiserConfig(sigma_data=float(data), sigma_offset_noise=float(offset)))
+            told = getattr(knowing.inner_model if own else knowing, "noise_cond_emb", None) is not None
+            offset = _first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.1 if told else 0.3)
+            context = NetworkConfig(num_steps_conditioning=knowing.spec.context)
+            self.formulation = EDM(DenoiserConfig(context, sigma_data=float(data), sigma_offset_noise=float(offset)))
+            require_told(self.sampler_config, told)
         self._wrapped: Callable[..., Tensor] | None = None
 
     def _configure(
@@ -162,6 +173,7 @@ class FastDenoiser(nn.Module):
         self = cls.__new__(cls)
         nn.Module.__init__(self)
         self._configure(sampler, None, None, max_graphs)
+        require_told(self.sampler_config, False)
         scales = DenoiserConfig(sigma_data=float(sigma_data), sigma_offset_noise=float(sigma_offset_noise))
         self.formulation = EDM(scales, quantised)
         if isinstance(network, nn.Module):
@@ -243,14 +255,22 @@ class FastDenoiser(nn.Module):
         return {**self.__dict__, "_fast": None}
 
     @_by_itself
-    def denoise(self, noisy_next_obs: Tensor, sigma: Tensor | float, obs: Tensor, act: Tensor) -> Tensor:
+    def denoise(
+        self,
+        noisy_next_obs: Tensor,
+        sigma: Tensor | float,
+        obs: Tensor,
+        act: Tensor,
+        sigma_cond: Tensor | float | None = None,
+    ) -> Tensor:
         """The estimate of the clean next frame, as ``Denoiser.denoise`` gives it.
 
         Args:
             noisy_next_obs: [N,C,H,W] of floats.
             sigma: noise level: a number, or a tensor [N] or of one number.
             obs: [N,T*C,H,W] of floats, the T context frames in [-1, 1], oldest first.
-            act: [N,T] int64 or int32, the actions taken at them.
+            act: [N,T] int64 or int32, or [N,T,n] buttons or numbers, the actions taken at them.
+            sigma_cond: noise level of ``obs``, as ``sigma``; None: without.
 
         Returns:
             [N,C,H,W] float32 in [-1, 1].
@@ -261,15 +281,14 @@ class FastDenoiser(nn.Module):
         noisy_next_obs, obs = to_frames("noisy_next_obs", noisy_next_obs, 4), to_frames("obs", obs, 4)
         act = to_actions(noisy_next_obs, obs, act, noisy_next_obs.size(1), self.device, self._spec)
         n, device = len(noisy_next_obs), obs.device
-        if isinstance(sigma, int | float):  # no copy from the host, which no graph can hold
-            sigma = torch.full((1,), sigma, dtype=torch.float32, device=device)
-        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=device).reshape(-1)
-        if sigma.numel() not in (1, n):
-            raise ValueError(f"sigma: expected one number, or one for each of {n} samples, got {sigma.numel()}")
+        levels = [to_levels("sigma", sigma, n, device)]
+        if sigma_cond is not None:
+            levels.append(to_levels("sigma_cond", sigma_cond, n, device))
         if n == 0:
             return torch.empty_like(noisy_next_obs)
         with self._arithmetic(device):
-            return self._ready(device, noisy_next_obs, act).denoise(noisy_next_obs, sigma.expand(n), obs, act)
+            level, *of_context = levels
+            return self._ready(device, noisy_next_obs, act).denoise(noisy_next_obs, level, obs, act, *of_context)
 
     @_by_itself
     def sample(
@@ -279,8 +298,9 @@ class FastDenoiser(nn.Module):
 
         Args:
             prev_obs: [N,T,C,H,W] of floats, the context frames in [-1, 1], oldest first.
-            prev_act: [N,T] int64 or int32, the actions taken at them.
-            randn: source of standard normal numbers: the start [N,C,H,W], then one such draw per churned step.
+            prev_act: [N,T] int64 or int32, or [N,T,n] buttons or numbers, the actions taken at them.
+            randn: source of standard normal numbers: the start [N,C,H,W], then one such draw per churned step, and T
+                for each step that adds noise to the context.
 
         Returns:
             the next frame [N,C,H,W] float32 in [-1, 1], and the trajectory towards it: num_steps + 1 frames, start
@@ -289,19 +309,21 @@ class FastDenoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument does not fit; the message names it.
         """
+        frames, context, prev_act = self._given_context(prev_obs, prev_act)
+        if len(frames) == 0:
+            trajectory = [torch.empty_like(frames) for _ in range(self.sampler_config.num_steps + 1)]
+            return trajectory[-1], trajectory
+        with self._arithmetic(frames.device):
+            fast = self._ready(frames.device, frames, prev_act)
+            trajectory = fast.sample(context, prev_act, fast.noise(frames, randn))
+        return trajectory[-1], trajectory
+
+    def _given_context(self, prev_obs: Tensor, prev_act: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``sample``'s arguments, checked: frames like those to be drawn [N,C,H,W], context [N,T*C,H,W], actions."""
         prev_obs = to_frames("prev_obs", prev_obs, 5)
         n, t, c, h, w = prev_obs.shape
         context = prev_obs.reshape(n, t * c, h, w)
-        prev_act = to_actions(prev_obs, context, prev_act, c, self.device, self._spec)
-        device = prev_obs.device
-        if n == 0:
-            trajectory = [prev_obs.new_empty(0, c, h, w) for _ in range(self.sampler_config.num_steps + 1)]
-            return trajectory[-1], trajectory
-        with self._arithmetic(device):
-            fast = self._ready(device, prev_obs[:, 0], prev_act)
-            noise = torch.stack([randn(n, c, h, w, device=device) for _ in range(fast.sampler.num_draws)])
-            trajectory = fast.sample(context, prev_act, noise)
-        return trajectory[-1], trajectory
+        return prev_obs[:, 0], context, to_actions(prev_obs, context, prev_act, c, self.device, self._spec)
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager:
         """The network's own; a wrapped network is left to the autocast it is called in."""
@@ -343,6 +365,10 @@ class _Fast:
         if graphs:
             self.sample = Captured("FastDenoiser.sample", self.sampler.sample, max_graphs=owner.max_graphs)
             self.denoise = Captured("FastDenoiser.denoise", self.sampler.denoise, max_graphs=owner.max_graphs)
+
+    def noise(self, frames: Tensor, randn: Callable[..., Tensor]) -> Tensor:
+        """What is drawn for frames like these: [num_draws,N,C,H,W]."""
+        return torch.stack([randn(*frames.shape, device=frames.device) for _ in range(self.sampler.num_draws)])
 
     def refresh(self, owner: FastDenoiser) -> None:
         """Takes the weights as they are now, in place."""

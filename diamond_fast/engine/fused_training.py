@@ -15,8 +15,7 @@ from diamond_fast.engine.denoiser_networks import FUSED, joined, padded
 from diamond_fast.engine.fast_encoders import classify
 from diamond_fast.engine.fused_torch import Activation, FusedTorch, Techniques
 from diamond_fast.engine.trainable_weights import TrainableWeights
-from diamond_fast.formulations.config import LevelsConfig
-from diamond_fast.formulations.protocol import Randn
+from diamond_fast.formulations.edm import context_condition
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.blocks import AdaGroupNorm
 from diamond_fast.networks.exact import outside_autocast
@@ -91,13 +90,13 @@ class TrainableDenoiser(Denoiser):
             impl = "auto" if techniques.fused_edm else "torch"
             self.formulation = fused_formulation(denoiser.formulation, context_channels, dtype, self._pad_to, impl)
 
-    def loss(self, obs: Tensor, act: Tensor, mask: Tensor, levels: LevelsConfig, randn: Randn = torch.randn) -> Tensor:
+    def loss(self, *arguments: Any, **options: Any) -> Tensor:
         with self._fused():
-            return super().loss(obs, act, mask, levels, randn)
+            return super().loss(*arguments, **options)
 
-    def denoise(self, noisy_next_obs: Tensor, sigma: Tensor, obs: Tensor, act: Tensor) -> Tensor:
+    def denoise(self, *arguments: Any, **options: Any) -> Tensor:
         with self._fused():
-            return super().denoise(noisy_next_obs, sigma, obs, act)
+            return super().denoise(*arguments, **options)
 
     @contextmanager
     def _fused(self) -> Iterator[None]:
@@ -105,10 +104,13 @@ class TrainableDenoiser(Denoiser):
             self._walk.take()
             yield
 
-    def predict(self, noisy: Tensor, level: Tensor, context: Tensor, act: Tensor) -> Tensor:
+    def predict(
+        self, noisy: Tensor, level: Tensor, context: Tensor, act: Tensor, context_level: Tensor | None = None
+    ) -> Tensor:
         network: Any = self.inner_model
         prepared = self.formulation.prepare(noisy, context, level)
-        cond = network.conditioning(self.formulation.condition(level), act)
+        told = () if context_level is None else (context_condition(context_level),)
+        cond = network.conditioning(self.formulation.condition(level), act, *told)
         output = self._walk(joined(prepared, self._walk.dtype, self._pad_to), cond)
         return output[:, : noisy.size(1)]
 

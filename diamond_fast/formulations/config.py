@@ -30,6 +30,11 @@ class StepsConfig:
         """Evaluations of the denoiser for one frame."""
         return self.num_steps
 
+    @property
+    def s_cond(self) -> float:
+        """Standard deviation of the noise that each step adds to the context."""
+        return 0.0
+
     def check(self, path: str) -> None:
         """Raises ValueError if settings do not fit together; ``path`` is where they stand in a run's."""
 
@@ -44,6 +49,11 @@ class DiffusionConfig:
     autoregressive: ClassVar[bool] = True  # whether it may be trained on frames of its own
 
     inner_model: NetworkConfig = field(default_factory=InnerModelConfig)
+
+    @property
+    def noise_context(self) -> bool:
+        """Whether it is trained on past frames with noise in them."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,9 @@ class SamplerConfig(StepsConfig):
     """Noise is put back at this noise level or below."""
     s_noise: PositiveFloat = 1.0
     """Standard deviation of the noise that is put back, as a factor."""
+    s_cond: NonNegativeFloat = 0.0
+    """Each step adds noise of this standard deviation to the past frames, on top of what earlier steps added. It needs
+    a denoiser that was trained with --denoiser.noise-context."""
 
     @property
     def num_evaluations(self) -> int:
@@ -105,6 +118,9 @@ class DenoiserConfig(DiffusionConfig):
     """Standard deviation of the pixels, which lie in [-1, 1], that the preconditioning assumes."""
     sigma_offset_noise: NonNegativeFloat = 0.3
     """Standard deviation of the noise that shifts a whole colour channel of a frame."""
+    noise_context: bool = False
+    """Noise is added to the past frames in training, too, so that the denoiser forgives mistakes of its own in them. It
+    is told how much (--denoiser.inner-model.context-noise)."""
 
 
 NUM_TIMESTEPS = 1000

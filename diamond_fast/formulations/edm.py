@@ -40,14 +40,21 @@ class Step(NamedTuple):
     next_sigma: float
     noise_scale: float | None = None  # of the noise put back before it; None: none
     half: int = 0  # 0: Euler. 1, 2: the halves of a Heun step
+    context_noise: float = 0.0  # of the noise added to the context before it
+    context_draws: int = 0  # tensors of it, one a frame of the context
 
     @property
     def num_draws(self) -> int:
-        return int(self.noise_scale is not None)
+        return int(self.noise_scale is not None) + self.context_draws
 
     @property
     def ends(self) -> bool:
         return self.half != 1
+
+
+def context_condition(sigma: Tensor) -> Tensor:
+    """What the network is told of noise levels [...] in its context. Unlike a frame's, they have no offset noise."""
+    return sigma.log() / 4
 
 
 def noise_schedule(cfg: SamplerConfig) -> list[float]:
@@ -123,13 +130,24 @@ class EDM:
             noise_scale = cfg.s_noise * (sigma_hat**2 - sigma**2) ** 0.5 if churned else None
             # The published sampler tells the network sigma, not sigma_hat: kept.
             heun = cfg.order == 2 and next_sigma > 0
-            steps.append(Step(sigma, sigma_hat, next_sigma, noise_scale, half=int(heun)))
+            context_draws = self.cfg.inner_model.num_steps_conditioning if cfg.s_cond > 0 else 0
+            steps.append(Step(sigma, sigma_hat, next_sigma, noise_scale, int(heun), cfg.s_cond, context_draws))
             if heun:
                 steps.append(Step(next_sigma, sigma_hat, next_sigma, half=2))
         return steps
 
     def perturb(self, x: Tensor, step: Step, draws: Iterator[Tensor]) -> Tensor:
         return x if step.noise_scale is None else x + next(draws) * step.noise_scale
+
+    def perturb_context(self, context: Tensor, step: Step, draws: Iterator[Tensor]) -> Tensor:
+        """The noise of one step comes on top of that of the steps before. Heun's second half keeps the first one's.
+
+        The published sampler also draws offset noise for the context, and multiplies it by 0.
+        """
+        if step.context_draws == 0:
+            return context
+        noise = torch.cat([next(draws) for _ in range(step.context_draws)], dim=1)
+        return context + step.context_noise * noise
 
     def step(
         self, x: Tensor, output: Tensor, step: Step, carry: Any, network_input: Any, draws: Iterator[Tensor]

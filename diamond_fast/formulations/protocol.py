@@ -34,6 +34,9 @@ class Formulation(Protocol):
     """Frames are [N,C,H,W] in [-1, 1]; a context is [N,T*C,H,W], oldest frame first; a level is [N], [1] or a number.
 
     Nothing here may ask the device for a value: all of it runs in CUDA graphs.
+
+    One whose ``StepsConfig`` has ``s_cond`` has ``perturb_context(context, step, draws)`` besides: the context
+    as a step's evaluation sees it, and later steps add to.
     """
 
     def __init__(self, cfg: DiffusionConfig): ...

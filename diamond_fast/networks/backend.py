@@ -10,7 +10,8 @@ A network that has a ``walk`` hands its operations to a backend in the order the
 and decides for itself where statistics, biases and concatenations go.
 
 A denoiser's network with a walk also splits its ``forward`` in two: ``conditioning(levels, act)``, computed in float32
-by the modules it names in ``conditioning_modules``, and the rest. Its first convolution is called ``conv_in``, its last
+by the modules it names in ``conditioning_modules``, and the rest; if it is told of noise in its context, that level is
+the third argument of both. Its first convolution is called ``conv_in``, its last
 one ``conv_out``.
 """
 

@@ -31,6 +31,11 @@ class NetworkConfig:
     num_steps_conditioning: Length = 4
     """How many past frames and actions the next frame is predicted from."""
 
+    @property
+    def context_noise(self) -> bool:
+        """Whether the network is told how much noise there is in the past frames."""
+        return False
+
     def check(self, path: str) -> None:
         """Raises ValueError if settings do not fit together; ``path`` is where they stand in a run's."""
 

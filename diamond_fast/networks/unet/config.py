@@ -23,6 +23,9 @@ class InnerModelConfig(NetworkConfig):
     attn_depths: tuple[Switch, ...] = (0, 0, 0, 0)
     """Which levels have self-attention in their blocks: 1 for yes, 0 for no, level by level."""
 
+    context_noise: bool = False
+    """The network is told how much noise there is in the past frames."""
+
     def check(self, path: str) -> None:
         check_levels(path, self.channels, depths=self.depths, attn_depths=self.attn_depths)
         joined = {2 * c for c in self.channels} | {a + b for a, b in pairwise(self.channels)}

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from diamond_fast.networks.unet.config import InnerModelConfig
-from diamond_fast.spec import Discrete, Frame, Spec
+from diamond_fast.spec import Action, Discrete, Frame, MultiBinary, NoAction, Spec
 
 
 def read_config(weights: Mapping[str, Tensor]) -> InnerModelConfig:
@@ -27,10 +27,17 @@ def read_config(weights: Mapping[str, Tensor]) -> InnerModelConfig:
         depths=tuple(depths),
         channels=tuple(channels),
         attn_depths=tuple(attention),
+        context_noise="noise_cond_emb.weight" in weights,
     )
 
 
 def read_spec(cfg: InnerModelConfig, weights: Mapping[str, Tensor]) -> Spec:
-    """The world, with discrete actions and frames of 64x64 pixels: the weights do not say, and fit any size."""
-    action = Discrete(weights["act_emb.0.weight"].size(0))
+    """The world, with frames of 64x64 pixels: the weights do not say, and fit any size.
+
+    Nor do they say the kind of actions: those of networks that are told of noise in the context are buttons, as in
+    published files, of others choices. Without an embedding there are none.
+    """
+    action: Action = NoAction()
+    if "act_emb.0.weight" in weights:
+        action = (MultiBinary if cfg.context_noise else Discrete)(weights["act_emb.0.weight"].size(0))
     return Spec(Frame(64, 64, cfg.img_channels), action, cfg.num_steps_conditioning)

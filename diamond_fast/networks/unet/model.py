@@ -69,21 +69,25 @@ class UNet(nn.Module):
 
 
 class InnerModel(nn.Module):
-    """F_theta(c_in x, c_noise, past frames / sigma_data, past actions) of equation 5."""
+    """F_theta(c_in x, c_noise, past frames / sigma_data, past actions) of equation 5.
 
-    conditioning_modules = ("noise_emb", "act_emb", "cond_proj")
+    A world without actions has no embedding of them.
+    """
 
     def __init__(self, cfg: InnerModelConfig, spec: Spec):
         super().__init__()
         self.spec = spec
         channels, context = spec.frame.channels, spec.context
-        if cfg.cond_channels % context:
+        if spec.action.n and cfg.cond_channels % context:
             raise ValueError(f"cond_channels: must be a multiple of the context ({context}), got {cfg.cond_channels}")
         self.noise_emb = FourierFeatures(cfg.cond_channels)
-        self.act_emb = nn.Sequential(
-            ActionEmbedding(spec.action, cfg.cond_channels // context),
-            nn.Flatten(),  # the embeddings of the context's actions, concatenated
-        )
+        self.noise_cond_emb = FourierFeatures(cfg.cond_channels) if cfg.context_noise else None
+        self.act_emb = None
+        if spec.action.n:
+            self.act_emb = nn.Sequential(
+                ActionEmbedding(spec.action, cfg.cond_channels // context),
+                nn.Flatten(),  # the embeddings of the context's actions, concatenated
+            )
         self.cond_proj = nn.Sequential(
             nn.Linear(cfg.cond_channels, cfg.cond_channels),
             nn.SiLU(),
@@ -101,24 +105,50 @@ class InnerModel(nn.Module):
         cfg = read_config(weights)
         return cls(cfg, read_spec(cfg, weights))
 
-    def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
+    @property
+    def conditioning_modules(self) -> tuple[str, ...]:
+        """Names of the modules behind ``conditioning``."""
+        names = ("noise_emb", "noise_cond_emb", "act_emb", "cond_proj")
+        return tuple(name for name in names if getattr(self, name) is not None)
+
+    def forward(
+        self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor, c_noise_cond: Tensor | None = None
+    ) -> Tensor:
         """
         Args:
             noisy_next_obs: [N,C,H,W], already scaled by c_in.
             c_noise: [N] or [1].
             obs: [N,T*C,H,W] context frames, oldest first, already divided by sigma_data.
             act: [N,T,...], the actions taken at them.
+            c_noise_cond: [N] or [1], what it is told of the noise in obs; None: 0, as where there is none.
 
         Returns:
             [N,C,H,W].
         """
-        return self.body(torch.cat((obs, noisy_next_obs), dim=1), self.conditioning(c_noise, act))
+        return self.body(torch.cat((obs, noisy_next_obs), dim=1), self.conditioning(c_noise, act, c_noise_cond))
 
-    def conditioning(self, c_noise: Tensor, act: Tensor) -> Tensor:
-        """Noise levels [N], [1], or S of either [S,N], [S,1], and actions [N,T,...] -> [N,E] or [S,N,E]."""
+    def conditioning(self, c_noise: Tensor, act: Tensor, c_noise_cond: Tensor | None = None) -> Tensor:
+        """What all adaptive norms see.
+
+        Args:
+            c_noise: noise levels [N], [1], or S of either [S,N], [S,1].
+            act: [N,T,...].
+            c_noise_cond: of the context, [N] or [1]; None: 0. The embedding of 0 is no zero: it is always added.
+
+        Returns:
+            [N,E] or [S,N,E].
+
+        Raises:
+            ValueError: the network was not made to be told of noise in the context.
+        """
+        if c_noise_cond is not None and self.noise_cond_emb is None:
+            raise ValueError("c_noise_cond: this network knows no noise in its context (context_noise)")
         with outside_autocast(act.device):  # so that training sees what sampling computes
-            noise = self.noise_emb(c_noise.flatten()).unflatten(0, c_noise.shape)
-            return self.cond_proj(noise + self.act_emb(act))
+            cond = self.noise_emb(c_noise.flatten()).unflatten(0, c_noise.shape)
+            if self.noise_cond_emb is not None:
+                cond = cond + self.noise_cond_emb(c_noise.new_zeros(1) if c_noise_cond is None else c_noise_cond)
+            cond = cond.expand(*c_noise.shape[:-1], len(act), -1) if self.act_emb is None else cond + self.act_emb(act)
+            return self.cond_proj(cond)
 
     def body(self, x: Tensor, cond: Tensor) -> Tensor:
         """x [N,(T+1)*C,H,W] context and noisy frame, cond [N,E] -> [N,C,H,W]."""
