@@ -58,6 +58,11 @@ class WorldModelConfig:
     """After so many imagined steps an imagined episode is cut short."""
     num_batches_to_preload: Width = 256
     """So many batches of starting points for imagined episodes are drawn from the real experience at once."""
+    upsampling: SamplerConfig = field(
+        default_factory=lambda: SamplerConfig(
+            num_steps=1, sigma_min=1.0, sigma_max=5.0, s_churn=10.0, s_tmin=1.0, s_tmax=5.0, s_noise=0.9
+        )
+    )
 
     def with_denoising_steps(self, count: int) -> "WorldModelConfig":
         """The same, with frames drawn in so many steps. Raises ValueError if the formulation has not as many."""
@@ -196,6 +201,19 @@ class RunConfig:
     """The denoiser has this network. The inner model has its settings."""
     denoiser: DiffusionConfig = field(default_factory=DenoiserConfig)
     denoiser_update: UpdateConfig = field(default_factory=UpdateConfig)
+    upsampling: Annotated[int, Limits(minimum=1, maximum=64)] = 1
+    """Frames are imagined in the size of --frame-size, and a second model, the upsampler, makes them so many times as
+    high and wide. It is trained on recordings that hold both sizes; 1 does without."""
+    upsampler: DenoiserConfig = field(
+        default_factory=lambda: DenoiserConfig(
+            InnerModelConfig(num_steps_conditioning=1, context_noise=True), sigma_offset_noise=0.1
+        )
+    )
+    upsampler_update: UpdateConfig = field(
+        default_factory=lambda: UpdateConfig(steps_first_epoch=400, batch_size=4, max_grad_norm=10.0)
+    )
+    upsampler_autoregressive_steps: Annotated[int, Limits(minimum=0, maximum=2**12)] = 1
+    """In training, the upsampler predicts so many further frames from its own output."""
     sigma_distribution: LevelsConfig = field(default_factory=SigmaDistributionConfig)
     reward_end: RewardEndConfig = field(default_factory=RewardEndConfig)
     reward_end_update: UpdateConfig = field(default_factory=lambda: UpdateConfig(max_grad_norm=100.0))
@@ -252,6 +270,17 @@ class RunConfig:
     def reward_end_seq_length(self) -> int:
         """Frames in a reward/end training sequence: a rollout after its burn-in."""
         return self.world_model.horizon + self.denoiser.inner_model.num_steps_conditioning
+
+    @property
+    def full_frame_shape(self) -> tuple[int, int, int]:
+        """H, W, C of the frames that the upsampler makes."""
+        height, width, channels = self.frame_shape
+        return height * self.upsampling, width * self.upsampling, channels
+
+    @property
+    def upsampler_seq_length(self) -> int:
+        """Frames in an upsampler's training sequence."""
+        return self.upsampler.inner_model.num_steps_conditioning + 1 + self.upsampler_autoregressive_steps
 
     @property
     def denoiser_seq_length(self) -> int:

@@ -83,8 +83,22 @@ def _check_models(config: RunConfig) -> None:
         require(told or not noisy, path, "needs --denoiser.inner-model.context-noise: the network must be told of it")
     config.sigma_distribution.check("sigma_distribution")
     config.denoiser.inner_model.check("denoiser.inner_model")
+    _check_upsampler(config)
     config.reward_end.check("reward_end")
     config.actor_critic.check("actor_critic")
     halvings, shown = sum(config.actor_critic.down), " ".join(map(str, dict.fromkeys(config.frame_shape[:2])))
     message = f"must be at least {2**halvings} (--actor-critic.down halves it {halvings} times), got {shown}"
     require(min(config.frame_shape[:2]) >> halvings >= 1, "frame_size", message)
+
+
+def _check_upsampler(config: RunConfig) -> None:
+    if config.upsampling == 1:
+        return
+    why = "its frames have one size; give a recording with two (--static-dataset)"
+    require(config.static_dataset is not None, "upsampling", f"must be 1 while a game is played: {why}")
+    config.upsampler.inner_model.check("upsampler.inner_model")
+    config.world_model.upsampling.check("world_model.upsampling")
+    message = "must be False: noise is added to the past frames of --denoiser only"
+    require(not config.upsampler.noise_context, "upsampler.noise_context", message)
+    message = f"must be 0: it is for --world-model.sampler, got {config.world_model.upsampling.s_cond}"
+    require(config.world_model.upsampling.s_cond == 0, "world_model.upsampling.s_cond", message)

@@ -28,7 +28,8 @@ from diamond_fast.speed import (
     denoiser_loss,
     measure_speed,
 )
-from diamond_fast.world_model import Agent
+from diamond_fast.upsampling import upsampler_loss
+from diamond_fast.world_model import Agent, Denoiser
 
 BYTES_PER_PARAMETER = 16  # weight, gradient and AdamW's two moments, in float32
 SAME_TIME = 1.2  # estimates that differ by no more are told as one
@@ -85,6 +86,8 @@ def estimate(config: RunConfig, num_actions: Action | int) -> Estimate:
     costs = {}
     if not config.model_free:
         costs["denoiser"] = _cost(agent.denoiser, config.denoiser_update, epochs, partial(denoiser_loss, config))
+    if agent.upsampler is not None:
+        costs["upsampler"] = _cost(agent.upsampler, config.upsampler_update, epochs, partial(_upsampler_loss, config))
     if agent.rew_end_model is not None and not config.model_free:
         loss = partial(_reward_end_loss, config)
         costs["reward_end"] = _cost(agent.rew_end_model, config.reward_end_update, epochs, loss)
@@ -151,6 +154,16 @@ def _size(num_bytes: int) -> str:
 def _reward_end_loss(config: RunConfig, reward_end: RewardEndModel, n: int) -> Tensor:
     obs, act, mask = batch_of_zeros(reward_end.spec, n, config.reward_end_seq_length, reward_end.device)
     return reward_end.loss(obs, act, torch.zeros_like(act, dtype=torch.float32), ~mask, mask).total
+
+
+def _upsampler_loss(config: RunConfig, upsampler: Denoiser, n: int) -> Tensor:
+    length = config.upsampler_seq_length
+    full, small = (
+        torch.zeros(n, length, channels, height, width, device=upsampler.device)
+        for height, width, channels in (config.full_frame_shape, config.frame_shape)
+    )
+    mask = torch.ones(n, length, dtype=torch.bool, device=full.device)
+    return upsampler_loss(upsampler, full, small, mask, config.sigma_distribution)
 
 
 def _policy_step(actor_critic: ActorCritic, n: int) -> Tensor:

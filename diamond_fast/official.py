@@ -1,7 +1,8 @@
 """Published checkpoints: load them 1:1, and write our own agents in the same form.
 
 A published agent is one flat state dict with the keys ``denoiser.*``, ``rew_end_model.*`` and ``actor_critic.*``. The
-denoiser's network is called after what it predicts.
+denoiser's network is called after what it predicts. The published world of Counter-Strike, ``csgo.pt``, has
+``denoiser.*`` and ``upsampler.*`` instead.
 """
 
 from collections.abc import Mapping
@@ -13,11 +14,18 @@ from torch import Tensor
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.atari.games import resolve_game
 from diamond_fast.formulations.config import DDPMConfig, DenoiserConfig, DiffusionConfig
+from diamond_fast.recording_presets import CSGO
+from diamond_fast.spec import MultiBinary
 from diamond_fast.torch_file import load_torch_file
 from diamond_fast.world_model import Agent
 
 HUB_REPO = "eloialonso/diamond"
 NUM_ACTIONS_KEY = "actor_critic.actor_linear.weight"
+TWO_STAGES = "upsampler.inner_model."
+"""What the names of the upsampler's weights begin with."""
+ACTION_WEIGHT = "denoiser.inner_model.act_emb.0.weight"
+WORLDS = {"csgo": "csgo/model/csgo.pt"}
+"""Published worlds without a policy, and where they are on the Hub."""
 MOST_ACTIONS = 10_000
 OWN_NAME = "denoiser.inner_model."
 PUBLISHED_NAMES: dict[type[DiffusionConfig], str] = {DenoiserConfig: OWN_NAME, DDPMConfig: "denoiser.noise_model."}
@@ -28,8 +36,10 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
     """An agent with published weights.
 
     Args:
-        source: path of a published agent's ``.pt`` file, or an Atari game's name to fetch it from the Hub.
-        cfg: the networks' settings; the paper's if None. The file's shapes decide the number of actions.
+        source: path of a published agent's ``.pt`` file, or an Atari game's name, or ``csgo``, to fetch it from the
+            Hub.
+        cfg: the networks' settings; if None the paper's, or those of preset csgo if the file has an upsampler. The
+            file's shapes decide the number of actions.
 
     Raises:
         FileNotFoundError: there is no such file, and ``source`` is not a game's name.
@@ -37,9 +47,12 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
         ValueError: the file is not a published agent, or its formulation or networks differ from ``cfg``.
     """
     path = find_official(source)
-    cfg = cfg or RunConfig()
-    state = _with_own_names(path, read_official(path), cfg)
-    agent = Agent(cfg, num_actions=state[NUM_ACTIONS_KEY].size(0))
+    state = read_official(path)
+    two_stages = any(name.startswith(TWO_STAGES) for name in state)
+    cfg = cfg or (CSGO if two_stages else RunConfig())
+    state = _with_own_names(path, state, cfg)
+    num_actions = state[ACTION_WEIGHT if two_stages else NUM_ACTIONS_KEY].size(0)
+    agent = Agent(cfg, MultiBinary(num_actions) if two_stages else num_actions)
     expected = agent.state_dict()
     wrong = [
         f"{name} is missing" if name not in state else f"{name} is {list(state[name].shape)}, not {list(p.shape)}"
@@ -78,15 +91,19 @@ def find_official(source: str | Path) -> Path:
         return path
     if path.suffix or len(path.parts) > 1:
         raise FileNotFoundError(f"{source}: no such file")
-    try:
-        game = resolve_game(str(source))
-    except ValueError as error:
-        raise FileNotFoundError(f"{source}: neither a file nor a game ({error})") from None
+    if (game := str(source).lower()) in WORLDS:
+        place = WORLDS[game]
+    else:
+        try:
+            game = resolve_game(str(source))
+        except ValueError as error:
+            raise FileNotFoundError(f"{source}: neither a file nor a game ({error})") from None
+        place = f"atari_100k/models/{game}.pt"
     from huggingface_hub import hf_hub_download  # slow to import, and seldom needed
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(HUB_REPO, f"atari_100k/models/{game}.pt"))
+        return Path(hf_hub_download(HUB_REPO, place))
     except LocalEntryNotFoundError:
         raise ConnectionError(f"{game}: the Hub could not be reached; give the path of a downloaded .pt file") from None
     except EntryNotFoundError:
@@ -99,12 +116,13 @@ def read_official(path: Path) -> Mapping[str, Tensor]:
         state = read_weights(path)
     except ValueError as error:
         raise ValueError(f"{error}: not a published agent") from None
-    if NUM_ACTIONS_KEY not in state:
-        raise ValueError(f"{path}: not a published agent: it has no {NUM_ACTIONS_KEY}")
-    actor = state[NUM_ACTIONS_KEY]
-    if actor.dim() != 2 or not 1 <= actor.size(0) <= MOST_ACTIONS:  # networks are made for as many
+    key = ACTION_WEIGHT if any(name.startswith(TWO_STAGES) for name in state) else NUM_ACTIONS_KEY
+    if key not in state:
+        raise ValueError(f"{path}: not a published agent: it has no {key}")
+    rows = state[key]
+    if rows.dim() != 2 or not 1 <= rows.size(0) <= MOST_ACTIONS:  # networks are made for as many
         raise ValueError(
-            f"{path}: not a published agent: {NUM_ACTIONS_KEY} is {list(actor.shape)}, not a row for each of up to "
+            f"{path}: not a published agent: {key} is {list(rows.shape)}, not a row for each of up to "
             f"{MOST_ACTIONS} actions"
         )
     return state

@@ -272,6 +272,12 @@ class Spec:
     context: int = 4
 
 
+def upsampler_spec(small: Frame, factor: int, full_frames: int = 1) -> Spec:
+    """What a model sees that enlarges small frames: so many full frames before the next one, and behind them the small
+    one of the same moment, enlarged. It is told no action."""
+    return Spec(Frame(small.height * factor, small.width * factor, small.channels), NoAction(), full_frames + 1)
+
+
 def as_spec(world: Spec | int, frame_size: int = 64, channels: int = 3, context: int = 4) -> Spec:
     """The world itself, or the one with so many discrete actions and square frames."""
     return world if isinstance(world, Spec) else Spec(Frame(frame_size, frame_size, channels), Discrete(world), context)

@@ -11,21 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_fast.formulations.config import DiffusionConfig, LevelsConfig, StepsConfig
+from diamond_fast.formulations.config import LevelsConfig, StepsConfig
 from diamond_fast.formulations.protocol import Randn
-from diamond_fast.spec import Frame, NoAction, Spec
 from diamond_fast.world_model import Denoiser, DiffusionSampler
-
-
-def upsampler_spec(small: Frame, factor: int, full_frames: int = 1) -> Spec:
-    """What an upsampler sees: so many full frames before the next one, and its guide behind them."""
-    full = Frame(small.height * factor, small.width * factor, small.channels)
-    return Spec(full, NoAction(), full_frames + 1)
-
-
-def make_upsampler(cfg: DiffusionConfig, small: Frame, factor: int) -> Denoiser:
-    """An upsampler of small frames; ``num_steps_conditioning`` of its network counts full frames."""
-    return Denoiser(cfg, upsampler_spec(small, factor, cfg.inner_model.num_steps_conditioning))
 
 
 def enlarged(small: Tensor, factor: int) -> Tensor:

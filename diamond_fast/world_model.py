@@ -15,7 +15,7 @@ from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.masking import masked_mean
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.registry import load
-from diamond_fast.spec import Action, Discrete, Spec, as_spec
+from diamond_fast.spec import Action, Discrete, Frame, Spec, as_spec, upsampler_spec
 
 
 class Denoiser(nn.Module):
@@ -155,6 +155,14 @@ class Denoiser(nn.Module):
         return t
 
 
+def make_upsampler(cfg: DiffusionConfig, small: Frame, factor: int) -> Denoiser:
+    """The second stage of a world in two resolutions (``upsampling.py``): a denoiser that enlarges small frames.
+
+    ``num_steps_conditioning`` of its network counts full frames.
+    """
+    return Denoiser(cfg, upsampler_spec(small, factor, cfg.inner_model.num_steps_conditioning))
+
+
 class DrawingNetwork(Protocol):
     """A denoiser's network as frames are drawn with it."""
 
@@ -216,10 +224,10 @@ class Sampler:
         levels = torch.tensor([step.level for step in self.steps], dtype=torch.float32, device=device)
         self._levels = formulation.condition(levels)[:, None]
         self._perturb_context: Callable[..., Tensor] | None = None
-        self._told_of_context: tuple[Tensor, ...] = ()
+        self._context_level: Tensor | None = None  # what the network is told
         if cfg.s_cond > 0:
             self._perturb_context = cast(Any, formulation).perturb_context
-            self._told_of_context = (context_condition(torch.full((1,), cfg.s_cond, device=device)),)
+            self._context_level = context_condition(torch.full((1,), cfg.s_cond, device=device))
 
     @property
     def num_draws(self) -> int:
@@ -230,7 +238,8 @@ class Sampler:
     def sample(self, context: Tensor, act: Tensor, noise: Iterable[Tensor]) -> list[Tensor]:
         """context [N,T*C,H,W], act [N,T,...], noise num_draws of [N,C,H,W] -> trajectory, start first, frame last."""
         formulation, draws = self.formulation, iter(noise)
-        conditioning = self.network.conditioning(self._levels, act, *self._told_of_context)
+        told = () if self._context_level is None else (self._context_level,)
+        conditioning = self.network.conditioning(self._levels, act, *told)
         x = next(draws)
         trajectory, carry, network_input = [x], None, None
         for step, cond in zip(self.steps, conditioning, strict=True):
@@ -307,7 +316,8 @@ class DiffusionSampler:
 class Agent(nn.Module):
     """Denoiser, reward/end model and actor-critic, built from a run's settings, under the names published files use.
 
-    If ``cfg.world_model_only``, there is a denoiser alone and the others are None.
+    If ``cfg.world_model_only``, reward/end model and actor-critic are None. The upsampler is None, unless
+    ``cfg.upsampling`` is above 1.
 
     Args:
         cfg: of the run.
@@ -321,6 +331,7 @@ class Agent(nn.Module):
         super().__init__()
         spec = self.spec = cfg.spec(num_actions if isinstance(num_actions, Action) else Discrete(num_actions))
         self.denoiser = Denoiser(cfg.denoiser, spec)
-        alone = cfg.world_model_only
+        two_stages, alone = cfg.upsampling > 1, cfg.world_model_only
+        self.upsampler = make_upsampler(cfg.upsampler, spec.frame, cfg.upsampling) if two_stages else None
         self.rew_end_model = None if alone else RewardEndModel(cfg.reward_end, spec)
         self.actor_critic = None if alone else ActorCritic(cfg.actor_critic, spec)

@@ -32,8 +32,13 @@ def test_every_public_name_is_there():
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_sound(name):
+def test_presets_are_sound(name, tmp_path):
     config = PRESETS[name]
+    if config.upsampling > 1:
+        with pytest.raises(ValueError, match="--upsampling: must be 1 while a game is played"):
+            checked(replace(config, domain=None, game="Boxing"))
+        checked(replace(config, static_dataset=str(tmp_path)))
+        return
     checked(config if config.env_id else replace(config, game="Boxing"))
 
 

@@ -16,7 +16,7 @@ LAYERS = [
     ["registry"],
     ["networks.config", "networks.unet.config", "networks.reward_end.config", "networks.actor_critic.config"],
     ["formulations.config"],
-    ["config", "domains.atari.games", "torch_file"],
+    ["config", "recording_presets", "domains.atari.games", "torch_file"],
     ["frames"],
     ["networks", "formulations"],
     ["kernels"],

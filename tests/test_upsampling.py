@@ -14,12 +14,11 @@ from diamond_fast.spec import Frame, MultiBinary, Spec
 from diamond_fast.upsampling import (
     TwoStageSampler,
     enlarged,
-    make_upsampler,
     no_actions,
     upsampler_loss,
     upsampling_input,
 )
-from diamond_fast.world_model import Denoiser, DiffusionSampler
+from diamond_fast.world_model import Denoiser, DiffusionSampler, make_upsampler
 
 META = json.loads((FOLDER / "csgo_meta.json").read_text())
 LEVELS = SigmaDistributionConfig(*META["sigma_training"])

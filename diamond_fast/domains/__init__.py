@@ -15,6 +15,7 @@ _FOLDERS = (
     "roll",
     "gym",
     "recordings",
+    "csgo",
 )
 
 DOMAINS: dict[str, Domain] = {name: import_module(f"{__name__}.{name}").DOMAIN for name in _FOLDERS}

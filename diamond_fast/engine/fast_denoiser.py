@@ -37,7 +37,7 @@ from diamond_fast.world_model import Denoiser, PlainNetwork, Sampler
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def _by_itself(method: Callable) -> Callable:
+def by_itself(method: Callable) -> Callable:
     """Keeps a method's surroundings out of it: copies of weights and graphs made in a call outlive them.
 
     ``torch.compile`` would trace how they are made, and tensors made in inference mode could not be written again.
@@ -45,7 +45,7 @@ def _by_itself(method: Callable) -> Callable:
 
     @uncompiled
     @wraps(method)
-    def call(self: "FastDenoiser", *args: Any, **kwargs: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         with torch.inference_mode(False), torch.no_grad():
             return method(self, *args, **kwargs)
 
@@ -225,7 +225,7 @@ class FastDenoiser(nn.Module):
         return None if tensor is None else tensor.device
 
     @property
-    @_by_itself
+    @by_itself
     def path(self) -> str:
         """Which path runs: ``amx``, ``program``, ``fused``, ``torch`` or ``readable`` with its dtype, or ``wrapped``.
 
@@ -237,7 +237,7 @@ class FastDenoiser(nn.Module):
         assert path is not None
         return f"{path.engine} {str(path.dtype).removeprefix('torch.')}"
 
-    @_by_itself
+    @by_itself
     def refresh(self) -> None:
         """Takes the weights as they are now, in place, without waiting for the device.
 
@@ -254,7 +254,7 @@ class FastDenoiser(nn.Module):
         """Copies of weights and graphs are made anew where they are needed."""
         return {**self.__dict__, "_fast": None}
 
-    @_by_itself
+    @by_itself
     def denoise(
         self,
         noisy_next_obs: Tensor,
@@ -290,7 +290,7 @@ class FastDenoiser(nn.Module):
             level, *of_context = levels
             return self._ready(device, noisy_next_obs, act).denoise(noisy_next_obs, level, obs, act, *of_context)
 
-    @_by_itself
+    @by_itself
     def sample(
         self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor] = torch.randn
     ) -> tuple[Tensor, list[Tensor]]:
@@ -309,7 +309,7 @@ class FastDenoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument does not fit; the message names it.
         """
-        frames, context, prev_act = self._given_context(prev_obs, prev_act)
+        frames, context, prev_act = self.given_context(prev_obs, prev_act)
         if len(frames) == 0:
             trajectory = [torch.empty_like(frames) for _ in range(self.sampler_config.num_steps + 1)]
             return trajectory[-1], trajectory
@@ -318,7 +318,7 @@ class FastDenoiser(nn.Module):
             trajectory = fast.sample(context, prev_act, fast.noise(frames, randn))
         return trajectory[-1], trajectory
 
-    def _given_context(self, prev_obs: Tensor, prev_act: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def given_context(self, prev_obs: Tensor, prev_act: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``sample``'s arguments, checked: frames like those to be drawn [N,C,H,W], context [N,T*C,H,W], actions."""
         prev_obs = to_frames("prev_obs", prev_obs, 5)
         n, t, c, h, w = prev_obs.shape
@@ -360,6 +360,7 @@ class _Fast:
             graphs = path.graphs
             self.sampler = fast_sampler(formulation, network, steps, device, path.dtype, path.techniques, path.engine)
         self.network = self.sampler.network
+        self.graphs = graphs
         self.sample: Callable[..., list[Tensor]] = self.sampler.sample
         self.denoise: Callable[..., Tensor] = self.sampler.denoise
         if graphs:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.atari.games import resolve_game
-from diamond_fast.official import load_official
+from diamond_fast.official import WORLDS, load_official
+from diamond_fast.recording_presets import CSGO
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.spec import Action, Discrete, action_from_json
@@ -41,7 +42,7 @@ def load_agent(
     Args:
         run: a run's folder, whose newest whole checkpoint is taken.
         file: a published agent's ``.pt``, or one checkpoint of a run, ``checkpoints/epoch_000012.json``.
-        pretrained: a game, whose agent is fetched from the Hub.
+        pretrained: a game, whose agent is fetched from the Hub; or csgo, a world without one.
         game: what a ``.pt`` plays; needed if its name, such as ``Boxing.pt``, does not say it.
         env_id: the run's environment; needed if its id begins with a module (``RunFolder.read_config``).
 
@@ -57,12 +58,21 @@ def load_agent(
         return _of_run(run, file, env_id)
     if env_id is not None:
         raise ValueError("--env-id: only a run needs it; published agents play Atari games")
+    if pretrained is not None and pretrained.lower() in WORLDS:
+        return _published_world(pretrained.lower())
     if pretrained is not None:
         name = resolve_game(pretrained)
         return TrainedAgent(load_official(name), RunConfig(game=name), f"the published agent for {name}")
     assert file is not None  # as one of the three is given
+    if (game or file.stem).lower() in WORLDS:
+        return _published_world(file)
     config = RunConfig(game=_game_of(file, game))
     return TrainedAgent(load_official(file), config, str(file))
+
+
+def _published_world(source: str | Path) -> TrainedAgent:
+    """A world model without a policy: a file, or what the Hub has under a name."""
+    return TrainedAgent(load_official(source), CSGO, f"the published world {source}")
 
 
 def _of_run(run: Path | None, manifest: Path | None, env_id: str | None) -> TrainedAgent:

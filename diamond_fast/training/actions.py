@@ -32,8 +32,25 @@ def find_action(
         least = (
             cfg.denoiser_seq_length if cfg.world_model_only else max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
         )
+        if cfg.upsampling > 1:
+            least = max(least, cfg.upsampler_seq_length)
         action = check_fits("--static-dataset", cfg.static_dataset, replay, cfg.frame_shape, action, least)
+        check_full_frames("--static-dataset", cfg.static_dataset, replay, cfg)
     assert action is not None  # since there is a game or a recording
     if networks is not None:
         check_actions("agent: it", networks, cfg, action)
     return action
+
+
+def check_full_frames(flag: str, path: str, replay: Replay, cfg: RunConfig) -> None:
+    """Raises ValueError if there is an upsampler and the recording has no full frames, or not such as it makes."""
+    if cfg.upsampling == 1:
+        return
+    full_shape: tuple[int, int, int] | None = getattr(replay, "full_shape", None)
+    if full_shape == cfg.full_frame_shape:
+        return
+    expected = "x".join(map(str, cfg.full_frame_shape))
+    have = "has frames of one size" if full_shape is None else f"has {'x'.join(map(str, full_shape))}"
+    raise ValueError(
+        f"{flag} {path}: {have}, the upsampler makes {expected} (--upsampling {cfg.upsampling} times --frame-size)"
+    )

@@ -21,6 +21,7 @@ from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.pictures import pictured_times, save_frame_grid, save_gif
 from diamond_fast.runs.plots import save_learning_curves
 from diamond_fast.runs.progress import Progress
+from diamond_fast.training.actions import check_full_frames
 from diamond_fast.world_model import Agent
 
 FINAL_LOSS = "final_denoiser/held_out_loss"
@@ -60,6 +61,7 @@ class Evaluator:
         if cfg.held_out is not None:
             self.held_out = domain_of(cfg).load_recording(FilePath(cfg.held_out))
             check_fits("--held-out", cfg.held_out, self.held_out, cfg.frame_shape, agent.spec.action)
+            check_full_frames("--held-out", cfg.held_out, self.held_out, cfg)
         self.plays = has_env(cfg) and (not cfg.world_model_only or self.held_out is None)
 
     def plan(self, epochs: range) -> dict[str, int]:
