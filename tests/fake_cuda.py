@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -37,9 +38,8 @@ class _BasicIndexing(TorchFunctionMode):
             return None
         if func is Tensor.copy_:
             return _copy(*args)
-        if func is torch._C._nn.upsample_bicubic2d:  # one kernel, whose fake asks for that driver
-            x, size, _, scales = args
-            return x.new_empty(*x.shape[:2], *(size or (int(n * s) for n, s in zip(x.shape[2:], scales, strict=True))))
+        if func is F.interpolate and kwargs["mode"] == "bicubic":  # one kernel, whose fake asks for that driver
+            return args[0].new_empty(*args[0].shape[:2], *(n * kwargs["scale_factor"] for n in args[0].shape[2:]))
         if func is Tensor.contiguous:
             memory_format = (kwargs or {}).get("memory_format", torch.contiguous_format)
             x = args[0]

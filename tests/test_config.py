@@ -53,9 +53,10 @@ def metadata(hint):
 
 
 def test_every_number_has_limits():
+    orders = ("world_model.sampler.order", "world_model.upsampling.order")
     for path, hint, value in leaves(RunConfig()):
         numbers = value if isinstance(value, tuple) else (value,)
-        if all(type(number) in (int, float) for number in numbers) and path != "world_model.sampler.order":
+        if all(type(number) in (int, float) for number in numbers) and path not in orders:
             assert any(isinstance(extra, Limits) for extra in metadata(hint)), path
 
 
