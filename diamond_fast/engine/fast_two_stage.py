@@ -43,7 +43,8 @@ class FastTwoStage(nn.Module):
     ):
         super().__init__()
         if isinstance(denoiser, Agent):
-            denoiser, upsampler = denoiser.denoiser, upsampler or denoiser.upsampler
+            agent, denoiser = denoiser, denoiser.denoiser
+            upsampler = upsampler or agent.upsampler
         if upsampler is None:
             raise ValueError("upsampler: there is none; frames of one size are drawn by FastDenoiser")
         options: dict[str, Any] = {"dtype": dtype, "max_graphs": max_graphs, "engine": engine}
