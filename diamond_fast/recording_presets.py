@@ -34,7 +34,7 @@ CSGO = config.RunConfig(
         sigma_offset_noise=0.1,
     ),
     upsampler_update=config.UpdateConfig(steps_first_epoch=400, batch_size=4, grad_acc_steps=8, max_grad_norm=10.0),
-    world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=1, s_cond=0.005), horizon=1_000),
+    world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=1, s_cond=0.005), horizon=200),
     evaluation=config.EvaluationConfig(every=20),
 )
 """The published world of Counter-Strike."""

@@ -27,7 +27,7 @@ class _NothingOnTheHost(TorchDispatchMode):
 
 
 class _BasicIndexing(TorchFunctionMode):
-    """x[...] with numbers, slices and None, copies, enlarging: torch's own ask for a driver that the CPU build lacks."""
+    """x[...] with numbers, slices and None, copies, enlarging: torch's own ask for a driver the CPU build lacks."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is Tensor.__getitem__:

@@ -11,7 +11,8 @@ from diamond_fast.evaluation.open_loop import seeded_randn
 from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES, RewardEndModel
 from diamond_fast.replay import Replay
 from diamond_fast.runs.metrics import classification
-from diamond_fast.world_model import Agent
+from diamond_fast.upsampling import upsampler_loss
+from diamond_fast.world_model import Agent, Denoiser
 
 NUM_BATCHES = 4  # of the denoiser's loss
 MAX_BATCHES = 16  # of the reward/end model's sequences during training; with the paper's settings some 9 000 steps
@@ -21,11 +22,14 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
     """What a run records of its world model at each evaluation.
 
     Returns:
-        ``denoiser/held_out_loss``, None if there are fewer steps than a sequence has; if there is a reward/end model,
+        ``denoiser/held_out_loss``, None if there are fewer steps than a sequence has; ``upsampler/held_out_loss`` if
+        there is an upsampler; if there is a reward/end model,
         ``reward_end/held_out_loss`` and, as ``reward_end/held_out_reward/precision/+1`` and so on, precision, recall
         and F1 of each reward sign and of ends.
     """
     figures = {"denoiser/held_out_loss": denoiser_loss(agent, replay, cfg, seed)}
+    if agent.upsampler is not None:
+        figures["upsampler/held_out_loss"] = upsampler_loss_on(agent.upsampler, replay, cfg, seed)
     if agent.rew_end_model is None:
         return figures
     at_most = MAX_BATCHES * cfg.reward_end_update.batch_size
@@ -52,6 +56,21 @@ def denoiser_loss(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> fl
     for _ in range(NUM_BATCHES):
         b = segments.next().to(device)
         total += agent.denoiser.loss(b.obs(), b.act, b.mask_padding, cfg.sigma_distribution, randn)
+    return total.item() / NUM_BATCHES
+
+
+@torch.no_grad()
+def upsampler_loss_on(upsampler: Denoiser, replay: Replay, cfg: RunConfig, seed: int) -> float | None:
+    """The upsampler's training loss, as ``denoiser_loss``; each sequence has its own full frames."""
+    if replay.num_steps < cfg.upsampler_seq_length:
+        return None
+    device = upsampler.device
+    randn = seeded_randn(device, seed)
+    segments = replay.segments(cfg.upsampler_update.batch_size, cfg.upsampler_seq_length, seed=seed, full=True)
+    total = torch.zeros((), device=device)
+    for _ in range(NUM_BATCHES):
+        b = segments.next().to(device)
+        total += upsampler_loss(upsampler, b.full_obs(), b.obs(), b.mask_padding, cfg.sigma_distribution, randn)
     return total.item() / NUM_BATCHES
 
 

@@ -13,6 +13,7 @@ from diamond_fast.engine.imagination import Sampler
 from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.replay import Replay
+from diamond_fast.upsampling import upsampling_input
 from diamond_fast.world_model import Agent
 
 NUM_SEGMENTS = 3
@@ -60,7 +61,7 @@ def imagine_held_out(
         advance: told how many frames are imagined, whenever some are.
 
     Returns:
-        None if no episode is long enough.
+        None if no episode is long enough. Of an agent with an upsampler, and a recording of its size, full frames.
     """
     context = cfg.denoiser.inner_model.num_steps_conditioning
     length = context + cfg.world_model.horizon
@@ -70,13 +71,41 @@ def imagine_held_out(
     device = agent.denoiser.device
     randn = seeded_randn(device, seed)
     sampler = next_frame_sampler(agent.denoiser, cfg.world_model.sampler, path)
-    batch = replay.cut(starts, length)
+    upsampling = None
+    if agent.upsampler is not None and replay.full_shape == cfg.full_frame_shape:
+        upsampling = next_frame_sampler(agent.upsampler, cfg.world_model.upsampling, path)
+        first_seen = context - cfg.upsampler.inner_model.num_steps_conditioning
+    batch = replay.cut(starts, length, full=upsampling is not None)
     imagined = []
-    for frames, act in zip(batch.frames.split(batch_size), batch.act.split(batch_size), strict=True):
-        real_context = to_float(frames[:, :context].to(device))
-        imagined.append(to_uint8(predict_frames(sampler, real_context, act.to(device), randn, advance)).cpu())
-    real = batch.frames.numpy()
+    for rows in torch.arange(len(starts)).split(batch_size):
+        real_context = to_float(batch.frames[rows, :context].to(device))
+        small = predict_frames(sampler, real_context, batch.act[rows].to(device), randn, advance)
+        if upsampling is None:
+            imagined.append(to_uint8(small).cpu())
+        else:
+            seen = batch.full_frames[rows, first_seen:context].to(device)
+            imagined.append(enlarge_frames(upsampling, seen, small, randn))
+    real = (batch.frames if upsampling is None else batch.full_frames).numpy()
     return Predictions(real[:, context - 1], real[:, context:], torch.cat(imagined).numpy())
+
+
+def enlarge_frames(upsampling: Sampler, seen: Tensor, small: Tensor, randn: Callable[..., Tensor]) -> Tensor:
+    """Full frames of imagined small ones, each from the full one before it: small frames depend on no full ones.
+
+    Args:
+        upsampling: draws full frames.
+        seen: uint8 [S,T',H,W,C] the real ones before the first.
+        small: [S,K,C,h,w] in [-1, 1].
+
+    Returns:
+        uint8 [S,K,H,W,C] on the CPU.
+    """
+    before, frames = to_float(seen), []
+    for frame in small.unbind(1):
+        full, _ = upsampling.sample(*upsampling_input(frame, before), randn)
+        before = torch.cat((before[:, 1:], full[:, None]), dim=1)
+        frames.append(to_uint8(full).cpu())
+    return torch.stack(frames, dim=1)
 
 
 @torch.no_grad()

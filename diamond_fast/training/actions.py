@@ -44,13 +44,10 @@ def find_action(
 
 def check_full_frames(flag: str, path: str, replay: Replay, cfg: RunConfig) -> None:
     """Raises ValueError if there is an upsampler and the recording has no full frames, or not such as it makes."""
-    if cfg.upsampling == 1:
-        return
-    full_shape: tuple[int, int, int] | None = getattr(replay, "full_shape", None)
-    if full_shape == cfg.full_frame_shape:
+    if cfg.upsampling == 1 or replay.full_shape == cfg.full_frame_shape:
         return
     expected = "x".join(map(str, cfg.full_frame_shape))
-    have = "has frames of one size" if full_shape is None else f"has {'x'.join(map(str, full_shape))}"
+    have = "has frames of one size" if replay.full_shape is None else f"has {'x'.join(map(str, replay.full_shape))}"
     raise ValueError(
         f"{flag} {path}: {have}, the upsampler makes {expected} (--upsampling {cfg.upsampling} times --frame-size)"
     )

@@ -9,7 +9,12 @@ from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.engine.world import imagination, make_play, trained
 from diamond_fast.networks.reward_end.coding import coding_of
 from diamond_fast.replay import Replay, Segments
-from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
+from diamond_fast.training.objectives import (
+    ActorCriticObjective,
+    DenoiserObjective,
+    RewardEndObjective,
+    UpsamplerObjective,
+)
 from diamond_fast.training.process_group import ProcessGroup
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent
@@ -36,10 +41,12 @@ def make_updates(
     train = partial(trained, path=path)
     make_update = partial(Update, autocast=path.autocast, on_nonfinite=cfg.on_nonfinite, captured=captured, group=group)
 
-    def segments(stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False) -> Segments:
+    def segments(
+        stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False, **options: bool
+    ) -> Segments:
         # In a recording the order of episodes says nothing about age: drawn by length, as published.
         weights = cfg.collection.sample_weights if cfg.static_dataset is None else None
-        segments = replay.segments(update.batch_size, seq_length, weights, beyond_end, segments_seed, stream)
+        segments = replay.segments(update.batch_size, seq_length, weights, beyond_end, segments_seed, stream, **options)
         if group is not None:
             segments.part = group.shard(update.batch_size)
         return segments
@@ -53,6 +60,10 @@ def make_updates(
             cfg.sigma_distribution,
         )
         updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
+        if agent.upsampler is not None:
+            both_sizes = segments(3, cfg.upsampler_update, cfg.upsampler_seq_length, full=True)
+            upsampler = UpsamplerObjective(train(agent.upsampler), both_sizes, cfg.sigma_distribution)
+            updates["upsampler"] = make_update("upsampler", agent.upsampler, upsampler, cfg.upsampler_update)
         if agent.rew_end_model is None:
             return updates
         reward_end = RewardEndObjective(

@@ -13,6 +13,7 @@ from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_l
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
 from diamond_fast.training.update import Figures, Inputs
+from diamond_fast.upsampling import upsampler_loss
 from diamond_fast.world_model import Denoiser
 
 
@@ -53,6 +54,24 @@ class DenoiserObjective(ReplayObjective):
 
     def loss(self, frames: Tensor, pixel_mask: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
         loss = self.denoiser.loss(to_float(frames, pixel_mask), act, mask, self.sigma_distribution)
+        return loss, {"loss": loss.detach()}
+
+
+class UpsamplerObjective(ReplayObjective):
+    """Score matching on full frames: predict the next one from its noisy version, the one before, and the small one."""
+
+    def __init__(self, upsampler: Denoiser, segments: Segments, sigma_distribution: LevelsConfig):
+        super().__init__(segments)
+        self.upsampler = upsampler
+        self.sigma_distribution = sigma_distribution
+
+    def draw(self) -> Inputs:
+        batch = self.segments.next().to(self.upsampler.device)
+        return batch.full_frames, batch.frames, batch.pixel_mask, batch.mask_padding
+
+    def loss(self, full: Tensor, frames: Tensor, pixel_mask: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
+        full, small = to_float(full, pixel_mask), to_float(frames, pixel_mask)
+        loss = upsampler_loss(self.upsampler, full, small, mask, self.sigma_distribution)
         return loss, {"loss": loss.detach()}
 
 

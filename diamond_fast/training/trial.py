@@ -9,6 +9,8 @@ import pickle
 import signal
 import subprocess
 import sys
+from pathlib import Path as FilePath
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -18,7 +20,9 @@ from diamond_fast.engine.choose import set_matmul_precision
 from diamond_fast.engine.graphs import WARM_UP_CALLS
 from diamond_fast.engine.path import Path
 from diamond_fast.one_line import one_line
-from diamond_fast.replay import Replay
+from diamond_fast.replay import Replay, load_recording
+from diamond_fast.replay.buffer import Episode
+from diamond_fast.replay.recording import write_recording
 from diamond_fast.spec import Action
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.world_model import Agent
@@ -86,16 +90,19 @@ def rehearse(cfg: RunConfig, action: Action, path: Path, begins) -> None:
     begins("networks")
     agent = Agent(cfg, action)
     agent.to(path.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
-    updates = make_updates(cfg, agent, _random_replay(cfg, action), path, segments_seed=0)
-    for name, update in updates.items():
-        begins(name)
-        update.train(WARM_UP_CALLS + 2, lambda: None)
+    with TemporaryDirectory() as folder:
+        updates = make_updates(cfg, agent, _random_replay(cfg, action, FilePath(folder)), path, segments_seed=0)
+        for name, update in updates.items():
+            begins(name)
+            update.train(WARM_UP_CALLS + 2, lambda: None)
 
 
-def _random_replay(cfg: RunConfig, action: Action) -> Replay:
-    """Two episodes, each longer than any sequence that is trained on."""
+def _random_replay(cfg: RunConfig, action: Action, folder: FilePath) -> Replay:
+    """Two episodes, each longer than any sequence that is trained on. Frames of two sizes are kept in the folder."""
     rng = np.random.default_rng(0)
     length = 2 * max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
+    if cfg.upsampling > 1:
+        return _in_two_sizes(cfg, action, folder, max(length, 2 * cfg.upsampler_seq_length))
     replay = Replay(cfg.frame_shape, 1, 2 * length, action)
     for step in range(2 * length):
         frame, last = rng.integers(256, size=(2, 1, *cfg.frame_shape), dtype=np.uint8)
@@ -104,3 +111,18 @@ def _random_replay(cfg: RunConfig, action: Action) -> Replay:
         replay.append(frame, act, rng.integers(-1, 2, size=1).astype(np.float32), end, np.zeros(1, bool), last)
     replay.commit()
     return replay
+
+
+def _in_two_sizes(cfg: RunConfig, action: Action, folder: FilePath, length: int) -> Replay:
+    rng = np.random.default_rng(0)
+    small, full = (
+        rng.integers(256, size=(length, *shape), dtype=np.uint8) for shape in (cfg.frame_shape, cfg.full_frame_shape)
+    )
+    act, rew, never = (
+        np.zeros((length, *action.shape), action.dtype),
+        np.zeros(length, np.float32),
+        np.zeros(length, bool),
+    )
+    episode = Episode(small, act, rew, never, never, None, full)
+    write_recording(folder / "recording", [episode] * 2, action, full_size=True)
+    return load_recording(folder / "recording")
