@@ -18,6 +18,7 @@ from diamond_fast.networks.reward_end.model import RewardEndEncoder, RewardEndMo
 from diamond_fast.networks.unet.model import InnerModel
 from diamond_fast.world_model import Denoiser
 
+Whole = TypeVar("Whole", bound=nn.Module)
 Model = TypeVar("Model", bound=Denoiser | RewardEndModel | ActorCritic)
 
 
@@ -104,11 +105,12 @@ def as_programs(model: Model, dtype: torch.dtype = torch.bfloat16, on: str | Non
     if isinstance(model, Denoiser):
         if not hasattr(model.inner_model, "walk"):
             return model
-        return _with_modules(model, inner_model=ProgramInnerModel(cast(InnerModel, model.inner_model), dtype, on))
-    return _with_modules(model, encoder=ProgramEncoder(model.encoder, dtype, on))
+        return with_modules(model, inner_model=ProgramInnerModel(cast(InnerModel, model.inner_model), dtype, on))
+    return with_modules(model, encoder=ProgramEncoder(model.encoder, dtype, on))
 
 
-def _with_modules(model: Model, **modules: nn.Module) -> Model:
+def with_modules(model: Whole, **modules: nn.Module) -> Whole:
+    """The same model, weights shared, with other modules for some of its own."""
     twin = copy.copy(model)
     twin._modules = {**model._modules, **modules}
     return twin

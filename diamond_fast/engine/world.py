@@ -1,14 +1,15 @@
-"""What is imagined with and what is trained, as a path has it: every command that imagines calls these functions."""
+"""What imagines, is trained, plays and is judged, as a path has it: every command calls these functions."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 
 from diamond_fast.config import RunConfig, WorldModelConfig
 from diamond_fast.engine.choose import Path
-from diamond_fast.engine.cpu_training import Model, as_programs
+from diamond_fast.engine.cpu_training import Model, as_programs, with_modules
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
@@ -18,6 +19,7 @@ from diamond_fast.engine.path import PROGRAMS
 from diamond_fast.engine.recompute import Play, play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.formulations.config import StepsConfig
+from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.replay import Segments
 from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
 
@@ -92,3 +94,22 @@ def trained(model: Model, path: Path) -> Model:
     if path.engine == "fused":
         return fused(model, path.dtype, path.techniques)
     return as_programs(model, path.dtype) if path.engine in PROGRAMS else model
+
+
+# Games and figures are computed in float32 on every path, so that they say the same of an agent everywhere. Programs in
+# float32 do that as well as the networks as they are written.
+
+
+def at_play(policy: ActorCritic | None, path: Path) -> ActorCritic | FastPolicy | None:
+    """The policy, with its weights as they are now, as it plays games."""
+    if policy is None or path.engine != "program":
+        return policy
+    return FastPolicy(policy, path.dtype, path.techniques, path.engine)
+
+
+def judged(agent: Agent, path: Path) -> Agent:
+    """The agent as its losses on what it was not trained on are computed."""
+    if path.engine != "program":
+        return agent
+    models: dict[str, Any] = dict(agent.named_children())
+    return with_modules(agent, **{name: as_programs(model, path.dtype) for name, model in models.items()})

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from diamond_fast.engine.choose import Path
+from diamond_fast.engine.world import at_play, judged
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.evaluation.compounding import Compounding, measure_compounding
 from diamond_fast.evaluation.faithfulness import measure_faithfulness
@@ -85,7 +86,7 @@ def measure(task: Task) -> tuple[dict[str, Any], Compounding | None]:
 
 def _play(task: Task, env: RealEnv, progress: Progress) -> tuple[Evaluation, Replay | None]:
     """Games and, if the world model is to be judged on them, their recording."""
-    config, policy = task.trained.config, task.trained.agent.actor_critic
+    config, policy = task.trained.config, at_play(task.trained.agent.actor_critic, task.path)
     num_stored = 0 if config.model_free or task.held_out is not None else min(task.num_episodes, NUM_STORED)
     replay = None
     if num_stored:
@@ -104,11 +105,12 @@ def _play(task: Task, env: RealEnv, progress: Progress) -> tuple[Evaluation, Rep
 def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, Any], Compounding | None]:
     """The world model's figures on held-out episodes."""
     agent, config = task.trained.agent, task.trained.config
+    subject = judged(agent, task.path)
     quality = None
-    if agent.rew_end_model is not None:
+    if subject.rew_end_model is not None:
         num_windows = len(cut_into_windows(replay.lengths, config.reward_end_seq_length))
         with progress.phase("classify", num_windows) as phase:
-            quality = reward_end_quality(agent.rew_end_model, replay, config, advance=phase.advance)
+            quality = reward_end_quality(subject.rew_end_model, replay, config, advance=phase.advance)
     with progress.phase("imagine", task.num_imagined) as phase:
         compounding = measure_compounding(
             agent,
@@ -129,7 +131,7 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
         sampling[str(n)] = [asdict(rate) for rate in rates if rate]
     figures = {
         "held_out": {"source": task.held_out_source, "episodes": replay.num_episodes, "steps": replay.num_steps},
-        "denoiser_loss": denoiser_loss(agent, replay, config, task.seed),
+        "denoiser_loss": denoiser_loss(subject, replay, config, task.seed),
         "reward_end": quality and quality._asdict() | {"reward": quality.reward, "end": quality.end},
         "sampling": sampling,
         "pixel_error": None,

@@ -11,6 +11,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.domains import domain_of, has_env
 from diamond_fast.domains.environments import make_env
 from diamond_fast.engine.choose import Path
+from diamond_fast.engine.world import at_play, judged
 from diamond_fast.evaluation.held_out import denoiser_loss, held_out_figures
 from diamond_fast.evaluation.open_loop import imagine_held_out
 from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
@@ -84,7 +85,7 @@ class Evaluator:
                 figures = {"test/seconds": phase.seconds, **_figures(result)}
             held_out = held_out or replay
         if held_out is not None:
-            figures |= held_out_figures(self.agent, held_out, cfg, self.seed("held_out"))
+            figures |= held_out_figures(judged(self.agent, self.path), held_out, cfg, self.seed("held_out"))
             if figures["denoiser/held_out_loss"] is None:
                 games = "test games" if self.held_out is None else "held-out episodes"
                 progress.say(
@@ -116,7 +117,7 @@ class Evaluator:
             held_out = replay
         if held_out is None:
             return None, {}
-        loss = denoiser_loss(self.agent, held_out, self.cfg, self.seed("held_out"))
+        loss = denoiser_loss(judged(self.agent, self.path), held_out, self.cfg, self.seed("held_out"))
         return loss, {FINAL_LOSS: loss}
 
     def draw_learning_curves(self) -> None:
@@ -137,7 +138,8 @@ class Evaluator:
     ) -> Evaluation:
         env = self.make_test_env(num_envs=min(num_episodes, self.cfg.evaluation.num_envs))
         try:
-            result = evaluate(self.agent.actor_critic, env, num_episodes, self.seed("evaluate"), index, replay, advance)
+            policy = at_play(self.agent.actor_critic, self.path)
+            result = evaluate(policy, env, num_episodes, self.seed("evaluate"), index, replay, advance)
         finally:
             env.close()
         if line := about_cut_games(result, self.cfg):

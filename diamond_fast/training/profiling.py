@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.graphs import WARM_UP_CALLS
+from diamond_fast.engine.world import at_play
 from diamond_fast.envs.acting import Player
 from diamond_fast.timing import wait_for
 from diamond_fast.training.trainer import Trainer
@@ -172,12 +173,13 @@ def _measure_game(trainer: Trainer) -> Phase:
     cfg = trainer.cfg.evaluation
     env = trainer.evaluator.make_test_env(num_envs=1)
     player = Player(1, trainer.cfg.seed, env.action)
+    policy = at_play(trainer.agent.actor_critic, trainer.path)
     started = time.perf_counter()
     try:
         obs, _ = env.reset(seed=trainer.cfg.seed)
         over, num_steps = False, 0
         while not over and time.perf_counter() - started < ENOUGH_SECONDS:
-            obs, _, end, trunc, _ = env.step(player.act(trainer.agent.actor_critic, obs))
+            obs, _, end, trunc, _ = env.step(player.act(policy, obs))
             over, num_steps = bool(end[0] or trunc[0]), num_steps + 1
     finally:
         seconds = time.perf_counter() - started
@@ -193,7 +195,7 @@ def _peak_bytes(device: torch.device) -> int | None:
 
 def _collect(trainer: Trainer, num_steps: int) -> None:
     c = trainer.cfg.collection
-    policy = trainer.agent.actor_critic
+    policy = at_play(trainer.agent.actor_critic, trainer.path)
     assert trainer.collector is not None
     trainer.collector.collect(policy, trainer.replay, num_steps, c.epsilon, c.policy_temperature)
 

@@ -16,6 +16,7 @@ from diamond_fast.domains import has_env
 from diamond_fast.domains.environments import make_env
 from diamond_fast.engine.choose import choose_path, set_matmul_precision
 from diamond_fast.engine.contest import Work
+from diamond_fast.engine.world import at_play
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.real import RealEnv
@@ -170,7 +171,7 @@ class Trainer:
                     self._log(figures)
                     if self.epoch % self.cfg.checkpoint_every == 0 or self.epoch == self.num_epochs:
                         self._save()
-                if self.epoch % self.cfg.evaluation.every == 0:
+                if self.epoch % self.cfg.evaluation.every == 0 and self.epoch < self.num_epochs:
                     self.evaluator.draw_learning_curves()
                 self.progress.epoch_done(_summary(figures))
             self._finish_saving()
@@ -267,8 +268,9 @@ class Trainer:
         c = self.cfg.collection
         self._collecting = True
         with self.progress.phase("collect", num_steps) as phase:
+            policy = at_play(self.agent.actor_critic, self.path)
             collected = self.collector.collect(
-                self.agent.actor_critic, self.replay, num_steps, c.epsilon, c.policy_temperature, phase.advance
+                policy, self.replay, num_steps, c.epsilon, c.policy_temperature, phase.advance
             )
         self._collecting = False
         self._share_experience()

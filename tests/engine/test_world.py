@@ -11,11 +11,13 @@ from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.imagination import ImaginedEnv
 from diamond_fast.engine.rollout import initial_state
-from diamond_fast.engine.world import imagination, make_play, next_frame_sampler, trained
+from diamond_fast.engine.world import at_play, imagination, judged, make_play, next_frame_sampler, trained
+from diamond_fast.evaluation.held_out import denoiser_loss, reward_end_quality
 from diamond_fast.world_model import DiffusionSampler
 
 READABLE = Path(torch.device("cpu"), torch.float32, "readable", False, "a test")
 FUSED = replace(READABLE, engine="fused", graphs=True)
+PROGRAM = replace(READABLE, engine="program")
 CFG = SMALL_WORLD
 
 
@@ -71,3 +73,36 @@ def test_a_real_environment_is_played_without_gradients_on_a_gpu_alone(agent):
     assert make_play(env, agent, CFG, FUSED) is not None
     for engine in ("readable", "amx"):
         assert make_play(env, agent, CFG, replace(FUSED, engine=engine)) is None
+
+
+def test_games_and_figures_are_of_the_networks_as_written_unless_programs_are_as_exact(agent):
+    for path in (READABLE, FUSED, replace(READABLE, engine="amx", dtype=torch.bfloat16)):
+        assert at_play(agent.actor_critic, path) is agent.actor_critic
+        assert judged(agent, path) is agent
+    assert at_play(None, PROGRAM) is None
+
+
+def test_games_by_programs_are_those_of_the_networks_as_written(agent):
+    policy = at_play(agent.actor_critic, PROGRAM)
+    assert policy is not agent.actor_critic
+    obs, memory = torch.rand(3, 3, 8, 8) * 2 - 1, tuple(torch.randn(2, 3, CFG.actor_critic.lstm_dim))
+    expected, actual = (p.predict_act_value(obs, memory) for p in (agent.actor_critic, policy))
+    for a, b in zip((*expected[:2], *expected[2]), (*actual[:2], *actual[2]), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_losses_by_programs_are_those_of_the_networks_as_written(agent):
+    """With the weights as they are at the time."""
+    replay, by_programs = make_replay([30, 20]), judged(agent, PROGRAM)
+    assert by_programs.denoiser is not agent.denoiser
+    bias = agent.denoiser.inner_model.conv_in.bias
+    for change in (0.0, 1.0):
+        with torch.no_grad():
+            bias += change
+        expected, actual = (denoiser_loss(a, replay, CFG, seed=1) for a in (agent, by_programs))
+        assert actual == pytest.approx(expected, rel=1e-5)
+    with torch.no_grad():
+        bias -= 1.0
+    expected, actual = (reward_end_quality(a.rew_end_model, replay, CFG) for a in (agent, by_programs))
+    assert actual.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert actual.confusion_reward.tolist() == expected.confusion_reward.tolist()
