@@ -49,14 +49,16 @@ def engine(library, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 1), (16, 10), (3, 33)])
-@pytest.mark.parametrize("shape", [(3, 3, 3, 1), (64, 64, 3, 1), (16, 16, 3, 1), (15, 40, 3, 2), (33, 70, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(3, 3, 3, 1), (64, 64, 3, 1), (16, 48, 3, 1), (17, 16, 3, 1), (15, 40, 3, 2), (33, 70, 1, 1)]
+)
 def test_convolution(engine, size, shape):
     forward.test_convolution(engine, size, shape)
 
 
-@pytest.mark.parametrize("size", [(5, 7), (9, 12)])
-def test_convolution_of_an_upsampled_input(engine, size):
-    forward.test_convolution_of_an_upsampled_input(engine, size)
+@pytest.mark.parametrize("channels", [(20, 36), (16, 16)])
+def test_convolution_of_an_upsampled_input(engine, channels):
+    forward.test_convolution_of_an_upsampled_input(engine, (9, 12), channels)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -64,7 +66,7 @@ def test_convolution_of_two_inputs_and_a_residual(engine, kernel):
     forward.test_convolution_of_two_inputs_and_a_residual(engine, kernel)
 
 
-@pytest.mark.parametrize("channels", [(48, 0), (16, 16), (96, 32)])
+@pytest.mark.parametrize("channels", [(16, 0), (48, 0), (16, 16), (96, 32)])
 @pytest.mark.parametrize("mean", [0.0, 60.0])
 def test_norm_and_silu(engine, channels, mean):
     forward.test_adaptive_norm_and_silu(engine, (11, 23), channels, mean)

@@ -52,9 +52,10 @@ def test_convolution(engine, size, shape):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_convolution_of_an_upsampled_input(engine, size):
-    conv = randomised(nn.Conv2d(20, 36, 3, padding=1))
-    x = frames(2, 20, *size)
+@pytest.mark.parametrize("channels", [(20, 36), (16, 16)])
+def test_convolution_of_an_upsampled_input(engine, size, channels):
+    conv = randomised(nn.Conv2d(*channels, 3, padding=1))
+    x = frames(2, channels[0], *size)
     truth = F.conv2d(
         F.interpolate(engine.rounded(x), scale_factor=2.0), engine.rounded(conv.weight), conv.bias.double(), padding=1
     )

@@ -1,6 +1,6 @@
 // Before: the input, normalised and activated once, is laid into a padded copy [H+2, W+2, C] (a 1x1 convolution reads
 // the values themselves). A tile of A is 16 output pixels at an even distance in it x 32 channels of one tap; B is the
-// weight of that tap. Pixels that lie in the padding are computed with the others and dropped.
+// weight of that tap. Two taps of at most 16 channels, which lie beside each other, share a tile. Pixels that lie in the padding are computed with the others and dropped.
 // After: bias, residual, statistics for the next norm, all while the sums are in the first-level cache.
 #include "conv.hpp"
 
@@ -114,9 +114,8 @@ Conv::Conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value
   padded_w_ = w_ + 2 * border();
   tiles_ = plan_tiles(out_h_, out_w_, padded_w_, spec.stride);
   input_tiles_ = plan_tiles(h_, w_, padded_w_, 1);
-  const size_t weight_bytes = static_cast<size_t>(out_blocks_) * taps_ * blocks_ * 2 * kTileBytes;
-  weight_ = zeros(weight_bytes);
-  transposed_ = zeros(weight_bytes);
+  weight_ = zeros(static_cast<size_t>(out_blocks_) * num_chunks() * 2 * kTileBytes);
+  transposed_ = zeros(static_cast<size_t>(out_blocks_) * taps_ * blocks_ * 2 * kTileBytes);
   bias_.assign(out_blocks_ * kBlock, 0.0f);
 }
 
@@ -137,10 +136,13 @@ void Conv::set_weight(const float* weight, const float* bias) {
   };
   auto* to = reinterpret_cast<bf16*>(weight_.get());
   for (int out = 0; out < out_blocks_; ++out) {
-    for (int tap = 0; tap < taps_; ++tap) {
-      for (int in = 0; in < blocks_; ++in) {
-        to = pack_chunk(to, [&](int row, int column) { return at(out * kBlock + column, in, row, tap); });
-      }
+    for (int chunk = 0; chunk < num_chunks(); ++chunk) {
+      to = pack_chunk(to, [&](int row, int column) {
+        const int o = out * kBlock + column;
+        if (!joins_taps()) return at(o, chunk % blocks_, row, chunk / blocks_);
+        const int x = chunk % 2 * 2 + row / kLanes;
+        return x < 3 ? at(o, 0, row % kLanes, chunk / 2 * 3 + x) : 0.0f;
+      });
     }
   }
   to = reinterpret_cast<bf16*>(transposed_.get());
@@ -186,18 +188,27 @@ std::vector<Chunk> Conv::chunks(const std::vector<Chunk>& sources) const {
   return result;
 }
 
+std::vector<Chunk> Conv::joined_chunks(const uint8_t* laid) const {
+  constexpr int kPixelBytes = kLanes * sizeof(bf16);
+  std::vector<Chunk> result;
+  for (int row = 0; row < 3; ++row) {
+    for (int x : {0, 2}) result.push_back({laid + (row * padded_w_ + x) * kPixelBytes, kPixelBytes});
+  }
+  return result;
+}
+
 void Conv::run(const Sample& sample) const {
   std::vector<Chunk> sources;
   if (spec_.kernel == 3) {
-    lay(sample, reinterpret_cast<bf16*>(sample.common()));
-    sources.push_back({sample.common(), static_cast<int>(blocks_ * kBlock * sizeof(bf16))});
+    lay(sample, laid_step(), reinterpret_cast<bf16*>(sample.common()));
+    sources.push_back({sample.common(), static_cast<int>(laid_step() * sizeof(bf16))});
   } else {
     for (int input : spec_.inputs) {
       const int pixel_bytes = sample.values[input].padded() * sizeof(bf16);
       sources.push_back({reinterpret_cast<const uint8_t*>(sample.data(input)), pixel_bytes});
     }
   }
-  const std::vector<Chunk> all = chunks(sources);
+  const std::vector<Chunk> all = joins_taps() ? joined_chunks(sample.common()) : chunks(sources);
   const bool residual = spec_.residual >= 0;
   sample.share(out_blocks_ * num_parts(), [&](int i, uint8_t*) {
     const int pair = i / num_parts(), part = i % num_parts();
@@ -209,8 +220,8 @@ void Conv::run(const Sample& sample) const {
   });
 }
 
-void Conv::lay(const Sample& sample, bf16* laid) const {
-  const int step = blocks_ * kBlock, edge = border();
+void Conv::lay(const Sample& sample, int step, bf16* laid) const {
+  const int edge = border();
   const size_t row = static_cast<size_t>(padded_w_) * step;
   std::unique_ptr<Normaliser> normaliser;
   if (spec_.norm.groups > 0) normaliser = std::make_unique<Normaliser>(spec_.norm, sample, spec_.inputs);
@@ -221,7 +232,6 @@ void Conv::lay(const Sample& sample, bf16* laid) const {
     for (int y = begin; y < end; ++y) {
       bf16* to = laid + (y * repeat_ + edge) * row;
       std::memset(to, 0, edge * step * sizeof(bf16));
-      std::memset(to + row - edge * step, 0, edge * step * sizeof(bf16));
       int c = edge * step;
       int at = 0;
       for (int input : spec_.inputs) {
@@ -240,6 +250,8 @@ void Conv::lay(const Sample& sample, bf16* laid) const {
           }
         }
       }
+      // last: a block of more channels than a step has reaches into the next pixel
+      std::memset(to + row - edge * step, 0, edge * step * sizeof(bf16));
       if (repeat_ == 2) std::memcpy(to + row, to, row * sizeof(bf16));
     }
   });
@@ -255,13 +267,13 @@ void Conv::product(const Sample& sample, const std::vector<Chunk>& chunks, int p
   const bf16* residual = kResidual ? sample.data(spec_.residual) + pair * kBlock : nullptr;
   bf16* out = kPlanes ? nullptr : sample.data(out_value_) + pair * kBlock;
   const int out_pixels = out_h_ * out_w_;
-  const int planes = std::min(kBlock, spec_.out_channels - pair * kBlock);
+  const int channels = std::min(kBlock, spec_.out_channels - pair * kBlock);
   float* plane = nullptr;
   if constexpr (kPlanes) {
     plane = sample.call.outputs[output_] +
             (static_cast<size_t>(sample.index) * spec_.out_channels + pair * kBlock) * out_pixels;
   }
-  multiply(tiles_, first_tile(part), first_tile(part + 1), spec_.stride, chunks, weight, [&](int pixel, Pair y) {
+  const auto write = [&](int pixel, Pair y) {
     y = {_mm512_add_ps(y.lo, bias.lo), _mm512_add_ps(y.hi, bias.hi)};
     if constexpr (kResidual) {
       const Pair r = load_block(residual + static_cast<size_t>(pixel) * out_step);
@@ -271,7 +283,7 @@ void Conv::product(const Sample& sample, const std::vector<Chunk>& chunks, int p
       alignas(kCacheLine) float row[kBlock];
       _mm512_store_ps(row, y.lo);
       _mm512_store_ps(row + kLanes, y.hi);
-      for (int c = 0; c < planes; ++c) plane[static_cast<size_t>(c) * out_pixels + pixel] = row[c];
+      for (int c = 0; c < channels; ++c) plane[static_cast<size_t>(c) * out_pixels + pixel] = row[c];
     } else {
       store_block(out + static_cast<size_t>(pixel) * out_step, y);
       if (first) pivot = y, first = false;
@@ -279,7 +291,8 @@ void Conv::product(const Sample& sample, const std::vector<Chunk>& chunks, int p
       sum = {_mm512_add_ps(sum.lo, d.lo), _mm512_add_ps(sum.hi, d.hi)};
       squares = {_mm512_fmadd_ps(d.lo, d.lo, squares.lo), _mm512_fmadd_ps(d.hi, d.hi, squares.hi)};
     }
-  });
+  };
+  multiply(channels, tiles_, first_tile(part), first_tile(part + 1), spec_.stride, chunks, weight, write);
   if constexpr (!kPlanes) {
     const Stats stats = sample.stats(out_value_, part);
     auto store = [&](float* to, const Pair& x) {

@@ -10,7 +10,7 @@
 
 namespace cpu {
 
-// 32 channels of one tap, where a tile finds them.
+// 32 channels of one tap, or 16 of two taps beside each other, where a tile finds them.
 struct Chunk {
   const uint8_t* base;
   int pixel_bytes;
@@ -26,7 +26,8 @@ struct PixelTile {
 std::vector<PixelTile> plan_tiles(int h, int w, int pitch, int stride);
 
 // Calls epilogue(pixel, sums of 32 channels) for every output pixel of tiles first to end; both are even.
-template <typename Epilogue>
+// kHalf: only 16 of the channels are there, the others' sums are 0.
+template <bool kHalf, typename Epilogue>
 inline void multiply(const std::vector<PixelTile>& tiles, size_t first, size_t end, int stride,
                      const std::vector<Chunk>& chunks, const uint8_t* weight, Epilogue&& epilogue) {
   alignas(kCacheLine) float sums[2][2][kLanes * kLanes];  // [tile][half of the channels]
@@ -42,11 +43,11 @@ inline void multiply(const std::vector<PixelTile>& tiles, size_t first, size_t e
       _tile_loadd(4, chunk.base + static_cast<size_t>(pair[0].first) * chunk.pixel_bytes, step);
       _tile_loadd(6, b, 64);
       _tile_loadd(5, chunk.base + static_cast<size_t>(pair[1].first) * chunk.pixel_bytes, step);
-      _tile_loadd(7, b + kTileBytes, 64);
+      if constexpr (!kHalf) _tile_loadd(7, b + kTileBytes, 64);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (!kHalf) _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      if constexpr (!kHalf) _tile_dpbf16ps(3, 5, 7);
       b += 2 * kTileBytes;
     }
     _tile_stored(0, sums[0][0], 64);
@@ -61,6 +62,13 @@ inline void multiply(const std::vector<PixelTile>& tiles, size_t first, size_t e
       }
     }
   }
+}
+
+template <typename Epilogue>
+inline void multiply(int channels, const std::vector<PixelTile>& tiles, size_t first, size_t end, int stride,
+                     const std::vector<Chunk>& chunks, const uint8_t* weight, Epilogue&& epilogue) {
+  channels <= kLanes ? multiply<true>(tiles, first, end, stride, chunks, weight, epilogue)
+                     : multiply<false>(tiles, first, end, stride, chunks, weight, epilogue);
 }
 
 struct FreeAligned {
@@ -90,16 +98,21 @@ class Conv : public Op {
   }
 
  private:
-  // Lays the input, normalised, into to: [H+2, W+2, C] with a border of zeros, or [H, W, C] for a 1x1 convolution;
-  // zeros behind it.
-  void lay(const Sample& sample, bf16* to) const;
+  // Lays the input, normalised, into to: [H+2, W+2, step] with a border of zeros, or [H, W, step] for a 1x1
+  // convolution; zeros behind it. step: all blocks, or 16 if there are no more channels.
+  void lay(const Sample& sample, int step, bf16* to) const;
   std::vector<Chunk> chunks(const std::vector<Chunk>& sources) const;
+  // Of few channels two taps of a row make a chunk, the third one another, whose other half has no weights.
+  bool joins_taps() const { return spec_.kernel == 3 && blocks_ == 1 && in_channels_ <= kLanes; }
+  std::vector<Chunk> joined_chunks(const uint8_t* laid) const;
+  int num_chunks() const { return joins_taps() ? 6 : taps_ * blocks_; }
+  int laid_step() const { return joins_taps() ? kLanes : blocks_ * kBlock; }
   template <bool kResidual, bool kPlanes>
   void product(const Sample& sample, const std::vector<Chunk>& chunks, int pair, int part) const;
 
   int border() const { return spec_.kernel / 2; }
   size_t laid_pixels() const;  // those of zeros behind included
-  size_t laid_bytes() const { return laid_pixels() * blocks_ * kBlock * sizeof(bf16); }
+  size_t laid_bytes() const { return laid_pixels() * laid_step() * sizeof(bf16); }
   // Output pixels are shared out in parts, each some pairs of tiles.
   int num_parts() const { return std::clamp(static_cast<int>(tiles_.size()) / 4, 1, 16); }
   size_t first_tile(int part) const { return tiles_.size() / 2 * part / num_parts() * 2; }

@@ -120,7 +120,7 @@ void Conv::backward(const Sample& sample, float* weight_grads) const {
   }
 
   // A and B of the weights' gradient
-  lay(sample, input);
+  lay(sample, step, input);
   __m512i block32[2][kLanes];
   const size_t row_length = places.row_pixels;
   const size_t laid = laid_pixels();
@@ -192,7 +192,7 @@ void Conv::input_backward(const Sample& sample, const bf16* laid_grads, bf16* gr
   for (int in = 0; in < blocks_; ++in) {
     const uint8_t* weight = transposed_.get() + all.size() * 2 * kTileBytes * in;
     bf16* to = grads + in * kBlock;
-    multiply(input_tiles_, 0, input_tiles_.size(), 1, all, weight,
+    multiply(kBlock, input_tiles_, 0, input_tiles_.size(), 1, all, weight,
              [&](int pixel, Pair y) { store_block(to + static_cast<size_t>(pixel) * step, y); });
   }
   give_to_inputs(spec_, sample, repeat_, grads, norm_grads);
