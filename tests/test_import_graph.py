@@ -31,7 +31,20 @@ LAYERS = [
     ["playing", "reporting", "health", "speed", "estimate"],
     ["studies"],
     # Command lines, and the public names.
-    ["", "cli", "agent_flags", "train", "play", "evaluate", "report", "study", "doctor", "bench", "replay.__main__"],
+    [
+        "",
+        "cli",
+        "agent_flags",
+        "train",
+        "play",
+        "evaluate",
+        "report",
+        "study",
+        "doctor",
+        "bench",
+        "record",
+        "replay.__main__",
+    ],
 ]
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 

@@ -141,7 +141,10 @@ def test_a_full_disk_is_said_in_one_line(hdf5, tmp_path, monkeypatch, capsys):
         run(hdf5, "--out", tmp_path / "out")
     printed = capsys.readouterr().err
     assert printed.count("\n") == 1
-    assert "frames: No space left on device; what is imported is kept, and the same command goes on with it" in printed
+    assert (
+        "frames: No space left on device; what there is until now is kept, and the same command goes on with it"
+        in printed
+    )
 
 
 def test_going_on_with_other_settings_is_refused(hdf5, tmp_path, monkeypatch, capsys):

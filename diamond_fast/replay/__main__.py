@@ -207,7 +207,7 @@ def import_any(args: Import) -> None:
 
 
 def import_to_folder(args: Import, out: Path) -> None:
-    from diamond_fast.replay.importing import Wanted, import_episodes, left_to_do
+    from diamond_fast.replay.importing import Wanted, import_episodes, said
     from diamond_fast.replay.sizes import Crop
     from diamond_fast.replay.sources import find_source
     from diamond_fast.replay.sources.minari import minari
@@ -220,12 +220,8 @@ def import_to_folder(args: Import, out: Path) -> None:
     else:
         assert args.path is not None
         source, name = find_source(args.path, args.fps), str(args.path.resolve())
-    try:
-        halves = import_episodes(source, name, out, wanted)
-    except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}{left_to_do(out)}", error.filename) from error
-    for half, episodes in halves.items():
-        print(f"{out / half}: {len(episodes)} episodes")
+    for line in said(out, import_episodes(source, name, out, wanted)):
+        print(line)
 
 
 def import_recording(path: Path, out: Path, frame_size: int | tuple[int, int] | None = None) -> None:

@@ -10,8 +10,8 @@ import fcntl
 import json
 import os
 import zlib
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -72,12 +72,23 @@ def import_episodes(source: Source, name: str, out: Path, wanted: Wanted) -> dic
             progress.phase("import", len(todo)) as phase,
         ):
             for item, half in todo:
-                log.add(half, _store(item, sizes, writers[half]))
+                with _goes_on():
+                    log.add(half, _store(item, sizes, writers[half]))
                 phase.advance()
         for half in sorted(writers, reverse=True):  # train last: a lone train half is a whole recording
             writers[half].finish(log.done[half])
         log.finish()
     return {half: log.done[half] for half in writers}
+
+
+@contextmanager
+def _goes_on() -> Iterator[None]:
+    """Says of a full disk, or whatever else the system refuses, that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror}; what there is until now is kept, and the same command goes on with it"
+        raise OSError(error.errno, reason, error.filename) from error
 
 
 def _store(item: Item, sizes: Sizes, writer: Writer) -> Stored:
@@ -199,8 +210,6 @@ class _Log:
         fsync_folder(self._out)
 
 
-def left_to_do(out: Path) -> str:
-    """What to say of an import that stopped, for people; empty if none is under way there."""
-    if not (out / BEGUN).exists():
-        return ""
-    return "; what is imported is kept, and the same command goes on with it"
+def said(out: Path, halves: dict[str, list[Stored]]) -> list[str]:
+    """What was imported, a line for each half."""
+    return [f"{out / half}: {len(episodes)} episodes" for half, episodes in halves.items()]

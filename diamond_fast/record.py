@@ -1,0 +1,85 @@
+"""``python -m diamond_fast.record``: plays a game, at random or by a script, and keeps what happened."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from diamond_fast.cli import parse, user_errors
+from diamond_fast.config import Length, PositiveInt, Seed
+from diamond_fast.runs.output import lasting_output
+from diamond_fast.settings import check_limits
+
+PROGRAM = "python -m diamond_fast.record"
+
+
+@dataclass(frozen=True)
+class RecordArgs:
+    """Play a Gymnasium environment and write a recording, which a world model can be trained on.
+
+    At random:
+        python -m diamond_fast.record --env CarRacing-v3 --episodes 100 --out recording --test 0.1
+        python -m diamond_fast.train --static-dataset recording/train --held-out recording/test --world-model-only
+
+    By a function of your own, in two sizes:
+        python -m diamond_fast.record --env CarRacing-v3 --player my_bots:drive --full-size 96 --frame-size 32 --out two
+
+    The same command goes on with a recording that was stopped.
+    """
+
+    env: Annotated[str, arg(metavar="ID")]
+    """The environment's id, or module:id."""
+    out: Annotated[Path, arg(metavar="FOLDER")]
+    """This is the new folder, with the recordings train and, if --test says so, test."""
+    episodes: PositiveInt = 10
+    """Play so many."""
+    max_steps: PositiveInt = 1_000
+    """Cut an episode short after so many steps."""
+    player: Annotated[str, arg(metavar="random|MODULE:FUNCTION")] = "random"
+    """Do anything, all equally likely (random), or what a function says that is given the frame and random numbers."""
+    frame_size: Length | tuple[Length, Length] = 64
+    """Make the frames of this height and width, in pixels."""
+    full_size: Length | tuple[Length, Length] | None = None
+    """Keep the frames in this larger size, too, for a second stage that draws them in it."""
+    env_kwargs: Annotated[str | None, arg(metavar="JSON")] = None
+    """Give the environment these arguments, such as '{"continuous": false}' for CarRacing-v3."""
+    seed: Seed = 0
+    """The seed fixes every random number."""
+    test: Annotated[str | None, arg(metavar="FRACTION|FILE")] = None
+    """Put this part of the episodes into the test half, or those that a file names, one on each line."""
+
+
+@lasting_output()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(RecordArgs, argv, prog=PROGRAM)
+    with user_errors():
+        check_limits(args)
+        record(args)
+    return 0
+
+
+def record(args: RecordArgs) -> None:
+    from diamond_fast.config import RunConfig
+    from diamond_fast.domains.gym.adapter import GymSlot
+    from diamond_fast.domains.recordings.played import played, random_player, scripted_player
+    from diamond_fast.replay.importing import Wanted, import_episodes, said
+    from diamond_fast.spec import Frame
+
+    arguments = RunConfig(env_id=args.env, env_kwargs=args.env_kwargs).env_arguments
+    low, full = (None if size is None else Frame.of_size(size).shape[:2] for size in (args.frame_size, args.full_size))
+    scripted = None if args.player == "random" else scripted_player(args.player)
+    slot = GymSlot(args.env, full or low or 64, arguments)
+    try:
+        source = played(slot, scripted or random_player(slot.action), args.episodes, args.seed, args.max_steps)
+        name = f"{args.env} {args.env_kwargs or ''} {args.player}, {args.episodes} x {args.max_steps}, seed {args.seed}"
+        for line in said(args.out, import_episodes(source, name, args.out, Wanted(low, full, test=args.test))):
+            print(line)
+    finally:
+        slot.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
