@@ -141,7 +141,7 @@ def _set_up(args: PlayArgs) -> tuple["Session", float]:
         args = replace(args, engine="readable")
     source = load_source(args.load(), device)
     folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
-    recorder = Recorder(folder, source.replay.frame_shape, args.speed)
+    recorder = Recorder(folder, source.frame_shape, args.speed, source.recorded_action)
     session = Session(
         source, recorder, args.world, args.player, args.denoising_steps, args.horizon, args.seed, args.speed
     )

@@ -39,5 +39,7 @@ class Domain:
     """Reads a journal, or whatever else recordings of this world are kept in. Raises ValueError, OSError."""
     action_names: Callable[[RunConfig], Sequence[str]] = lambda cfg: ()
     """What the actions are called, if that is known. May raise anything if the game is not installed."""
+    held_together: Callable[[RunConfig], Mapping[str, Sequence[int]]] = lambda cfg: {}
+    """Of a world with many buttons, what can be played with few keys: name -> the numbers that are 1."""
     presets: Mapping[str, RunConfig] = field(default_factory=dict)
     """Sets of defaults for --preset. --domain takes the first."""

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from diamond_fast.config import EngineChoice, Precision
+from diamond_fast.config import EngineChoice, Precision, WorldModelConfig
 from diamond_fast.engine.choose import candidates, choose_path
 from diamond_fast.engine.contest import Work
 from diamond_fast.engine.denoiser_arguments import (
@@ -26,7 +26,7 @@ from diamond_fast.engine.given_weights import Watch, as_own_network, bind, find_
 from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.path import Path as EnginePath
 from diamond_fast.engine.uncompiled import uncompiled
-from diamond_fast.formulations.config import DenoiserConfig, StepsConfig
+from diamond_fast.formulations.config import DenoiserConfig, SamplerConfig, StepsConfig
 from diamond_fast.formulations.edm import EDM
 from diamond_fast.networks.config import NetworkConfig
 from diamond_fast.networks.exact import outside_autocast
@@ -34,6 +34,8 @@ from diamond_fast.official import find_official, read_weights
 from diamond_fast.spec import Spec
 from diamond_fast.world_model import Denoiser, PlainNetwork, Sampler
 
+PUBLISHED_S_COND = 0.005
+"""Noise in the past frames, with which a denoiser draws that was trained on a noised past. Without any it errs."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -65,8 +67,9 @@ class FastDenoiser(nn.Module):
         denoiser: a ``Denoiser``, one of the published project, an agent with one, or the state dict of any of these;
             also as ``DistributedDataParallel`` or ``torch.compile`` wrap it. A module's weights are shared, those of a
             state dict copied.
-        sampler: noise levels, order and churn; the paper's three Euler steps if None. Settings of the published
-            project's sampler will do. Other formulations than EDM have settings of their own, and three steps if None.
+        sampler: noise levels, order and churn; the paper's three Euler steps if None, with a little noise in the past
+            for a denoiser that is told of it, or an upsampler's single step. Settings of the published project's
+            sampler will do. Other formulations than EDM have settings of their own, and three steps if None.
         sigma_data, sigma_offset_noise: of EDM's preconditioning; the denoiser's own, or the published 0.5 and 0.3, 0.1
             if it is told of noise in its context.
         dtype: of the network: bfloat16 or float32; None: bfloat16 if tensor cores or AMX make it fast, else float32.
@@ -121,6 +124,9 @@ class FastDenoiser(nn.Module):
             offset = _first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.1 if told else 0.3)
             context = NetworkConfig(num_steps_conditioning=knowing.spec.context)
             self.formulation = EDM(DenoiserConfig(context, sigma_data=float(data), sigma_offset_noise=float(offset)))
+            if sampler is None and told:
+                upsampling, noised = WorldModelConfig().upsampling, SamplerConfig(s_cond=PUBLISHED_S_COND)
+                self.sampler_config = noised if knowing.spec.action.n else upsampling
             require_told(self.sampler_config, told)
         self._wrapped: Callable[..., Tensor] | None = None
 

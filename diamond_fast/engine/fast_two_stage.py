@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diamond_fast.config import EngineChoice, WorldModelConfig
+from diamond_fast.config import EngineChoice
 from diamond_fast.engine.denoiser_arguments import to_frames
 from diamond_fast.engine.fast_denoiser import FastDenoiser, by_itself
 from diamond_fast.engine.graphs import Captured
@@ -22,8 +22,7 @@ class FastTwoStage(nn.Module):
     Args:
         denoiser: of small frames; or an agent that has an upsampler.
         upsampler: of full frames; the agent's if None.
-        sampler, upsampling: how many steps each stage takes, and how; None: those of the paper's denoiser, and of a
-            run's upsampler.
+        sampler, upsampling: how many steps each stage takes, and how; None: as for ``FastDenoiser``.
         dtype, max_graphs, engine: as for ``FastDenoiser``.
 
     Raises:
@@ -49,7 +48,7 @@ class FastTwoStage(nn.Module):
             raise ValueError("upsampler: there is none; frames of one size are drawn by FastDenoiser")
         options: dict[str, Any] = {"dtype": dtype, "max_graphs": max_graphs, "engine": engine}
         self.small = FastDenoiser(denoiser, sampler, **options)
-        self.full = FastDenoiser(upsampler, upsampling or WorldModelConfig().upsampling, **options)
+        self.full = FastDenoiser(upsampler, upsampling, **options)
         self.max_graphs = max_graphs
         self._captured: tuple[tuple[Sampler, Sampler], Callable[..., Any]] | None = None
 

@@ -14,6 +14,7 @@ import numpy as np
 from diamond_fast.one_line import one_line
 from diamond_fast.replay import Replay
 from diamond_fast.replay.buffer import Episode
+from diamond_fast.spec import Action
 
 FILM_WIDTH = 384
 """Least width of a film in pixels; frames grow by whole even factors, so that pixels stay square and sharp."""
@@ -27,7 +28,7 @@ FilmFormat = Literal["mp4", "gif"]
 
 class _Step(NamedTuple):
     frame: np.ndarray
-    action: int
+    action: np.ndarray
     reward: float
     end: bool
     trunc: bool
@@ -47,9 +48,16 @@ class Recorder:
         folder: a new one.
         frame_shape: (H, W, 3).
         frames_per_second: of the films.
+        action: what is done at each step; None: one of any number of choices.
     """
 
-    def __init__(self, folder: Path, frame_shape: tuple[int, int, int], frames_per_second: int = 15):
+    def __init__(
+        self,
+        folder: Path,
+        frame_shape: tuple[int, int, int],
+        frames_per_second: int = 15,
+        action: Action | None = None,
+    ):
         self.folder = folder
         self.active = False
         """Whether steps are being recorded."""
@@ -58,7 +66,7 @@ class Recorder:
         self.names: tuple[str, ...] = ()
         """Episodes that have their films, oldest first."""
         self._frames_per_second = frames_per_second
-        self._journal = _Journal(folder / "journal", frame_shape)
+        self._journal = _Journal(folder / "journal", frame_shape, action)
         self._steps: list[_Step] = []
         self._started = 0
         self._left_out = 0  # films
@@ -67,9 +75,9 @@ class Recorder:
         self._no_time_left = threading.Event()
 
     def add(
-        self, frame: np.ndarray, action: int, reward: float, end: bool, trunc: bool, next_frame: np.ndarray
+        self, frame: np.ndarray, action: np.ndarray, reward: float, end: bool, trunc: bool, next_frame: np.ndarray
     ) -> None:
-        """Take one step. Frames are uint8 [H,W,3]."""
+        """Take one step. Frames are uint8 [H,W,3], the action one of the world's."""
         self._steps.append(_Step(frame, action, reward, end, trunc, next_frame))
         if end or trunc:
             self.finish()
@@ -163,9 +171,9 @@ class Recorder:
 class _Journal:
     """A replay's journal that grows with what is recorded: memory is reserved for twice as much as there is."""
 
-    def __init__(self, path: Path, frame_shape: tuple[int, int, int]):
+    def __init__(self, path: Path, frame_shape: tuple[int, int, int], action: Action | None):
         self.num_episodes = 0
-        self._path, self._frame_shape = path, frame_shape
+        self._path, self._frame_shape, self._action = path, frame_shape, action
         self._replay: Replay | None = None
         self._num_steps = self._capacity = 0
 
@@ -203,7 +211,8 @@ class _Journal:
             self.close()
             self._capacity = 2 * needed
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._replay = Replay.open(self._path, self._frame_shape, capacity=self._capacity)
+            named: Any = {} if self._action is None else {"action": self._action}
+            self._replay = Replay.open(self._path, self._frame_shape, capacity=self._capacity, **named)
         return self._replay
 
 

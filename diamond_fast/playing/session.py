@@ -129,7 +129,9 @@ class Session:
         self._show(outcome, action)
         if self.recorder.active:
             frame = self._recent[-1][0]
-            self.recorder.add(frame, action, outcome.reward, outcome.end, outcome.trunc, self._frame)
+            self.recorder.add(
+                frame, self.source.menu.rows[action], outcome.reward, outcome.end, outcome.trunc, self._frame
+            )
 
     def hold(self, buttons: Sequence[str]) -> None:
         """What a player holds down, in the order it was pressed. A short press counts until the next step.
@@ -228,7 +230,7 @@ class Session:
         """
         recorded = self._world
         if not isinstance(recorded, Recorded):
-            recorded = Recorded(self.source.replay, self.source.device)
+            recorded = Recorded(self.source)
         recorded.seek(episode, step)
         if recorded is not self._world:
             self._change_to("replay", recorded)
@@ -273,9 +275,9 @@ class Session:
 
     def _make_world(self, world: WorldName) -> World:
         if world == "real":
-            return Real(self.source.make_real_env(), self.seed, self.source.device)
+            return Real(self.source.make_real_env(), self.seed, self.source)
         if world == "replay":
-            return Recorded(self.source.replay, self.source.device)
+            return Recorded(self.source)
         return self._make_dream()
 
     def _make_dream(self) -> Dream:
@@ -332,10 +334,11 @@ class Session:
     def _seen(self, length: int) -> Batch:
         """The last frames of the episode, as a batch of one; padded if there were fewer."""
         steps = [*self._recent, (self._frame, self.buttons.idle)][-length:]
-        replay = Replay(self._frame.shape, capacity=len(steps))
+        action, rows = self.source.agent.spec.action, self.source.menu.rows
+        replay = Replay(self._frame.shape, capacity=len(steps), action=action)
         no = np.zeros(1, bool)
-        for frame, action in steps:
-            replay.append(frame[None], np.array([action]), np.zeros(1, np.float32), no, no, frame[None])
+        for frame, number in steps:
+            replay.append(frame[None], rows[number : number + 1], np.zeros(1, np.float32), no, no, frame[None])
         replay.commit()
         return replay.segment(0, len(steps) - length, len(steps))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
@@ -17,10 +18,11 @@ from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.formulations.config import StepsConfig
-from diamond_fast.playing.buttons import action_names
+from diamond_fast.playing.menu import Menu, make_menu
+from diamond_fast.playing.spawns import load_spawns
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent, check_actions
-from diamond_fast.spec import Discrete
+from diamond_fast.spec import Action, Discrete
 from diamond_fast.training.collect import Collector
 from diamond_fast.world_model import Agent
 
@@ -42,6 +44,27 @@ class Source:
     replay_name: str
     """What that experience is, in a few words."""
     action_names: tuple[str, ...]
+    rows: np.ndarray | None = None
+    """What a player can do, [len(action_names), ...] as the world model takes it; None: choices, by their numbers."""
+
+    @cached_property
+    def menu(self) -> Menu:
+        return Menu(self.action_names, np.arange(len(self.action_names)) if self.rows is None else self.rows)
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether frames are shown in full size: there is an upsampler, and no policy, which looks at small frames."""
+        return self.agent.upsampler is not None and self.agent.actor_critic is None
+
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """H, W, C of what is shown."""
+        return self.cfg.full_frame_shape if self.enlarges else self.replay.frame_shape
+
+    @property
+    def recorded_action(self) -> Action | None:
+        """What a recording says of its actions."""
+        return _named(self.agent.spec.action)
 
     @cached_property
     def path(self) -> choose.Path:
@@ -53,6 +76,12 @@ class Source:
     def sampler(self) -> Callable[[StepsConfig], Sampler]:
         """Makes what draws the next frame. The last few stay: a fast one is prepared at its first call."""
         return lru_cache(maxsize=4)(partial(next_frame_sampler, self.agent.denoiser, path=self.path))
+
+    @cached_property
+    def upsampling(self) -> Sampler:
+        """Draws full frames."""
+        assert self.agent.upsampler is not None
+        return next_frame_sampler(self.agent.upsampler, self.cfg.world_model.upsampling, self.path)
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +104,7 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     cfg, agent = trained.config, trained.agent
     if cfg.model_free:
         raise ValueError(f"{trained.source}: a model-free run has no world model to play in")
-    if not isinstance(agent.spec.action, Discrete):
+    if agent.actor_critic is not None and not isinstance(agent.spec.action, Discrete):
         raise ValueError(f"{trained.source}: its actions are {agent.spec.action}, buttons choose one of several")
     choose.set_matmul_precision(cfg.precision)
     agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
@@ -83,14 +112,19 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     replay, replay_name = None, "the run's experience"
     if trained.folder is not None:
         replay = domain_of(cfg).load_recording(Path(cfg.static_dataset or trained.folder.journal))
+    if trained.weights is not None:
+        replay, replay_name = load_spawns(trained.weights, cfg, agent.spec.action), "the published starts"
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
-    names = action_names(cfg, agent.spec.action.n)
-    return Source(cfg.title, agent, cfg, replay, replay_name, names)
+    try:
+        menu = make_menu(cfg, agent.spec.action, replay)
+    except ValueError as error:
+        raise ValueError(f"{trained.source}: {error}") from None
+    return Source(cfg.title, agent, cfg, replay, replay_name, *menu)
 
 
 def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
-    replay = Replay(cfg.frame_shape, capacity=NUM_RANDOM_STEPS)
+    replay = Replay(cfg.frame_shape, capacity=NUM_RANDOM_STEPS, action=_named(agent.spec.action))
     try:
         env = make_env(cfg, 1, done_on_life_loss=True)
     except (ValueError, EnvironmentFailedError) as error:
@@ -101,3 +135,8 @@ def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:
     finally:
         env.close()
     return replay
+
+
+def _named(action: Action) -> Action | None:
+    """None for choices: a recording of them is one of any number."""
+    return None if isinstance(action, Discrete) else action

@@ -1,5 +1,6 @@
 """Three worlds to play in, one episode at a time: the world model, the real game, and what was recorded of it."""
 
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,9 +13,9 @@ from diamond_fast.engine.world import imagination
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.frames import to_float
 from diamond_fast.playing.source import Source
-from diamond_fast.replay import Replay
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.buffer import Episode
+from diamond_fast.upsampling import upsampling_input
 from diamond_fast.world_model import trajectory_levels
 
 BURN_IN = 20  # recorded frames the policy sees before the one that is looked at
@@ -68,12 +69,17 @@ class Dream(World):
         self._source, self._cfg = source, cfg
         words = np.random.SeedSequence(seed).generate_state(2)
         contexts = source.replay.segments(1, source.agent.spec.context, seed=int(words[1]), num_threads=0)
+        self._places = np.random.default_rng(int(words[1]))
         generator = torch.Generator(source.device).manual_seed(int(words[0]))
-        self._env = imagination(source.agent, cfg, source.path, contexts, num_envs=1, generator=generator)
+        self._env = imagination(source.agent, cfg, source.path, contexts, 1, generator=generator)
+        self._randn = partial(torch.randn, generator=generator)
+        self._full: Tensor  # [1,T',C,H,W] the last full frames, if frames are enlarged
         self._restarted = False  # the environment has put the next start in place by itself
         self.set_denoising_steps(cfg.sampler.num_steps)
 
     def begin(self) -> Start:
+        if self._source.enlarges:  # the environment keeps small frames of its starts only
+            return self.begin_from(self._whole_context())
         if not self._restarted:
             self._env.reset()
         return self._started()
@@ -88,20 +94,35 @@ class Dream(World):
             *_, (hx, cx) = model.predict(obs[:, :-1], context.act[:, :-1], obs[:, 1:])
         ep_len = torch.zeros(1, dtype=torch.int64, device=model.device)
         self._env.state = ImaginationState(context.frames, context.pixel_mask, context.act.clone(), hx, cx, ep_len)
+        if self._source.enlarges:
+            self._full = context.full_obs()[:, -self._source.cfg.upsampler.inner_model.num_steps_conditioning :]
         return self._started()
+
+    def _whole_context(self) -> Batch:
+        """Frames from anywhere in the experience, in both sizes, none of them padded if an episode is long enough."""
+        replay, length = self._source.replay, self._source.agent.spec.context
+        lengths = replay.lengths
+        episode = int(self._places.choice(np.flatnonzero(lengths >= min(length, lengths.max()))))
+        start = int(self._places.integers(max(lengths[episode] - length, 0) + 1))
+        return replay.cut([(episode, start)], length, full=True)
 
     def _started(self) -> Start:
         self._restarted = False
         assert self._env.state is not None
         obs = self._env.state.obs
-        return Start(obs[:, -1], obs[0, :-1])
+        shown = self._full[:, -1] if self._source.enlarges else obs[:, -1]
+        return Start(shown, obs[0, :-1])
 
     def step(self, action: int) -> Outcome:
-        step = self._env.step(torch.tensor([action], device=self._env.reward_end.device))
+        act = torch.from_numpy(self._source.menu.rows[action : action + 1])
+        step = self._env.step(act.to(self._env.reward_end.device))
         end, trunc = bool(step.end), bool(step.trunc)
         self._restarted = end or trunc
-        trajectory = torch.cat(self._env.trajectory)
-        return Outcome(step.final_obs, float(step.rew), end, trunc and not end, trajectory)
+        obs, trajectory = step.final_obs, self._env.trajectory
+        if self._source.enlarges:
+            obs, trajectory = self._source.upsampling.sample(*upsampling_input(obs, self._full), self._randn)
+            self._full = torch.cat((self._full[:, 1:], obs[:, None]), dim=1)
+        return Outcome(obs, float(step.rew), end, trunc and not end, torch.cat(trajectory))
 
     def set_denoising_steps(self, count: int) -> None:
         self._cfg = self._cfg.with_denoising_steps(count)
@@ -112,7 +133,9 @@ class Dream(World):
 
     @property
     def noise_levels(self) -> list[float]:
-        """The noise levels of the frames of a trajectory."""
+        """The noise levels of the frames of a trajectory: of full ones, if they are enlarged."""
+        if (upsampler := self._source.agent.upsampler) is not None and self._source.enlarges:
+            return trajectory_levels(upsampler.formulation.plan(self._cfg.upsampling))
         return trajectory_levels(self._source.agent.denoiser.formulation.plan(self._cfg.sampler))
 
 
@@ -122,10 +145,11 @@ class Real(World):
     Args:
         env: one environment; closed with the world.
         seed: of its games.
+        source: says what its actions are.
     """
 
-    def __init__(self, env: RealEnv, seed: int, device: torch.device):
-        self._env, self._device = env, device
+    def __init__(self, env: RealEnv, seed: int, source: Source):
+        self._env, self._device, self._rows = env, source.device, source.menu.rows
         self._seed: int | None = seed
         self._next_obs: np.ndarray | None = None  # the first frame of a game that has begun by itself
 
@@ -138,7 +162,7 @@ class Real(World):
         return Start(obs, obs[:0])
 
     def step(self, action: int) -> Outcome:
-        obs, rew, end, trunc, info = self._env.step(np.array([action]))
+        obs, rew, end, trunc, info = self._env.step(self._rows[action : action + 1])
         if end[0] or trunc[0]:
             self._next_obs = obs
         return Outcome(_to_obs(info["final_obs"], self._device), float(rew[0]), bool(end[0]), bool(trunc[0]))
@@ -148,10 +172,10 @@ class Real(World):
 
 
 class Recorded(World):
-    """Experience from a replay buffer, played back: actions are the recorded ones."""
+    """Experience from a replay buffer, played back. Actions are called as those of the menu that are most like them."""
 
-    def __init__(self, replay: Replay, device: torch.device):
-        self._replay, self._device = replay, device
+    def __init__(self, source: Source):
+        self._source, self._replay, self._device = source, source.replay, source.device
         self.episode = self._t = 0
         self._at_end = False
 
@@ -163,14 +187,14 @@ class Recorded(World):
     @property
     def action(self) -> int:
         """What was done at the frame it stands at."""
-        return int(self._recording.act[self._t])
+        return self._source.menu.number(self._recording.act[self._t])
 
     def begin(self) -> Start:
         """The next episode if one has been played to its end, else the frame it stands at."""
         if self._at_end:
             self.seek((self.episode + 1) % self._replay.num_episodes, 0)
         before = self._recording.obs[max(self._t - BURN_IN, 0) : self._t]
-        return Start(_to_obs(self._recording.obs[self._t][None], self._device), _to_obs(before, self._device))
+        return Start(_to_obs(self._frames[0][self._t][None], self._device), _to_obs(before, self._device))
 
     def seek(self, episode: int, step: int) -> None:
         """Stand at a frame; ``begin`` shows it.
@@ -193,17 +217,26 @@ class Recorded(World):
         recording, t = self._recording, self._t
         last = t == len(recording.act) - 1
         self._at_end = last
+        frames, final = self._frames
         if not last:
             self._t += 1
-            frame = recording.obs[t + 1]
+            frame = frames[t + 1]
         else:
-            frame = recording.obs[t] if recording.final_obs is None else recording.final_obs
+            frame = frames[t] if final is None else final
         end = bool(recording.end[t])
         return Outcome(_to_obs(frame[None], self._device), float(recording.rew[t]), end, last and not end)
 
     def context(self, length: int) -> Batch:
         """The frames up to the one it stands at, as a batch of one; padded if the episode has fewer."""
-        return self._replay.segment(self.episode, self._t + 1 - length, self._t + 1)
+        return self._replay.cut([(self.episode, self._t + 1 - length)], length, full=self._source.enlarges)
+
+    @property
+    def _frames(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Those of the episode, and its final observation, in the size that is shown."""
+        recording = self._recording
+        if self._source.enlarges and recording.full_obs is not None:
+            return recording.full_obs, recording.full_final_obs
+        return recording.obs, recording.final_obs
 
     @property
     def _recording(self) -> Episode:

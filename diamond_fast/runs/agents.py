@@ -5,7 +5,7 @@ from pathlib import Path
 
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.atari.games import resolve_game
-from diamond_fast.official import WORLDS, load_official
+from diamond_fast.official import WORLDS, find_official, load_official
 from diamond_fast.recording_presets import CSGO
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
@@ -28,6 +28,8 @@ class TrainedAgent:
     """The run's epoch it is from; None for a published agent."""
     folder: RunFolder | None = None
     """The run's; None for a published agent."""
+    weights: Path | None = None
+    """File of a published world, beside which its starts may lie."""
 
 
 def load_agent(
@@ -72,7 +74,8 @@ def load_agent(
 
 def _published_world(source: str | Path) -> TrainedAgent:
     """A world model without a policy: a file, or what the Hub has under a name."""
-    return TrainedAgent(load_official(source), CSGO, f"the published world {source}")
+    path = find_official(source)
+    return TrainedAgent(load_official(path), CSGO, f"the published world {source}", weights=path)
 
 
 def _of_run(run: Path | None, manifest: Path | None, env_id: str | None) -> TrainedAgent:

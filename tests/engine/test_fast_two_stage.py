@@ -1,5 +1,6 @@
 """Both stages of a world in two resolutions, fast, against the published numbers and the readable twin."""
 
+import golden_vectors
 import pytest
 import torch
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
@@ -96,6 +97,14 @@ def test_weights_alone_say_which_stage_they_are_of(v):
     alone = FastDenoiser(stages["upsampler"].state_dict(), UPSAMPLING["up_heun1"], dtype=torch.float32, engine="torch")
     context, act = upsampling_input(v["next_obs"], v["full_res"])
     assert_same_grey_levels(alone.sample(context, act, replay_draws(draws(v, "up_heun1")))[0], v["up_heun1_sample"])
+
+
+def test_settings_that_are_not_given_are_the_published_ones(v):
+    fast = FastTwoStage(denoiser(), upsampler(), dtype=torch.float32, engine="torch")
+    assert fast.small.sampler_config == NEXT
+    expected = {**vars(UPSAMPLING["up_heun1"]), "order": 1}  # which with one step is the same
+    assert vars(fast.full.sampler_config) == expected
+    assert FastDenoiser(golden_vectors.denoiser("small"), engine="torch").sampler_config == SamplerConfig()
 
 
 def test_both_stages_are_one_graph(v, monkeypatch):
