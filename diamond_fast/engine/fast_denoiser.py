@@ -124,9 +124,10 @@ class FastDenoiser(nn.Module):
             offset = _first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.1 if told else 0.3)
             context = NetworkConfig(num_steps_conditioning=knowing.spec.context)
             self.formulation = EDM(DenoiserConfig(context, sigma_data=float(data), sigma_offset_noise=float(offset)))
-            if sampler is None and told:
-                upsampling, noised = WorldModelConfig().upsampling, SamplerConfig(s_cond=PUBLISHED_S_COND)
-                self.sampler_config = noised if knowing.spec.action.n else upsampling
+            if sampler is None and knowing.spec.action.n == 0:
+                self.sampler_config = WorldModelConfig().upsampling
+            elif sampler is None and (own.cfg.noise_context if own else told):
+                self.sampler_config = SamplerConfig(s_cond=PUBLISHED_S_COND)
             require_told(self.sampler_config, told)
         self._wrapped: Callable[..., Tensor] | None = None
 
