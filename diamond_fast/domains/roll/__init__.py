@@ -7,11 +7,13 @@ from diamond_fast.domains import catch, gym
 
 ENV_ID = "diamond_fast/Roll-v0"
 
+_CATCH = catch.DOMAIN.presets["catch"]
 _PRESET = replace(
-    catch.DOMAIN.presets["catch"],
+    _CATCH,
     env_id=ENV_ID,
+    reward_end_update=replace(_CATCH.reward_end_update, steps_first_epoch=900),
     collection=config.CollectionConfig(
-        num_steps_total=4_000, first_epoch_min=2_000, first_epoch_max=2_000, steps_per_epoch=100
+        num_steps_total=4_500, first_epoch_min=3_000, first_epoch_max=3_000, steps_per_epoch=100
     ),
 )
 

@@ -8,13 +8,11 @@ from gymnasium import spaces
 
 from diamond_fast.domains.roll import ENV_ID
 
-BALLS_PER_EPISODE = 5
 _SIZE = 24  # pixels
 _BALL = 3  # pixels
-_CUP = 7  # pixels
+_CUP = 8  # pixels
 _ROLL = 2  # pixels a step
-_TOP = 1
-_BOTTOM = 21
+_BOTTOM = _SIZE - 2 * _BALL  # where a ball arrives: right above the cup
 _FRICTION = 0.5  # of the speed to the side that is left after a step
 _FORCE = 1.5  # pixels a step, added to that speed by the strongest push
 _BALL_COLOUR = (255, 255, 255)
@@ -22,11 +20,11 @@ _CUP_COLOUR = (0, 255, 0)
 
 
 class Roll(gymnasium.Env):
-    """Five balls an episode; each rolls down for 10 steps, from a random place towards a cup at another.
+    """A ball rolls down for 9 steps, from a random place towards a cup at another; then the episode ends.
 
     Observations are uint8 [24,24,3]: a white ball and a green cup. The action is a push to the left (-1) or right (1):
     it changes the ball's speed, which friction takes away, so a ball has to be slowed down again above the cup. The
-    reward is +1 if the ball's middle is in the cup when it arrives, else -1: a perfect player scores 5.
+    reward is +1 if the ball's middle is above the cup when it arrives, else -1: a perfect player scores 1.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
@@ -39,42 +37,33 @@ class Roll(gymnasium.Env):
         """The ball's left side and its speed to the right, in pixels."""
         self.cup = 0
         """The left side of the cup."""
-        self._y = self._balls_to_come = 0
+        self._y = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
-        self._balls_to_come = BALLS_PER_EPISODE
-        self._next_ball()
+        self.x, self.speed = float(self.np_random.integers(_SIZE - _BALL + 1)), 0.0
+        self.cup = int(self.np_random.integers(_SIZE - _CUP + 1))
+        self._y = 0
         return self.render(), {}
 
     def step(self, action: np.ndarray):
-        if self._y == _BOTTOM:
-            self._next_ball()
-        else:
-            push = min(max(float(np.asarray(action).item()), -1.0), 1.0)
-            self.speed = _FRICTION * self.speed + _FORCE * push
-            x = self.x + self.speed
-            self.x = min(max(x, 0.0), float(_SIZE - _BALL))
-            if x != self.x:  # the lane's walls stop it
-                self.speed = 0.0
-            self._y += _ROLL
+        push = min(max(float(np.asarray(action).item()), -1.0), 1.0)
+        self.speed = _FRICTION * self.speed + _FORCE * push
+        moved = self.x + self.speed
+        self.x = min(max(moved, 0.0), float(_SIZE - _BALL))
+        if moved != self.x:  # the lane's walls stop it
+            self.speed = 0.0
+        self._y += _ROLL
         arrived = self._y == _BOTTOM
         inside = self.cup <= self.x + _BALL / 2 <= self.cup + _CUP
-        reward = (1.0 if inside else -1.0) if arrived else 0.0
-        return self.render(), reward, arrived and self._balls_to_come == 0, False, {}
+        return self.render(), (1.0 if inside else -1.0) if arrived else 0.0, arrived, False, {}
 
     def render(self) -> np.ndarray:
         frame = np.zeros((_SIZE, _SIZE, 3), np.uint8)
-        frame[_BOTTOM:, self.cup : self.cup + _CUP] = _CUP_COLOUR
+        frame[_BOTTOM + _BALL :, self.cup : self.cup + _CUP] = _CUP_COLOUR
         x = round(self.x)
         frame[self._y : self._y + _BALL, x : x + _BALL] = _BALL_COLOUR
         return frame
-
-    def _next_ball(self) -> None:
-        self.x, self.speed = float(self.np_random.integers(_SIZE - _BALL + 1)), 0.0
-        self.cup = int(self.np_random.integers(_SIZE - _CUP + 1))
-        self._y = _TOP
-        self._balls_to_come -= 1
 
 
 def scripted_push(game: Roll) -> float:
