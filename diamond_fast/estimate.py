@@ -153,7 +153,7 @@ def _size(num_bytes: int) -> str:
 
 def _reward_end_loss(config: RunConfig, reward_end: RewardEndModel, n: int) -> Tensor:
     obs, act, mask = batch_of_zeros(reward_end.spec, n, config.reward_end_seq_length, reward_end.device)
-    return reward_end.loss(obs, act, torch.zeros_like(act, dtype=torch.float32), ~mask, mask).total
+    return reward_end.loss(obs, act, torch.zeros_like(mask, dtype=torch.float32), ~mask, mask).total
 
 
 def _upsampler_loss(config: RunConfig, upsampler: Denoiser, n: int) -> Tensor:

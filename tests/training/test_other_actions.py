@@ -14,11 +14,12 @@ from interrupted_runs import go_on
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS
 from diamond_fast.envs.world_model import WorldModelEnv
+from diamond_fast.estimate import estimate
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.nested import flatten
-from diamond_fast.spec import Box, MultiBinary
+from diamond_fast.spec import Box, Discrete, MultiBinary
 from diamond_fast.training.collect import Collector
 
 ROLL = replace(TINY, env_id="diamond_fast/Roll-v0")
@@ -71,6 +72,16 @@ def test_a_run_is_stopped_and_goes_on_bit_for_bit(tmp_path, cfg, action):
     world.reset(seed=0)
     obs, *_ = world.step(np.ones((2, action.n), action.dtype))
     assert obs.shape == (2, *cfg.frame_shape)
+
+
+@pytest.mark.parametrize("action", [Box(2), MultiBinary(2)], ids=["box", "buttons"])
+def test_what_a_run_costs_is_that_of_discrete_actions_but_for_a_few_weights(action):
+    cfg = checked(ROLL)
+    costs, discrete = estimate(cfg, action).costs, estimate(cfg, Discrete(2)).costs
+    assert costs["reward_end"].parameters == discrete["reward_end"].parameters
+    outputs = cfg.actor_critic.lstm_dim + 1
+    more = 2 * outputs if isinstance(action, Box) else 0  # a mean and a deviation each
+    assert costs["actor_critic"].parameters == discrete["actor_critic"].parameters + more
 
 
 @pytest.mark.parametrize("cfg", [ROLL, LAMPS], ids=["box", "buttons"])
