@@ -2,7 +2,7 @@
 
     python benchmarks/busy_core.py --batch-sizes 1 2 8
 
-The compiled engine and the readable network take turns with all allowed threads, and the engine with one for comparison.
+The compiled engine and the readable network take turns with all allowed threads, and the engine with one too.
 The fair share of a thread beside another one on its core is a half: two cores of which one is busy have 75 % to give.
 """
 
