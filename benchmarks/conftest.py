@@ -1,14 +1,15 @@
-"""Options, fixtures, and the record of what was not run.
+"""Options, fixtures, and what is measured in which order and for how long.
 
 pytest benchmarks --benchmark-only                  everything this machine can do
 pytest benchmarks --effort tiny                     whether every benchmark works; its figures mean nothing
 """
 
+import math
 import re
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,70 +17,114 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # readable twins that tests and benchmarks share
 
-from gpu_meter import describe_gpu
-from machine import measure_machine, versions
+from ledger import Ledger
+from machine import commit, hardware, measure_machine, versions
 from measuring import EFFORTS, Measurement
+from pages.document import new
+from plan import Plan, in_order
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
-CPU_MINUTES = 9.5
-MOST_WANTED = ["fast_denoiser", "updates", "imagination", "replay", "collect", "startup", "checkpoint"]
-"""Files in the order in which their figures are wanted, should time run out; the others follow."""
+MINUTES = {"full": 9.5, "quick": 3.7}
+"""On a CPU, of the ten and four that are promised; the rest is starting and writing tables."""
+STARTED = time.perf_counter()
 
 
 def pytest_addoption(parser):
     parser.addoption("--effort", choices=list(EFFORTS), help="how long to measure; tiny: small networks too")
-    parser.addoption(
-        "--minutes", type=float, default=None if ON_GPU else CPU_MINUTES, help="begin no benchmark after so many"
-    )
+    parser.addoption("--minutes", type=float, help="begin nothing that is not expected to end by then")
     parser.addoption("--rivals", choices=["with", "without", "only"], default="with", help="others' compilers")
     parser.addoption("--rows", type=Path, help="append each row to this file as soon as it is there")
+    parser.addoption("--documents", type=Path, help="folder with a document for each machine, to go on with")
+    parser.addoption("--again", action="store_true", help="measure what the document has already")
 
 
 def effort_name(config) -> str:
     return config.getoption("--effort") or ("tiny" if config.getoption("--benchmark-disable") else "full")
 
 
-def pytest_collection_modifyitems(config, items):
-    """The most wanted first. To see whether a benchmark works, one size of it will do."""
-    names = [f"test_{name}.py" for name in MOST_WANTED]
-    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
-    if effort_name(config) == "tiny":
-        kinds = {re.sub(r"\d+", "", item.nodeid): item for item in reversed(items)}
-        config.hook.pytest_deselected(items=[item for item in items if item not in kinds.values()])
-        items[:] = reversed(kinds.values())
+def minutes(config) -> float | None:
+    given = config.getoption("--minutes")
+    return given if given is not None or ON_GPU else MINUTES.get(effort_name(config))
 
 
 def pytest_configure(config):
-    config.pluginmanager.register(Ledger(effort_name(config)))
+    config.addinivalue_line("markers", "not_quick(reason): skipped on a CPU with --effort quick")
+    effort = effort_name(config)
+
+    def document():
+        return new(
+            hardware(DEVICE),
+            software=versions(),
+            commit=commit(Path(__file__).parents[1]),
+            date=datetime.now().isoformat(timespec="seconds"),
+            effort=effort,
+            threads=torch.get_num_threads(),
+            rates=asdict(measure_machine(DEVICE, EFFORTS[effort].warm_up)),
+        )
+
+    folder, rivals, again = (config.getoption(f"--{name}") for name in ("documents", "rivals", "again"))
+    config.ledger = Ledger(folder, document, rivals, again)
+    config.pluginmanager.register(config.ledger)
+    config.plan = None
 
 
-class Ledger:
-    """Adds to the rows what the machine can do, and what was not run."""
+def pytest_collection_modifyitems(config, items):
+    """The most telling first, without what is measured already. To see whether one works, one size will do."""
+    effort = effort_name(config)
+    chosen = in_order(items, effort)
+    if effort == "tiny":
+        kinds = {re.sub(r"\d+", "", item.nodeid): item for item in reversed(chosen)}
+        chosen = [item for item in chosen if item in kinds.values()]
+    if effort == "quick" and not ON_GPU:
+        for item in chosen:
+            for mark in item.iter_markers("not_quick"):
+                item.add_marker(pytest.mark.skip(reason=mark.args[0]))
+    if not config.option.collectonly:
+        chosen = config.ledger.begin(chosen)
+    left_out = set(items) - set(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = chosen
 
-    def __init__(self, effort: str):
-        self.effort = effort
-        self.not_run: Counter[tuple[str, str]] = Counter()
-        self.failed: list[str] = []
 
-    def pytest_runtest_logreport(self, report):
-        if report.skipped:
-            reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-            self.not_run[report.location[2].partition("[")[0], reason.removeprefix("Skipped: ")] += 1
-        elif report.failed:
-            self.failed.append(report.nodeid)
+def pytest_collection_finish(session):
+    """The plan, made by the speed of the published network here."""
+    config, limit = session.config, minutes(session.config)
+    if limit is None or config.option.collectonly or effort_name(config) == "tiny":
+        return
+    from workloads import seconds_of_an_evaluation
 
-    def pytest_benchmark_update_json(self, config, benchmarks, output_json):
-        output_json["suite"] = {
-            "effort": self.effort,
-            "device": str(DEVICE),
-            "threads": torch.get_num_threads(),
-            "gpu": describe_gpu(DEVICE),
-            "software": versions(),
-            "rates": asdict(measure_machine(DEVICE, EFFORTS[self.effort].warm_up)),
-            "not_run": [{"benchmark": b, "reason": r, "cases": n} for (b, r), n in self.not_run.items()],
-            "failed": self.failed,
-        }
+    config.plan = Plan(60 * limit, effort_name(config), seconds_of_an_evaluation(DEVICE))
+    planned = [item for item in session.items if not is_skipped(item)]
+    print(config.plan.describe(planned, since_start()), flush=True)
+
+
+def is_skipped(item) -> bool:
+    marks = item.iter_markers("skipif")
+    return item.get_closest_marker("skip") is not None or any(mark.args[0] for mark in marks)
+
+
+def since_start() -> float:
+    return time.perf_counter() - STARTED
+
+
+@pytest.hookimpl(tryfirst=True)  # before fixtures, which take time
+def pytest_runtest_setup(item):
+    item.began = time.perf_counter()
+    plan = item.config.plan
+    if plan is not None and not is_skipped(item) and (reason := plan.why_not(item, since_start())):
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    if call.when == "call" and call.excinfo is None:
+        seconds = time.perf_counter() - item.began
+        measured = item.funcargs.get("measure")
+        item.config.ledger.note(item.nodeid, measured.written if measured else [], seconds)
+        if item.config.plan is not None:
+            item.config.plan.measured(item, seconds)
+    return (yield)
 
 
 @pytest.fixture(scope="session")
@@ -123,19 +168,9 @@ def machine(effort):
 @pytest.fixture
 def measure(benchmark, effort, pytestconfig):
     rivals, rows = pytestconfig.getoption("--rivals"), pytestconfig.getoption("--rows")
-    return Measurement(benchmark, DEVICE, EFFORTS[effort], rivals, rows)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def started():
-    return time.monotonic()
-
-
-@pytest.fixture(autouse=True)
-def in_time(pytestconfig, started):
-    minutes = pytestconfig.getoption("--minutes")
-    if minutes is not None and time.monotonic() > started + 60 * minutes:
-        pytest.skip(f"not begun within {minutes:g} minutes")
+    limit = minutes(pytestconfig)
+    deadline = math.inf if limit is None else STARTED + 60 * limit
+    return Measurement(benchmark, DEVICE, EFFORTS[effort], rivals, rows, deadline)
 
 
 @pytest.fixture(autouse=True)

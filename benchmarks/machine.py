@@ -1,15 +1,29 @@
-"""What this machine can do at most: the rates that floors are derived from, measured once a session."""
+"""What this machine is, and what it can do at most: the rates that floors are derived from, measured once a session."""
 
+import hashlib
 import importlib.metadata
+import os
+import platform
+import re
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import torch
+from gpu_meter import describe_gpu
 
 from diamond_fast.timing import timed, wait_for
 
 DTYPES = (torch.float32, torch.bfloat16)
+PACKAGES = ("torch", "triton", "numpy", "openvino", "onnxruntime")
+LARGEST, LEAST_SECONDS = 2048, 0.02
+"""Of a CPU's matrix products: what takes so long, or is as large, says what the machine can do."""
+MEASURED = ("diamond_fast", "kernels", "csrc", "benchmarks", "setup.py", ":!benchmarks/results", ":!benchmarks/pages")
+"""What figures depend on, for git."""
 
 
 @dataclass(frozen=True)
@@ -35,30 +49,62 @@ class Machine:
         )
 
 
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Processor, number of cores, GPU or None."""
+    cpu = platform.processor() or platform.machine()
+    with suppress(OSError):
+        cpu = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)[0]
+    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": describe_gpu(device)}
+
+
 def versions() -> dict[str, str | None]:
-    """The versions of what the figures depend on."""
-    packages = {name: importlib.metadata.version(name) for name in ("torch", "triton", "numpy")}
-    return {**packages, "CUDA": torch.version.cuda}
+    """The versions of what the figures depend on; None: not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in PACKAGES:
+        found[name] = None
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return {**found, "CUDA": torch.version.cuda}
+
+
+def commit(root: Path) -> dict[str, Any]:
+    """Of a checkout: its ``id``, None if git does not know; whether it is ``dirty``; and if so, which ``changes``.
+
+    Only changes to what is measured count: figures and pages that an earlier run wrote do not.
+    """
+    head, changes = _git(root, "rev-parse", "HEAD"), _git(root, "diff", "HEAD", "--binary", "--", *MEASURED)
+    described: dict[str, Any] = {"id": head.decode().strip() if head else None, "dirty": bool(changes)}
+    return described | ({"changes": hashlib.sha256(changes).hexdigest()[:10]} if changes else {})
+
+
+def _git(root: Path, *arguments: str) -> bytes:
+    with suppress(OSError):
+        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, check=False).stdout
+    return b""
 
 
 @cache
 def measure_machine(device: torch.device, seconds: float) -> Machine:
     """Best of several, within so many seconds for each rate; tiny sizes if 0."""
-    if not seconds:
-        size, num_bytes = 64, 2**16
-    elif device.type == "cuda":
-        size, num_bytes = 8192, 2**30
-    else:
-        size, num_bytes = 2048, 2**28
-    flops = {}
-    for dtype in DTYPES:
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        out = torch.empty_like(a)
-        took = _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, seconds)
-        flops[str(dtype).removeprefix("torch.")] = 2 * size**3 / took
+    on_gpu = device.type == "cuda"
+    num_bytes = 2**16 if not seconds else 2**30 if on_gpu else 2**28
+    flops = {str(d).removeprefix("torch."): _product_rate(device, d, seconds) for d in DTYPES}
     source = torch.zeros(num_bytes, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     return Machine(flops, 2 * num_bytes / _best(lambda: target.copy_(source), device, seconds))
+
+
+def _product_rate(device: torch.device, dtype: torch.dtype, seconds: float) -> float:
+    """FLOP/s. On a CPU sizes grow: one without bfloat16 would take minutes for a product of the largest."""
+    size = 64 if not seconds else 8192 if device.type == "cuda" else 128
+    while True:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        out = torch.empty_like(a)
+        grows = bool(seconds) and device.type != "cuda" and size < LARGEST
+        took = _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, 0.0 if grows else seconds)
+        if not grows or took > LEAST_SECONDS:
+            return 2 * size**3 / took
+        size *= 2
 
 
 def _best(call: Callable[[], object], device: torch.device, seconds: float) -> float:

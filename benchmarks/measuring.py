@@ -41,8 +41,18 @@ EFFORTS = {
     "quick": Effort(warm_up=0.2, seconds=1.5, turn=0.02, min_rounds=2, max_rounds=10),
     "tiny": Effort(warm_up=0.0, seconds=0.0, turn=0.0, min_rounds=2, max_rounds=2),
 }
-SLOW_ROUND = 10.0  # seconds; from there on two rounds have to do, of which the warm-up is one
+SLOW_ROUND = 4.0  # seconds; from there on two rounds have to do, of which the warm-up is one
 ENERGY_SECONDS = 2.0
+
+
+def only_on_gpu(value: Any, why_not: str) -> Any:
+    """A benchmark's parameter that a CPU would take too long for."""
+    return pytest.param(value, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason=why_not))
+
+
+def not_quick(value: Any, why_not: str) -> Any:
+    """One that a CPU skips with ``--effort quick``."""
+    return pytest.param(value, marks=pytest.mark.not_quick(why_not))
 
 
 class Turns(NamedTuple):
@@ -60,20 +70,29 @@ class Measurement:
     """Measures one benchmark's candidates and writes its row.
 
     Args:
-        benchmark: of pytest-benchmark; its own statistics are those of whole rounds.
+        benchmark: of pytest-benchmark, whose own statistics are not used.
         device: that the candidates run on.
         effort: how long.
         rivals: whether others' compilers take part, which take minutes: with or without them, or only benchmarks that
             have one.
         rows: a file that each row is appended to as soon as it is there, as a line of JSON.
+        deadline: of ``time.perf_counter``; from then on no further round begins, but the first.
     """
 
     def __init__(
-        self, benchmark, device: torch.device, effort: Effort, rivals: Rivals = "with", rows: Path | None = None
+        self,
+        benchmark,
+        device: torch.device,
+        effort: Effort,
+        rivals: Rivals = "with",
+        rows: Path | None = None,
+        deadline: float = math.inf,
     ):
         self.benchmark, self.device, self.effort = benchmark, device, effort
-        self.rivals, self.rows = rivals, rows
+        self.rivals, self.rows, self.deadline = rivals, rows, deadline
         self.meter = GpuMeter(device)
+        self.written: list[dict[str, Any]] = []
+        """Rows of this benchmark."""
 
     def take_turns(self, candidates: Mapping[str, Call], optional: Collection[str] = ()) -> Turns:
         """Times a call of each candidate, in turns.
@@ -108,12 +127,16 @@ class Measurement:
         slow = round_seconds > SLOW_ROUND
         seconds: dict[str, list[float]] = {name: [warm_ups[name]] if slow else [] for name in running}
 
-        def one_round() -> None:
-            for name, call in running.items():
-                seconds[name].append(self._timed(call, calls[name]))
+        wanted = max(self.effort.min_rounds, int(self.effort.seconds / round_seconds))
 
-        rounds = max(self.effort.min_rounds, int(self.effort.seconds / round_seconds))
-        self.benchmark.pedantic(one_round, rounds=1 if slow else min(rounds, self.effort.max_rounds))
+        def all_rounds() -> None:
+            for done in range(1 if slow else min(wanted, self.effort.max_rounds)):
+                if done and time.perf_counter() > self.deadline:
+                    break
+                for name, call in running.items():
+                    seconds[name].append(self._timed(call, calls[name]))
+
+        self.benchmark.pedantic(all_rounds, rounds=1)
         self.meter.note_clocks(clock_before)
         return Turns(seconds, peaks, left_out)
 
@@ -132,7 +155,7 @@ class Measurement:
         also: Mapping[str, Any] | None = None,
         ladder: bool = False,
     ) -> None:
-        """Writes the row into ``extra_info``.
+        """Adds a row to ``written``.
 
         Args:
             stem: of the table it belongs to.
@@ -163,6 +186,7 @@ class Measurement:
                 name: to_json(ratio(turns.seconds[ours], s)) for name, s in turns.seconds.items() if name != ours
             },
             "left_out": {**turns.left_out, **(left_out or {})},
+            "rivals": self.rivals,
             "load": round(os.getloadavg()[0], 2),
             "threads": torch.get_num_threads(),
             "also": dict(also or {}),
@@ -175,7 +199,7 @@ class Measurement:
             row["gpu"] = self.meter.notes | {"peak_mb": {name: b // 10**6 for name, b in turns.peak_bytes.items()}}
             if energy_of is not None:
                 row["gpu"] |= self.meter.energy(energy_of, work or 1.0, unit if rates else "call", ENERGY_SECONDS)
-        self.benchmark.extra_info["row"] = row
+        self.written.append(row)
         if self.rows is not None:
             with open(self.rows, "a") as file:
                 file.write(json.dumps(row) + "\n")

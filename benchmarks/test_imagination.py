@@ -8,12 +8,14 @@ that ended. On a GPU the twin also runs compiled as the published trainer compil
 
 import pytest
 import torch
+from measuring import not_quick, only_on_gpu
 from workloads import NUM_ACTIONS, PAPER, fast_imagination, make_agent, published_env
 
 from diamond_fast.engine.rollout import initial_state, rollout
 
 ON_GPU = torch.cuda.is_available()
 TWIN, OURS, COMPILED = "as published", "fast path", "as published, compiled"
+LONG = "1440 evaluations a call: too long for a CPU; see the policy's update"
 STEPS = PAPER.actor_critic_loss.backup_every
 
 
@@ -29,11 +31,9 @@ def published_envs(cfg, agent, replay, num_envs, effort):
     return envs
 
 
-@pytest.mark.parametrize("num_envs", [8, 32])
+@pytest.mark.parametrize("num_envs", [8, not_quick(32, "half a minute on a CPU")])
 def test_step(measure, effort, device, cfg, agent, replay, num_envs):
     """On a GPU ours is launched kernel by kernel here; the rollout is one graph."""
-    if num_envs > 8 and effort == "quick" and not ON_GPU:
-        pytest.skip("half a minute on a CPU")
     act = torch.randint(NUM_ACTIONS, (num_envs,), device=device)
     ours, _ = fast_imagination(cfg, agent, replay, num_envs, device)
 
@@ -56,11 +56,9 @@ def test_step(measure, effort, device, cfg, agent, replay, num_envs):
     measure.row("imagined step", {"episodes": num_envs}, turns, OURS, energy_of=candidates[OURS])
 
 
-@pytest.mark.parametrize("num_envs", [1, 32])
+@pytest.mark.parametrize("num_envs", [1, only_on_gpu(32, LONG)])
 def test_rollout(measure, effort, device, cfg, agent, replay, num_envs):
     """The twin keeps gradients while it plays, as published; ours are computed anew afterwards (see the updates)."""
-    if num_envs > 1 and not ON_GPU:
-        pytest.skip("1440 evaluations a call: too long for a CPU; see the policy's update")
 
     def playing(env, play=None):
         state = initial_state(env, agent.actor_critic)

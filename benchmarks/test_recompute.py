@@ -8,6 +8,7 @@ episode is truncated once, one in ten ends before. A GPU takes the second way, a
 
 import pytest
 import torch
+from measuring import only_on_gpu
 from workloads import NUM_ACTIONS
 
 from diamond_fast.engine.recompute import play, recompute, usual_capacity
@@ -36,11 +37,9 @@ class Frames:
         return EnvStep(f[:, -2], self.rew[:, t], self.end[:, t], self.trunc[:, t], f[:, -1], f[:, :BURN_IN])
 
 
-@pytest.mark.parametrize("batch", [8, 32])
+@pytest.mark.parametrize("batch", [8, only_on_gpu(32, "ten seconds a call on a CPU")])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_update_from_played_steps(measure, device, cfg, batch, precision):
-    if batch > 8 and device.type == "cpu":
-        pytest.skip("ten seconds a call on a CPU")
     policy = ActorCritic(cfg.actor_critic, cfg.spec(Discrete(NUM_ACTIONS)))
     policy.to(device, memory_format=torch.channels_last)
     steps = cfg.actor_critic_loss.backup_every

@@ -82,13 +82,22 @@ def test_over_buffer_size(measure, effort, num_steps):
     measure.row("replay over buffer size", {"steps": num_steps}, turns, "when asked", work=1, unit="batches/s")
 
 
-def test_append(benchmark, effort):
+def test_append(measure):
     """A vector step of 8 environments, as the collector hands it over."""
-    n, calls = 8, 20 if effort == "tiny" else 5_000
-    replay = Replay(FRAME_SHAPE, n, capacity=n * calls)
+    n, room = 8, 1_000
+    replay, calls = None, 0
     obs = np.random.default_rng(0).integers(0, 256, (n, *FRAME_SHAPE), np.uint8)
     step = (obs, np.arange(n), np.zeros(n, np.float32), np.zeros(n, bool), np.zeros(n, bool), obs)
-    benchmark.pedantic(replay.append, step, rounds=calls, iterations=1)
+
+    def append() -> None:
+        nonlocal replay, calls
+        if calls % room == 0:
+            replay = Replay(FRAME_SHAPE, n, capacity=n * room)
+        calls += 1
+        replay.append(*step)
+
+    turns = measure.take_turns({"append": append})
+    measure.row("replay append", {"environments": n}, turns, "append", work=n, unit="steps/s")
 
 
 def boxing_journal(path: Path, num_steps: int) -> float:

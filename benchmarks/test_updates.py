@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from measuring import not_quick, only_on_gpu
 from workloads import make_agent, noise_replay, published_updates, with_batches
 
 from diamond_fast.domains.environments import make_real_env
@@ -23,6 +24,7 @@ ON_GPU = torch.cuda.is_available()
 TWIN, OURS, COMPILED = "as published", "diamond_fast", "as published, compiled"
 AUTOCAST = "readable networks, autocast"
 MODELS = ("denoiser", "reward_end", "actor_critic")
+LONG = "seconds an update, and a CPU's time grows in proportion by then"
 ROLLOUT = None if ON_GPU else 2
 """Imagined steps of a rollout; on a CPU 2 of the paper's 15, whose times are to each other as the whole ones' are."""
 
@@ -51,11 +53,9 @@ def least_time(machine, cfg, model, dtype):
     return machine.arithmetic(cost.forward_flops + cost.training_flops, dtype)
 
 
-@pytest.mark.parametrize("batch", [8, 32])
+@pytest.mark.parametrize("batch", [8, not_quick(32, "a minute on a CPU")])
 @pytest.mark.parametrize("model", MODELS)
 def test_update(measure, machine, effort, device, cfg, replay, model, batch):
-    if batch > 8 and effort == "quick" and not ON_GPU:
-        pytest.skip("half a minute on a CPU")
     cfg = with_batches(cfg, 2 if effort == "tiny" else batch, ROLLOUT)
     candidates = {
         OURS: stepping(our_updates(cfg, replay, device), model),
@@ -71,11 +71,10 @@ def test_update(measure, machine, effort, device, cfg, replay, model, batch):
     measure.row("update", case, turns, OURS, floor=floor, energy_of=candidates[OURS])
 
 
+@pytest.mark.skipif(not ON_GPU, reason="elsewhere an update does not go through the kernels")
 @pytest.mark.parametrize("model", ["denoiser", "reward_end"])
 def test_training_through_the_kernels(measure, machine, effort, device, cfg, replay, model):
     """What fused kernels forward and back give over the readable networks under autocast, both as one CUDA graph."""
-    if not ON_GPU:
-        pytest.skip("elsewhere an update does not go through the kernels")
     cfg = with_batches(cfg, 2 if effort == "tiny" else 32)
     path = choose_path(device, cfg.precision)
     plain = replace(path, engine="readable")
@@ -89,11 +88,9 @@ def test_training_through_the_kernels(measure, machine, effort, device, cfg, rep
     measure.row("update through the kernels", {"model": model, "batch": 32}, turns, OURS, floor=floor)
 
 
-@pytest.mark.parametrize("batch", [1, 2, 4, 8, 16, 32, 64, 128])
+@pytest.mark.parametrize("batch", [1, 2, 4, 8, *(only_on_gpu(n, LONG) for n in (16, 32, 64, 128))])
 def test_denoiser_over_batch(measure, device, cfg, replay, batch):
     """How time, and on a GPU memory, grow with the batch."""
-    if batch > 8 and not ON_GPU:
-        pytest.skip("seconds an update, and a CPU's time grows in proportion by then")
     cfg = with_batches(cfg, batch)
     turns = measure.take_turns({OURS: stepping(our_updates(cfg, replay, device), "denoiser")})
     measure.row("denoiser update over batch", {"batch": batch}, turns, OURS)
@@ -111,10 +108,12 @@ def test_reward_end_over_sequence_length(measure, device, cfg, replay, length):
 
 
 def test_epoch(measure, effort, device):
-    """Collection and updates of a later epoch of ``--preset quick``, without evaluation."""
+    """Collection and updates of a later epoch of ``--preset quick``, without evaluation; on a CPU half of each."""
     cfg = replace(PRESETS["quick"], precision="bf16")
     counts = {model: getattr(cfg, f"{model}_update").steps_per_epoch for model in MODELS}
     num_steps = cfg.collection.steps_per_epoch
+    if not ON_GPU:
+        counts, num_steps = {model: n // 2 for model, n in counts.items()}, num_steps // 2
     if effort == "tiny":
         counts, num_steps = dict.fromkeys(MODELS, 1), 20
         cfg = with_batches(cfg, 1, 2)
@@ -134,5 +133,6 @@ def test_epoch(measure, effort, device):
 
     turns = measure.take_turns({OURS: epochs(our_updates), TWIN: epochs(their_updates)})
     env.close()
-    case = {"preset": "quick", "real steps": num_steps, **{f"{m} updates": n for m, n in counts.items()}}
+    part = "whole" if ON_GPU else "half"
+    case = {"preset": "quick", "part": part, "real steps": num_steps, **{f"{m} updates": n for m, n in counts.items()}}
     measure.row("epoch", case, turns, OURS)

@@ -27,6 +27,7 @@ from diamond_fast.engine.world import imagination, make_play
 from diamond_fast.replay import Replay
 from diamond_fast.spec import Discrete, Frame, Spec
 from diamond_fast.speed import count_flops, denoiser_forward
+from diamond_fast.timing import timed, wait_for
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
@@ -75,6 +76,19 @@ def make_denoiser(cfg: DenoiserConfig, device: torch.device) -> Denoiser:
         for x in (*denoiser.parameters(), *denoiser.buffers()):
             x.normal_(std=0.02)
     return denoiser
+
+
+@torch.no_grad()
+def seconds_of_an_evaluation(device: torch.device) -> float:
+    """Of the paper's network for one sample, as published: what other work is estimated from."""
+    batch = 2
+    denoiser = make_denoiser(PAPER.denoiser, device)
+
+    def call() -> None:
+        denoiser_forward(denoiser, batch)
+        wait_for(device)
+
+    return min(t.wall for t in timed(call, seconds=0.5, at_least=3)) / batch
 
 
 def denoiser_flops(cfg: DenoiserConfig, height: int, width: int) -> int:

@@ -34,7 +34,7 @@ class BenchArgs:
     """One JSON of this machine, benchmarks.md and a plot are written to this folder. If it is benchmarks/results, the
     README's tables and docs/benchmarks.md are made anew, too."""
     quick: FlagCreatePairsOff[bool] = False
-    """Measure a small grid briefly, without compilers, which takes about four minutes on a CPU."""
+    """Measure a small grid briefly, without compilers, in about four minutes on a CPU."""
     tiny: FlagCreatePairsOff[bool] = False
     """See whether every benchmark works, on tiny networks. Its figures mean nothing."""
     rivals: Literal["with", "without", "only"] = "with"
@@ -43,11 +43,15 @@ class BenchArgs:
     rows: Annotated[Path | None, arg(metavar="FILE")] = None
     """Append each benchmark's row to this file as soon as it is there, as a line of JSON."""
     only: Annotated[tuple[str, ...], arg(metavar="NAME...")] = ()
-    """Run these files of benchmarks/ alone, such as fast_denoiser updates. DIR keeps what it has of the same commit."""
+    """Run these files of benchmarks/ alone, such as fast_denoiser updates."""
     minutes: Annotated[
-        float | None, arg(metavar="N", help_behavior_hint="(default: 9.5 without a GPU, none with one)")
+        float | None, arg(metavar="N", help_behavior_hint="(default: ten, or four, without a GPU, none with one)")
     ] = None
-    """Begin no benchmark after so many minutes. The most wanted come first; the rest is listed as not run."""
+    """Measure what fits into so many minutes on this machine, whose speed is measured first. The most telling row of
+    every part comes first; what does not fit is listed as not run."""
+    again: FlagCreatePairsOff[bool] = False
+    """Measure everything anew. Otherwise rows that DIR has of the same commit, machine and settings are kept, so that
+    the same command goes on after it was stopped, or after its minutes were over."""
     render_only: FlagCreatePairsOff[bool] = False
     """Measure nothing: make the README's tables and docs/benchmarks.md anew from benchmarks/results."""
     compare: Annotated[tuple[Path, Path] | None, arg(metavar="A.json B.json")] = None
@@ -72,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         files = [suite.benchmark_file(name) for name in args.only]
         args.out.mkdir(parents=True, exist_ok=True)
-        options = [f"--rivals={args.rivals}"] + ([] if args.rows is None else [f"--rows={args.rows.resolve()}"])
+        options = [f"--rivals={args.rivals}"] + ["--again"] * args.again
+        options += [] if args.rows is None else [f"--rows={args.rows.resolve()}"]
         effort: suite.Effort = "tiny" if args.tiny else "quick" if args.quick else "full"
         return suite.measure(args.out, effort, files, args.minutes, options)
 

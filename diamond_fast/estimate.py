@@ -104,7 +104,7 @@ def time_needed(total: Estimate, speed: MeasuredSpeed) -> str:
     return f"about {duration(now)}" if now < SAME_TIME * best else f"{duration(best)} to {duration(now)}"
 
 
-def describe(config: RunConfig, num_actions: Action | int, device: torch.device) -> str:
+def describe(config: RunConfig, num_actions: Action | int, device: torch.device, cuda_graphs: bool = True) -> str:
     """The estimate in a few lines, with the speed it rests on; if nothing can be measured, with what is in the way.
 
     Raises:
@@ -113,7 +113,7 @@ def describe(config: RunConfig, num_actions: Action | int, device: torch.device)
     total = estimate(config, num_actions)
     measured, failure = None, ""
     try:
-        measured = measure_speed(config, num_actions, device)
+        measured = measure_speed(config, num_actions, device, cuda_graphs)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # a driver that is too old, a device that is lost
@@ -137,10 +137,11 @@ def _time(total: Estimate, measured: MeasuredSpeed | None, failure: str) -> list
     if measured is None:
         return [f"time: not measured, as the networks do not run on this device ({failure})"]
     speed = measured.now
+    how = [measured.engine] * bool(measured.engine) + [f"{measured.threads} threads"] * (measured.threads > 0)
     return [
         f"time: {time_needed(total, measured)}, without playing the game",
         f"      (from {speed.forward:.1e} FLOP/s forward and {speed.training:.1e} FLOP/s in training, "
-        f"measured on the denoiser just now{f' with {measured.threads} threads' * (measured.threads > 0)})",
+        f"measured on the denoiser just now{' with ' * bool(how)}{', '.join(how)})",
     ]
 
 

@@ -1,10 +1,11 @@
-"""How fast this machine computes in these networks, now and with nothing else to do."""
+"""How fast this machine computes in these networks on the path of a run, now and with nothing else to do."""
 
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from statistics import fmean
 
 import numpy as np
@@ -13,14 +14,17 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig
-from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.choose import choose_path, set_matmul_precision
 from diamond_fast.engine.contest import Work
+from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
 from diamond_fast.engine.path import Path
 from diamond_fast.engine.world import next_frame_sampler, trained
 from diamond_fast.one_line import one_line
 from diamond_fast.spec import Action, Spec
 from diamond_fast.timing import Timing, timed, wait_for
-from diamond_fast.training.trial import path_that_works
+from diamond_fast.training.objectives import DenoiserObjective
+from diamond_fast.training.trial import path_that_works, random_replay
+from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent, Denoiser
 
 MEASURE_FOR = 1.0  # seconds, and two calls at least
@@ -47,10 +51,16 @@ class MeasuredSpeed:
     """How busy the processors are with other work, in a few words; empty if they are not."""
     threads: int = 0
     """Number of torch's threads on a CPU; 0 on a GPU."""
+    engine: str = ""
+    """What it was measured with, in a few words."""
 
 
-def measure_speed(config: RunConfig, num_actions: Action | int, device: torch.device) -> MeasuredSpeed:
-    """Time the denoiser, the largest network, forward and in training: a few seconds.
+def measure_speed(
+    config: RunConfig, num_actions: Action | int, device: torch.device, cuda_graphs: bool = True
+) -> MeasuredSpeed:
+    """Time the denoiser, the largest network, drawing frames and in updates as a run does them: a few seconds.
+
+    The path is the one that a run takes, chosen and tried in the same way; on a GPU the update is captured as there.
 
     On busy processors threads wait for each other, and how much they do together in a second says little about the
     machine: a call that took 0.2 s of one processor's time took 1 to 9 s with two threads next to five other processes.
@@ -64,9 +74,11 @@ def measure_speed(config: RunConfig, num_actions: Action | int, device: torch.de
     load = "" if on_gpu else _load()
     batch_size = config.denoiser_update.batch_size if on_gpu else 1 if load else 2
     threads = torch.get_num_threads()
-    model = Agent(config, num_actions).denoiser.to(device)
+    set_matmul_precision(config.precision)
+    model = Agent(config, num_actions).denoiser
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     work = Work.of(model, config.world_model.sampler, config.actor_critic_update.batch_size)
-    path = choose_path(device, config.precision, config.engine, work=work)
+    path = choose_path(device, config.precision, config.engine, cuda_graphs, work)
     path = path_that_works(config, model.spec.action, path)
     with _num_threads(1 if load else threads):
         while True:
@@ -79,7 +91,8 @@ def measure_speed(config: RunConfig, num_actions: Action | int, device: torch.de
                     raise
                 print(f"Left out: {path.what} ({one_line(error)}). {slower.loses}", file=sys.stderr, flush=True)
                 path = slower
-    return _speed(times, [flops for _, flops in calls], load, 0 if on_gpu else threads)
+    measured = _speed(times, [flops for _, flops in calls], load, 0 if on_gpu else threads)
+    return replace(measured, engine=path.what)
 
 
 def _forward_and_training(
@@ -89,18 +102,18 @@ def _forward_and_training(
     device = path.device
     obs, act, _ = batch_of_zeros(model.spec, batch_size, model.spec.context, device)
     one_step = config.world_model.with_denoising_steps(1).sampler
-    fast, fast_model = next_frame_sampler(model, one_step, path), trained(model, path)
+    fast, update = next_frame_sampler(model, one_step, path), _update(config, model, path, batch_size)
 
     def forward() -> None:
         fast.sample(obs, act)
         wait_for(device)
 
     def train() -> None:
-        with path.autocast():
-            loss = denoiser_loss(config, fast_model, batch_size)
-        loss.backward()
+        update.step()
         wait_for(device)
 
+    for _ in range(WARM_UP_CALLS if path.graphs else 0):  # until the update is captured
+        train()
     with torch.device("meta"):  # counting needs shapes only
         counted = Denoiser(config.denoiser, model.spec)
     with torch.no_grad():
@@ -109,6 +122,16 @@ def _forward_and_training(
         (forward, forward_flops),
         (train, count_flops(lambda: denoiser_loss(config, counted, batch_size).backward())),
     ]
+
+
+def _update(config: RunConfig, model: Denoiser, path: Path, batch_size: int) -> Update:
+    """A run's update of the denoiser, of one batch of so many sequences."""
+    replay = random_replay(config, model.spec.action)
+    segments = replay.segments(batch_size, config.denoiser_seq_length)
+    objective = DenoiserObjective(trained(model, path), segments, config.sigma_distribution)
+    cfg = replace(config.denoiser_update, batch_size=batch_size, grad_acc_steps=1)
+    captured = partial(Captured, changes_state=True, must=True) if path.graphs else None
+    return Update("denoiser", model, objective, cfg, path.autocast, config.on_nonfinite, captured)
 
 
 def _speed(times: list[list[Timing]], flops: list[int], load: str, threads: int) -> MeasuredSpeed:

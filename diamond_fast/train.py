@@ -382,20 +382,23 @@ def dry_run(args: TrainArgs) -> None:
         print(f"{flag(path)} {shown}")
     if args.preset == "auto" and args.resume is None:
         print(f"\n{_why_this_preset(args, device)}")
-    print(f"\n{args.config.title} on {device}\n{describe(args.config, _action(args.config), device)}")
+    print(f"\n{args.config.title} on {device}\n{describe(args.config, _action(args.config), device, args.cuda_graphs)}")
 
 
 def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
-    """What ``--preset auto`` became and, if that is not the paper's, what the paper's would take here."""
+    """What ``--preset auto`` became and, if that is not the paper's, what the paper's would take with this engine."""
     if device.type == "cuda":
         return "CUDA is there: taking the paper's settings (--preset atari100k)."
     from diamond_fast.estimate import estimate, measure_speed, time_needed
 
-    paper, action = PRESETS["atari100k"], _action(args.config)
-    needed = time_needed(estimate(paper, action), measure_speed(paper, action, device))
+    paper = replace(PRESETS["atari100k"], engine=args.config.engine, precision=args.config.precision)
+    action = _action(args.config)
+    speed = measure_speed(paper, action, device)
+    needed = time_needed(estimate(paper, action), speed)
+    engine = f" with {speed.engine}" if speed.engine else ""
     return (
         "No CUDA: taking --preset quick, which shows every part of DIAMOND at work in a few minutes but is too short "
-        f"to learn. The paper's settings (--preset atari100k) would take, on this machine: {needed}."
+        f"to learn. The paper's settings (--preset atari100k) would take, on this machine{engine}: {needed}."
     )
 
 

@@ -1,13 +1,21 @@
 """The measured speed: by the clock on a quiet machine, by the processors' time on a busy one."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from faulty_paths import FailingPath
 
 from diamond_fast import speed
+from diamond_fast.engine.choose import candidates, choose_path
+from diamond_fast.engine.graphs import WARM_UP_CALLS
+from diamond_fast.engine.path import Path
 from diamond_fast.presets import PRESETS
 from diamond_fast.speed import Speed
 from diamond_fast.timing import Timing
+from diamond_fast.world_model import Agent
+
+CPU = torch.device("cpu")
 
 
 def test_a_quiet_machine_is_measured_by_the_clock():
@@ -43,6 +51,48 @@ def test_a_measured_speed_is_one_and_threads_stay_as_they_were(monkeypatch, load
     assert bool(measured.load) == bool(load)
     for now, best in ((measured.now.forward, measured.best.forward), (measured.now.training, measured.best.training)):
         assert 1e6 < now <= best < 1e15
+
+
+@pytest.mark.parametrize("engine", dict.fromkeys(path.engine for path in candidates(CPU, "fp32")))
+def test_the_engine_of_the_run_is_measured(monkeypatch, engine):
+    """Frames are drawn, and updates done, on the path that a trainer takes with the same settings."""
+    paths = []
+
+    def noted(function):
+        return lambda *args: (paths.append(next(x for x in args if isinstance(x, Path))), function(*args))[1]
+
+    for name in ("next_frame_sampler", "trained"):
+        monkeypatch.setattr(speed, name, noted(getattr(speed, name)))
+    monkeypatch.setattr(speed, "MEASURE_FOR", 0.0)
+    config = replace(PRESETS["catch"], engine=engine, precision="fp32")
+    measured = speed.measure_speed(config, 3, CPU)
+    assert paths == [choose_path(CPU, "fp32", engine)] * 2
+    assert measured.engine == paths[0].what
+
+
+def test_a_captured_update_is_measured_once_it_is_captured(monkeypatch):
+    """With a stand-in for graphs: what a GPU would replay is timed, not the calls that come before."""
+    calls = []
+
+    class Captures:
+        def __init__(self, name, function, **how):
+            assert (name, how) == ("denoiser", {"changes_state": True, "must": True})
+            self.function = function
+
+        def __call__(self, *inputs):
+            calls.append("captured" if len(calls) >= WARM_UP_CALLS else "warm-up")
+            return self.function(*inputs)
+
+    monkeypatch.setattr(speed, "Captured", Captures)
+    path = replace(choose_path(CPU, "fp32", "readable"), graphs=True)
+    model = Agent(PRESETS["catch"], 3).denoiser
+    (_, _), (train, flops) = speed._forward_and_training(PRESETS["catch"], model, path, batch_size=2)
+    assert calls == ["warm-up"] * WARM_UP_CALLS
+    before = [p.clone() for p in model.parameters()]
+    train()
+    assert calls[-1] == "captured"
+    assert any((p != q).any() for p, q in zip(model.parameters(), before, strict=True))  # the optimiser steps, too
+    assert flops > 0
 
 
 def test_a_path_that_fails_is_left_out_and_a_slower_one_measured(monkeypatch, capsys):

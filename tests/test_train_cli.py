@@ -330,12 +330,21 @@ def test_a_run_is_created_locked_closed_and_summed_up(capsys, tmp_path, trainers
 
 
 def test_without_cuda_it_says_what_the_paper_would_take(capsys, trainers, monkeypatch):
-    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: GIGAFLOPS)
+    """With the engine that is asked for."""
+    measured = []
+
+    def measure_speed(config, action, device):
+        measured.append(config)
+        return replace(GIGAFLOPS, engine="readable networks")
+
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", measure_speed)
     monkeypatch.setattr("diamond_fast.estimate.Cost.seconds", lambda cost, speed: 1.0)
-    run_main("--game Pong --out x")
+    run_main("--game Pong --out x --engine readable --precision fp32")
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("No CUDA: taking --preset quick")
-    assert first.endswith("--preset atari100k) would take, on this machine: about 14 d 3 h.")  # 1.22 million updates
+    expected = "--preset atari100k) would take, on this machine with readable networks: about 14 d 3 h."
+    assert first.endswith(expected)  # 1.22 million updates
+    assert measured == [replace(PRESETS["atari100k"], engine="readable", precision="fp32")]
 
 
 def test_resuming_uses_the_same_folder(capsys, run, trainers):

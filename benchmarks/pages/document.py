@@ -11,38 +11,44 @@ Document = dict[str, Any]
 Row = dict[str, Any]
 
 
-def from_pytest(report: dict[str, Any]) -> Document:
-    """From what pytest-benchmark wrote, with what ``benchmarks/conftest.py`` added to it."""
-    suite, cpu = report["suite"], report["machine_info"]["cpu"]
-    hardware = {"cpu": cpu.get("brand_raw", "unknown processor"), "cores": cpu["count"], "gpu": suite["gpu"]}
-    return {
-        "format": FORMAT,
-        "machine": _machine_line(hardware),
-        "hardware": hardware,
-        "software": {"python": report["machine_info"]["python_version"], **suite["software"]},
-        "commit": {name: report["commit_info"].get(name) for name in ("id", "dirty")},
-        "date": report["datetime"],
-        "effort": suite["effort"],
-        "threads": suite["threads"],
-        "rates": suite["rates"],
-        "rows": [b["extra_info"]["row"] for b in report["benchmarks"] if "row" in b["extra_info"]],
-        "not_run": suite["not_run"],
-        "failed": suite["failed"],
-    }
+SETTINGS = ("format", "hardware", "software", "commit", "effort", "threads")
+"""Rows belong together if these are the same."""
 
 
-def merged(earlier: Document, later: Document) -> Document:
-    """Parts of a suite that were run one after the other: the later one's rows replace the earlier one's.
+def new(hardware: dict[str, Any], **settings: Any) -> Document:
+    """Without rows.
 
-    If commit, machine or effort differ, the earlier one is dropped.
+    Args:
+        settings: ``software``, ``commit``, ``date``, ``effort``, ``threads`` and the machine's ``rates``.
     """
-    if any(earlier.get(name) != later[name] for name in ("format", "hardware", "software", "commit", "effort")):
-        return later
-    new = {row_key(row) for row in later["rows"]}
-    rows = [row for row in earlier["rows"] if row_key(row) not in new] + later["rows"]
-    run = {entry["benchmark"] for entry in later["not_run"]}
-    not_run = [entry for entry in earlier["not_run"] if entry["benchmark"] not in run] + later["not_run"]
-    return {**later, "rows": rows, "not_run": not_run}
+    first = {"format": FORMAT, "machine": _machine_line(hardware), "hardware": hardware}
+    return {**first, **settings, "rows": [], "not_run": [], "failed": []}
+
+
+def going_on(earlier: Document | None, document: Document) -> Document:
+    """The document with the rows of an earlier one, unless its settings differ."""
+    if earlier is None or any(earlier.get(name) != document[name] for name in SETTINGS):
+        return document
+    return {**document, "rows": earlier["rows"], "not_run": earlier["not_run"]}
+
+
+def has(document: Document, name: str, rivals: str) -> bool:
+    """Whether it has a benchmark's row, with rivals if they are wanted."""
+    rows = [row for row in document["rows"] if row.get("benchmark") == name]
+    return any(rivals == "without" or row["rivals"] != "without" for row in rows)
+
+
+def add(document: Document, row: Row) -> None:
+    """In the place of an earlier one of the same case."""
+    rows = [earlier for earlier in document["rows"] if row_key(earlier) != row_key(row)]
+    document["rows"] = [*rows, row]
+
+
+def write(document: Document, path: Path) -> None:
+    """As a whole or not at all, whenever it is stopped."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(document, indent=1) + "\n")
+    unfinished.replace(path)
 
 
 def row_key(row: Row) -> tuple[str, str]:

@@ -175,6 +175,8 @@ def _headlines(document: Document) -> dict[str, Row]:
                 continue
             if "imagined steps" in row["case"] and row["case"]["imagined steps"] < 15:
                 title += f" ({row['case']['imagined steps']} of 15 imagined steps)"
+            if row["case"].get("part") == "half":
+                title = f"half {title}"
             found[f"{title}, {row['unit']}"] = row
             break
     return found

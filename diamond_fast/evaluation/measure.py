@@ -127,7 +127,7 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
     sampling = {}
     for n in task.denoising_steps:
         cfg = replace(config, world_model=config.world_model.with_denoising_steps(n))
-        rates = (measure_sampling_rate(agent, replay, cfg, task.batch_size, fast) for fast in (False, True))
+        rates = (measure_sampling_rate(agent, replay, cfg, task.batch_size, path) for path in (None, task.path))
         sampling[str(n)] = [asdict(rate) for rate in rates if rate]
     figures = {
         "held_out": {"source": task.held_out_source, "episodes": replay.num_episodes, "steps": replay.num_steps},

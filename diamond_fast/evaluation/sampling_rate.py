@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.fast_denoiser import FastDenoiser
+from diamond_fast.engine.path import Path
 from diamond_fast.evaluation.open_loop import spread
 from diamond_fast.frames import to_float
 from diamond_fast.replay import Replay
@@ -26,19 +27,19 @@ class SamplingRate:
 
 
 def measure_sampling_rate(
-    agent: Agent, replay: Replay, cfg: RunConfig, batch_size: int, fast: bool = False, seconds: float = 1.0
+    agent: Agent, replay: Replay, cfg: RunConfig, batch_size: int, path: Path | None = None, seconds: float = 1.0
 ) -> SamplingRate | None:
     """Draw next frames of held-out contexts for some seconds (3 batches at least); None without any.
 
     Args:
-        fast: with FastDenoiser, whose arithmetic may be coarser; else with the sampler that the errors are measured of.
+        path: with FastDenoiser on this path; None: with the plain sampler.
     """
     context = cfg.denoiser.inner_model.num_steps_conditioning
     starts = spread(replay.lengths, context, batch_size)
     if not starts:
         return None
     device, s = agent.denoiser.device, cfg.world_model.sampler
-    sampler = FastDenoiser(agent.denoiser, s) if fast else DiffusionSampler(agent.denoiser, s)
+    sampler = DiffusionSampler(agent.denoiser, s) if path is None else FastDenoiser(agent.denoiser, s, engine=path)
     batch = replay.cut(starts, context)
     obs, act = to_float(batch.frames.to(device)), batch.act.to(device)
     rate = frames_per_second(sampler, obs, act, seconds)

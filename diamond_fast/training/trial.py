@@ -91,18 +91,26 @@ def rehearse(cfg: RunConfig, action: Action, path: Path, begins) -> None:
     agent = Agent(cfg, action)
     agent.to(path.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     with TemporaryDirectory() as folder:
-        updates = make_updates(cfg, agent, _random_replay(cfg, action, FilePath(folder)), path, segments_seed=0)
+        updates = make_updates(cfg, agent, _replay_of(cfg, action, FilePath(folder)), path, segments_seed=0)
         for name, update in updates.items():
             begins(name)
             update.train(WARM_UP_CALLS + 2, lambda: None)
 
 
-def _random_replay(cfg: RunConfig, action: Action, folder: FilePath) -> Replay:
-    """Two episodes, each longer than any sequence that is trained on. Frames of two sizes are kept in the folder."""
-    rng = np.random.default_rng(0)
-    length = 2 * max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
+def _replay_of(cfg: RunConfig, action: Action, folder: FilePath) -> Replay:
+    """Frames of two sizes are kept in the folder."""
     if cfg.upsampling > 1:
-        return _in_two_sizes(cfg, action, folder, max(length, 2 * cfg.upsampler_seq_length))
+        return _in_two_sizes(cfg, action, folder, max(_episode_length(cfg), 2 * cfg.upsampler_seq_length))
+    return random_replay(cfg, action)
+
+
+def _episode_length(cfg: RunConfig) -> int:
+    return 2 * max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
+
+
+def random_replay(cfg: RunConfig, action: Action) -> Replay:
+    """Two episodes, each longer than any sequence that is trained on, of frames of one size."""
+    rng, length = np.random.default_rng(0), _episode_length(cfg)
     replay = Replay(cfg.frame_shape, 1, 2 * length, action)
     for step in range(2 * length):
         frame, last = rng.integers(256, size=(2, 1, *cfg.frame_shape), dtype=np.uint8)

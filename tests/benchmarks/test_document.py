@@ -1,60 +1,69 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
-from pages.document import file_stem, from_pytest, merged, read, read_all
+from pages.document import add, file_stem, going_on, has, new, read, read_all, write
 
 
-def test_from_pytests_report():
-    report = {
-        "machine_info": {"cpu": {"brand_raw": "Intel(R) Xeon(R) CPU", "count": 2}, "python_version": "3.11.7"},
-        "commit_info": {"id": "abc", "dirty": True, "branch": "main"},
-        "datetime": "2026-01-02T03:04:05",
-        "benchmarks": [{"extra_info": {"row": {"stem": "x"}}}, {"extra_info": {}}],
-        "suite": {
-            "gpu": None,
-            "software": {"torch": "2.13"},
-            "effort": "full",
-            "threads": 2,
-            "rates": {},
-            "not_run": [],
-            "failed": ["test_y"],
-        },
-    }
-    document = from_pytest(report)
+def test_a_new_document(document):
+    settings = {name: document[name] for name in ("software", "commit", "date", "effort", "threads", "rates")}
+    document = new({"cpu": "Intel(R) Xeon(R) CPU", "cores": 2, "gpu": None}, **settings)
+    assert document.items() >= settings.items()
     assert document["machine"] == "2 cores of Intel(R) Xeon(R) CPU"
-    assert document["software"] == {"python": "3.11.7", "torch": "2.13"}
-    assert document["commit"] == {"id": "abc", "dirty": True}
-    assert document["rows"] == [{"stem": "x"}]  # a benchmark without a row is none of ours
-    assert document["failed"] == ["test_y"]
+    assert (document["rows"], document["not_run"], document["failed"]) == ([], [], [])
     assert file_stem(document) == "intel-xeon-cpu-2-cores"
-    report["suite"]["gpu"] = {"name": "NVIDIA H100 80GB HBM3", "driver": "570.1"}
-    document = from_pytest(report)
+    gpu = {"name": "NVIDIA H100 80GB HBM3", "driver": "570.1"}
+    document = new({"cpu": "Intel(R) Xeon(R) CPU", "cores": 2, "gpu": gpu}, **settings)
     assert document["machine"] == "NVIDIA H100 80GB HBM3, driver 570.1, 2 cores of Intel(R) Xeon(R) CPU"
     assert file_stem(document) == "nvidia-h100-80gb-hbm3"
 
 
-def test_parts_of_a_suite_join(document):
-    part = copy.deepcopy(document)
-    changed, new = copy.deepcopy(document["rows"][0]), copy.deepcopy(document["rows"][0])
+def test_a_row_takes_the_place_of_an_earlier_one_of_its_case(document):
+    changed, another = copy.deepcopy(document["rows"][0]), copy.deepcopy(document["rows"][0])
     changed["figures"]["FastDenoiser"]["median"] = 333.0
-    new["case"]["batch"] = 1
-    part["rows"] = [changed, new]
-    part["not_run"] = [{"benchmark": "test_edm_step", "reason": "another", "cases": 1}]
-    both = merged(document, part)
-    assert [(row["stem"], row["case"].get("batch")) for row in both["rows"]] == [
+    another["case"]["batch"] = 1
+    add(document, changed)
+    add(document, another)
+    assert [(row["stem"], row["case"].get("batch")) for row in document["rows"]] == [
         ("denoiser, technique by technique", 8),
         ("denoiser", 32),
         ("denoiser", 1),
     ]
-    assert both["rows"][1]["figures"]["FastDenoiser"]["median"] == 333.0
-    assert both["not_run"] == part["not_run"]
+    assert document["rows"][1]["figures"]["FastDenoiser"]["median"] == 333.0
 
 
-@pytest.mark.parametrize("name", ["hardware", "software", "commit", "effort"])
-def test_parts_that_do_not_belong_together_do_not_join(document, name):
-    other = {**document, name: "other", "rows": []}
-    assert merged(other, document) == document
+def test_rows_of_the_same_settings_are_kept(document):
+    later = {**copy.deepcopy(document), "rows": [], "not_run": [], "date": "2026-01-02T00:00:00"}
+    both = going_on(document, later)
+    assert (both["rows"], both["not_run"]) == (document["rows"], document["not_run"])
+    assert both["date"] == later["date"]
+    assert going_on(None, later) == later
+
+
+@pytest.mark.parametrize("name", ["hardware", "software", "commit", "effort", "threads"])
+def test_rows_of_other_settings_are_not_kept(document, name):
+    later = {**document, name: "other", "rows": []}
+    assert going_on(document, later) == later
+
+
+@pytest.mark.parametrize(("measured", "wanted", "kept"), [("with", "only", True), ("without", "with", False)])
+def test_a_row_without_rivals_is_measured_again_with_them(document, measured, wanted, kept):
+    document["rows"][0] |= {"benchmark": "fast_denoiser::test_sampling[32-3]", "rivals": measured}
+    assert has(document, "fast_denoiser::test_sampling[32-3]", wanted) == kept
+    assert has(document, "fast_denoiser::test_sampling[32-3]", "without")
+    assert not has(document, "fast_denoiser::test_sampling[1-3]", "without")
+
+
+def test_a_document_is_never_half_written(document, tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write(document, path)
+    before = path.read_text()
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        write({**document, "rows": []}, path)
+    assert path.read_text() == before
+    assert read_all(tmp_path) == {"a": document}
 
 
 def test_other_files_are_passed_over_or_refused(document, tmp_path):

@@ -13,9 +13,6 @@ from measuring import Effort, Measurement
 class Benchmark:
     """What is used of pytest-benchmark's fixture."""
 
-    def __init__(self):
-        self.extra_info = {}
-
     def pedantic(self, call, rounds):
         for _ in range(rounds):
             call()
@@ -46,7 +43,7 @@ def measurement(**effort) -> Measurement:
 
 
 def test_candidates_take_turns_after_a_warm_up_each(clock):
-    turns = measurement().take_turns({"a": clock.takes("a", 9, 1, 2, 3), "b": clock.takes("b", 0.5)})
+    turns = measurement().take_turns({"a": clock.takes("a", 3, 1, 2, 3), "b": clock.takes("b", 0.5)})
     assert clock.calls == ["a", "b"] + ["a", "b"] * 3
     assert turns.seconds == {"a": [1, 2, 3], "b": [0.5, 0.5, 0.5]}
 
@@ -69,6 +66,13 @@ def test_of_slow_rounds_the_warm_up_is_the_first(clock):
     assert turns.seconds == {"a": [8, 7], "b": [4, 5]}
 
 
+def test_when_the_time_is_up_no_further_round_begins(clock):
+    m = measurement(seconds=1000)
+    m.deadline = 4.5  # the warm-up takes 1 s, a round 1 s
+    assert m.take_turns({"a": clock.takes("a", 1)}).seconds == {"a": [1, 1, 1, 1]}
+    assert m.take_turns({"a": clock.takes("a", 1)}).seconds == {"a": [1]}
+
+
 def test_what_a_compiler_takes_is_no_turn(clock):
     turns = measurement().take_turns({"a": clock.takes("a", 8, 7), "b": clock.takes("b", 100, 4)}, optional=("b",))
     assert turns.seconds == {"a": [8, 7], "b": [4, 4]}
@@ -87,16 +91,16 @@ def test_others_may_fail_and_ours_may_not(clock):
 
 def test_a_row_of_rates(clock):
     m = measurement()
-    turns = m.take_turns({"ours": clock.takes("ours", 1, 1, 2, 4), "theirs": clock.takes("theirs", 8)})
+    turns = m.take_turns({"ours": clock.takes("ours", 0.25, 0.25, 0.5, 1), "theirs": clock.takes("theirs", 2)})
     machine = Machine({"float32": 1e12}, 1e9)
-    floor = machine.arithmetic(5e11, torch.float32)
-    m.row("s", {"n": 2}, turns, "ours", work=8, unit="NFE/s", floor=floor, left_out={"x": "y"}, also={"path": "amx"})
-    row = m.benchmark.extra_info["row"]
+    floor = machine.arithmetic(1.25e11, torch.float32)
+    m.row("s", {"n": 2}, turns, "ours", work=2, unit="NFE/s", floor=floor, left_out={"x": "y"}, also={"path": "amx"})
+    row = m.written[-1]
     assert row["figures"]["ours"] == {"median": 4.0, "best": 8.0, "low": 2.0, "high": 8.0, "turns": 3}
     assert row["ratios"] == {"theirs": {"ratio": 4.0, "low": 2.0, "high": 8.0, "decided": True}}
     assert row["floor"] == {
-        "ms": 500.0,
-        "what": "500 GFLOP at 1 TFLOP/s, a float32 matrix product's rate",
+        "ms": 125.0,
+        "what": "125 GFLOP at 1 TFLOP/s, a float32 matrix product's rate",
         "share": 0.5,
     }
     assert (row["unit"], row["higher_is_better"], row["left_out"], row["also"]) == (
@@ -111,7 +115,7 @@ def test_a_row_of_times(clock):
     m = measurement()
     turns = m.take_turns({"ours": clock.takes("ours", 2)})
     m.row("s", {}, turns, "ours", floor=Machine({}, 1e9).memory(1e9))
-    row = m.benchmark.extra_info["row"]
+    row = m.written[-1]
     assert (row["unit"], row["higher_is_better"], row["ratios"]) == ("ms", False, {})
     assert row["figures"]["ours"]["median"] == 2000.0
     assert row["floor"]["share"] == 0.5
@@ -140,4 +144,4 @@ def test_each_row_is_written_at_once(clock, tmp_path):
         m.row("s", {"n": n}, m.take_turns({"ours": clock.takes("ours", 2)}), "ours")
         rows = [json.loads(line) for line in m.rows.read_text().splitlines()]
         assert [row["case"] for row in rows] == [{"n": i + 1} for i in range(n)]
-    assert rows[1] == m.benchmark.extra_info["row"]
+    assert rows[1] == m.written[-1]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,9 +78,9 @@ def test_every_benchmark_works(tmp_path, files, expected):
     assert (tmp_path / "benchmarks.md").stat().st_size > 1000
 
 
-def test_what_was_measured_before_ctrl_c_is_written(tmp_path):
+def test_what_was_measured_before_ctrl_c_is_written_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, "-u", "-m", "diamond_fast.bench", "--tiny", "--out", str(tmp_path), "--only", "startup"]
-    command += ["fast_denoiser", "replay"]
+    command += ["checkpoint", "replay"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     with subprocess.Popen(
         command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -88,6 +89,24 @@ def test_what_was_measured_before_ctrl_c_is_written(tmp_path):
         os.killpg(process.pid, signal.SIGINT)
         _, err = process.communicate()
     assert process.returncode == 130
-    assert err.endswith("Stopped; what was measured until then is written\n")
+    assert err.endswith("Stopped; what was measured until then is written, and the same command goes on\n")
     (path,) = tmp_path.glob("*.json")
-    assert json.loads(path.read_text())["rows"]
+    before = json.loads(path.read_text())["rows"]
+    assert before
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    rows = json.loads(path.read_text())["rows"]
+    assert [row for row in rows if row in before] == before  # with the time each took: not measured again
+    assert {row["stem"] for row in rows} >= {"start-up", "checkpoint", "replay batches"}
+    assert not any(row["benchmark"].rpartition(":")[2] + " PASSED" in done for row in before)
+
+
+def test_what_does_not_fit_into_the_time_is_listed(tmp_path, capfd):
+    assert suite.measure(tmp_path, "quick", [suite.benchmark_file("startup")], minutes=0.02) == 0
+    (path,) = tmp_path.glob("*.json")
+    document = json.loads(path.read_text())
+    assert document["rows"] == []
+    (left_out,) = document["not_run"]
+    assert left_out["benchmark"] == "test_start_up"
+    assert re.fullmatch(r"takes about \d+ s here, for which 0.02 minutes left no time", left_out["reason"])
+    assert "Planned: 0 benchmarks in about" in capfd.readouterr().out
+    assert left_out["reason"] in (tmp_path / "benchmarks.md").read_text()

@@ -4,11 +4,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 from small_world import SMALL_WORLD as CFG
 from small_world import make_agent, make_replay
 
 from diamond_fast import timing
 from diamond_fast.config import SamplerConfig
+from diamond_fast.engine.choose import candidates, choose_path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.evaluation.sampling_rate import measure_sampling_rate
 from diamond_fast.world_model import DiffusionSampler
@@ -38,9 +40,17 @@ def test_the_sampling_rate_of_a_sampler_that_takes_20_ms(agent, monkeypatch, ord
     monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: now[0], process_time=lambda: 0.0))
     sampler = SamplerConfig(num_steps=3, order=order)
     cfg = replace(CFG, world_model=replace(CFG.world_model, sampler=sampler))
-    rate = measure_sampling_rate(agent, make_replay([40]), cfg, batch_size=2, fast=fast, seconds=0.57)
+    path = choose_path(torch.device("cpu"), "fp32") if fast else None
+    rate = measure_sampling_rate(agent, make_replay([40]), cfg, batch_size=2, path=path, seconds=0.57)
     assert next(durations, None) is None  # five batches until 0.57 s were over
     assert rate.batch_size == 2
     assert (rate.path == "plain") != fast
     assert rate.frames_per_second == pytest.approx(2 / 0.02)
     assert rate.denoiser_calls_per_second == pytest.approx(calls * 2 / 0.02)
+
+
+@pytest.mark.parametrize("engine", dict.fromkeys(path.engine for path in candidates(torch.device("cpu"), "fp32")))
+def test_the_engine_asked_for_draws_the_frames(agent, engine):
+    path = choose_path(torch.device("cpu"), "fp32", engine)
+    rate = measure_sampling_rate(agent, make_replay([40]), CFG, batch_size=2, path=path, seconds=0.0)
+    assert rate.path == f"{engine} float32"
