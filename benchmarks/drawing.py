@@ -29,8 +29,8 @@ def sampling(denoiser: Denoiser | FastDenoiser, frames: Frames, steps: int) -> C
 
 
 def compiled(denoiser: Denoiser, **options) -> Denoiser:
-    """With ``denoise`` compiled: all that is done more than once a frame."""
-    denoiser.denoise = torch.compile(denoiser.denoise, dynamic=False, **options)
+    """With its network compiled, once for each batch size."""
+    denoiser.inner_model.compile(dynamic=False, **options)
     return denoiser
 
 
