@@ -57,21 +57,28 @@ gpu_tests() {
     "$python" -m pytest "${which[@]}" -p no:cacheprovider
 }
 
-# Figures of these benchmarks. A rehearsal takes the first one alone, at tiny size.
+# Figures of these benchmarks. A rehearsal takes each step's first one, at tiny size, and all of them in the last step:
+# a start of Python, a look at the machine and the tables cost more than they do.
 bench() {
     local how=(--rivals "$1") which=("${@:2}")
-    [ -z "$rehearsal" ] || how+=(--tiny) which=("$2")
+    if [ -n "$rehearsal" ]; then
+        echo "$2" >>"$work/to_bench"
+        [ "$step" = rest ] || return 0
+        mapfile -t which < <(sort -u "$work/to_bench")
+        how+=(--tiny)
+        rm "$work/to_bench"
+    fi
     "$python" -m diamond_fast.bench --out "$work/bench" --rows "$out/figures.jsonl" "${how[@]}" --only "${which[@]}"
     local code=$?
     cp "$work/bench/"*.json "$out/bench.json"
     return $code
 }
 
-# Benchmarks with nothing to measure on a CPU.
+# Benchmarks with nothing to measure on a CPU: a rehearsal collects one of them, once.
 bench_on_gpu() {
     if [ -z "$rehearsal" ]; then
         bench "$@"
-    else
+    elif [ "$step" = rivals ]; then
         "$python" -m pytest benchmarks/test_edm_step.py "--rivals=$1" --collect-only -m gpu -p no:cacheprovider
     fi
 }
@@ -131,7 +138,8 @@ mkdir -p "$out" "$work/logs" "$work/bench"
 touch "$out/done"
 case ${1:-} in
     --run)
-        run_step "$2"
+        step=$2
+        run_step "$step"
         exit
         ;;
     --wheels)
