@@ -83,6 +83,8 @@ COSTS: dict[str, Callable[..., Cost]] = {
     "test_over_buffer_size": lambda num_steps: Cost(8, 1),
     "test_append": lambda: Cost(4, 1),
     "test_boxing_on_disk": lambda: Cost(20, 1),
+    "test_recordings": lambda stage, batch_size, seq_length: Cost(60, 4),
+    "test_import": lambda: Cost(30, 60),
     "test_start_up": lambda: Cost(0, 130),
     "test_checkpoint": lambda: Cost(5, 10),
 }
