@@ -1,5 +1,6 @@
-// The instructions that csrc/cpu/amx is written in, in plain C++, so that its logic is tested on any processor. Found
-// before the compiler's own header. It rounds like the real ones, but for approximate reciprocals, which it divides.
+// The instructions that csrc/cpu is written in for AMX and AVX-512, in plain C++, so that its logic is tested on any
+// processor. Found before the compiler's own header. They round like the real ones, except that a product is rounded
+// before it is added and an approximate reciprocal is a division.
 #pragma once
 
 #include <cmath>
@@ -17,6 +18,7 @@ using __m128i = int __attribute__((vector_size(16), may_alias));
 using __m128bh = uint16_t __attribute__((vector_size(16), may_alias));
 using __mmask16 = uint16_t;
 
+#define _MM_FROUND_TO_NEAREST_INT 0
 #define _MM_FROUND_TO_NEG_INF 1
 #define _MM_FROUND_NO_EXC 8
 
@@ -102,12 +104,18 @@ inline __m512 _mm512_mul_ps(__m512 a, __m512 b) { return a * b; }
 inline __m512 _mm512_max_ps(__m512 a, __m512 b) {
   return emulated::each([&](int i) { return a[i] > b[i] ? a[i] : b[i]; });
 }
+inline __m512 _mm512_min_ps(__m512 a, __m512 b) {
+  return emulated::each([&](int i) { return a[i] < b[i] ? a[i] : b[i]; });
+}
 inline __m512 _mm512_fmadd_ps(__m512 a, __m512 b, __m512 c) { return a * b + c; }
 inline __m512 _mm512_fmsub_ps(__m512 a, __m512 b, __m512 c) { return a * b - c; }
 inline __m512 _mm512_fnmadd_ps(__m512 a, __m512 b, __m512 c) { return c - a * b; }
 inline __m512 _mm512_rcp14_ps(__m512 a) { return 1.0f / a; }
 inline __m512 _mm512_reduce_ps(__m512 a, int) {
   return emulated::each([&](int i) { return a[i] - std::floor(a[i]); });
+}
+inline __m512 _mm512_roundscale_ps(__m512 a, int) {
+  return emulated::each([&](int i) { return std::nearbyint(a[i]); });
 }
 inline __m512 _mm512_scalef_ps(__m512 a, __m512 b) {
   return emulated::each([&](int i) { return a[i] * std::exp2(std::floor(b[i])); });

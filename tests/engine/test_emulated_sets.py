@@ -1,7 +1,7 @@
-"""The operations written for AMX, on any processor: compiled against twins of its instructions in plain C++.
+"""Instruction sets that a processor lacks, on any processor: compiled against twins of the instructions in plain C++.
 
-That they are put together correctly is shown here, forward and back; that the twins are what the processor does, by the
-other tests of the engine on one that has AMX. They are slow, so networks are small here.
+That operations are put together of them correctly is shown here, forward and back; that the twins are what a processor
+does, by the other tests of the engine on one that has them. They are slow, so networks are small here.
 """
 
 import shutil
@@ -20,15 +20,18 @@ ROOT = Path(__file__).parents[2]
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed"),
-    pytest.mark.xdist_group("amx_emulated"),  # it is compiled once
+    pytest.mark.xdist_group("emulated_sets"),  # each is compiled once
 ]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    path = tmp_path_factory.mktemp("emulated") / "amx.so"
+@pytest.fixture(
+    scope="module",
+    params=["amx", pytest.param("avx512", marks=pytest.mark.slow), pytest.param("neon", marks=pytest.mark.slow)],
+)
+def library(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp("emulated") / f"{request.param}.so"
     flags = ["-std=c++17", "-O1", "-Wall", "-Wno-psabi", "-Werror", "-fPIC", "-shared", "-pthread"]
-    source = ROOT / "csrc" / "cpu" / "set_amx.cpp"
+    source = ROOT / "csrc" / "cpu" / f"set_{request.param}.cpp"
     instructions = ROOT / "tests" / "csrc" / "emulated"
     subprocess.run(["g++", *flags, f"-I{instructions}", source, "-o", path], check=True, timeout=400)
     return path
@@ -39,13 +42,13 @@ def engine(library, monkeypatch):
     compiled = _cpu.Program
 
     def program(num_threads, instruction_set, path):
-        assert (instruction_set, path) == ("amx", str(library))
+        assert (instruction_set, path) == (library.stem, str(library))
         return compiled(num_threads, "portable", path)  # which asks the processor for nothing
 
     monkeypatch.setattr(_cpu, "Program", program)
     monkeypatch.setattr(cpu_program, "_library", lambda _: library)
     monkeypatch.setattr(cpu_program, "why_not", lambda _: None)
-    return Engine("amx")
+    return Engine(library.stem)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 7), (1, 1), (16, 10), (3, 33)])
