@@ -34,6 +34,7 @@ from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.imagination import STARTS_AT_ONCE, ImaginationState, InitialStates
 from diamond_fast.engine.recompute import play, usual_capacity
 from diamond_fast.engine.rollout import RolloutState
+from diamond_fast.kernels.frames_to_float import frames_to_float
 from diamond_fast.world_model import Agent
 
 NUM_ENVS, NUM_ACTIONS = 32, 18
@@ -126,7 +127,8 @@ class Fakes:
         steps = cfg.actor_critic_loss.backup_every
         with self.on_gpu():
             unused: Any = None
-            env = FastImaginedEnv(self, self.reward_end, cfg.world_model.horizon, unused, n, steps)
+            states = InitialStates(unused, self.reward_end, 1, frames_to_float)
+            env = FastImaginedEnv(self, self.reward_end, cfg.world_model.horizon, states, n, steps)
             env.asks = False
             env.randn, env.categorical = normal, categorical
             state = contexts(n, size, cfg.reward_end.lstm_dim)
@@ -145,7 +147,7 @@ class Fakes:
         with self.on_gpu():
             starts = contexts(STARTS_AT_ONCE, self.cfg.frame_size, 0)[:3]
             unused: Any = None
-            states = InitialStates(unused, self.reward_end, 1)
+            states = InitialStates(unused, self.reward_end, 1, frames_to_float)
             with CountLaunches() as counted:
                 states.burnt_in(*starts)
         return counted

@@ -110,7 +110,7 @@ train() {
 # A kernel's tests after the other, so that what was found is in the log if the time is up.
 sanitize() {
     local sanitizer=(compute-sanitizer --tool memcheck --error-exitcode 3 --target-processes all) failed=0 which=gpu
-    [ -z "$rehearsal" ] || sanitizer=(env) which="not gpu and not slow" kernels=(replay_gather)
+    [ -z "$rehearsal" ] || sanitizer=(env) which="not gpu and not slow" kernels=(frames_to_float)
     for kernel in "${kernels[@]}"; do
         # torch's own allocator would hand out pieces of blocks far larger than a tensor, which hide what is beyond it
         PYTORCH_NO_CUDA_MEMORY_CACHING=1 "${sanitizer[@]}" "$python" -m pytest "tests/kernels/test_$kernel.py" \

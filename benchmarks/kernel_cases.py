@@ -15,10 +15,10 @@ from diamond_fast.kernels.bias_residual_stats import bias_residual_stats, group_
 from diamond_fast.kernels.edm_loss import edm_loss
 from diamond_fast.kernels.edm_precondition_input import edm_precondition_input
 from diamond_fast.kernels.edm_step import edm_step
+from diamond_fast.kernels.frames_to_float import frames_to_float
 from diamond_fast.kernels.fused_conv import Norm, Projection, fused_conv
 from diamond_fast.kernels.group_norm_silu import group_norm_silu
 from diamond_fast.kernels.lstm_unroll import lstm_unroll
-from diamond_fast.kernels.replay_gather import replay_gather
 
 NORM_FORWARD_FLOPS = 12  # 4 for the statistics, 3 to normalise, 5 for SiLU
 NORM_BACKWARD_FLOPS = 21  # 13 for x_hat, z and dz, 3 for the sums, 5 for dx
@@ -131,19 +131,17 @@ def conv_case(
     return Case("fused_conv", name, make, (inputs + further + pixels * out) * dtype.itemsize, flops)
 
 
-def input_case(n: int, size: int, obs_dtype: torch.dtype) -> Case:
+def input_case(n: int, size: int) -> Case:
     def make(device):
         noisy = image(device, n, 3, size, FP32)
-        if obs_dtype == torch.uint8:
-            obs = torch.zeros(n, 4, size, size, 3, dtype=obs_dtype, device=device)
-        else:
-            obs = torch.zeros(n, 4, 3, size, size, dtype=obs_dtype, device=device)
+        obs = torch.zeros(n, 4, 3, size, size, device=device)
         return lambda impl: edm_precondition_input(noisy, obs, 0.5, impl=impl)
 
     pixels = n * size**2
-    bytes_moved = pixels * (3 * 4 + 12 * obs_dtype.itemsize + 16 * 2)
-    name = f"{n} x (4+1) x 3 x {size} x {size}, context {str(obs_dtype)[6:]}"
-    return Case("edm_precondition_input", name, make, bytes_moved, pixels * (12 * 4 + 3))
+    bytes_moved = pixels * (3 * 4 + 12 * 4 + 16 * 2)
+    return Case(
+        "edm_precondition_input", f"{n} x (4+1) x 3 x {size} x {size}", make, bytes_moved, pixels * (12 * 4 + 3)
+    )
 
 
 def step_case(n: int, size: int) -> Case:
@@ -168,19 +166,14 @@ def loss_case(n: int, size: int) -> Case:
     return Case("edm_loss", name, make, elements * (2 + 4 + 4 + 4 + 2 + 4 + 4 + 2), elements * 21)
 
 
-def gather_case(n: int, length: int, size: int) -> Case:
-    """Segments at random out of 100 000 frames."""
-    num_frames = 100_000
-
+def frames_case(n: int, length: int, size: int) -> Case:
     def make(device):
-        shape = (num_frames if device.type == "cuda" else length, size, size, 3)
-        slab = torch.empty(shape, dtype=torch.uint8, device=device)
-        starts = torch.randint(0, len(slab) - length + 1, (n, 1), device=device)
-        rows = starts + torch.arange(length, device=device)
-        return lambda impl: replay_gather(slab, rows, impl=impl)
+        frames = torch.zeros(n, length, size, size, 3, dtype=torch.uint8, device=device)
+        mask = torch.ones(n, length, dtype=torch.bool, device=device)
+        return lambda impl: frames_to_float(frames, mask, impl=impl)
 
     elements = 3 * n * length * size**2
-    return Case("replay_gather", f"{n} x {length} x {size} x {size} x 3", make, elements * (1 + 4), elements * 4)
+    return Case("frames_to_float", f"{n} x {length} x {size} x {size} x 3", make, elements * (1 + 4), elements * 4)
 
 
 def lstm_case(n: int, length: int, width: int) -> Case:
@@ -224,8 +217,8 @@ def paper_cases() -> list[Case]:
         cases += [conv_case(n, 64, 0, 64, 64, BF16, "stride 2"), conv_case(n, 64, 0, 64, 32, BF16, "upsample")]
         cases += [conv_case(n, 16, 0, 64, 64, BF16, "plain"), conv_case(n, 64, 0, 8, 64, BF16, "norm")]
         cases.append(conv_case(n, 64, 0, 64, 8, BF16, "residual", kernel=1))
-        cases += [input_case(n, 64, torch.uint8), input_case(n, 64, FP32), step_case(n, 64), loss_case(n, 64)]
-        cases += [gather_case(n, length, 64) for length in (19, 6)]
+        cases += [input_case(n, 64), step_case(n, 64), loss_case(n, 64)]
+        cases += [frames_case(n, length, 64) for length in (19, 6)]
         cases.append(lstm_case(n, 15, 512))
     return cases
 
@@ -237,10 +230,10 @@ def few_cases() -> list[Case]:
         norm_case("ada_group_norm_silu", 32, 64, 0, 16, BF16, "forward + backward"),
         stats_case(32, 64, 64, BF16),
         conv_case(32, 64, 64, 64, 64, BF16, "norm + projection"),
-        input_case(32, 64, torch.uint8),
+        input_case(32, 64),
         step_case(32, 64),
         loss_case(32, 64),
-        gather_case(32, 6, 64),
+        frames_case(32, 6, 64),
         lstm_case(32, 2, 512),
     ]
 

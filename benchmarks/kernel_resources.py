@@ -38,12 +38,12 @@ Counted by `python benchmarks/fused_launch_counts.py` at a batch of 32, held by
 
 | | an evaluation of the denoiser | an imagined step | the rest of a rollout, once |
 | --- | --- | --- | --- |
-| by default | 186 launches, 2.27 GB | 785, 7.73 GB | 113, 7.56 GB |
-| with `fused_convs` | 60, 0.80 GB | 352, 2.96 GB | 86, 4.00 GB |
+| by default | 186 launches, 2.27 GB | 774, 7.67 GB | 109, 7.19 GB |
+| with `fused_convs` | 60, 0.80 GB | 341, 2.91 GB | 82, 3.62 GB |
 
-Starts of imagined episodes are burned in 256 at a time: 101 launches and 9.11 GB, 55 and 4.24 with `fused_convs`, and
-32 times that for the 8,192 starts of a refill. In training they are one CUDA graph: a refill launches it 32 times, with
-160 copies, instead of 3,232 kernels from Python.
+Starts of imagined episodes are burned in 256 at a time: 97 launches and 8.91 GB, 51 and 4.04 with `fused_convs`, and 32
+times that for the 8,192 starts of a refill. In training they are one CUDA graph: a refill launches it 32 times, with
+160 copies, instead of 3,104 kernels from Python.
 
 `fused_conv` computes norm and SiLU before a convolution and bias, residual and statistics behind it in one kernel. In
 exchange it reads its input nine times through the caches. So it is a candidate that is measured at first use, and
@@ -54,10 +54,17 @@ of all three models.
 ## Updates
 
 Counted by `python benchmarks/update_counts.py`, held by `tests/benchmarks/test_update_counts.py`: at the paper's shapes
-and a batch of 32, with casts, clipping and AdamW, an update through the kernels is 1330 launches and 13.9 GB for the
-denoiser, 420 and 17.6 GB for the reward/end model, 347 and 8.0 GB for the policy. Libraries may add some of their own.
+and a batch of 32, with casts, clipping and AdamW, an update through the kernels is 1326 launches and 13.8 GB for the
+denoiser, 416 and 17.4 GB for the reward/end model, 347 and 8.0 GB for the policy. Libraries may add some of their own.
 All weights are cast in one pass (`engine/trainable_weights.py`); gradients of a norm, of scale and shift come from one
 kernel or two, a convolution's bias is added with the residual, and an LSTM takes two launches a step there and back.
+
+Batches come from pinned memory as bytes, in one copy each: 2.4 MB for the denoiser and 7.5 MB for the reward/end model,
+and `frames_to_float` makes floats of them within the graph, in one pass of five launches' work. A copy of the replay on
+the device, gathered from by row, would save those 10 MB an update: 0.2 to 0.4 ms at 25 to 50 GB/s, **estimated**, of an
+update that is meant to take 65. It would take 1.2 GB of memory for 100,000 frames, and a place that never moves for a
+replay that grows. So there is none. Nor does the denoiser's input take bytes: context frames are needed as floats by
+the reward/end model, the policy and the loss all the same, and it would save 5 MB of the 2,910 of an imagined step.
 
 ## Resources
 

@@ -28,6 +28,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.recompute import Played, usual_capacity
 from diamond_fast.kernels import ada_group_norm_silu, dispatch
+from diamond_fast.kernels.frames_to_float import frames_to_float
 from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
 from diamond_fast.training.update import Update
 from diamond_fast.world_model import Agent
@@ -179,11 +180,14 @@ def make_update(model: str, batch: int = BATCH) -> tuple[Update, tuple[Tensor, .
             act, rew = torch.empty(batch, length, dtype=torch.int64), torch.empty(batch, length)
             if model == "denoiser":
                 objective, inputs = (
-                    DenoiserObjective(trained, None, cfg.sigma_distribution),
+                    DenoiserObjective(trained, None, cfg.sigma_distribution, frames_to_float),
                     (frames, flags, act, flags),
                 )
             else:
-                objective, inputs = RewardEndObjective(trained, None), (frames, flags, act, rew, flags, flags)
+                objective, inputs = (
+                    RewardEndObjective(trained, None, frames_to_float),
+                    (frames, flags, act, rew, flags, flags),
+                )
     update = Update(
         model,
         getattr(agent, {"reward_end": "rew_end_model"}.get(model, model)),

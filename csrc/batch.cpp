@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -13,7 +12,7 @@ namespace {
 // The size of everything, in which no step can have overflowed.
 bool fits(int64_t batch_size, int64_t seq_length, int64_t frame_bytes, int64_t act_bytes, int64_t full_bytes) {
   constexpr int64_t kMost = int64_t{1} << 46, kBytesAStep = 32;  // rounded up: all arrays but frames and actions
-  if (batch_size < 1 || seq_length < 1 || frame_bytes < 0 || act_bytes < 1 || act_bytes > kMost) return false;
+  if (batch_size < 1 || seq_length < 1 || frame_bytes < 1 || act_bytes < 1 || act_bytes > kMost) return false;
   if (full_bytes < 0 || full_bytes > kMost) return false;
   if (batch_size > kMost / kBytesAStep || seq_length > kMost / kBytesAStep / batch_size) return false;
   return frame_bytes <= kMost / (batch_size * seq_length) - kBytesAStep - act_bytes - full_bytes;
@@ -41,7 +40,6 @@ BatchLayout::BatchLayout(int64_t batch_size, int64_t seq_length, int64_t frame_b
   const int64_t steps = batch_size * seq_length;
   frames = place(steps * frame_bytes);
   act = place(steps * act_bytes);
-  slot = place(steps * static_cast<int64_t>(sizeof(int64_t)));
   rew = place(steps * static_cast<int64_t>(sizeof(float)));
   end = place(steps);
   trunc = place(steps);
@@ -90,7 +88,7 @@ void check_cuts(const Store& store, const View& view, const std::vector<Cut>& cu
     throw std::invalid_argument("layout: made for " + std::to_string(layout.batch_size) + " segments, not " +
                                 std::to_string(cuts.size()));
   }
-  if (layout.frame_bytes != 0 && layout.frame_bytes != store.frame_bytes()) {
+  if (layout.frame_bytes != store.frame_bytes()) {
     throw std::invalid_argument("layout: made for frames of " + std::to_string(layout.frame_bytes) + " bytes, not " +
                                 std::to_string(store.frame_bytes()));
   }
@@ -118,7 +116,7 @@ struct FromFile {
 
 std::vector<FromFile> files_for(const Store& store, const BatchLayout& layout, uint8_t* block) {
   std::vector<FromFile> files;
-  if (store.file() && layout.frame_bytes) files.push_back({store.file(), block + layout.frames});
+  if (store.file()) files.push_back({store.file(), block + layout.frames});
   if (layout.full_bytes) files.push_back({store.full(), block + layout.full});
   return files;
 }
@@ -174,9 +172,6 @@ void fill(Store& store, const View& view, const std::vector<Cut>& cuts, const Ba
     }
     std::memset(block + layout.mask_padding + first, 1, span.num_steps);
     std::memset(block + layout.pixel_mask + first, 1, span.num_frames);
-    auto* slots = reinterpret_cast<int64_t*>(block + layout.slot);
-    std::fill_n(slots + base, length, -1);
-    std::iota(slots + first, slots + after, span.slot);
     episodes[row] = cuts[row].episode;
     starts[row] = cuts[row].start;
   }

@@ -153,7 +153,6 @@ PYBIND11_MODULE(_replay, m) {
       .def_readonly("num_bytes", &BatchLayout::num_bytes)
       .def_readonly("frames", &BatchLayout::frames)
       .def_readonly("act", &BatchLayout::act)
-      .def_readonly("slot", &BatchLayout::slot)
       .def_readonly("rew", &BatchLayout::rew)
       .def_readonly("end", &BatchLayout::end)
       .def_readonly("trunc", &BatchLayout::trunc)
@@ -204,7 +203,6 @@ PYBIND11_MODULE(_replay, m) {
       .def("adopt", &Store::adopt, py::arg("num_steps"), py::arg("env_slots"))
       .def("view", &Store::view)
       .def_property_readonly("num_envs", &Store::num_envs)
-      .def_property_readonly("num_slots", &Store::num_slots)
       .def("env_start",
            [](const Store& store, int64_t env) {
              store.env_used(env);  // throws if there is no such environment

@@ -5,8 +5,7 @@
     out[n, k, p] = 0                                         for the padding behind them
 
 N samples, T context frames, C channels, P = H*W pixels. c_in = 1 / sqrt(sigma^2 + sigma_offset_noise^2 + sigma_data^2)
-(Karras et al. 2022, table 1). Context frames may be bytes, as a replay buffer stores them: level / 255 * 2 - 1, and 0
-where a frame is padding. out is [N,K',H,W], channels last in memory, K' a multiple of 16 for the tensor cores.
+(Karras et al. 2022, table 1). out is [N,K',H,W], channels last in memory, K' a multiple of 16 for the tensor cores.
 """
 
 import torch
@@ -18,7 +17,6 @@ from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
     as_levels,
     check_scales,
-    from_level,
     load_sigma,
     preconditioners,
     sigma_argument,
@@ -40,7 +38,6 @@ def edm_precondition_input_reference(
     noisy: Tensor,
     obs: Tensor,
     sigma: Tensor | float,
-    mask: Tensor | None = None,
     sigma_data: float = 0.5,
     sigma_offset_noise: float = 0.3,
     pad_to: int = 16,
@@ -50,10 +47,6 @@ def edm_precondition_input_reference(
     high = torch.promote_types(noisy.dtype, torch.float32)
     levels = as_levels(sigma, high, noisy.device)
     c_in = conditioners(levels, sigma_data, sigma_offset_noise).c_in
-    if obs.dtype == torch.uint8:
-        obs = obs.movedim(-1, -3).to(high).div(255).mul(2).sub(1)
-    if mask is not None:
-        obs = obs * mask[:, :, None, None, None]
     obs = obs.to(high) if obs.dim() == 4 else obs.to(high).flatten(1, 2)
     x = torch.cat((obs / sigma_data, c_in * noisy.to(high)), dim=1)
     x = F.pad(x, (0, 0, 0, 0, 0, -x.size(1) % pad_to))
@@ -62,10 +55,9 @@ def edm_precondition_input_reference(
 
 @triton.jit
 def _edm_precondition_input_kernel(
-    noisy, obs, mask, sigma, out, P, num_blocks, noisy_n, noisy_c, noisy_p, obs_n, obs_t, obs_c, obs_p,
+    noisy, obs, sigma, out, P, num_blocks, noisy_n, noisy_c, noisy_p, obs_n, obs_t, obs_c, obs_p,
     sigma_value, sigma_data, data_squared, offset_squared,
     C: tl.constexpr, T: tl.constexpr, CHANNELS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_P: tl.constexpr,
-    BYTES: tl.constexpr,
 ):  # fmt: skip
     """One program: BLOCK_P pixels of a sample, all channels. Strides of noisy and obs are arguments: any will do."""
     n = (tl.program_id(0) // num_blocks).to(tl.int64)
@@ -77,11 +69,6 @@ def _edm_precondition_input_kernel(
 
     at_obs = p[:, None] * obs_p + (k // C * obs_t + k % C * obs_c)[None, :]
     context = tl.load(obs + n * obs_n + at_obs, mask=inside & of_obs[None, :], other=0.0).to(tl.float32)
-    if BYTES:
-        context = from_level(context)
-    if mask is not None:
-        real = tl.load(mask + n * T + k // C, mask=of_obs, other=0)
-        context = tl.where((real != 0)[None, :], context, 0.0)
     context = tl.div_rn(context, tl.zeros_like(context) + sigma_data)
 
     at_noisy = p[:, None] * noisy_p + ((k - T * C) * noisy_c)[None, :]
@@ -109,10 +96,10 @@ def _padded_channels(noisy: Tensor, frames: int, pad_to: int) -> int:
 
 @launch.operator("diamond_fast::edm_precondition_input")
 def _edm_precondition_input(
-    noisy: Tensor, obs: Tensor, mask: Tensor | None, sigma: Tensor | None, sigma_value: float,
+    noisy: Tensor, obs: Tensor, sigma: Tensor | None, sigma_value: float,
     sigma_data: float, sigma_offset_noise: float, pad_to: int, dtype: torch.dtype,
 ) -> Tensor:  # fmt: skip
-    """obs: [N,T,C,H,W], bytes or floating point; mask: bool [N,T]."""
+    """obs: [N,T,C,H,W]."""
     n, c, h, w = noisy.shape
     frames = obs.size(1)
     channels = _padded_channels(noisy, frames, pad_to)
@@ -122,28 +109,28 @@ def _edm_precondition_input(
     block_p = max(1, launch.INPUT_TILE_ELEMENTS // block_c)
     num_blocks = launch.ceil_div(h * w, block_p)
     _edm_precondition_input_kernel[(n * num_blocks,)](
-        noisy, obs, None if mask is None else mask.contiguous().view(torch.uint8), sigma, out, h * w, num_blocks,
+        noisy, obs, sigma, out, h * w, num_blocks,
         noisy.stride(0), noisy.stride(1), _pixel_stride(noisy), *obs.stride()[:3], _pixel_stride(obs),
         sigma_value, sigma_data, sigma_data**2, sigma_offset_noise**2,
-        C=c, T=frames, CHANNELS=channels, BLOCK_C=block_c, BLOCK_P=block_p, BYTES=obs.dtype == torch.uint8,
+        C=c, T=frames, CHANNELS=channels, BLOCK_C=block_c, BLOCK_P=block_p,
         num_warps=launch.POINTWISE_WARPS, enable_fp_fusion=False,
     )  # fmt: skip
     return out
 
 
 @_edm_precondition_input.register_fake
-def _(noisy, obs, mask, sigma, sigma_value, sigma_data, sigma_offset_noise, pad_to, dtype):
+def _(noisy, obs, sigma, sigma_value, sigma_data, sigma_offset_noise, pad_to, dtype):
     return empty_channels_last(noisy, _padded_channels(noisy, obs.size(1), pad_to), dtype)
 
 
 def _setup_context(ctx, inputs, output):
-    noisy, obs, mask, sigma, ctx.sigma_value, ctx.sigma_data, ctx.sigma_offset_noise, _, _ = inputs
-    ctx.save_for_backward(mask, sigma)
+    noisy, obs, sigma, ctx.sigma_value, ctx.sigma_data, ctx.sigma_offset_noise, _, _ = inputs
+    ctx.save_for_backward(sigma)
     ctx.noisy_dtype, ctx.obs_dtype, ctx.obs_shape = noisy.dtype, obs.dtype, obs.shape
 
 
 def _backward(ctx, dout):
-    mask, sigma = ctx.saved_tensors
+    (sigma,) = ctx.saved_tensors
     t, c = ctx.obs_shape[1:3]
     dnoisy = dobs = None
     if ctx.needs_input_grad[0]:
@@ -152,9 +139,8 @@ def _backward(ctx, dout):
         c_in = conditioners(sigma, ctx.sigma_data, ctx.sigma_offset_noise).c_in
         dnoisy = (dout[:, t * c : (t + 1) * c].float() * c_in).to(ctx.noisy_dtype)
     if ctx.needs_input_grad[1]:
-        dobs = dout[:, : t * c].float().unflatten(1, (t, c)) / ctx.sigma_data
-        dobs = (dobs if mask is None else dobs * mask[:, :, None, None, None]).to(ctx.obs_dtype)
-    return dnoisy, dobs, None, None, None, None, None, None, None
+        dobs = (dout[:, : t * c].float().unflatten(1, (t, c)) / ctx.sigma_data).to(ctx.obs_dtype)
+    return dnoisy, dobs, None, None, None, None, None, None
 
 
 _edm_precondition_input.register_autograd(_backward, setup_context=_setup_context)
@@ -162,11 +148,7 @@ _edm_precondition_input.register_autograd(_backward, setup_context=_setup_contex
 
 def _check_obs(noisy: Tensor, obs: Tensor) -> None:
     n, c, h, w = noisy.shape
-    if obs.dtype == torch.uint8:
-        if obs.dim() != 5:
-            raise ValueError(f"obs: bytes are expected as [N,T,H,W,C], got shape {tuple(obs.shape)}")
-        check_shape("obs", obs, (n, obs.size(1), h, w, c), "[N,T,H,W,C] like noisy")
-    elif obs.dim() == 5:
+    if obs.dim() == 5:
         check_shape("obs", obs, (n, obs.size(1), c, h, w), "[N,T,C,H,W] like noisy")
     elif obs.dim() != 4 or obs.size(1) % c:
         raise ValueError(f"obs: expected [N,T,C,H,W] or [N,T*C,H,W] with C={c} like noisy, got {tuple(obs.shape)}")
@@ -181,7 +163,6 @@ def edm_precondition_input(
     obs: Tensor,
     sigma: Tensor | float,
     *,
-    mask: Tensor | None = None,
     sigma_data: float = 0.5,
     sigma_offset_noise: float = 0.3,
     pad_to: int = 16,
@@ -192,10 +173,9 @@ def edm_precondition_input(
 
     Args:
         noisy: [N,C,H,W] bfloat16, float16 or float32.
-        obs: the context, oldest frame first: floating point [N,T,C,H,W] or [N,T*C,H,W] in [-1, 1], or uint8
-            [N,T,H,W,C]. Neither input needs a particular memory format.
+        obs: the context in [-1, 1], oldest frame first: [N,T,C,H,W] or [N,T*C,H,W]. Neither input needs a particular
+            memory format.
         sigma: noise level of ``noisy`` without the offset noise: a number, or a float32 tensor [N] (or [1]).
-        mask: bool [N,T], False where a frame is padding and counts as 0; needs an obs of 5 dimensions.
         pad_to: channels of the result are a multiple of this.
         dtype: of the result: bfloat16, float16 or float32.
         impl: ``auto``, ``triton`` or ``torch``.
@@ -207,25 +187,19 @@ def edm_precondition_input(
         TypeError, ValueError: an argument does not fit; the message names it.
     """
     check_tensors("noisy", noisy, noisy=noisy)
-    check_tensors("noisy", noisy, (torch.uint8, *FLOAT_DTYPES), obs=obs)
-    check_tensors("noisy", noisy, (torch.bool,), mask=mask)
+    check_tensors("noisy", noisy, obs=obs)
     check_images("noisy", noisy)
     _check_obs(noisy, obs)
     check_scales(sigma_data, sigma_offset_noise)
-    if mask is not None and obs.dim() != 5:
-        raise ValueError("mask: needs obs with frames on an axis of their own, [N,T,C,H,W] or uint8 [N,T,H,W,C]")
-    check_shape("mask", mask, tuple(obs.shape[:2]), "[N,T] like obs")
     if dtype not in FLOAT_DTYPES:
         raise TypeError(f"dtype: expected bfloat16, float16 or float32, got {dtype}")
     if pad_to < 1 or obs[0].numel() // noisy[0, 0].numel() + noisy.size(1) + pad_to > MAX_CHANNELS:
         raise ValueError(f"pad_to: must be at least 1 and leave at most {MAX_CHANNELS} channels, got {pad_to}")
     levels, value = sigma_argument(sigma, "noisy", noisy)
     if not use_triton(impl, noisy):
-        return edm_precondition_input_reference(noisy, obs, sigma, mask, sigma_data, sigma_offset_noise, pad_to, dtype)
-    if obs.dtype == torch.uint8:
-        obs = obs.movedim(-1, -3)
-    elif obs.dim() == 4:
+        return edm_precondition_input_reference(noisy, obs, sigma, sigma_data, sigma_offset_noise, pad_to, dtype)
+    if obs.dim() == 4:
         obs = obs.unflatten(1, (-1, noisy.size(1)))
     return _edm_precondition_input(
-        noisy, obs, mask, levels, value, float(sigma_data), float(sigma_offset_noise), pad_to, dtype
+        noisy, obs, levels, value, float(sigma_data), float(sigma_offset_noise), pad_to, dtype
     )

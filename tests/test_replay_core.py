@@ -110,7 +110,7 @@ def test_places_outside_are_refused(replay):
         with pytest.raises(IndexError):
             store.view().episode(episode)
         with pytest.raises(IndexError):
-            store.cut_into([(episode, 0)], _replay.BatchLayout(1, 2, FRAME_BYTES), np.zeros(640, np.uint8))
+            store.cut_into([(episode, 0)], _replay.BatchLayout(1, 2, FRAME_BYTES), np.zeros(576, np.uint8))
 
 
 def test_sizes_that_no_memory_has_are_refused():

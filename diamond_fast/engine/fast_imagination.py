@@ -18,7 +18,6 @@ from diamond_fast.engine.imagination import ImaginationState, InitialStates, NoR
 from diamond_fast.engine.lasting import lasting
 from diamond_fast.engine.recompute import Play, Played, play
 from diamond_fast.engine.rollout import EnvStep, RolloutState
-from diamond_fast.frames import to_float
 from diamond_fast.networks.actor_critic.distributions import sample_categorical
 
 
@@ -90,7 +89,7 @@ class StartPool:
         """Contexts of the next n starts, without handing them out: [n,T,C,H,W], and the first one's number []."""
         rows = self._rows(torch.arange(n, device=self._cursor.device))
         frames, pixel_mask = (x.index_select(0, rows) for x in self._pool[:2])
-        return to_float(frames, pixel_mask), self._cursor.clone()
+        return self.initial_states.to_float(frames, pixel_mask), self._cursor.clone()
 
     def _rows(self, ahead: Tensor) -> Tensor:
         return (self._cursor + ahead).clamp(0, len(self._pool[0]) - 1)
@@ -134,6 +133,7 @@ class FastImaginedEnv:
         self.horizon = horizon
         self.num_envs = num_envs
         self.asks = num_steps is None or reward_end.device.type == "cpu"  # there it is free
+        self.to_float = initial_states.to_float
         self.starts = StartPool(initial_states, at_least=num_envs * (num_steps or 1))
         self.randn = partial(torch.randn, generator=generator)
         self.categorical = partial(sample_categorical, generator=generator)
@@ -145,7 +145,7 @@ class FastImaginedEnv:
     def reset(self) -> Tensor:
         self.starts.reserve(self.num_envs)
         everyone = torch.ones(self.num_envs, dtype=torch.bool, device=self.reward_end.device)
-        return self._set(self.starts.take(everyone)[0]).obs[:, -1]
+        return self._obs(self._set(self.starts.take(everyone)[0]))[:, -1]
 
     def begin_rollout(self) -> None:
         """Makes sure there are starts for every end a rollout can have."""
@@ -167,11 +167,11 @@ class FastImaginedEnv:
     @lasting
     def step(self, act: Tensor) -> EnvStep:
         assert self.state is not None
-        s, obs = self.state, self.state.obs
+        s, obs = self.state, self._obs(self.state)
         acts = torch.cat((s.act[:, :-1], act.unsqueeze(1)), dim=1)
         with torch.autocast(act.device.type, enabled=False):  # every part has its own precision
             drawn, self.trajectory = self.sampler.sample(obs, acts, self.randn)
-            next_frames, next_obs, nan = as_stored(drawn)
+            next_frames, next_obs, nan = as_stored(drawn, self.to_float)
             logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
                 obs[:, -1:], act.unsqueeze(1), next_obs.unsqueeze(1), (s.hx, s.cx)
             )
@@ -192,8 +192,11 @@ class FastImaginedEnv:
             cx=cx,
             ep_len=ep_len,
         )
-        obs = self._set(_where(dead, fresh, alive)).obs
+        obs = self._obs(self._set(_where(dead, fresh, alive)))
         return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
+
+    def _obs(self, state: ImaginationState) -> Tensor:
+        return self.to_float(state.frames, state.pixel_mask)
 
     def _set(self, new: ImaginationState) -> ImaginationState:
         if self.state is None:

@@ -30,6 +30,8 @@ class Techniques:
     """Scales and shifts of all norms and noise levels from one matrix product, before the first step."""
     fused_edm: bool = True
     """Preconditioning, quantisation and sampler step in one kernel before and one behind the network."""
+    fused_frames: bool = True
+    """Frames from bytes to floats in one kernel."""
     fused_convs: bool = False
     """Convolutions as one kernel with norm, SiLU, bias, residual and statistics; off until measured to be faster."""
     cuda_graphs: bool = True

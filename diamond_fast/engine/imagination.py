@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.engine.rollout import EnvStep
-from diamond_fast.frames import to_float, to_uint8
+from diamond_fast.frames import ToFloat, to_float, to_uint8
 from diamond_fast.networks.actor_critic.distributions import sample_categorical
 from diamond_fast.networks.reward_end.coding import RewardCoding, Signs
 from diamond_fast.replay import Segments
@@ -65,7 +65,7 @@ class ImaginationState:
         return cls(**{name: x.to(device) for name, x in saved.items()})
 
 
-def as_stored(drawn: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def as_stored(drawn: Tensor, to_float: ToFloat = to_float) -> tuple[Tensor, Tensor, Tensor]:
     """A drawn frame [N,C,H,W] as bytes [N,H,W,C], as what they stand for [N,C,H,W], and 0, or NaN where it was [N].
 
     A quantised sampler draws the 256 levels, but for the rounding of its last step. Bytes know no NaN: added to the
@@ -107,6 +107,7 @@ class InitialStates:
         contexts: real frames.
         reward_end: whose memory it is.
         num_batches: drawn at a time, at least.
+        to_float: makes floats of frames.
         captured: makes the burn-in of a part of the pool one CUDA graph, as ``Captured`` does; None: it is none.
     """
 
@@ -115,11 +116,13 @@ class InitialStates:
         contexts: Segments,
         reward_end: RewardEnd,
         num_batches: int,
+        to_float: ToFloat = to_float,
         captured: Callable[[str, Callable], Callable] | None = None,
     ):
         self.contexts = contexts
         self.reward_end = reward_end
         self.num_batches = num_batches
+        self.to_float = to_float
         self._burnt_in = self.burnt_in if captured is None else captured("starts of imagined episodes", self.burnt_in)
         self.clear()
 
@@ -173,7 +176,6 @@ class InitialStates:
         size = 0
         while len(batches) < self.num_batches or size < at_least:
             batch = self.contexts.next().to(self.reward_end.device)
-            assert batch.frames is not None  # only a mirror's batches have none
             batches.append((batch.frames, batch.pixel_mask, batch.act))
             size += len(batch.act)
         contexts = [torch.cat(x) for x in zip(*batches, strict=True)]
@@ -185,7 +187,7 @@ class InitialStates:
 
     def burnt_in(self, frames: Tensor, pixel_mask: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
         """The reward/end LSTM's memory behind contexts, each [N,D]."""
-        obs = to_float(frames, pixel_mask)
+        obs = self.to_float(frames, pixel_mask)
         *_, (hx, cx) = self.reward_end.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
         return hx[0], cx[0]
 

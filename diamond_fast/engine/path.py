@@ -8,6 +8,8 @@ import torch
 
 from diamond_fast.engine import cpu_program
 from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.frames import ToFloat, to_float
+from diamond_fast.kernels.frames_to_float import frames_to_float
 
 Engine = Literal["fused", "torch", "amx", "program", "readable"]
 ENGINES: dict[Engine, str] = {
@@ -17,7 +19,7 @@ ENGINES: dict[Engine, str] = {
     "program": "compiled programs",
     "readable": "readable networks",
 }
-WITHOUT_TRITON = Techniques(fused_norms=False, fused_epilogues=False, fused_edm=False)
+WITHOUT_TRITON = Techniques(fused_norms=False, fused_epilogues=False, fused_edm=False, fused_frames=False)
 PROGRAMS = ("amx", "program")
 """Engines whose networks are compiled programs, ``CpuProgram``."""
 
@@ -75,6 +77,11 @@ class Path:
     def flags(self) -> list[str]:
         """Command-line flags that ask for it."""
         return ["--engine", self.engine, "--cuda-graphs" if self.graphs else "--no-cuda-graphs"]
+
+    @property
+    def to_float(self) -> ToFloat:
+        """``frames.to_float`` as the path computes it."""
+        return frames_to_float if self.engine == "fused" and self.techniques.fused_frames else to_float
 
     def autocast(self) -> AbstractContextManager:
         """Around losses: on a GPU networks inside run in ``dtype``. On a CPU they see to it themselves."""

@@ -62,7 +62,7 @@ def imagination(
         if isinstance(reward_end, NoRewardEnd)
         else FastRewardEnd(reward_end, path.dtype, path.techniques, path.engine)
     )
-    starts = InitialStates(contexts, fast, num_batches, captured)
+    starts = InitialStates(contexts, fast, num_batches, path.to_float, captured)
     return FastImaginedEnv(sampler, fast, cfg.horizon, starts, num_envs, num_steps, generator)
 
 

@@ -88,7 +88,6 @@ class Dream(World):
         """Go on from frames that really happened: a batch of one, as long as the context."""
         model = self._env.reward_end
         context = context.to(model.device)
-        assert context.frames is not None  # only a mirror's batches have none
         obs = context.obs()
         with torch.no_grad():
             *_, (hx, cx) = model.predict(obs[:, :-1], context.act[:, :-1], obs[:, 1:])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ from diamond_fast import _replay
 from diamond_fast.frames import to_float
 from diamond_fast.spec import Action
 
-if TYPE_CHECKING:  # the mirror needs Triton, a batch alone does not
-    from diamond_fast.replay.mirror import DeviceMirror
-
 
 class Form(NamedTuple):
     """What the batches that are drawn from a buffer with the same sizes have in common."""
@@ -24,7 +21,6 @@ class Form(NamedTuple):
     layout: _replay.BatchLayout
     frame_shape: tuple[int, int, int]
     action: Action
-    mirror: DeviceMirror | None = None
     full_shape: tuple[int, int, int] | None = None
 
 
@@ -43,11 +39,8 @@ class Batch:
         self._steps = (layout.batch_size, layout.seq_length)
 
     @cached_property
-    def frames(self) -> Tensor | None:
-        """uint8 [B, L, H, W, C]: the frames the actions were taken at, and the final observation after a last step;
-        None if a device mirror holds them."""
-        if self._layout.frame_bytes == 0:
-            return None
+    def frames(self) -> Tensor:
+        """uint8 [B, L, H, W, C]: the frames the actions were taken at, and the final observation after a last step."""
         return self._view(self._layout.frames, torch.uint8, self._steps + self._form.frame_shape)
 
     @cached_property
@@ -98,11 +91,6 @@ class Batch:
         """int64 [B]: the segment's first step in its episode; below 0 if it begins with padding."""
         return self._view(self._layout.start, torch.int64, self._rows)
 
-    @cached_property
-    def slot(self) -> Tensor:
-        """int64 [B, L]: where each frame is stored, in the device mirror if there is one; -1 at padding."""
-        return self._view(self._layout.slot, torch.int64, self._steps)
-
     @property
     def num_bytes(self) -> int:
         """What moves to a device."""
@@ -114,9 +102,6 @@ class Batch:
 
     def obs(self) -> Tensor:
         """Returns float32 [B, L, C, H, W] in [-1, 1]; padding is exactly 0.0."""
-        if self._form.mirror is not None:
-            return self._form.mirror.obs(self.slot)
-        assert self.frames is not None  # since no mirror holds them
         return to_float(self.frames, self.pixel_mask)
 
     def full_obs(self) -> Tensor:

@@ -8,7 +8,7 @@ import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from diamond_fast.replay.checks import check_integer, checked
 from diamond_fast.replay.journal import Journal, JournalError
 from diamond_fast.replay.segments import Segments
 from diamond_fast.spec import Action, Discrete, action_from_json
-
-if TYPE_CHECKING:
-    from diamond_fast.replay.mirror import DeviceMirror
 
 _log = logging.getLogger(__name__)
 _MALFORMED = (IndexError, KeyError, MemoryError, OverflowError, TypeError, ValueError, zstandard.ZstdError)
@@ -283,13 +280,13 @@ class Replay:
         self._store.cut_into(starts, form.layout, block.numpy())
         return Batch(block, form)
 
-    def _form(self, batch_size: int, seq_length: int, full: bool, mirror: DeviceMirror | None = None) -> Form:
+    def _form(self, batch_size: int, seq_length: int, full: bool) -> Form:
         if full and self.full_shape is None:
             raise ValueError("full: the recording has its frames in one size only")
-        frame_bytes = math.prod(self.frame_shape) if mirror is None else 0
+        frame_bytes = math.prod(self.frame_shape)
         full_bytes = math.prod(self.full_shape) if full and self.full_shape is not None else 0
         layout = _replay.BatchLayout(batch_size, seq_length, frame_bytes, self._act.nbytes, full_bytes)
-        return Form(layout, self.frame_shape, self._act, mirror, self.full_shape)
+        return Form(layout, self.frame_shape, self._act, self.full_shape)
 
     def segments(
         self,
@@ -300,7 +297,6 @@ class Replay:
         seed: int = 0,
         stream: int = 0,
         num_threads: int | None = None,
-        mirror: DeviceMirror | None = None,
         full: bool = False,
     ) -> Segments:
         """Returns an endless iterator of batches, drawn as DIAMOND does.
@@ -318,7 +314,6 @@ class Replay:
             stream: below 2**32; consumers with streams of their own draw independently.
             num_threads: that fill batches ahead; 0: each is filled when asked for. The batches are the same. None: 1,
                 or 4 if frames are read from a disk, which serves several at once.
-            mirror: holds the frames on a device; batches leave them out, and `Batch.obs` gathers them there.
             full: batches have the frames in their other size, too, `Batch.full_frames`.
 
         Raises:
@@ -340,14 +335,8 @@ class Replay:
             "weights": list(sample_weights or ()),
             "beyond_end": beyond_end,
         }
-        form = self._form(batch_size, seq_length, full, mirror)
+        form = self._form(batch_size, seq_length, full)
         return Segments(self._store, form, options, seed, stream, num_threads)
-
-    def mirror(self, device: torch.device | str) -> DeviceMirror:
-        """Returns a copy of all frames on a device that follows this buffer, for `segments`."""
-        from diamond_fast.replay.mirror import DeviceMirror  # needs Triton
-
-        return DeviceMirror(self._store, self.frame_shape, device)
 
     # --- on disk ---
 

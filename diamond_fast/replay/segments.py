@@ -77,11 +77,7 @@ class Segments(Iterator[Batch]):
                 self._restart(**self._state)
                 raise
             self._state["next_batch"] += 1
-            batch = Batch(block, self._form, self.part)
-            if self._form.mirror is not None:
-                self._form.mirror.update()
-                self._form.mirror.to_rows(batch.slot)
-            return batch
+            return Batch(block, self._form, self.part)
 
     next = __next__
 

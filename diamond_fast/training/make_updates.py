@@ -58,6 +58,7 @@ def make_updates(
             train(agent.denoiser),
             segments(0, cfg.denoiser_update, cfg.denoiser_seq_length),
             cfg.sigma_distribution,
+            path.to_float,
         )
         updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
         if agent.upsampler is not None:
@@ -69,6 +70,7 @@ def make_updates(
         reward_end = RewardEndObjective(
             train(agent.rew_end_model),
             segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True),
+            path.to_float,
         )
         updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)

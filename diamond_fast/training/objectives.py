@@ -8,7 +8,7 @@ from diamond_fast.config import ActorCriticLossConfig
 from diamond_fast.engine.recompute import Play, Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
 from diamond_fast.formulations.config import LevelsConfig
-from diamond_fast.frames import to_float
+from diamond_fast.frames import ToFloat, to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
@@ -22,10 +22,15 @@ class ReplayObjective:
 
     Frames are drawn as bytes, uint8 [N,L,H,W,C] with a mask [N,L] of those that are real: a graph's inputs are a
     quarter as large then, and it makes floats of them itself.
+
+    Args:
+        segments: where batches come from.
+        to_float: makes floats of frames.
     """
 
-    def __init__(self, segments: Segments):
+    def __init__(self, segments: Segments, to_float: ToFloat = to_float):
         self.segments = segments
+        self.to_float = to_float
 
     def begin_epoch(self) -> None:
         pass
@@ -43,8 +48,10 @@ class ReplayObjective:
 class DenoiserObjective(ReplayObjective):
     """Score matching: predict the next frame from its noisy version and its past."""
 
-    def __init__(self, denoiser: Denoiser, segments: Segments, sigma_distribution: LevelsConfig):
-        super().__init__(segments)
+    def __init__(
+        self, denoiser: Denoiser, segments: Segments, sigma_distribution: LevelsConfig, to_float: ToFloat = to_float
+    ):
+        super().__init__(segments, to_float)
         self.denoiser = denoiser
         self.sigma_distribution = sigma_distribution
 
@@ -53,7 +60,7 @@ class DenoiserObjective(ReplayObjective):
         return batch.frames, batch.pixel_mask, batch.act, batch.mask_padding
 
     def loss(self, frames: Tensor, pixel_mask: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
-        loss = self.denoiser.loss(to_float(frames, pixel_mask), act, mask, self.sigma_distribution)
+        loss = self.denoiser.loss(self.to_float(frames, pixel_mask), act, mask, self.sigma_distribution)
         return loss, {"loss": loss.detach()}
 
 
@@ -78,8 +85,8 @@ class UpsamplerObjective(ReplayObjective):
 class RewardEndObjective(ReplayObjective):
     """Classification of reward sign and termination."""
 
-    def __init__(self, reward_end: RewardEndModel, segments: Segments):
-        super().__init__(segments)
+    def __init__(self, reward_end: RewardEndModel, segments: Segments, to_float: ToFloat = to_float):
+        super().__init__(segments, to_float)
         self.reward_end = reward_end
 
     def draw(self) -> Inputs:
@@ -88,7 +95,7 @@ class RewardEndObjective(ReplayObjective):
 
     def loss(self, frames: Tensor, pixel_mask: Tensor, *rest: Tensor) -> tuple[Tensor, Figures]:
         """rest: act, rew, end and mask, as ``RewardEndModel.loss`` takes them."""
-        loss = self.reward_end.loss(to_float(frames, pixel_mask), *rest)
+        loss = self.reward_end.loss(self.to_float(frames, pixel_mask), *rest)
         return loss.total, {
             "loss": loss.total.detach(),
             "loss_reward": loss.reward,

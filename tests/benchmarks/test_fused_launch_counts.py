@@ -10,8 +10,8 @@ from diamond_fast.engine.fused_torch import Techniques
 @pytest.mark.parametrize(
     ("fused_convs", "evaluation", "step", "beside", "burn_in"),
     [
-        (False, (186, 2.27), (785, 7.73), (113, 7.56), (101, 9.11)),
-        (True, (60, 0.80), (352, 2.96), (86, 4.00), (55, 4.24)),
+        (False, (186, 2.27), (774, 7.67), (109, 7.19), (97, 8.91)),
+        (True, (60, 0.80), (341, 2.91), (82, 3.62), (51, 4.04)),
     ],
 )
 def test_an_imagined_rollout(fused_convs, evaluation, step, beside, burn_in):

@@ -22,6 +22,7 @@ def test_an_update_at_batch_32(model):
     assert 0.9 * launches < counted.launches.total() <= launches
     assert 0.9 * gigabytes < counted.bytes.total() / 1e9 <= gigabytes
     assert counted.launches["layout copies"] == LAYOUT_COPIES[model]
+    assert counted.launches["frames_to_float"] == (model != "actor_critic")  # whose frames are floats already
 
 
 def test_a_convolution_is_counted_as_written_down_by_hand():

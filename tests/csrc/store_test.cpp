@@ -183,8 +183,9 @@ void test_sizes_that_would_overflow() {
     nothing_fits(size, size, size);
   }
   nothing_fits(1, 1, -1);
+  nothing_fits(1, 1, 0);
   nothing_fits(1, 1, kHuge);
-  nothing_fits(int64_t{1} << 21, int64_t{1} << 21, 0);
+  nothing_fits(int64_t{1} << 21, int64_t{1} << 21, 1);
   nothing_fits(int64_t{1} << 32, int64_t{1} << 32, 1);
   EXPECT(BatchLayout(1 << 10, 1 << 10, 1 << 20).num_bytes > int64_t{1} << 40);
 

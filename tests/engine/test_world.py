@@ -10,9 +10,13 @@ from diamond_fast.engine.choose import Path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.imagination import ImaginedEnv
+from diamond_fast.engine.path import WITHOUT_TRITON
 from diamond_fast.engine.rollout import initial_state
 from diamond_fast.engine.world import at_play, imagination, judged, make_play, next_frame_sampler, trained
 from diamond_fast.evaluation.held_out import denoiser_loss, reward_end_quality
+from diamond_fast.frames import to_float
+from diamond_fast.kernels.frames_to_float import frames_to_float
+from diamond_fast.training.make_updates import make_updates
 from diamond_fast.world_model import DiffusionSampler
 
 READABLE = Path(torch.device("cpu"), torch.float32, "readable", False, "a test")
@@ -106,3 +110,23 @@ def test_losses_by_programs_are_those_of_the_networks_as_written(agent):
     expected, actual = (reward_end_quality(a.rew_end_model, replay, CFG) for a in (agent, by_programs))
     assert actual.loss == pytest.approx(expected.loss, rel=1e-5)
     assert actual.confusion_reward.tolist() == expected.confusion_reward.tolist()
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        (FUSED, frames_to_float),
+        (replace(FUSED, techniques=replace(FUSED.techniques, fused_frames=False)), to_float),
+        (replace(FUSED, engine="torch", techniques=WITHOUT_TRITON), to_float),
+        (READABLE, to_float),
+    ],
+    ids=["fused", "without", "torch", "readable"],
+)
+def test_how_bytes_become_floats(agent, path, expected):
+    """By the kernel on the fused path alone: where Triton does not work, nothing calls it."""
+    assert path.to_float is expected
+    env = make_env(agent, path)
+    if isinstance(env, FastImaginedEnv):
+        assert env.to_float is env.starts.initial_states.to_float is expected
+    updates = make_updates(CFG, agent, make_replay([30]), replace(path, graphs=False), segments_seed=0)
+    assert updates["denoiser"].objective.to_float is updates["reward_end"].objective.to_float is expected

@@ -58,9 +58,9 @@ def test_on_an_h100():
         "edm_loss",
         "edm_precondition_input",
         "edm_step",
+        "frames_to_float",
         "fused_conv",
         "lstm_unroll",
-        "replay_gather",
     }
     assert_fit_for_the_chip(found, wide=True)
 

@@ -28,6 +28,7 @@ from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
 from diamond_fast.engine.recompute import Played, play, recompute
 from diamond_fast.engine.rollout import EnvStep
 from diamond_fast.frames import to_float
+from diamond_fast.kernels.frames_to_float import frames_to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
@@ -79,14 +80,15 @@ def make_objective(name, device="cpu", dtype=None):
     def trained(model):
         return model if dtype is None else fused(model.to(memory_format=torch.channels_last), dtype)
 
+    floats = to_float if dtype is None else frames_to_float
     small = {"depths": (1,), "channels": (8,), "attn_depths": (0,)}
     if name == "denoiser":
         model = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=16, **small)), world(ACTIONS)).to(device)
         torch.nn.init.normal_(model.inner_model.conv_out.weight, std=0.1)
-        return model, Denoising(trained(model), None, SigmaDistributionConfig())
+        return model, Denoising(trained(model), None, SigmaDistributionConfig(), floats)
     if name == "reward_end":
         model = RewardEndModel(RewardEndConfig(lstm_dim=6, cond_channels=8, **small), world(ACTIONS, SIZE)).to(device)
-        return model, Classifying(trained(model), None)
+        return model, Classifying(trained(model), None, floats)
     model = ActorCritic(ActorCriticConfig(lstm_dim=6, channels=(8,), down=(1,)), world(ACTIONS, SIZE)).to(device)
     env = Env(device)
     way = partial(play, env, model, num_steps=5, capacity=2 * N)
@@ -221,7 +223,7 @@ def test_nothing_through_the_kernels_is_on_the_host(name):
             if name == "denoiser":
                 out = objective.loss(*batch)[0]
             elif name == "reward_end":
-                obs, act = to_float(*batch[:2]), batch[2]
+                obs, act = objective.to_float(*batch[:2]), batch[2]
                 out = objective.reward_end.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])[0]
             else:
                 out = recompute(objective.policy, Played(*batch)).logits
