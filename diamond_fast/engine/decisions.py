@@ -11,12 +11,15 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path as FilePath
 from typing import Any
 
 import torch
 
+import diamond_fast
+from diamond_fast import kernels
 from diamond_fast.engine.contest import Row, Work
 from diamond_fast.engine.path import Path
 
@@ -40,6 +43,7 @@ def conditions(work: Work, paths: Sequence[Path]) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": _version("triton"),
         "diamond_fast": _version("diamond_fast"),
+        "build": build(FilePath(diamond_fast.__file__).parent, FilePath(kernels.__file__).parent),
     }
     if device.type == "cuda":
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
@@ -94,6 +98,15 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+@lru_cache
+def build(extensions: FilePath, kernels: FilePath) -> str:
+    """A digest of the extensions and the kernels in two folders: the same version can be built anew, or edited."""
+    digest = hashlib.sha256()
+    for part in (*sorted(extensions.glob("*.so")), *sorted(kernels.glob("*.py"))):
+        digest.update(part.name.encode() + hashlib.sha256(part.read_bytes()).digest())
+    return digest.hexdigest()[:12]
 
 
 def _driver() -> str | None:

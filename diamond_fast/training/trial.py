@@ -4,18 +4,17 @@ The kernels, the networks, every update and the rollout are run on made-up exper
 CUDA graphs: a capture that fails leaves a process that is good for nothing more.
 """
 
-import os
-import pickle
-import signal
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path as FilePath
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
+from diamond_fast.engine.child import ChildFailedError, answer, ask
 from diamond_fast.engine.choose import set_matmul_precision
 from diamond_fast.engine.graphs import WARM_UP_CALLS
 from diamond_fast.engine.path import Path
@@ -50,36 +49,26 @@ def path_that_works(cfg: RunConfig, action: Action, path: Path) -> Path:
 
 def why_not(cfg: RunConfig, action: Action, path: Path) -> str | None:
     """Tries a path in a child. None if it works, else the part at which it fails, and how."""
-    command = [sys.executable, "-P", "-c", f"from {__name__} import main; main()"]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    request = pickle.dumps((cfg, action, path))
+    part = "start"
     try:
-        child = subprocess.run(
-            command, input=request, capture_output=True, env=environment, timeout=PATIENCE, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        return f"{_last_line(error.stdout) or 'start'}: no answer within {PATIENCE:g} s"
-    if child.returncode == 0:
-        return None
-    part = _last_line(child.stdout) or "start"
-    if child.returncode < 0:
-        return f"{part}: the process was ended by {signal.Signals(-child.returncode).name}"
-    return f"{part}: {_last_line(child.stderr) or f'exit code {child.returncode}'}"
-
-
-def _last_line(said: bytes | None) -> str:
-    return (said or b"").decode(errors="replace").strip().rpartition("\n")[2][:200]
+        for begun in ask(__name__, (cfg, action, path), PATIENCE):
+            part = begun
+    except ChildFailedError as failed:
+        return f"{part}: {failed}"
+    return None
 
 
 def main() -> None:
     """The child: says which part begins, and ends with an error if it fails."""
-    with os.fdopen(os.dup(1), "w") as parts:
-        os.dup2(2, 1)  # whatever libraries print is no part
-        cfg, action, path = pickle.load(sys.stdin.buffer)
-        try:
-            rehearse(cfg, action, path, lambda part: print(part, file=parts, flush=True))
-        except Exception as error:
-            raise SystemExit(f"{type(error).__name__}: {one_line(error)}") from error
+    answer(_rehearse)
+
+
+def _rehearse(request: Any, say: Callable[[object], None]) -> None:
+    cfg, action, path = request
+    try:
+        rehearse(cfg, action, path, say)
+    except Exception as error:
+        raise SystemExit(f"{type(error).__name__}: {one_line(error)}") from error
 
 
 def rehearse(cfg: RunConfig, action: Action, path: Path, begins) -> None:

@@ -187,7 +187,7 @@ def test_what_kills_its_process_is_left_out_in_a_child():
     work, begun = replace(small_work(), network=Deadly()), []
     rows = contest_in_child(work, candidates(CPU, torch.float32, work=work), begun.append)
     assert [row.name for row in rows] == ["torch", "readable"]
-    assert rows[0].why_not == "it ends its process: SIGKILL"
+    assert rows[0].why_not == "the process was ended by SIGKILL"
     assert rows[1].why_not is None
     assert rows[1].seconds > 0
     assert begun[:2] == ["torch", "readable"]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_world import SMALL_WORLD, make_agent
 
+import diamond_fast
 from diamond_fast.engine import decisions
 from diamond_fast.engine.choose import candidates
 from diamond_fast.engine.contest import Row, Work
@@ -88,9 +89,34 @@ def test_what_a_measurement_depends_on():
     assert found["threads"] == torch.get_num_threads()
     assert found["torch"] == torch.__version__
     assert found["work"] == work.fingerprint()
-    assert {"paths", "triton", "diamond_fast", "device"} <= set(found)
+    assert {"paths", "triton", "diamond_fast", "build", "device"} <= set(found)
     other = decisions.conditions(work, candidates(torch.device("cpu"), torch.bfloat16, work=work))
     assert other != found  # another precision
+
+
+def test_an_extension_or_a_kernel_built_anew_is_measured_anew(tmp_path, monkeypatch):
+    """Of the same version and size, in place; other files do not count."""
+    extension, kernel = tmp_path / "_cpu.so", tmp_path / "kernels" / "norm.py"
+    kernel.parent.mkdir()
+    extension.write_bytes(b"first")
+    kernel.write_text("x = 1")
+    for module, folder in ((diamond_fast, tmp_path), (diamond_fast.kernels, kernel.parent)):
+        monkeypatch.setattr(module, "__file__", str(folder / "__init__.py"))
+    work = Work.of(make_agent().denoiser, SMALL_WORLD.world_model.sampler, 4)
+
+    def found():
+        decisions.build.cache_clear()
+        return decisions.conditions(work, candidates(torch.device("cpu"), work=work))
+
+    first = found()
+    (tmp_path / "train.py").write_text("x = 1")
+    assert found() == first
+    extension.write_bytes(b"other")
+    second = found()
+    kernel.write_text("x = 2")
+    third = found()
+    decisions.build.cache_clear()
+    assert len({first["build"], second["build"], third["build"]}) == 3
 
 
 def test_on_a_gpu_the_card_and_its_driver_count_and_threads_do_not(monkeypatch):
