@@ -12,7 +12,7 @@ from diamond_fast.engine import cpu_program, decisions
 from diamond_fast.engine.contest import Row, Work, best, contest
 from diamond_fast.engine.contest_in_child import contest_in_child
 from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.engine.path import WITHOUT_TRITON, Engine, Path, fast_dtype, runs_on_amx
+from diamond_fast.engine.path import WITHOUT_TRITON, Engine, Path, fast_dtype, has_fast_products, runs_on_amx
 from diamond_fast.kernels._triton import INSTALLED as TRITON_INSTALLED
 from diamond_fast.one_line import one_line
 
@@ -91,7 +91,9 @@ def candidates(
     if device.type == "cuda":
         if TRITON_INSTALLED:
             add("fused", graphs=graphs)
-        if TRITON_INSTALLED and walks:  # fewer launches and bytes for more arithmetic: which wins depends on the chip
+        # fewer launches and bytes for more arithmetic: which wins depends on the chip; older ones lack tensor cores for
+        # the products, and in bfloat16 it spills there
+        if TRITON_INSTALLED and walks and has_fast_products(device):
             add("fused", graphs=graphs, techniques=Techniques(fused_convs=True), variant="convolutions")
         if walks or not TRITON_INSTALLED:
             add("torch", graphs=graphs, techniques=WITHOUT_TRITON)

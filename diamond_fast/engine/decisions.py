@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-import diamond_fast
 from diamond_fast import kernels
 from diamond_fast.engine.contest import Row, Work
 from diamond_fast.engine.path import Path
@@ -43,7 +42,7 @@ def conditions(work: Work, paths: Sequence[Path]) -> dict[str, Any]:
         "torch": torch.__version__,
         "triton": _version("triton"),
         "diamond_fast": _version("diamond_fast"),
-        "build": build(FilePath(diamond_fast.__file__).parent, FilePath(kernels.__file__).parent),
+        "build": build(FilePath(__file__).parents[1], FilePath(kernels.__file__).parent),
     }
     if device.type == "cuda":
         name, capability = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)

@@ -98,10 +98,15 @@ class Path:
 def fast_dtype(device: torch.device) -> torch.dtype:
     """bfloat16 where tensor cores or AMX make it fast, else float32."""
     if device.type == "cuda":
-        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+        fast = has_fast_products(device)
     else:
         fast = runs_on_amx(device, torch.bfloat16)
     return torch.bfloat16 if fast else torch.float32
+
+
+def has_fast_products(device: torch.device) -> bool:
+    """Whether a GPU's tensor cores multiply bfloat16 and TF32: from compute capability 8.0 on."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def runs_on_amx(device: torch.device, dtype: torch.dtype) -> bool:

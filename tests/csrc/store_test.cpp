@@ -218,7 +218,7 @@ void test_layouts_and_cuts_that_do_not_fit() {
   expect_throws<std::out_of_range>([&] { filled({{1, 0}}, {1, 4, kFrameBytes}); });
   expect_throws<std::out_of_range>([&] { filled({{-1, 0}}, {1, 4, kFrameBytes}); });
   filled({{0, 0}}, {1, 4, kFrameBytes});
-  filled({{0, 0}}, {1, 4, 0});
+  expect_throws<std::invalid_argument>([&] { filled({{0, 0}}, {1, 4, 0}); });
 
   const BatchLayout layout(2, 4, kFrameBytes);
   std::vector<uint8_t> block(layout.num_bytes);

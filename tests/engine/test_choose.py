@@ -81,9 +81,12 @@ def test_candidates_by_device_and_precision(machine):
     assert names(CPU) == ["torch", "readable"]
     assert [path.graphs for path in candidates(CUDA, graphs=False)] == [False] * 5
     torch_alone = candidates(CUDA)[2].techniques
-    assert not any((torch_alone.fused_norms, torch_alone.fused_epilogues, torch_alone.fused_edm))  # no Triton
+    by_triton = "fused_norms", "fused_epilogues", "fused_edm", "fused_frames", "fused_convs"
+    assert not any(getattr(torch_alone, name) for name in by_triton)
     machine((7, 5))
-    assert [path.dtype for path in candidates(CUDA)] == [torch.float32] * 4
+    assert [path.dtype for path in candidates(CUDA)] == [torch.float32] * 3
+    for precision in ("bf16", "fp32", torch.bfloat16):
+        assert "fused convolutions" not in names(CUDA, precision)  # compiled for it, they spill thousands of bytes
     machine(amx=True)
     assert names(CPU) == ["amx", "torch", "readable"]
     assert names(CPU, "tf32") == ["torch", "readable"]

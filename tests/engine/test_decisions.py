@@ -8,7 +8,6 @@ import pytest
 import torch
 from small_world import SMALL_WORLD, make_agent
 
-import diamond_fast
 from diamond_fast.engine import decisions
 from diamond_fast.engine.choose import candidates
 from diamond_fast.engine.contest import Row, Work
@@ -100,8 +99,8 @@ def test_an_extension_or_a_kernel_built_anew_is_measured_anew(tmp_path, monkeypa
     kernel.parent.mkdir()
     extension.write_bytes(b"first")
     kernel.write_text("x = 1")
-    for module, folder in ((diamond_fast, tmp_path), (diamond_fast.kernels, kernel.parent)):
-        monkeypatch.setattr(module, "__file__", str(folder / "__init__.py"))
+    monkeypatch.setattr(decisions, "__file__", str(tmp_path / "engine" / "decisions.py"))
+    monkeypatch.setattr(decisions.kernels, "__file__", str(kernel.parent / "__init__.py"))
     work = Work.of(make_agent().denoiser, SMALL_WORLD.world_model.sampler, 4)
 
     def found():
