@@ -203,6 +203,7 @@ PYBIND11_MODULE(_replay, m) {
       .def("adopt", &Store::adopt, py::arg("num_steps"), py::arg("env_slots"))
       .def("view", &Store::view)
       .def_property_readonly("num_envs", &Store::num_envs)
+      .def_property_readonly("num_slots", &Store::num_slots)
       .def("env_start",
            [](const Store& store, int64_t env) {
              store.env_used(env);  // throws if there is no such environment
