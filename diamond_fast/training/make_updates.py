@@ -63,7 +63,7 @@ def make_updates(
         updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
         if agent.upsampler is not None:
             both_sizes = segments(3, cfg.upsampler_update, cfg.upsampler_seq_length, full=True)
-            upsampler = UpsamplerObjective(train(agent.upsampler), both_sizes, cfg.sigma_distribution)
+            upsampler = UpsamplerObjective(train(agent.upsampler), both_sizes, cfg.sigma_distribution, path.to_float)
             updates["upsampler"] = make_update("upsampler", agent.upsampler, upsampler, cfg.upsampler_update)
         if agent.rew_end_model is None:
             return updates

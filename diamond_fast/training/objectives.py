@@ -67,8 +67,10 @@ class DenoiserObjective(ReplayObjective):
 class UpsamplerObjective(ReplayObjective):
     """Score matching on full frames: predict the next one from its noisy version, the one before, and the small one."""
 
-    def __init__(self, upsampler: Denoiser, segments: Segments, sigma_distribution: LevelsConfig):
-        super().__init__(segments)
+    def __init__(
+        self, upsampler: Denoiser, segments: Segments, sigma_distribution: LevelsConfig, to_float: ToFloat = to_float
+    ):
+        super().__init__(segments, to_float)
         self.upsampler = upsampler
         self.sigma_distribution = sigma_distribution
 
@@ -77,7 +79,7 @@ class UpsamplerObjective(ReplayObjective):
         return batch.full_frames, batch.frames, batch.pixel_mask, batch.mask_padding
 
     def loss(self, full: Tensor, frames: Tensor, pixel_mask: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
-        full, small = to_float(full, pixel_mask), to_float(frames, pixel_mask)
+        full, small = self.to_float(full, pixel_mask), self.to_float(frames, pixel_mask)
         loss = upsampler_loss(self.upsampler, full, small, mask, self.sigma_distribution)
         return loss, {"loss": loss.detach()}
 
