@@ -15,10 +15,11 @@ from diamond_fast.engine import rollout as rollout_module
 from diamond_fast.engine.recompute import play, recompute, usual_capacity
 from diamond_fast.engine.rollout import EnvStep, RolloutState, initial_state, rollout
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
-from diamond_fast.spec import Box, Frame, MultiBinary, Spec
+from diamond_fast.spec import Box, Discrete, Frame, Mixed, MultiBinary, Spec
 
 N, T, B, SIZE, ACTIONS = 3, 6, 2, 8, 4
 LOSS = ActorCriticLossConfig()
+MIXED = Mixed(parts=(("keys", MultiBinary(2)), ("weapon", Discrete(3)), ("mouse", Box(2))))
 
 
 def make_policy():
@@ -195,7 +196,7 @@ def test_draws_the_twins_actions():
     assert len(acts[0].unique()) > 1
 
 
-@pytest.mark.parametrize("action", [MultiBinary(2), Box(2)], ids=["multi_binary", "box"])
+@pytest.mark.parametrize("action", [MultiBinary(2), Box(2), MIXED], ids=["multi_binary", "box", "mixed"])
 @pytest.mark.parametrize("name", ["none", "consecutive", "always"])
 def test_other_kinds_of_actions_equal_the_twin(action, name):
     """Outputs, the loss and its gradients, from the same random numbers; what is played is what was drawn."""

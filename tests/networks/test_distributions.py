@@ -18,11 +18,12 @@ from diamond_fast.networks.actor_critic.distributions import (
     distribution_of,
 )
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
-from diamond_fast.spec import Box, Discrete, Frame, MultiBinary, Spec
+from diamond_fast.spec import Box, Discrete, Frame, Mixed, MultiBinary, Spec
 
 N, T, SIZE = 3, 4, 3
 KINDS = [Discrete(SIZE), MultiBinary(SIZE), Box(SIZE)]
 IDS = [action.kind for action in KINDS]
+MIXED = Mixed(parts=(("keys", MultiBinary(2)), ("weapon", Discrete(3)), ("mouse", Box(2))))
 
 
 def random_outputs(ours, *shape, seed=0, scale=2.0):
@@ -151,7 +152,7 @@ def test_a_new_policy_spreads_numbers_over_the_whole_range():
     assert 0.5 < shares.min() < shares.max() < 2
 
 
-@pytest.mark.parametrize("action", KINDS, ids=IDS)
+@pytest.mark.parametrize("action", [*KINDS, MIXED], ids=[*IDS, "mixed"])
 def test_nothing_asks_a_gpu(action, monkeypatch):
     """Draws, actions, log-probabilities and entropies, over a GPU that is not there; the dice have no fake."""
     ours = distribution_of(action)
@@ -167,6 +168,39 @@ def test_nothing_asks_a_gpu(action, monkeypatch):
             judged = ours.log_prob_and_entropy(outputs, drawn)
     assert act.shape == (N * T, *action.shape)
     assert {x.device.type for x in (act, *judged)} == {"cuda"}
+
+
+def test_a_mixed_action_is_its_parts():
+    """Log-probabilities, entropies and gradients are those of the parts, on rows that mean the same."""
+    ours, parts = distribution_of(MIXED), [distribution_of(action) for _, action in MIXED.parts]
+    assert ours.num_outputs == 2 + 3 + 4
+    outputs = random_outputs(ours, N, T, scale=0.7).requires_grad_()
+    drawn = draws(ours, outputs)
+    act = ours.action(drawn)
+    assert MIXED.why_not(act.numpy()) is None
+    assert (act.dtype, act.shape) == (torch.float32, (N, T, 7))
+    values = MIXED.decode(act.numpy())
+    pieces = torch.from_numpy(values["keys"]), torch.from_numpy(values["weapon"]), drawn[..., 5:]
+    torch.testing.assert_close(torch.from_numpy(values["mouse"]), drawn[..., 5:].tanh().float())
+    judged = [d.log_prob_and_entropy(x, v) for d, x, v in zip(parts, outputs.split([2, 3, 4], -1), pieces, strict=True)]
+    for i, actual in enumerate(ours.log_prob_and_entropy(outputs, drawn)):
+        expected = sum(j[i] for j in judged)
+        torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+        grads = [torch.autograd.grad(x.square().sum(), outputs, retain_graph=True)[0] for x in (actual, expected)]
+        torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.3, 1.0])
+def test_a_mixed_action_from_uniform_numbers(temperature):
+    ours, parts = distribution_of(MIXED), [distribution_of(action) for _, action in MIXED.parts]
+    outputs, uniform = random_outputs(ours, 40, seed=7), torch.rand(40, 7, dtype=torch.float64)
+    act = ours.action_at(outputs, uniform, temperature)
+    assert MIXED.why_not(act.numpy()) is None
+    values = MIXED.decode(act.numpy())
+    numbers = uniform[:, :2], uniform[:, 2:3], uniform[:, 5:]
+    for (name, _), part, x, u in zip(MIXED.parts, parts, outputs.split([2, 3, 4], -1), numbers, strict=True):
+        expected = part.action_at(x.contiguous(), u.contiguous(), temperature).numpy()
+        np.testing.assert_array_equal(values[name], expected)
 
 
 # --- the loss -------------------------------------------------------------------------------------------------------

@@ -5,12 +5,13 @@ Nothing here waits for a device or branches on what is drawn: all of it can be p
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diamond_fast.spec import Action, Box, Discrete, MultiBinary
+from diamond_fast.spec import Action, Box, Discrete, Mixed, MultiBinary
 
 MOST_MEAN = 5.0
 """Means stay within this of 0 before the squash: tanh of it is 0.9999."""
@@ -145,7 +146,58 @@ def _log_slope_of_tanh(u: Tensor) -> Tensor:
     return 2 * (math.log(2) - u - F.softplus(-2 * u))
 
 
-_OF_KIND: dict[type[Action], type[ActionDistribution]] = {
+class Parts(ActionDistribution):
+    """Independent parts of a mixed action, each with a distribution of its own.
+
+    Outputs are those of the parts, one after another. Draws are rows [N,n] of the outputs' dtype, as ``Mixed`` has them
+    but for the squash of numbers: a choice is one-hot.
+    """
+
+    def __init__(self, action: Mixed):
+        super().__init__(action.n)
+        self._dtype = getattr(torch, action.dtype.name)
+        self._parts = [distribution_of(part) for _, part in action.parts]
+        self._sizes = [part.n for part in self._parts]
+        self._outputs = [part.num_outputs for part in self._parts]
+        self.num_outputs = sum(self._outputs)
+
+    def draw(self, outputs: Tensor) -> Tensor:
+        return self._rows([part.draw(x) for part, x in self._with(outputs)], outputs.dtype)
+
+    def action(self, drawn: Tensor) -> Tensor:
+        columns = drawn.split(self._sizes, dim=-1)
+        return torch.cat([d.action(x).to(self._dtype) for d, x in zip(self._parts, columns, strict=True)], dim=-1)
+
+    def action_at(self, outputs: Tensor, uniform: Tensor, temperature: float = 1.0) -> Tensor:
+        numbers = uniform.split(self._sizes, dim=-1)
+        chosen = []
+        for (part, x), u in zip(self._with(outputs), numbers, strict=True):
+            u = u[:, :1].contiguous() if isinstance(part, Categorical) else u
+            chosen.append(part.action_at(x, u, temperature))
+        return self._rows(chosen, self._dtype)
+
+    def log_prob_and_entropy(self, outputs: Tensor, drawn: Tensor) -> tuple[Tensor, Tensor]:
+        columns = drawn.split(self._sizes, dim=-1)
+        judged = []
+        for (part, x), y in zip(self._with(outputs), columns, strict=True):
+            judged.append(part.log_prob_and_entropy(x, y.argmax(dim=-1) if isinstance(part, Categorical) else y))
+        log_probs, entropies = zip(*judged, strict=True)
+        return torch.stack(log_probs).sum(dim=0), torch.stack(entropies).sum(dim=0)
+
+    def _with(self, outputs: Tensor) -> Iterator[tuple[ActionDistribution, Tensor]]:
+        pieces = (x.contiguous() for x in outputs.split(self._outputs, dim=-1))
+        return zip(self._parts, pieces, strict=True)
+
+    def _rows(self, values: list[Tensor], dtype: torch.dtype) -> Tensor:
+        """[N] of a choice, [N,n] of other parts -> [N, n of all]."""
+        rows = [
+            (x[:, None] == torch.arange(n, device=x.device)) if isinstance(part, Categorical) else x
+            for part, n, x in zip(self._parts, self._sizes, values, strict=True)
+        ]
+        return torch.cat([x.to(dtype) for x in rows], dim=-1)
+
+
+_OF_KIND: dict[type[Action], Callable[[int], ActionDistribution]] = {
     Discrete: Categorical,
     MultiBinary: Bernoullis,
     Box: SquashedGaussian,
@@ -154,6 +206,8 @@ _OF_KIND: dict[type[Action], type[ActionDistribution]] = {
 
 def distribution_of(action: Action) -> ActionDistribution:
     """The policy's distribution over such actions. Raises ValueError if there is none."""
+    if isinstance(action, Mixed):
+        return Parts(action)
     if type(action) not in _OF_KIND:
         raise ValueError(f"action: a policy chooses among {', '.join(k.kind for k in _OF_KIND)} actions, got {action}")
     return _OF_KIND[type(action)](action.n)
