@@ -16,7 +16,7 @@ from diamond_fast.train import TrainArgs, read_command_line
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MODULES = {"replay": "replay.__main__"} | {
-    name: name for name in ("bench", "doctor", "evaluate", "play", "report", "train")
+    name: name for name in ("bench", "doctor", "evaluate", "play", "record", "report", "train")
 }
 
 

@@ -21,13 +21,14 @@ from diamond_fast.playing.session import Session
 from diamond_fast.playing.source import load_source
 from diamond_fast.playing.wire import describe, encode_view
 from diamond_fast.replay import Replay
+from diamond_fast.replay.__main__ import main as import_main
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.runs.nested import flatten
-from diamond_fast.spec import Action, Box, Discrete, MultiBinary
+from diamond_fast.spec import Action, Box, Discrete, Mixed, MultiBinary
 from diamond_fast.training import profiling
 from diamond_fast.training.trainer import Trainer
 
@@ -85,6 +86,22 @@ def test_a_run_on_a_recording_is_killed_and_goes_on_bit_for_bit(tmp_path, action
     assert not any(name.startswith(("test/", "reward_end/", "actor_critic/")) for line in lines for name in line)
     assert go_on(cfg, tmp_path / "whole")[0] == whole  # a finished run's result is on record
     assert len(read_metrics(tmp_path / "whole" / "metrics.jsonl")) == 4
+
+
+def test_from_the_disk_as_from_memory(tmp_path):
+    """An imported recording with actions of several parts gives the same weights, bit for bit."""
+    mixed = Mixed(parts=(("keys", MultiBinary(3)), ("mouse", Discrete(4))))
+    in_memory = recording(tmp_path / "a.npz", mixed)
+    assert import_main(["import", str(in_memory), "--out", str(tmp_path / "on_disk")]) == 0
+    weights = []
+    for path in (in_memory, tmp_path / "on_disk" / "train"):
+        cfg = checked(replace(ALONE, env_id=None, num_final_epochs=1, static_dataset=str(path), held_out=str(path)))
+        result, trainer = go_on(cfg, tmp_path / f"run{len(weights)}")
+        assert trainer.agent.spec.action == mixed
+        weights.append((result, trainer.agent.denoiser.state_dict()))
+    assert weights[0][0] == weights[1][0]
+    for name, tensor in weights[0][1].items():
+        torch.testing.assert_close(tensor, weights[1][1][name], rtol=0, atol=0)
 
 
 def test_a_game_is_played_at_random(tmp_path):
