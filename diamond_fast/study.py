@@ -3,18 +3,20 @@
 import shlex
 import shutil
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from diamond_fast.cli import expected_failure, parse, user_errors
+from diamond_fast.cli import expected_failure, fail, parse, user_errors
+from diamond_fast.one_line import one_line
 from diamond_fast.registry import find
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
 from diamond_fast.studies.drift import Drift
 from diamond_fast.studies.nfe import Nfe
-from diamond_fast.studies.settings import StudyFlags, begin
+from diamond_fast.studies.settings import StudyFlags, UnfitInputError, begin
 from diamond_fast.studies.steps import Steps
 
 PROGRAM = "python -m diamond_fast.study"
@@ -53,10 +55,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         stop.how_to_go_on = shlex.join([*PROGRAM.split(), name, *flags])
         try:
             page = study.run(task, device, stop)
+        except UnfitInputError as error:
+            fail(str(error))
         except Exception as error:
-            print(expected_failure(error, f"out of memory on {device}: take a lower --batch-size"), file=sys.stderr)
+            print(_failure(error, out, f"out of memory on {device}: take a lower --batch-size"), file=sys.stderr)
             raise SystemExit(EXIT_FAILED) from None
         print(f"Page: {page}\nFigures: {out / 'results.json'}", flush=True)
+
+
+def _failure(error: Exception, out: Path, out_of_memory: str) -> str:
+    """What ended a study, in one line. Where a bug struck is kept for a report of it."""
+    try:
+        return expected_failure(error, out_of_memory)
+    except Exception as unexpected:
+        where = out / "error.txt"
+        where.write_text("".join(traceback.format_exception(unexpected)))
+        return (
+            f"{type(error).__name__}: {one_line(error)}; what was done is kept, and the same command goes on from "
+            f"there; where it happened: {where}"
+        )
 
 
 def _defaults(kind: type[StudyFlags], flags: Sequence[str]) -> StudyFlags:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from tyro.conf import arg
 
 from diamond_fast.settings import Length, PositiveInt
-from diamond_fast.studies.settings import StudyFlags
+from diamond_fast.studies.settings import StudyFlags, users_input
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     import torch
@@ -148,7 +148,8 @@ def _measure(task: Task, device: "torch.device") -> None:
     frames = len(task.starts) * args.horizon
     with Progress(len(todo), {"imagine": frames * sum(n for *_, n in todo)}, unit="measurement") as progress:
         for name, seed, n in todo:
-            trained = load_agent(task.run_of(name, seed))
+            with users_input():  # a folder that somebody changed meanwhile
+                trained = load_agent(task.run_of(name, seed))
             steps = trained.config.world_model.with_denoising_steps(n).sampler
             sampler = sampler_of(trained, steps, args, min(args.batch_size, len(task.starts)), device)
             noise = int(np.random.SeedSequence((args.seed, n)).generate_state(1)[0])

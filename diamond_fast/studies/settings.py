@@ -1,6 +1,7 @@
 """What all studies are told, and how one is recognised that is gone on with. No torch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -10,6 +11,20 @@ from tyro.conf import FlagCreatePairsOff, arg
 from diamond_fast.config import EngineChoice
 from diamond_fast.runs.durable import parse_json, strict_json, write_durably
 from diamond_fast.settings import BatchSize, PositiveInt, Seed, flag, require
+
+
+class UnfitInputError(ValueError):
+    """What the user gave turned out not to fit when the work had begun; the message says what."""
+
+
+@contextmanager
+def users_input() -> Iterator[None]:
+    """For what reads the user's files behind a study's beginning: a ValueError there is no bug."""
+    try:
+        yield
+    except ValueError as error:
+        raise UnfitInputError(str(error)) from error
+
 
 NOT_OF_THE_STUDY = ("out", "device", "engine", "quick")
 """Flags that may change when a study is gone on with."""

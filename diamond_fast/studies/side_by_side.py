@@ -1,5 +1,6 @@
 """World models trained side by side: the same recording, network, updates and seeds, formulation by formulation."""
 
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from diamond_fast.registry import FORMULATIONS, find
 from diamond_fast.replay import load_recording
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.signals import StopSignals
+from diamond_fast.studies.settings import users_input
 from diamond_fast.training.trainer import Trainer
 
 PARTS = 10
@@ -68,17 +70,16 @@ def train(cfg: RunConfig, path: Path, device: torch.device, stop: StopSignals) -
     """A run in a folder of its own, from its beginning or from where it stopped. A finished one costs a second.
 
     Raises:
-        ValueError: the folder holds a run with other settings, or it is in use.
+        UnfitInputError: the folder holds a run with other settings, is in use or damaged, or the recording is.
         Stopped: a signal came; what was done is saved.
     """
-    folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
-    held = folder.read_config()
-    held = replace(held, static_dataset=cfg.static_dataset, held_out=cfg.held_out, engine=cfg.engine)
-    if held != cfg:  # but for where its folder was, which may have been moved
-        raise ValueError(f"{path}: holds a run with other settings; name a new folder with --out")
-    with folder.lock():
-        trainer = Trainer(cfg, folder, device)
-        try:
-            trainer.run(stop)
-        finally:
-            trainer.close()
+    with ExitStack() as stack:
+        with users_input():
+            folder = RunFolder.open(path) if path.exists() else RunFolder.create(path, cfg)
+            held = folder.read_config()
+            held = replace(held, static_dataset=cfg.static_dataset, held_out=cfg.held_out, engine=cfg.engine)
+            if held != cfg:  # but for where its folder was, which may have been moved
+                raise ValueError(f"{path}: holds a run with other settings; name a new folder with --out")
+            stack.enter_context(folder.lock())
+            trainer = stack.enter_context(closing(Trainer(cfg, folder, device)))
+        trainer.run(stop)

@@ -193,6 +193,39 @@ def test_another_study_in_the_folder_is_named(data, capsys):
     assert "--out s: holds a study with --train-seeds 1, not 2" in capsys.readouterr().err
 
 
+def test_what_goes_wrong_inside_is_one_line_and_nothing_is_lost(data, tmp_path, monkeypatch, capsys):
+    from diamond_fast.studies import side_by_side
+
+    flags = [*FLAGS.split(), "--data", "a.npz", "--out", "s", "--formulations", "edm", "--horizon", "2"]
+    train, trained = side_by_side.train, []
+
+    def breaks(cfg, path, *more):
+        if trained:
+            raise ValueError("a bug")
+        trained.append(path)
+        train(cfg, path, *more)
+
+    monkeypatch.setattr(side_by_side, "train", breaks)
+    with pytest.raises(SystemExit) as stop:
+        study.main(flags)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert (stop.value.code, said.partition(";")[0]) == (1, "ValueError: a bug")
+    assert 'raise ValueError("a bug")' in (tmp_path / "s" / "error.txt").read_text()
+
+    monkeypatch.setattr(side_by_side, "train", train)
+    config = tmp_path / "s" / "runs" / "edm-seed0" / "config.json"
+    good = config.read_bytes()
+    config.write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        study.main(flags)
+    assert stop.value.code == 2
+    assert "edm-seed0" in capsys.readouterr().err.splitlines()[-1]
+
+    config.write_bytes(good)
+    study.main(flags)
+    assert (tmp_path / "s" / "results.json").exists()
+
+
 def test_studies_are_listed_and_an_unknown_one_is_named(capsys):
     study.main(["--help"])
     assert "drift" in capsys.readouterr().out
