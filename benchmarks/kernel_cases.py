@@ -18,6 +18,7 @@ from diamond_fast.kernels.edm_step import edm_step
 from diamond_fast.kernels.frames_to_float import frames_to_float
 from diamond_fast.kernels.fused_conv import Norm, Projection, fused_conv
 from diamond_fast.kernels.group_norm_silu import group_norm_silu
+from diamond_fast.kernels.linear_step import linear_step
 from diamond_fast.kernels.lstm_unroll import lstm_unroll
 
 NORM_FORWARD_FLOPS = 12  # 4 for the statistics, 3 to normalise, 5 for SiLU
@@ -154,6 +155,19 @@ def step_case(n: int, size: int) -> Case:
     return Case("edm_step", f"{n} x 3 x {size} x {size}", make, elements * (4 + 2 + 4 + 2), elements * 16)
 
 
+def linear_step_case(n: int, size: int) -> Case:
+    """As DDPM takes it."""
+
+    def make(device):
+        (x, noise), output = (image(device, n, 3, size, FP32) for _ in range(2)), image(device, n, 3, size, BF16)
+        factors = {"of_output": 0.6, "divisor": 0.8, "of_estimate": 0.3, "of_noisy": 0.7, "noise_scale": 0.2}
+        following = {"network_input": image(device, n, 16, size, BF16), "first_channel": 12}
+        return lambda impl: linear_step(x, output, noise=noise, rounding="clamp", **factors, **following, impl=impl)
+
+    elements = 3 * n * size**2
+    return Case("linear_step", f"{n} x 3 x {size} x {size}", make, elements * (4 + 2 + 4 + 4 + 2), elements * 10)
+
+
 def loss_case(n: int, size: int) -> Case:
     def make(device):
         noisy, clean = (image(device, n, 3, size, FP32) for _ in range(2))
@@ -217,7 +231,7 @@ def paper_cases() -> list[Case]:
         cases += [conv_case(n, 64, 0, 64, 64, BF16, "stride 2"), conv_case(n, 64, 0, 64, 32, BF16, "upsample")]
         cases += [conv_case(n, 16, 0, 64, 64, BF16, "plain"), conv_case(n, 64, 0, 8, 64, BF16, "norm")]
         cases.append(conv_case(n, 64, 0, 64, 8, BF16, "residual", kernel=1))
-        cases += [input_case(n, 64), step_case(n, 64), loss_case(n, 64)]
+        cases += [input_case(n, 64), step_case(n, 64), linear_step_case(n, 64), loss_case(n, 64)]
         cases += [frames_case(n, length, 64) for length in (19, 6)]
         cases.append(lstm_case(n, 15, 512))
     return cases
@@ -232,6 +246,7 @@ def few_cases() -> list[Case]:
         conv_case(32, 64, 64, 64, 64, BF16, "norm + projection"),
         input_case(32, 64),
         step_case(32, 64),
+        linear_step_case(32, 64),
         loss_case(32, 64),
         frames_case(32, 6, 64),
         lstm_case(32, 2, 512),

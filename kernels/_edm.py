@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.kernels._triton import tl, triton
-from diamond_fast.kernels.dispatch import channels_last, check_shape, check_tensors
+from diamond_fast.kernels.dispatch import channels_last, check_images, check_shape, check_tensors
 
 
 @triton.jit
@@ -92,6 +92,23 @@ def check_scales(sigma_data: float, sigma_offset_noise: float) -> None:
     if sigma_data == 0:
         raise ValueError("sigma_data: must be positive, got 0")
     check_sigma("sigma_offset_noise", sigma_offset_noise)
+
+
+def check_network_input(noisy: Tensor, network_input: Tensor, first_channel: int) -> None:
+    """Checks a buffer whose channels from ``first_channel`` on take frames like noisy [N,C,H,W].
+
+    Raises:
+        TypeError, ValueError: it has no room for them, or its channels are not last in memory.
+    """
+    n, c, h, w = noisy.shape
+    check_tensors("noisy", noisy, network_input=network_input)
+    check_images("network_input", network_input)
+    channels = network_input.size(1)
+    check_shape("network_input", network_input, (n, channels, h, w), "noisy's but for the channels")
+    if not 0 <= first_channel <= channels - c:
+        raise ValueError(f"first_channel: {c} channels must fit into {channels} from there on, got {first_channel}")
+    if not network_input.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError("network_input: is written in place, so its channels must be last in memory")
 
 
 def sigma_argument(sigma: Tensor | float, like: str, x: Tensor) -> tuple[Tensor | None, float]:

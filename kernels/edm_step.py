@@ -17,6 +17,7 @@ from diamond_fast.formulations.edm import conditioners
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._edm import (
     as_levels,
+    check_network_input,
     check_scales,
     check_sigma,
     load_sigma,
@@ -312,15 +313,7 @@ def _step(noisy, network_output, start, start_slope, network_input, first_channe
     _check(noisy, network_output, sigma_data, sigma_offset_noise)
     check_sigma("next_sigma", next_sigma)
     if network_input is not None:
-        n, c, h, w = noisy.shape
-        check_tensors("noisy", noisy, network_input=network_input)
-        check_images("network_input", network_input)
-        channels = network_input.size(1)
-        check_shape("network_input", network_input, (n, channels, h, w), "noisy's but for the channels")
-        if not 0 <= first_channel <= channels - c:
-            raise ValueError(f"first_channel: {c} channels must fit into {channels} from there on, got {first_channel}")
-        if not network_input.is_contiguous(memory_format=torch.channels_last):
-            raise ValueError("network_input: is written in place, so its channels must be last in memory")
+        check_network_input(noisy, network_input, first_channel)
     arguments = (noisy, network_output, start, start_slope, network_input, first_channel, float(sigma), float(divisor),
                  float(dt), float(next_sigma), float(sigma_data), float(sigma_offset_noise),
                  quantised, with_slope)  # fmt: skip

@@ -20,7 +20,7 @@ LAYERS = [
     ["frames"],
     ["networks", "formulations"],
     ["kernels"],
-    ["formulations.edm_fused", "world_model", "upsampling", "official"],
+    ["formulations.edm_fused", "formulations.linear_fused", "world_model", "upsampling", "official"],
     ["runs"],
     ["replay"],
     ["engine"],

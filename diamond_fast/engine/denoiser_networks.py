@@ -13,12 +13,15 @@ from diamond_fast.engine.fused_torch import Activation, Techniques
 from diamond_fast.engine.path import PROGRAMS, Engine, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.formulations.config import StepsConfig
+from diamond_fast.formulations.ddpm import DDPM
 from diamond_fast.formulations.edm import EDM
 from diamond_fast.formulations.edm_fused import FusedEDM
+from diamond_fast.formulations.flow import Flow
+from diamond_fast.formulations.linear_fused import FusedDDPM, FusedFlow
 from diamond_fast.formulations.protocol import Formulation
 from diamond_fast.world_model import DrawingNetwork, PlainNetwork, Sampler
 
-FUSED: dict[type, Callable[..., Formulation]] = {EDM: FusedEDM}
+FUSED: dict[type, Callable[..., Formulation]] = {EDM: FusedEDM, DDPM: FusedDDPM, Flow: FusedFlow}
 """Formulations whose functions are there over Triton as well."""
 
 

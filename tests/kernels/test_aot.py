@@ -15,7 +15,13 @@ ALL_CHIPS = [80, 86, 89, 90, 100, 120]
 # Fewest bytes a thread loads at a time, where every other access could be wider: frames as bytes have 3 channels.
 NARROW_LOADS = {"_edm_precondition_input_kernel"}
 # A buffer of 16 channels of which 3 are written; single sums.
-NARROW_STORES = {"_edm_step_kernel", "_masked_mean_kernel", "_backward_reduce_kernel", "_bias_residual_stats_kernel"}
+NARROW_STORES = {
+    "_edm_step_kernel",
+    "_linear_step_kernel",
+    "_masked_mean_kernel",
+    "_backward_reduce_kernel",
+    "_bias_residual_stats_kernel",
+}
 
 
 def compiled(cases: str, capabilities: list[int]) -> list[dict]:
@@ -61,6 +67,7 @@ def test_on_an_h100():
         "edm_step",
         "frames_to_float",
         "fused_conv",
+        "linear_step",
         "lstm_unroll",
     }
     assert_fit_for_the_chip(found, wide=True)
