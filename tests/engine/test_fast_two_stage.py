@@ -6,15 +6,18 @@ import torch
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
 from formulations.test_edm import assert_same_grey_levels
 from golden_vectors import replay_draws, tensors
-from test_upsampling import NEXT, UPSAMPLING, denoiser, draws, upsampler
+from test_upsampling import LEVELS, NEXT, UPSAMPLING, denoiser, draws, upsampler
 
 from diamond_fast import FastDenoiser, FastTwoStage, TwoStageSampler
 from diamond_fast.config import SamplerConfig
 from diamond_fast.engine.cpu_program import instruction_set
+from diamond_fast.engine.cpu_training import as_programs
 from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fused_torch import Techniques
+from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.graphs import Captured
-from diamond_fast.upsampling import no_actions, upsampling_input
+from diamond_fast.engine.path import WITHOUT_TRITON
+from diamond_fast.upsampling import no_actions, upsampler_loss, upsampling_input
 
 ENGINES = ["readable", "torch"] + ["program"] * (instruction_set(torch.float32) is not None)
 
@@ -145,6 +148,38 @@ def test_capture_touches_nothing_of_the_host(v, techniques):
             small, full = draw(*inputs)
     assert [list(x.shape) for x in small] == [[n, 3, h, w]] * 4
     assert [list(x.shape) for x in full] == [[n, 3, 30, 55]] * 2
+
+
+TRAINED = {
+    "fused": lambda model: fused(model, torch.float32, WITHOUT_TRITON),
+    "program": lambda model: as_programs(model, torch.float32),
+}
+
+
+@pytest.mark.parametrize("engine", ["fused"] + ["program"] * ("program" in ENGINES))
+def test_losses_golden_with_the_gradients_of_their_twins(v, engine):
+    act, full = v["train_act"].to(torch.uint8), v["train_full_res"]
+
+    def of_denoiser(model):
+        mask = torch.ones(act.shape[:2], dtype=torch.bool)
+        return model.loss(v["train_obs"], act, mask, LEVELS, replay_draws(draws(v, "denoiser_loss")))
+
+    def of_upsampler(model):
+        mask, randn = torch.ones(full.shape[:2], dtype=torch.bool), replay_draws(draws(v, "upsampler_loss"))
+        return upsampler_loss(model, full, v["train_obs"][:, :2], mask, LEVELS, randn)
+
+    for model, loss_of, name in (
+        (denoiser(), of_denoiser, "denoiser_loss"),
+        (upsampler(), of_upsampler, "upsampler_loss"),
+    ):
+        loss_of(model).backward()
+        expected = [p.grad.clone() for p in model.parameters()]
+        model.zero_grad()
+        loss = loss_of(TRAINED[engine](model))
+        loss.backward()
+        assert loss.item() == pytest.approx(v[name].item(), rel=1e-4)
+        for p, twin in zip(model.parameters(), expected, strict=True):
+            assert (p.grad - twin).norm() <= 1e-2 * twin.norm() + 1e-5  # a flip of one level is later context
 
 
 def test_no_frames(v):
