@@ -96,7 +96,7 @@ _QUICK = replace(
     ),
     upsampler_update=replace(_FEW_UPDATES, steps_first_epoch=60, steps_per_epoch=60, batch_size=2),
     upsampler_autoregressive_steps=0,
-    world_model=replace(CSGO.world_model, horizon=200),
+    world_model=replace(CSGO.world_model, horizon=50),
 )
 
 PRESETS: dict[str, config.RunConfig] = {
