@@ -29,10 +29,10 @@ def most_telling(n: int) -> list[str]:
     """Names of rows in the order in which they are wanted. All others follow.
 
     Args:
-        n: the batch that updates and imagined steps are measured at.
+        n: the batch that is measured first.
     """
     return [
-        "test_sampling[32-3]",
+        f"test_sampling[{n}-3]",
         f"test_update[denoiser-{n}]",
         f"test_step[{n}]",
         "test_epoch",
@@ -99,7 +99,7 @@ def name_of(item: Any) -> str:
 
 def in_order(items: Iterable[Any], effort: str) -> list[Any]:
     """The most telling first."""
-    wanted = most_telling(8 if effort == "quick" else 32)
+    wanted = list(dict.fromkeys(most_telling(8 if effort == "quick" else 32)))
     rank = {name: i for i, name in enumerate(wanted)}
     return sorted(items, key=lambda item: rank.get(item.name, len(wanted)))
 

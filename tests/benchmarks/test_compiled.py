@@ -7,7 +7,7 @@ import drawing
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
-from workloads import TINY, contexts, make_denoiser
+from workloads import TINY, contexts, make_agent, make_denoiser, noise_replay, published_updates, with_batches
 
 CPU = torch.device("cpu")
 
@@ -32,3 +32,17 @@ def test_frames_are_drawn_with_a_network_compiled_once_for_each_batch_size(trace
             for _ in range(2):
                 call()
             assert traced.frame_count == num_sizes
+
+
+def test_no_later_update_compiles_anything(traced):
+    """Rollouts of three steps, at the horizon of which every episode starts anew."""
+    cfg = with_batches(TINY, 2, 3)
+    updates = published_updates(cfg, make_agent(cfg, CPU), noise_replay(cfg, 60, episode_steps=20), CPU, compiled=True)
+    update = updates["actor_critic"]
+    update.objective.begin_epoch()
+    update.step()
+    compiled = traced.frame_count
+    assert compiled > 0
+    for _ in range(3):
+        update.step()
+    assert traced.frame_count == compiled

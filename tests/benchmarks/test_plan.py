@@ -36,10 +36,10 @@ def test_every_part_gets_its_most_telling_row_first(effort):
         f"test_update[denoiser-{n}]",
         "test_epoch",
         f"test_step[{n}]",
-        "test_sampling[32-3]",
+        f"test_sampling[{n}-3]",
     ]
     ordered = [x.name for x in in_order([SimpleNamespace(name=name) for name in names], effort)]
-    first = ["test_sampling[32-3]", f"test_update[denoiser-{n}]", f"test_step[{n}]", "test_epoch"]
+    first = [f"test_sampling[{n}-3]", f"test_update[denoiser-{n}]", f"test_step[{n}]", "test_epoch"]
     assert ordered == [*first, "test_sampling[256-3]", "test_checkpoint", "test_append"]
 
 
