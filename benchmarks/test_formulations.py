@@ -7,7 +7,7 @@ Whatever a formulation does around the network should cost next to nothing: they
 
 import pytest
 import torch
-from test_fast_denoiser import measure_evaluations
+from drawing import measure_evaluations
 from workloads import PAPER, TINY, contexts, make_denoiser
 
 from diamond_fast.config import of_kind
