@@ -5,6 +5,7 @@ import torch
 from float64_truth import assert_near
 from torch import Tensor
 
+from diamond_fast.kernels import fused_conv as module
 from diamond_fast.kernels import launch
 from diamond_fast.kernels.bias_residual_stats import group_norm_stats, group_norm_stats_reference
 from diamond_fast.kernels.fused_conv import Norm, Projection, conv_launch, fits, fused_conv, fused_conv_reference
@@ -128,10 +129,32 @@ def test_in_half_precision(device, case):
     assert_true(arguments(case, device, dtype), dtype)
 
 
+@pytest.fixture
+def large_maps(monkeypatch):
+    """Maps of the cases are large in proportion to these tiles."""
+    monkeypatch.setattr(module, "COLUMNS_TILE", 64)
+
+
+@pytest.mark.usefixtures("large_maps")
+@pytest.mark.parametrize("case", [case for case in CASES if (case.kernel, case.stride) == (3, 1)], ids=str)
+def test_large_maps_against_float64(device, case):
+    args = arguments(case, device)
+    if case.n * case.out_size[0] * case.out_size[1] >= 48:
+        assert module._launch_of(args["x"], args["weight"], 1, case.upsample, case.groups).kernel == "columns"
+    assert_true(args, torch.float32)
+
+
+@pytest.mark.usefixtures("large_maps")
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[6]], ids=str)
+def test_large_maps_in_half_precision(device, case):
+    dtype = torch.float16 if device.type == "cpu" else torch.bfloat16
+    assert_true(arguments(case, device, dtype), dtype)
+
+
 def test_small_tiles(device, monkeypatch):
-    """Of a chip with many multiprocessors: 16 pixels, 32 of 64 channels."""
+    """Of a chip with many multiprocessors: 16 pixels, 32 of 64 channels; neighbouring tiles overlap."""
     monkeypatch.setattr(launch, "chip_of", lambda device: launch.Chip(90, 10_000))
-    assert conv_launch(1, 42, 64, 2, 4, True, launch.Chip(90, 10_000))[:3] == (1, 32, 16)
+    assert conv_launch(1, 6, 7, 64, 2, 3, 1, launch.Chip(90, 10_000)) == ("rows", 1, 32, 16, 1, 3)
     assert_true(arguments(Case(1, 32, 0, 64, 6, 7, residual="projection"), device), torch.float32)
 
 
@@ -202,13 +225,16 @@ def test_operator_contract(device):
 
 
 def test_tiles_for_every_multiprocessor():
-    """At a batch of 32 of the paper's network on an H100: channels of a program, pixels of a program, programs."""
+    """The paper's network on an H100: kernel, channels of a program, pixels of a program, programs."""
     chip, found = launch.Chip(90, 132), []
-    for size in (64, 32, 16, 8):
-        config = conv_launch(32, size * size, 64, 2, 2, True, chip)
+    for n, size in ((32, 64), (32, 32), (32, 16), (32, 8), (1, 64)):
+        config = conv_launch(n, size, size, 64, 2, 3, 1, chip)
         channels = config.groups_per_block * config.block_d
-        found.append((channels, config.block_p, 32 * config.num_tiles * (64 // channels)))
-    assert found == [(64, 128, 1024), (64, 128, 256), (64, 64, 128), (32, 32, 128)]
+        found.append((config.kernel, channels, config.block_p, n * config.num_tiles * (64 // channels)))
+    assert found == [
+        ("columns", 64, 256, 512), ("columns", 64, 256, 128), ("rows", 64, 32, 256), ("rows", 32, 16, 256),
+        ("rows", 64, 16, 293),
+    ]  # fmt: skip
 
 
 def test_groups_that_fit():
