@@ -37,11 +37,12 @@ from diamond_fast.kernels.group_norm_silu import group_norm_silu, group_norm_sil
 
 MAX_GROUP_CHANNELS = 64
 BLOCK_CHANNELS = 64  # output channels of a program, and input channels that it takes at a time
-# What an H200 does fastest. A program of 4 warps shares its multiprocessor with one to three others, which hides the
-# latency of its loads; small tiles have inputs and weights of so many taps on their way at a time besides.
-WARPS = 4
-COLUMNS_TILE = 256  # pixels
-ROWS_TILE, ANY_TILE, STAGES = 64, 128, 3
+# What an H200 does fastest. A program of 4 warps shares its multiprocessor with one to three others, and has inputs and
+# weights of so many steps on their way at a time: both hide the latency of its loads.
+WARPS, STAGES = 4, 3
+COLUMNS_TILE, ROWS_TILE, ANY_TILE = 256, 64, 128  # pixels
+WARPGROUP_PRODUCTS = (90, 100, 103)  # capabilities whose tensor cores read inputs from shared memory
+COLUMNS_CHANNELS = 32  # input channels at a time: half as many, so that there is room for two such programs
 
 
 class Norm(NamedTuple):
@@ -120,9 +121,11 @@ def conv_launch(
     while groups % (2 * count) == 0 and 2 * count * block_d <= BLOCK_CHANNELS:
         count *= 2
     kernel: Kernel = "rows" if kernel_size == 3 and stride == 1 else "any"
-    if kernel == "rows" and n * pixels * (groups // count) >= COLUMNS_TILE * chip.num_sms * 3 // 4:
-        num_tiles = launch.ceil_div(height * launch.ceil_div(width, 4), COLUMNS_TILE // 4)
-        return ConvLaunch("columns", count, block_d, COLUMNS_TILE, 0, num_tiles)
+    # elsewhere inputs take registers as well, and a large tile leaves too few
+    tile = COLUMNS_TILE if chip.capability in WARPGROUP_PRODUCTS else COLUMNS_TILE // 2
+    if kernel == "rows" and n * pixels * (groups // count) >= tile * chip.num_sms * 3 // 4:
+        num_tiles = launch.ceil_div(height * launch.ceil_div(width, 4), tile // 4)
+        return ConvLaunch("columns", count, block_d, tile, 0, num_tiles)
     largest = ROWS_TILE if kernel == "rows" else ANY_TILE
     block_p = min(largest, max(16, launch.next_power_of_2(pixels)))
     while n * launch.ceil_div(pixels, block_p) * (groups // count) < chip.num_sms * 7 // 4:
@@ -150,11 +153,6 @@ def _out_size(x: Tensor, stride: int, upsample: bool) -> tuple[int, int]:
 def _launch_of(x: Tensor, weight: Tensor, stride: int, upsample: bool, groups: int) -> ConvLaunch:
     size = _out_size(x, stride, upsample)
     return conv_launch(len(x), *size, len(weight), groups, weight.size(2), stride, launch.chip_of(x.device))
-
-
-def _widest(x: Tensor) -> int:
-    """Input channels of a block at most."""
-    return 2 * BLOCK_CHANNELS // x.element_size()
 
 
 def _input_blocks(c1: int, c2: int, norm_groups: int, widest: int) -> tuple[int, int, int]:
@@ -191,20 +189,22 @@ def _fused_conv(
     x2, residual, r, r2 = (None if t is None else channels_last(t) for t in (x2, residual, r, r2))
     (_, c1, h, w), c2 = x.shape, 0 if x2 is None else x2.size(1)
     r_channels = [0 if t is None else t.size(1) for t in (r, r2)]
-    d, in_groups, block_d = _input_blocks(c1, c2, norm_groups, _widest(x))
+    columns = config.kernel == "columns"
+    widest = (COLUMNS_CHANNELS if columns else BLOCK_CHANNELS) * 2 // x.element_size()
+    d, in_groups, block_d = _input_blocks(c1, c2, norm_groups, widest)
     further = (residual, r, r2, projection, projection_bias, out, out_stats)
     sizes = (h, w, out.size(3), out.size(2) * out.size(3), config.num_tiles)
     outputs = {
-        "R1": r_channels[0], "R2": r_channels[1], "BLOCK_R": min(_widest(x), _block(max(r_channels))),
+        "R1": r_channels[0], "R2": r_channels[1], "BLOCK_R": min(widest, _block(max(r_channels))),
         "OUT_C": len(weight), "OUT_D": len(weight) // groups, "OUT_GROUPS": config.groups_per_block,
         "OUT_BLOCK_D": config.block_d, "BLOCK_P": config.block_p, "ENLARGE": 2 if upsample else 1,
         "PRECISION": "ieee" if x.dtype == torch.float32 and not torch.backends.cudnn.allow_tf32 else "tf32",
     }  # fmt: skip
     grid = (len(x) * (groups // config.groups_per_block) * config.num_tiles,)
-    if config.kernel == "columns":
+    if columns:
         conv_by_columns_kernel[grid](
             x, x2, weight, bias, *further, *sizes, C1=c1, C2=c2, WIDTH=in_groups * block_d, **outputs,
-            num_warps=WARPS, num_stages=1, enable_fp_fusion=True,
+            num_warps=WARPS, num_stages=STAGES, enable_fp_fusion=True,
         )  # fmt: skip
         return out, out_stats
     (scale, scale_stride), (shift, shift_stride) = _rows(scale), _rows(shift)

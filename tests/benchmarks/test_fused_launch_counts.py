@@ -11,7 +11,7 @@ from diamond_fast.engine.fused_torch import Techniques
     ("fused_convs", "evaluation", "step", "beside", "burn_in"),
     [
         (False, (186, 2.27), (774, 7.67), (109, 7.19), (97, 8.91)),
-        (True, (60, 0.80), (341, 2.91), (82, 3.62), (51, 4.04)),
+        (True, (81, 1.38), (425, 4.85), (93, 5.51), (75, 6.40)),
     ],
 )
 def test_an_imagined_rollout(fused_convs, evaluation, step, beside, burn_in):
@@ -25,8 +25,11 @@ def test_an_imagined_rollout(fused_convs, evaluation, step, beside, burn_in):
 
 
 def test_an_evaluation():
-    """Convolutions: two in each of 22 blocks, 8 between them, 2 after attention, which has norm, product and itself."""
+    """Convolutions: two in each of 22 blocks, 8 between them, 2 after attention, which has norm, product and itself.
+
+    The norms before convolutions of 64x64 and 32x32 pixels are passes of their own.
+    """
     plain, fused = (Fakes(Techniques(fused_convs=f)).evaluation() for f in (False, True))
-    assert fused.counts == {"fused_conv": 54, "ada_group_norm_silu": 2, "addmm": 2, "addcmul": 2}
-    for counted_there, (count, gigabytes) in ((plain, (186, 2.27)), (fused, (60, 0.80))):
+    assert fused.counts == {"fused_conv": 54, "ada_group_norm_silu": 23, "addmm": 2, "addcmul": 2}
+    for counted_there, (count, gigabytes) in ((plain, (186, 2.27)), (fused, (81, 1.38))):
         assert (counted_there.launches.count, round(counted_there.launches.gigabytes, 2)) == (count, gigabytes)
