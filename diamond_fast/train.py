@@ -378,8 +378,10 @@ def dry_run(args: TrainArgs) -> None:
 
     device = _device(args)
     for path, _, value in leaves(args.config):
+        if value is False:  # a flag that is not given
+            continue
         shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
-        print(f"{flag(path)} {shown}")
+        print(flag(path) if value is True else f"{flag(path)} {shown}")
     if args.preset == "auto" and args.resume is None:
         print(f"\n{_why_this_preset(args, device)}")
     print(f"\n{args.config.title} on {device}\n{describe(args.config, _action(args.config), device, args.cuda_graphs)}")

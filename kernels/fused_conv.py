@@ -297,9 +297,10 @@ def fused_conv(
             stats, stats2 = norm.stats, norm.stats2
             size = (x.size(1) + (0 if x2 is None else x2.size(1))) // norm.groups
             stats = group_norm_stats(x, x.size(1) // size, impl="triton") if stats is None else stats.contiguous()
-            if x2 is not None:
-                given = stats2 is not None
-                stats2 = stats2.contiguous() if given else group_norm_stats(x2, x2.size(1) // size, impl="triton")
+            if stats2 is not None:
+                stats2 = stats2.contiguous()
+            elif x2 is not None:
+                stats2 = group_norm_stats(x2, x2.size(1) // size, impl="triton")
             n = (norm.scale, norm.shift, stats, stats2, norm.groups, float(norm.eps))
         return _fused_conv(x, x2, weight, bias, *n, kept, *p, stride, upsample, groups)
 

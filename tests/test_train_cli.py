@@ -485,5 +485,4 @@ def test_the_settings_of_a_dry_run_are_a_command_line(capsys, monkeypatch):
     run_main("--preset catch --seed 9 --dry-run")
     settings = capsys.readouterr().out.split("\n\n")[0]
     words = [word for line in settings.splitlines() if not line.endswith(" None") for word in line.split()]
-    words = [word for word in words if word not in ("False", "--model-free", "--world-model-only")]
     assert read(" ".join(["--preset", "atari100k", *words])).config == replace(PRESETS["catch"], seed=9)

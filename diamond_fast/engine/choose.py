@@ -89,12 +89,11 @@ def candidates(
 
     # a network without a walk runs as it is under autocast on any of them; a run's other networks gain all the same
     if device.type == "cuda":
-        if TRITON_INSTALLED:
-            add("fused", graphs=graphs)
-        # fewer launches and bytes for more arithmetic: which wins depends on the chip; older ones lack tensor cores for
-        # the products, and in bfloat16 it spills there
+        # fewer launches and bytes: on an H200 the fastest; older chips lack tensor cores for the products
         if TRITON_INSTALLED and walks and has_fast_products(device):
             add("fused", graphs=graphs, techniques=Techniques(fused_convs=True), variant="convolutions")
+        if TRITON_INSTALLED:
+            add("fused", graphs=graphs)
         if walks or not TRITON_INSTALLED:
             add("torch", graphs=graphs, techniques=WITHOUT_TRITON)
         if dtype != torch.float32:
