@@ -149,7 +149,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _sum_over_pixels(dy: Tensor, dtype: torch.dtype) -> Tensor:
-    """[N,C,H,W] -> [C], added up in float32. A matrix product is up to 3.7 times as fast as torch's sum (on an H200)."""
+    """[N,C,H,W] -> [C], added up in float32. A product with ones is up to 3.7 times as fast as a sum (on an H200)."""
     if dtype not in (torch.bfloat16, torch.float16) or dtype != dy.dtype:
         return dy.sum((0, 2, 3), dtype=dtype)
     rows = dy.permute(0, 2, 3, 1).reshape(-1, dy.size(1))

@@ -10,8 +10,8 @@ from diamond_fast.engine.fused_torch import Techniques
 @pytest.mark.parametrize(
     ("fused_convs", "evaluation", "step", "beside", "burn_in"),
     [
-        (False, (186, 2.27), (774, 7.67), (109, 7.19), (97, 8.91)),
-        (True, (81, 1.38), (425, 4.85), (93, 5.51), (75, 6.40)),
+        (False, (186, 2.27), (774, 7.68), (110, 7.19), (97, 8.92)),
+        (True, (81, 1.38), (414, 4.79), (89, 5.14), (71, 6.20)),
     ],
 )
 def test_an_imagined_rollout(fused_convs, evaluation, step, beside, burn_in):
