@@ -18,6 +18,8 @@ import torch
 from gpu_meter import GpuMeter
 from pages.figures import figure, ratio, to_json
 
+from diamond_fast.engine.graphs import WARM_UP_CALLS
+
 Call = Callable[[], object]
 Rivals = Literal["with", "without", "only"]
 
@@ -27,7 +29,7 @@ class Effort:
     """How long is measured."""
 
     warm_up: float
-    """Seconds that each candidate runs before it counts; one call at least."""
+    """Seconds that each candidate runs before it counts; one call at least, on a GPU until its graph is captured."""
     seconds: float
     """That all turns together should take, as far as the least number of rounds allows."""
     turn: float
@@ -207,9 +209,12 @@ class Measurement:
     def _warm_up(self, call: Call) -> float:
         """Returns the seconds that the last call took."""
         deadline = time.perf_counter() + self.effort.warm_up
+        # on a GPU the first calls compile kernels, warm up and capture a graph
+        left = WARM_UP_CALLS + 2 if self.device.type == "cuda" else 1
         while True:
             took = self._timed(call, 1)
-            if time.perf_counter() >= deadline:
+            left -= 1
+            if left <= 0 and time.perf_counter() >= deadline:
                 return max(took, 1e-9)
 
     def _timed(self, call: Call, calls: int) -> float:

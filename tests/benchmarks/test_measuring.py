@@ -53,6 +53,23 @@ def test_the_warm_up_lasts_its_time(clock):
     assert len(clock.calls) == 3 + 1
 
 
+def test_on_a_gpu_compilation_and_capture_are_no_turns(clock, monkeypatch):
+    """The first call compiles kernels and takes seconds, and so may the one that captures a graph."""
+    monkeypatch.setattr(Measurement, "_timed", lambda self, call, calls: _seconds_of(clock, call, calls))
+    monkeypatch.setattr(Measurement, "_memory", lambda self: 0)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 0)
+    m = measurement()
+    m.device = torch.device("cuda")
+    assert m.take_turns({"a": clock.takes("a", 10, 1, 1, 5, 0.25)}).seconds == {"a": [0.25] * 3}
+
+
+def _seconds_of(clock, call, calls):
+    started = clock.now
+    for _ in range(calls):
+        call()
+    return (clock.now - started) / calls
+
+
 def test_short_calls_are_repeated_and_rounds_fill_the_time(clock):
     turns = measurement(turn=1.0, seconds=4.5).take_turns({"a": clock.takes("a", 0.25)})
     assert len(clock.calls) == 1 + 4 * 4  # a turn of 4 calls takes a second
