@@ -52,10 +52,10 @@ columns of inputs. Whether this or cuDNN is faster depends on the chip, so it is
 
 ## Measured on an H200
 
-On 2026-11-26, on one NVIDIA H200 (driver 580.159.04) with torch 2.11.0 and Triton 3.6.0, bfloat16, the paper's networks.
-Medians of 20 calls for frames and 10 for updates, each one CUDA graph, as `python benchmarks/gpu_profile.py` takes them.
-*Before*: cuDNN's convolutions and the passes around them, commit f9c9b20. *Now*: `fused_conv` as it is, but for its
-kernel for large maps, which became up to 1.4 times as fast after these figures were taken.
+On 2026-11-26, on one NVIDIA H200 (driver 580.159.04) with torch 2.11.0 and Triton 3.6.0, in bfloat16, the paper's
+networks. Medians of 20 calls for frames and 10 for updates, each one CUDA graph, as `python benchmarks/gpu_profile.py`
+takes them. *Before*: cuDNN's convolutions and the passes around them, commit f9c9b20. *Now*: `fused_conv` as it is, but
+for its kernel for large maps, which became up to 1.4 times as fast after these figures were taken.
 
 | | before | now |
 | --- | --- | --- |
@@ -75,14 +75,14 @@ The aims are not reached: 30,000 NFE/s, and 65 ms for all three updates together
 87 ms in the policy's kernels is the convolution of large maps; 20 ms are gaps between 8,000 launches.
 
 All tests marked `gpu` passed there before the last change of that kernel (221 of them); with it, those of kernels,
-engine and training passed as far as the time went (208). `linear_step` and `frames_to_float` are younger: no GPU has run
-these. Nor has a whole run been done on one.
+engine and training passed as far as the time went (208). `linear_step` and `frames_to_float` are younger: no GPU has
+run these. Nor has a whole run been done on one.
 
 ## Updates
 
 Counted by `python benchmarks/update_counts.py`, held by `tests/benchmarks/test_update_counts.py`: at the paper's shapes
-and a batch of 32, with casts, clipping and AdamW, an update through the kernels is 1326 launches and 13.8 GB for the
-denoiser, 416 and 17.4 GB for the reward/end model, 347 and 8.0 GB for the policy. Libraries may add some of their own.
+and a batch of 32, with casts, clipping and AdamW, an update through the kernels is 1436 launches and 13.8 GB for the
+denoiser, 447 and 17.5 GB for the reward/end model, 353 and 8.0 GB for the policy. Libraries may add some of their own.
 All weights are cast in one pass (`engine/trainable_weights.py`); gradients of a norm, of scale and shift come from one
 kernel or two, a convolution's bias is added with the residual, and an LSTM takes two launches a step there and back.
 

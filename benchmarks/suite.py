@@ -80,7 +80,7 @@ def run_suite(
     options += ["-p", "no:cacheprovider", "-o", f"timeout={LONGEST_BENCHMARK}", f"--documents={out.resolve()}"]
     # pytest-benchmark measures nothing if it believes itself to be one of several parallel test processes
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    command = [sys.executable, "-m", "pytest", *map(str, files or [BENCHMARKS]), *options, *limit, *more]
+    command = [sys.executable, "-u", "-m", "pytest", *map(str, files or [BENCHMARKS]), *options, *limit, *more]
     stopped = False
     with subprocess.Popen(command, cwd=BENCHMARKS.parent, env=environment) as pytest:
         while pytest.poll() is None:

@@ -153,7 +153,7 @@ def _sum_over_pixels(dy: Tensor, dtype: torch.dtype) -> Tensor:
     if dtype not in (torch.bfloat16, torch.float16) or dtype != dy.dtype:
         return dy.sum((0, 2, 3), dtype=dtype)
     rows = dy.permute(0, 2, 3, 1).reshape(-1, dy.size(1))
-    return (rows.new_ones(1, len(rows)) @ rows)[0]
+    return (torch.ones(1, len(rows), dtype=dy.dtype, device=dy.device) @ rows)[0]
 
 
 def _backward(ctx, dy, _):

@@ -29,7 +29,8 @@ def ask(module: str, request: object, patience: float) -> Generator[Any, None, N
     Raises:
         ChildFailedError: behind the last answer.
     """
-    command = [sys.executable, "-P", "-c", f"from {module} import main; main()"]
+    # -u: what a library printed must not come behind the error that ends it
+    command = [sys.executable, "-u", "-P", "-c", f"from {module} import main; main()"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with tempfile.TemporaryFile() as said:
         child = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)

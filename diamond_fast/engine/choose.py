@@ -89,11 +89,12 @@ def candidates(
 
     # a network without a walk runs as it is under autocast on any of them; a run's other networks gain all the same
     if device.type == "cuda":
-        # fewer launches and bytes: on an H200 the fastest; older chips lack tensor cores for the products
-        if TRITON_INSTALLED and walks and has_fast_products(device):
-            add("fused", graphs=graphs, techniques=Techniques(fused_convs=True), variant="convolutions")
-        if TRITON_INSTALLED:
-            add("fused", graphs=graphs)
+        kinds: list[tuple[str, Techniques]] = [("", Techniques())] if TRITON_INSTALLED else []
+        if TRITON_INSTALLED and walks and has_fast_products(device):  # fewer launches and bytes
+            # on an H200 the fastest in bfloat16; in float32 nobody has measured it
+            kinds.insert(0 if dtype == torch.bfloat16 else 1, ("convolutions", Techniques(fused_convs=True)))
+        for variant, techniques in kinds:
+            add("fused", graphs=graphs, techniques=techniques, variant=variant)
         if walks or not TRITON_INSTALLED:
             add("torch", graphs=graphs, techniques=WITHOUT_TRITON)
         if dtype != torch.float32:

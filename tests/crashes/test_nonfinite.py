@@ -15,7 +15,6 @@ from diamond_fast.frames import to_float
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.metrics import read_metrics
-from diamond_fast.training import objectives
 from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.trainer import Trainer
 
@@ -109,7 +108,7 @@ def into_frame(trainer, model, value):
         def loss(*inputs):
             with pytest.MonkeyPatch.context() as patch:
                 if next(calls) == STRIKE:
-                    patch.setattr(objectives, "to_float", lambda *frames: spoil(to_float(*frames)))
+                    patch.setattr(objective, "to_float", lambda *frames: spoil(to_float(*frames)))
                 return real_loss(*inputs)
 
         objective.loss = loss

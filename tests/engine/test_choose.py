@@ -46,7 +46,8 @@ def test_on_a_gpu(machine, capability, precision, coarse, why, graphs):
     dtype = "bfloat16" if coarse else "float32"
     assert (path.dtype, path.engine, path.graphs) == (getattr(torch, dtype), "fused", graphs)
     assert path.autocast() == ("cuda", torch.bfloat16, coarse)
-    assert str(path) == f"Path: fused kernels in {dtype}{', CUDA graphs' if graphs else ''} ({why})"
+    kernels = "fused kernels (convolutions)" if coarse else "fused kernels"
+    assert str(path) == f"Path: {kernels} in {dtype}{', CUDA graphs' if graphs else ''} ({why})"
 
 
 @pytest.mark.parametrize("amx", [True, False])
@@ -76,7 +77,7 @@ def names(*args, **more):
 
 def test_candidates_by_device_and_precision(machine):
     machine()
-    assert names(CUDA) == ["fused", "fused convolutions", "torch", "torch float32", "readable"]
+    assert names(CUDA) == ["fused convolutions", "fused", "torch", "torch float32", "readable"]
     assert names(CUDA, "tf32") == ["fused", "fused convolutions", "torch", "readable"]
     assert names(CPU) == ["torch", "readable"]
     assert [path.graphs for path in candidates(CUDA, graphs=False)] == [False] * 5
