@@ -62,7 +62,7 @@ OTHERS = sorted({p.stem.removeprefix("test_") for p in suite.BENCHMARKS.glob("te
     ("files", "expected"),
     [
         (OTHERS, {"denoiser", "imagined step", "imagined rollout", "replay batches", "start-up"}),
-        (SLOW_ONES, {"update", "epoch"}),
+        pytest.param(SLOW_ONES, {"update", "epoch"}, marks=pytest.mark.slow),  # a rehearsal runs them, too
     ],
     ids=["others", "slow ones"],
 )
