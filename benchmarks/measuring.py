@@ -43,7 +43,7 @@ EFFORTS = {
     "quick": Effort(warm_up=0.2, seconds=1.5, turn=0.02, min_rounds=2, max_rounds=10),
     "tiny": Effort(warm_up=0.0, seconds=0.0, turn=0.0, min_rounds=2, max_rounds=2),
 }
-SLOW_ROUND = 4.0  # seconds; from there on two rounds have to do, of which the warm-up is one
+SLOW_ROUND = 4.0  # seconds; from there on two rounds have to do
 ENERGY_SECONDS = 2.0
 
 
@@ -127,12 +127,12 @@ class Measurement:
                 peaks[name] = torch.cuda.max_memory_allocated(self.device) - memory_before
         round_seconds = sum(warm_ups[name] * calls[name] for name in running)
         slow = round_seconds > SLOW_ROUND
-        seconds: dict[str, list[float]] = {name: [warm_ups[name]] if slow else [] for name in running}
+        seconds: dict[str, list[float]] = {name: [] for name in running}
 
         wanted = max(self.effort.min_rounds, int(self.effort.seconds / round_seconds))
 
         def all_rounds() -> None:
-            for done in range(1 if slow else min(wanted, self.effort.max_rounds)):
+            for done in range(2 if slow else min(wanted, self.effort.max_rounds)):
                 if done and time.perf_counter() > self.deadline:
                     break
                 for name, call in running.items():

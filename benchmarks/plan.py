@@ -109,7 +109,7 @@ def expected(cost: Cost, effort: Effort) -> float:
     """Seconds that a row takes at the reference's speed: set-up, warm-up and turns."""
     once = cost.round * REFERENCE
     if once > SLOW_ROUND:
-        return cost.setup + 2 * once
+        return cost.setup + 3 * once
     return cost.setup + max(effort.warm_up, once) + max(effort.min_rounds * once, min(effort.seconds, 10 * once))
 
 

@@ -78,9 +78,10 @@ def test_short_calls_are_repeated_and_rounds_fill_the_time(clock):
     assert len(turns.seconds["a"]) == 5  # the most rounds
 
 
-def test_of_slow_rounds_the_warm_up_is_the_first(clock):
-    turns = measurement().take_turns({"a": clock.takes("a", 8, 7), "b": clock.takes("b", 4, 5)})
-    assert turns.seconds == {"a": [8, 7], "b": [4, 5]}
+def test_of_slow_rounds_two_have_to_do_and_the_warm_up_is_none(clock):
+    """A first call may build a program, or compile kernels."""
+    turns = measurement().take_turns({"a": clock.takes("a", 80, 7), "b": clock.takes("b", 4, 5)})
+    assert turns.seconds == {"a": [7, 7], "b": [5, 5]}
 
 
 def test_when_the_time_is_up_no_further_round_begins(clock):
@@ -92,7 +93,7 @@ def test_when_the_time_is_up_no_further_round_begins(clock):
 
 def test_what_a_compiler_takes_is_no_turn(clock):
     turns = measurement().take_turns({"a": clock.takes("a", 8, 7), "b": clock.takes("b", 100, 4)}, optional=("b",))
-    assert turns.seconds == {"a": [8, 7], "b": [4, 4]}
+    assert turns.seconds == {"a": [7, 7], "b": [4, 4]}
 
 
 def test_others_may_fail_and_ours_may_not(clock):
