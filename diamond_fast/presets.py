@@ -49,7 +49,7 @@ _SMALL = replace(
 
 PRESETS: dict[str, config.RunConfig] = {
     "atari100k": _PAPER,  # the paper's: Atari with 100 000 steps of real experience
-    "small": _SMALL,  # the paper's with smaller networks, whose world model a GPU learns in minutes
+    "small": _SMALL,  # the paper's with smaller networks
     "quick": _QUICK,  # the whole pipeline in minutes on a CPU; far too short to learn
     **recording_presets.PRESETS,  # worlds in two resolutions, from recordings alone
     **{name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()},
