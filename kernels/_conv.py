@@ -87,6 +87,33 @@ def _projected(
 
 
 @triton.jit
+def _add_up(acc, bias, projection_bias, residual, out, at, mask, o, o_mask):
+    """Adds bias and residual and stores; returns what was stored, 0 outside the image."""
+    if bias is not None:
+        acc += tl.load(bias + o, mask=o_mask, other=0.0).to(tl.float32)[None, :]
+    if projection_bias is not None:
+        acc += tl.load(projection_bias + o, mask=o_mask, other=0.0).to(tl.float32)[None, :]
+    if residual is not None:
+        acc += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+    rounded = acc.to(out.dtype.element_ty)
+    tl.store(out + at, rounded, mask=mask)
+    return tl.where(mask, rounded.to(tl.float32), 0.0)
+
+
+@triton.jit
+def _store_stats(
+    stats, n, out_block, tile, num_tiles, count, mean, m2,
+    OUT_C: tl.constexpr, OUT_D: tl.constexpr, OUT_GROUPS: tl.constexpr,
+):  # fmt: skip
+    """A tile's count of values, means and sums of squared deviations, [OUT_GROUPS] each but for the count."""
+    g = n.to(tl.int64) * (OUT_C // OUT_D) + out_block * OUT_GROUPS + tl.arange(0, OUT_GROUPS)
+    at_stats = stats + (g * num_tiles + tile) * 3
+    tl.store(at_stats, tl.zeros([OUT_GROUPS], tl.float32) + count)
+    tl.store(at_stats + 1, mean)
+    tl.store(at_stats + 2, m2)
+
+
+@triton.jit
 def _finish(
     acc, bias, projection_bias, residual, out, stats, n, p, p_mask, o, o_mask, out_block, tile, num_tiles, count, P,
     OUT_C: tl.constexpr, OUT_D: tl.constexpr, OUT_GROUPS: tl.constexpr, OUT_BLOCK_D: tl.constexpr,
@@ -97,25 +124,13 @@ def _finish(
     if OUT_RAGGED:
         mask = mask & o_mask[None, :]
     at = n.to(tl.int64) * P * OUT_C + (p[:, None] * OUT_C + o[None, :])
-    if bias is not None:
-        acc += tl.load(bias + o, mask=o_mask, other=0.0).to(tl.float32)[None, :]
-    if projection_bias is not None:
-        acc += tl.load(projection_bias + o, mask=o_mask, other=0.0).to(tl.float32)[None, :]
-    if residual is not None:
-        acc += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
-    rounded = acc.to(out.dtype.element_ty)
-    tl.store(out + at, rounded, mask=mask)
+    v = _add_up(acc, bias, projection_bias, residual, out, at, mask, o, o_mask)
 
     count = (count * OUT_D).to(tl.float32)
-    v = tl.where(mask, rounded.to(tl.float32), 0.0)
     mean = sum_per_group(tl.sum(v, axis=0), OUT_GROUPS, OUT_BLOCK_D) / count
     deviation = tl.where(mask, v - per_channel(mean, OUT_GROUPS, OUT_BLOCK_D)[None, :], 0.0)
     m2 = sum_per_group(tl.sum(deviation * deviation, axis=0), OUT_GROUPS, OUT_BLOCK_D)
-    g = n.to(tl.int64) * (OUT_C // OUT_D) + out_block * OUT_GROUPS + tl.arange(0, OUT_GROUPS)
-    at_stats = stats + (g * num_tiles + tile) * 3
-    tl.store(at_stats, tl.zeros([OUT_GROUPS], tl.float32) + count)
-    tl.store(at_stats + 1, mean)
-    tl.store(at_stats + 2, m2)
+    _store_stats(stats, n, out_block, tile, num_tiles, count, mean, m2, OUT_C, OUT_D, OUT_GROUPS)
 
 
 @triton.jit
@@ -289,20 +304,6 @@ def _column(start, row, column, c, c_mask, pitch, inside, height, width, ENLARGE
 
 
 @triton.jit
-def _add_up(acc, bias, projection_bias, residual, out, at, mask, o, o_mask):
-    """Adds bias and residual and stores; returns what was stored, 0 outside the image."""
-    if bias is not None:
-        acc += tl.load(bias + o, mask=o_mask, other=0.0).to(tl.float32)[None, :]
-    if projection_bias is not None:
-        acc += tl.load(projection_bias + o, mask=o_mask, other=0.0).to(tl.float32)[None, :]
-    if residual is not None:
-        acc += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
-    rounded = acc.to(out.dtype.element_ty)
-    tl.store(out + at, rounded, mask=mask)
-    return tl.where(mask, rounded.to(tl.float32), 0.0)
-
-
-@triton.jit
 def conv_by_columns_kernel(
     x1, x2, weight, bias, residual, r1, r2, projection, projection_bias, out, stats,
     height, width, out_width, P, num_tiles,
@@ -408,8 +409,4 @@ def conv_by_columns_kernel(
     v2 = tl.where(m2, v2 - means, 0.0)
     v3 = tl.where(m3, v3 - means, 0.0)
     squares = sum_per_group(tl.sum(v0 * v0 + v1 * v1 + v2 * v2 + v3 * v3, axis=0), OUT_GROUPS, OUT_BLOCK_D)
-    g = n.to(tl.int64) * (OUT_C // OUT_D) + out_block * OUT_GROUPS + tl.arange(0, OUT_GROUPS)
-    at_stats = stats + (g * num_tiles + tile) * 3
-    tl.store(at_stats, tl.zeros([OUT_GROUPS], tl.float32) + count)
-    tl.store(at_stats + 1, mean)
-    tl.store(at_stats + 2, squares)
+    _store_stats(stats, n, out_block, tile, num_tiles, count, mean, squares, OUT_C, OUT_D, OUT_GROUPS)
