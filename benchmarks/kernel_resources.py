@@ -55,7 +55,8 @@ columns of inputs. Whether this or cuDNN is faster depends on the chip, so it is
 On 2026-11-26, on one NVIDIA H200 (driver 580.159.04) with torch 2.11.0 and Triton 3.6.0, in bfloat16, the paper's
 networks. Medians of 20 calls for frames and 10 for updates, each one CUDA graph, as `python benchmarks/gpu_profile.py`
 takes them. *Before*: cuDNN's convolutions and the passes around them, commit f9c9b20. *Now*: `fused_conv` as it is, but
-for its kernel for large maps, which became up to 1.4 times as fast after these figures were taken.
+for its kernel for large maps, which became up to 1.4 times as fast after these figures were taken. All of them:
+`benchmarks/results/profiles/nvidia-h200.json`.
 
 | | before | now |
 | --- | --- | --- |
