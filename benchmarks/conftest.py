@@ -152,7 +152,7 @@ def replay(cfg):
     return noise_replay(cfg, 500)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def one_thread():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

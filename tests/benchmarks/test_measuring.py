@@ -33,18 +33,23 @@ def clock(monkeypatch):
         return call
 
     clock.takes = takes
-    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+    def sleep(seconds):
+        clock.now += seconds
+        if seconds:
+            clock.calls.append(seconds)
+
+    monkeypatch.setattr(measuring, "time", SimpleNamespace(perf_counter=lambda: clock.now, sleep=sleep))
     return clock
 
 
 def measurement(**effort) -> Measurement:
-    defaults = {"warm_up": 0.0, "seconds": 0.0, "turn": 0.0, "min_rounds": 3, "max_rounds": 5}
+    defaults = {"warm_up": 0.0, "seconds": 0.0, "turn": 0.0, "min_rounds": 3, "max_rounds": 5, "rest": 0.0}
     return Measurement(Benchmark(), torch.device("cpu"), Effort(**(defaults | effort)))
 
 
-def test_candidates_take_turns_after_a_warm_up_each(clock):
-    turns = measurement().take_turns({"a": clock.takes("a", 3, 1, 2, 3), "b": clock.takes("b", 0.5)})
-    assert clock.calls == ["a", "b"] + ["a", "b"] * 3
+def test_candidates_take_turns_after_a_warm_up_each_and_a_rest_that_does_not_count(clock):
+    turns = measurement(rest=0.25).take_turns({"a": clock.takes("a", 3, 1, 2, 3), "b": clock.takes("b", 0.5)})
+    assert clock.calls == ["a", "b"] + [0.25, "a", 0.25, "b"] * 3
     assert turns.seconds == {"a": [1, 2, 3], "b": [0.5, 0.5, 0.5]}
 
 
