@@ -1,6 +1,7 @@
 import gc
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 # Before torch is imported, here and in the programs that tests start: networks this small gain nothing from more
@@ -20,10 +21,15 @@ torch.set_num_threads(1)
 if not torch.cuda.is_available():
     # Triton's kernels then run in its interpreter. It has to be said before anything imports Triton.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+    from interpreter import patch_the_language_once
+
+    patch_the_language_once()
 
 MOST_WORKERS = 8  # each takes about a gigabyte
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config) -> int:
     """What ``-n auto`` means."""
     return max(1, min(MOST_WORKERS, len(os.sched_getaffinity(0))))
