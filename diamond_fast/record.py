@@ -31,7 +31,7 @@ class RecordArgs:
     """
 
     env: Annotated[str, arg(metavar="ID")]
-    """The environment's id, or module:id."""
+    """The environment's id, module:id, or the name of a world that comes with this program: catch, roll or doom."""
     out: Annotated[Path, arg(metavar="FOLDER")]
     """This is the new folder, with the recordings train and, if --test says so, test."""
     episodes: PositiveInt = 10
@@ -62,16 +62,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def record(args: RecordArgs) -> None:
+    import gymnasium
+
     from diamond_fast.config import RunConfig
     from diamond_fast.domains.gym.adapter import GymSlot
     from diamond_fast.domains.recordings.played import played, random_player, scripted_player
     from diamond_fast.replay.importing import Wanted, import_episodes, said
     from diamond_fast.spec import Frame
 
-    arguments = RunConfig(env_id=args.env, env_kwargs=args.env_kwargs).env_arguments
+    own = f"diamond_fast/{args.env.capitalize()}-v0"
+    env_id = own if own in gymnasium.registry else args.env
+    arguments = RunConfig(env_id=env_id, env_kwargs=args.env_kwargs).env_arguments
     low, full = (None if size is None else Frame.of_size(size).shape[:2] for size in (args.frame_size, args.full_size))
     scripted = None if args.player == "random" else scripted_player(args.player)
-    slot = GymSlot(args.env, full or low or 64, arguments)
+    slot = GymSlot(env_id, full or low or 64, arguments)
     try:
         source = played(slot, scripted or random_player(slot.action), args.episodes, args.seed, args.max_steps)
         name = f"{args.env} {args.env_kwargs or ''} {args.player}, {args.episodes} x {args.max_steps}, seed {args.seed}"

@@ -99,6 +99,9 @@ _QUICK = replace(
     world_model=replace(CSGO.world_model, horizon=50),
 )
 
+DOOM = replace(_QUICK, num_final_epochs=20)
+"""A match of Doom, on a CPU."""
+
 PRESETS: dict[str, config.RunConfig] = {
     "recording": _RECORDING,  # for a GPU with 8 to 12 GB
     "recording-quick": _QUICK,  # for a CPU

@@ -13,6 +13,7 @@ _FOLDERS = (
     "atari",
     "catch",
     "roll",
+    "doom",
     "gym",
     "recordings",
     "csgo",

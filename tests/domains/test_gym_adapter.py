@@ -7,7 +7,7 @@ from diamond_fast.domains.environments import make_real_env
 from diamond_fast.domains.gym.adapter import GymSlot
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
-from diamond_fast.spec import Box, Frame, MultiBinary
+from diamond_fast.spec import Box, Discrete, Frame, Mixed, MultiBinary
 
 
 class Images(gymnasium.Env):
@@ -281,6 +281,22 @@ def test_buttons(shape):
     np.testing.assert_array_equal(env.given_action, act.reshape(space.shape))
 
 
+def test_several_by_name():
+    space = spaces.Dict(
+        {"gear": spaces.Discrete(3, start=-1), "horn": spaces.MultiBinary(1), "wheel": spaces.Box(0, 4)}
+    )
+    env, slot = echo(space)
+    assert slot.action == Mixed(parts=(("gear", Discrete(3)), ("horn", MultiBinary(1)), ("wheel", Box(1))))
+    slot.send(slot.action.encode({"gear": 2, "horn": [1], "wheel": [0.5]}))
+    with pytest.raises(EnvironmentFailedError):  # its reward is no number: what it was given is asked for
+        slot.recv()
+    assert {name: np.asarray(value).tolist() for name, value in env.given_action.items()} == {
+        "gear": 1,
+        "horn": [1],
+        "wheel": [3.0],
+    }
+
+
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -290,6 +306,8 @@ def test_buttons(shape):
             r"^EchoHere-v0: expected actions that are Discrete, MultiBinary or a Box",
         ),
         (spaces.Box(0, 5, (2,), np.int64), r"^EchoHere-v0: expected actions that are .*TransformAction makes one"),
+        (spaces.Dict({"a": spaces.Dict({"b": spaces.Discrete(2)})}), r"^EchoHere-v0: expected actions .* got Dict"),
+        (spaces.Dict({"a": spaces.Text(3)}), r"^EchoHere-v0: a: expected actions that are .* got Text"),
         (spaces.Tuple([spaces.Discrete(2)]), r"^EchoHere-v0: expected actions that are .* got Tuple"),
     ],
 )

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from diamond_fast.spec import Action, Box, Discrete, MultiBinary
+from diamond_fast.spec import Action, Box, Discrete, Mixed, MultiBinary
 
 
 def adapt_actions(env_id: str, space: spaces.Space) -> tuple[Action, Callable[[np.ndarray], Any]]:
     """What can be done, and what makes an action that the environment takes of one of ours.
 
-    A Box of any shape becomes as many numbers from -1 to 1, which stand for its bounds; what lies beyond is cut off.
+    A Box of any shape becomes as many numbers from -1 to 1, which stand for its bounds; what lies beyond is cut off. A
+    Dict of such spaces becomes an action of named parts.
 
     Raises:
         ValueError: the space is of another kind, or a Box has no bounds.
@@ -38,7 +39,15 @@ def adapt_actions(env_id: str, space: spaces.Space) -> tuple[Action, Callable[[n
                 return (low + share * (high - low)).astype(space.dtype).clip(space.low, space.high)
 
             return Box(int(np.prod(space.shape))), scaled
+        case spaces.Dict() if space.spaces and not any(isinstance(part, spaces.Dict) for part in space.values()):
+            adapted = {name: adapt_actions(f"{env_id}: {name}", part) for name, part in space.items()}
+            mixed = Mixed(parts=tuple((name, action) for name, (action, _) in adapted.items()))
+
+            def by_name(row: np.ndarray) -> dict[str, Any]:
+                return {name: adapted[name][1](value) for name, value in mixed.decode(row).items()}
+
+            return mixed, by_name
     raise ValueError(
-        f"{env_id}: expected actions that are Discrete, MultiBinary or a Box of floats, got {space}; "
-        "gymnasium.wrappers.TransformAction makes one of them of others"
+        f"{env_id}: expected actions that are Discrete, MultiBinary or a Box of floats, or a Dict of those, "
+        f"got {space}; gymnasium.wrappers.TransformAction makes one of them of others"
     )
