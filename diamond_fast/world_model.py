@@ -197,10 +197,10 @@ class PlainNetwork:
     def refresh(self) -> None:
         """Nothing to do: it runs with its own weights."""
 
-    def conditioning(self, levels: Tensor, act: Tensor, *context_level: Tensor) -> list[tuple[Tensor, ...]]:
+    def conditioning(self, levels: Tensor, act: Tensor, *context_level: Tensor) -> list[Any]:
         return [(level.expand(len(act)), act, *context_level) for level in levels]
 
-    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, ...]) -> Tensor:
+    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: Any) -> Tensor:
         (x, context), (level, *rest) = network_input, conditioning
         return self._network(x, level, context, *rest)
 

@@ -14,7 +14,13 @@ SOURCES = {".py", ".cpp", ".hpp", ".c", ".js", ".css", ".html", ".sh"}
 LAYERS = [
     ["_replay", "_cpu", "one_line", "arguments", "area", "drawing", "devices", "settings", "spec", "threads", "timing"],
     ["registry"],
-    ["networks.config", "networks.unet.config", "networks.reward_end.config", "networks.actor_critic.config"],
+    [
+        "networks.config",
+        "networks.unet.config",
+        "networks.cross_attention.config",
+        "networks.reward_end.config",
+        "networks.actor_critic.config",
+    ],
     ["formulations.config"],
     ["config", "recording_presets", "domains.atari.games", "torch_file"],
     ["frames"],

@@ -18,6 +18,7 @@ from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS
 from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fast_encoders import FastRewardEnd
+from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.registry import FORMULATIONS, NETWORKS
 from diamond_fast.runs.agents import load_agent
@@ -32,6 +33,14 @@ from straight_line import StraightLineConfig
 
 NETWORK_SETTINGS = {
     "unet": InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 1)),
+    "cross_attention": CrossAttentionConfig(
+        cond_channels=16,
+        depths=(1, 1),
+        channels=(8, 8),
+        attn_depths=(0, 0),
+        encoder_depths=(1, 1),
+        encoder_channels=(8, 8),
+    ),
     "pixelwise": PixelwiseConfig(),
 }
 FORMULATION_NAMES = ["edm", "ddpm", "flow", "straight_line"]
@@ -43,9 +52,17 @@ SPECS = {
 CPU = torch.device("cpu")
 N = 3
 
+DEAR = {"cross_attention"}
+"""Networks that take longer: by default in one world."""
+
 every = pytest.mark.parametrize(
     ("formulation", "network", "world"),
-    [(f, n, w) for f in FORMULATION_NAMES for n in NETWORK_SETTINGS for w in SPECS],
+    [
+        pytest.param(f, n, w, marks=[pytest.mark.slow] if n in DEAR and w != "buttons" else [])
+        for f in FORMULATION_NAMES
+        for n in NETWORK_SETTINGS
+        for w in SPECS
+    ],
 )
 
 
@@ -191,7 +208,7 @@ def test_settings_are_written_and_read(formulation, network, world, tmp_path):
     ("names", "said"),
     [
         (("edn", "unet"), "--formulation edn: unknown; did you mean edm?"),
-        (("edm", "transformer"), "--network transformer: unknown; known: unet, pixelwise"),
+        (("edm", "transformer"), "--network transformer: unknown; known: unet, cross_attention, pixelwise"),
     ],
 )
 def test_an_unknown_member_is_one_line(names, said):

@@ -54,7 +54,21 @@ def choose_path(
     Raises:
         ValueError: the device does not have the engine that is asked for.
     """
-    found = candidates(device, precision, graphs, work)
+    path = _chosen(device, precision, choice, graphs, work, as_before)
+    if work is None or work.walks or path.engine in ("torch", "readable"):
+        return path
+    return replace(path, why=f"{path.why}; the denoiser's network has no walk and runs by torch's operations")
+
+
+def _chosen(
+    device: torch.device,
+    precision: Precision | torch.dtype,
+    choice: EngineChoice,
+    graphs: bool,
+    work: Work | None,
+    as_before: str | None,
+) -> Path:
+    found = candidates(device, precision, graphs, work, choice)
     wanted = [path for path in found if choice in ("auto", path.engine)]
     if not wanted:
         why_not = cpu_program.why_unavailable() if choice == "amx" and device.type == "cpu" else None
@@ -75,13 +89,21 @@ def choose_path(
 
 
 def candidates(
-    device: torch.device, precision: Precision | torch.dtype = "bf16", graphs: bool = True, work: Work | None = None
+    device: torch.device,
+    precision: Precision | torch.dtype = "bf16",
+    graphs: bool = True,
+    work: Work | None = None,
+    choice: EngineChoice = "auto",
 ) -> list[Path]:
-    """The paths that come into question, the one expected to be fastest first. A new one is a line here."""
+    """The paths that come into question, the one expected to be fastest first. A new one is a line here.
+
+    Of those that would run a network without a walk alike, only the first and the one that is asked for are named.
+    """
     dtype = precision if isinstance(precision, torch.dtype) else torch.float32
     if precision == "bf16":
         dtype = fast_dtype(device)
     walks = work is None or work.walks
+    torchs_own = walks or choice == "torch"
     found: list[Path] = []
 
     def add(engine: Engine, dtype: torch.dtype = dtype, **more) -> None:
@@ -95,7 +117,7 @@ def candidates(
             kinds.insert(0 if dtype == torch.bfloat16 else 1, ("convolutions", Techniques(fused_convs=True)))
         for variant, techniques in kinds:
             add("fused", graphs=graphs, techniques=techniques, variant=variant)
-        if walks or not TRITON_INSTALLED:
+        if torchs_own or not TRITON_INSTALLED:
             add("torch", graphs=graphs, techniques=WITHOUT_TRITON)
         if dtype != torch.float32:
             add("torch", torch.float32, graphs=graphs, techniques=WITHOUT_TRITON, variant="float32")
@@ -105,7 +127,7 @@ def candidates(
         compiled_for = cpu_program.instruction_set(torch.float32) if device.type == "cpu" else None
         if compiled_for and dtype == torch.float32:
             add("program", graphs=False, variant=compiled_for)
-        if walks and device.type == "cpu":
+        if torchs_own and device.type == "cpu":
             add("torch", graphs=False, techniques=WITHOUT_TRITON)
     add("readable", torch.float32, graphs=False)
     return found

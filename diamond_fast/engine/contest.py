@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diamond_fast.engine.denoiser_networks import AutocastNetwork, fast_sampler
+from diamond_fast.engine.autocast_network import AutocastNetwork
+from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.path import Path
 from diamond_fast.formulations.config import StepsConfig

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diamond_fast.engine.autocast_network import AutocastNetwork
+from diamond_fast.engine.cached_network import CachedNetwork
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_convs import make_backend
 from diamond_fast.engine.fused_torch import Activation, Techniques
@@ -19,6 +21,7 @@ from diamond_fast.formulations.edm_fused import FusedEDM
 from diamond_fast.formulations.flow import Flow
 from diamond_fast.formulations.linear_fused import FusedDDPM, FusedFlow
 from diamond_fast.formulations.protocol import Formulation
+from diamond_fast.networks.memory import MemoryNetwork
 from diamond_fast.world_model import DrawingNetwork, PlainNetwork, Sampler
 
 FUSED: dict[type, Callable[..., Formulation]] = {EDM: FusedEDM, DDPM: FusedDDPM, Flow: FusedFlow}
@@ -36,7 +39,8 @@ def fast_sampler(
 ) -> Sampler:
     """Draws frames on a fast engine.
 
-    A network without a walk runs as it is under autocast; a formulation without fused functions as it is written.
+    A network without a walk runs as it is under autocast, and remembers past frames if it can; a formulation without
+    fused functions runs as it is written.
 
     Args:
         formulation, network: the denoiser's.
@@ -50,6 +54,8 @@ def fast_sampler(
     fast: DrawingNetwork
     if engine == "readable":
         fast = PlainNetwork(network)
+    elif isinstance(network, MemoryNetwork):
+        fast = CachedNetwork(network, device, dtype)
     elif not hasattr(network, "walk"):
         fast = AutocastNetwork(network, device, dtype)
     elif engine in PROGRAMS:
@@ -61,25 +67,6 @@ def fast_sampler(
             impl = "auto" if techniques.fused_edm else "torch"
             formulation = fused(formulation, fast.context_channels, dtype, fast.pad_to, impl)
     return Sampler(formulation, fast, cfg, device)
-
-
-class AutocastNetwork(PlainNetwork):
-    """Any network, as it is, under autocast.
-
-    Args:
-        network: whose weights are used.
-        device, dtype: where and in what it runs.
-    """
-
-    def __init__(self, network: nn.Module, device: torch.device, dtype: torch.dtype):
-        super().__init__(network)
-        self._autocast = (device.type, dtype)
-
-    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: tuple[Tensor, ...]) -> Tensor:
-        kind, dtype = self._autocast
-        # autocast keeps casts of weights until it ends: a graph must not read them afterwards
-        with torch.autocast(kind, dtype, enabled=dtype != torch.float32, cache_enabled=False):
-            return super().evaluate(network_input, conditioning).float()
 
 
 class FusedNetwork:

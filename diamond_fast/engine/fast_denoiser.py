@@ -344,6 +344,8 @@ class FastDenoiser(nn.Module):
             copies = not isinstance(fast.network, PlainNetwork)
             if copies and (written or moved):
                 fast.refresh(self)
+            elif written:
+                fast.network.refresh()  # what other weights have remembered
             if copies or not moved:  # without copies, a graph reads the network's weights where they were
                 return fast
         self._fast = _Fast(self, device, frames, act)

@@ -48,18 +48,18 @@ def check_levels(path: str, channels: tuple[int, ...], **per_level: tuple[int, .
         require(len(entries) == len(channels), f"{path}.{name}", wanted)
 
 
-def check_groups(path: str, widths: Set[int], joined: Set[int] = frozenset()) -> None:
-    """Channels split evenly into groups; ``joined``: those of a level together with its skips."""
+def check_groups(path: str, widths: Set[int], joined: Set[int] = frozenset(), name: str = "channels") -> None:
+    """Channels, a setting of that name, split evenly into groups; ``joined``: of a level together with its skips."""
     for width in sorted(widths | joined):
         groups = num_groups(width)
         together = "" if width in widths else " (a level and its skips together)"
         message = f"{width} channels{together} do not split into {groups} groups; multiples of {GROUP_SIZE} always do"
-        require(width % groups == 0, f"{path}.channels", message)
+        require(width % groups == 0, f"{path}.{name}", message)
 
 
-def check_heads(path: str, channels: tuple[int, ...], attn_depths: tuple[int, ...]) -> None:
+def check_heads(path: str, channels: tuple[int, ...], attn_depths: tuple[int, ...], name: str = "channels") -> None:
     """Channels with attention, which the deepest level always has, split evenly into heads."""
     for c in sorted({c for c, attn in zip(channels, attn_depths, strict=True) if attn} | {channels[-1]}):
         heads = num_heads(c)
         message = f"{c} channels with attention do not split into {heads} heads; multiples of {HEAD_DIM} do"
-        require(c % heads == 0, f"{path}.channels", message)
+        require(c % heads == 0, f"{path}.{name}", message)

@@ -1,0 +1,63 @@
+"""A network that remembers past frames: none is encoded more often than need be. The twin is its ``forward``."""
+
+import torch
+from torch import Tensor
+
+from diamond_fast.engine.autocast_network import AutocastNetwork
+from diamond_fast.networks.memory import Memory, MemoryNetwork
+
+Conditioning = tuple[Tensor, Tensor, Memory]
+"""Level [N], actions [N,T,...], and what is remembered of the context: one list for all steps of a frame."""
+
+
+class CachedNetwork(AutocastNetwork):
+    """Past frames are encoded once for all denoising steps.
+
+    On a CPU a frame that was in the context before is not encoded again at all. A GPU is not asked whether it was.
+
+    Args:
+        network: whose weights are used.
+        device, dtype: where and in what it runs.
+    """
+
+    def __init__(self, network: MemoryNetwork, device: torch.device, dtype: torch.dtype):
+        super().__init__(network, device, dtype)
+        self._memory_network = network
+        self._before: tuple[Tensor, Tensor, Memory] | None = None  # the last contexts, their actions, and their memory
+
+    def refresh(self) -> None:
+        """Forgets what other weights have made of past frames."""
+        self._before = None
+
+    def conditioning(self, levels: Tensor, act: Tensor, *context_level: Tensor) -> list[Conditioning]:
+        memory: Memory = []  # filled at the first step
+        return [(level.expand(len(act)), act, memory) for level in levels]
+
+    def evaluate(self, network_input: tuple[Tensor, Tensor], conditioning: Conditioning) -> Tensor:
+        (x, context), (level, act, memory) = network_input, conditioning
+        with self.autocast():
+            if not memory:
+                memory += self._remembered(context.unflatten(1, (act.size(1), -1)), act)
+            return self._memory_network.recall(x, level, memory, act[:, -1]).float()
+
+    def _remembered(self, frames: Tensor, act: Tensor) -> Memory:
+        """frames [N,T,C,H,W], act [N,T,...] -> tensors [N,T,...]."""
+        encode = self._memory_network.encode
+        if frames.device.type != "cpu":  # few launches
+            return [x.unflatten(0, act.shape[:2]) for x in encode(frames.flatten(0, 1), act.flatten(0, 1))]
+        if self._before is not None and _went_on(*self._before[:2], frames, act):
+            newest = encode(frames[:, -1], act[:, -1])
+            memory = [torch.cat((x[:, 1:], y[:, None]), 1) for x, y in zip(self._before[2], newest, strict=True)]
+        else:  # moment by moment: as many frames at a time as when the newest is added, so that it makes no difference
+            moments = zip(frames.unbind(1), act.unbind(1), strict=True)
+            memory = [torch.stack(x, 1) for x in zip(*(encode(*moment) for moment in moments), strict=True)]
+        self._before = frames, act, memory
+        return memory
+
+
+def _went_on(frames_before: Tensor, act_before: Tensor, frames: Tensor, act: Tensor) -> bool:
+    """Whether contexts are those before, one step later."""
+    same_sizes = frames_before.shape == frames.shape and act_before.shape == act.shape
+    return (
+        same_sizes and torch.equal(frames_before[:, 1:], frames[:, :-1]) and torch.equal(act_before[:, 1:], act[:, :-1])
+    )
