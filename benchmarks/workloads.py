@@ -67,10 +67,10 @@ def contexts(n: int, height: int, width: int, device: torch.device) -> Frames:
     return Frames(obs, torch.randint(NUM_ACTIONS, (n, 4), device=device))
 
 
-def make_denoiser(cfg: DenoiserConfig, device: torch.device) -> Denoiser:
+def make_denoiser(cfg: DenoiserConfig, device: torch.device, spec: Spec = SPEC) -> Denoiser:
     """With random weights everywhere: zeros, as some layers start with, would be no fair load."""
     with torch.device("meta"):
-        denoiser = Denoiser(cfg, SPEC)
+        denoiser = Denoiser(cfg, spec)
     denoiser.to_empty(device=device)
     with torch.no_grad():
         for x in (*denoiser.parameters(), *denoiser.buffers()):
@@ -94,7 +94,8 @@ def seconds_of_an_evaluation(device: torch.device) -> float:
 def denoiser_flops(cfg: DenoiserConfig, height: int, width: int) -> int:
     """Floating-point operations of one evaluation of the network for one sample."""
     with torch.device("meta"):
-        denoiser = Denoiser(cfg, Spec(Frame(height, width), Discrete(NUM_ACTIONS)))
+        context = cfg.inner_model.num_steps_conditioning
+        denoiser = Denoiser(cfg, Spec(Frame(height, width), Discrete(NUM_ACTIONS), context))
     return count_flops(lambda: denoiser_forward(denoiser, 1))
 
 
