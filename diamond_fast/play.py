@@ -106,7 +106,7 @@ def _prepare_window(args: PlayArgs) -> Callable[[], None]:
 
     window.require_display()
     session, _ = _set_up(args)
-    return _then_tell(lambda: window.play(GameLoop(session), session.source.title, session.buttons), session)
+    return _then_tell(lambda: window.play(GameLoop(session), session.source.title, session.source.panel), session)
 
 
 def _then_tell(play: Callable[[], None], session: "Session") -> Callable[[], None]:

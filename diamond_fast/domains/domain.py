@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from diamond_fast.config import RunConfig
 
 if TYPE_CHECKING:  # neither numpy nor torch is needed for --help
+    from diamond_fast.controls import Controls
     from diamond_fast.envs.slot import Slot
     from diamond_fast.replay import Replay
 
@@ -39,7 +40,7 @@ class Domain:
     """Reads a journal, or whatever else recordings of this world are kept in. Raises ValueError, OSError."""
     action_names: Callable[[RunConfig], Sequence[str]] = lambda cfg: ()
     """What the actions are called, if that is known. May raise anything if the game is not installed."""
-    held_together: Callable[[RunConfig], Mapping[str, Sequence[int]]] = lambda cfg: {}
-    """Of a world with many buttons, what can be played with few keys: name -> the numbers that are 1."""
+    controls: "Callable[[RunConfig], Controls | None]" = lambda cfg: None
+    """What a player moves, if actions are not one choice; None: it follows from their kinds. May raise as names may."""
     presets: Mapping[str, RunConfig] = field(default_factory=dict)
     """Sets of defaults for --preset. --domain takes the first."""

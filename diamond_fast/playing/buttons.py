@@ -1,9 +1,12 @@
-"""Which action the held buttons mean, in any game."""
+"""Which of several actions the held buttons mean, in any game."""
 
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
 from diamond_fast.config import RunConfig
+from diamond_fast.controls import NAMED_CODES, Button, Lever, Look
 from diamond_fast.domains import domain_of
 
 _WORDS = ("up", "down", "left", "right", "fire")
@@ -11,11 +14,16 @@ _IDLE_NAMES = ("noop", "stay", "nothing")
 
 
 class Buttons:
-    """The buttons of a game: directions and fire if its actions are named so, else one for each action.
+    """The controls of a game in which one thing is done at a time.
+
+    Directions and fire if its actions are named so, else one button for each action.
 
     Args:
         action_names: of all actions in order, such as NOOP, UPRIGHTFIRE or anything else.
     """
+
+    levers: tuple[Lever, ...] = ()
+    looks: tuple[Look, ...] = ()
 
     def __init__(self, action_names: Sequence[str]):
         self.action_names = tuple(action_names)
@@ -24,8 +32,15 @@ class Buttons:
         named = [word for word in _WORDS if word in used]
         others = [button for needed in self._needed for button in sorted(needed) if button not in _WORDS]
         self.names: tuple[str, ...] = (*named, *dict.fromkeys(others))
-        self.idle = next((i for i, needed in enumerate(self._needed) if not needed), 0)
-        """The action of someone who holds nothing."""
+        numbers = [f"Digit{(i + 1) % 10}" for i in range(min(10, len(self.names) - len(named)))]
+        codes = NAMED_CODES | {name: (code,) for name, code in zip(self.names[len(named) :], numbers, strict=False)}
+        self.buttons = tuple(Button(name, codes.get(name, ())) for name in self.names)
+        self.keys = self.buttons
+        self.rows = tuple(map(action_label, action_names))
+        """What can be done, to read."""
+        self._idle = next((i for i, needed in enumerate(self._needed) if not needed), 0)
+        self.idle = np.asarray(self._idle)
+        """The action of someone who holds nothing, int64 []."""
 
     def action(self, held: Sequence[str]) -> int:
         """The action that uses the most of the held buttons and no other; of several, the last pressed decides.
@@ -33,13 +48,21 @@ class Buttons:
         Args:
             held: names of buttons in the order they were pressed.
         """
-        best, best_rank = self.idle, (0, 0)
+        best, best_rank = self._idle, (0, 0)
         for action, needed in enumerate(self._needed):
             if needed and needed.issubset(held):
                 rank = (len(needed), max(held.index(button) for button in needed) + 1)
                 if rank > best_rank:
                     best, best_rank = action, rank
         return best
+
+    def act(self, held: Sequence[str], motion: object = None, levers: object = None) -> np.ndarray:
+        """As ``Controls.act``: int64 []."""
+        return np.asarray(self.action(held))
+
+    def shown(self, action: np.ndarray) -> int:
+        """An action for people: its number."""
+        return int(action)
 
 
 def action_names(cfg: RunConfig, num_actions: int) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
 """What a player can ask for, as short JSON messages: ``{"do": "hold", "value": ["left"]}``."""
 
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from diamond_fast.playing.session import LIMITS, Session
 
-MAX_BUTTONS = 8
+MAX_BUTTONS = 32
 SEEN = "seen"
 """Says that a view was shown, and asks for nothing."""
 
@@ -53,14 +54,41 @@ def _is_list_of(check: Callable[[Any], bool], value: Any, lengths: range) -> boo
     return isinstance(value, list) and len(value) in lengths and all(map(check, value))
 
 
+def _is_finite(value: Any) -> bool:
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 2**53 and math.isfinite(value)
+    )
+
+
+def _is_held(value: Any) -> bool:
+    """Names of buttons, each once; or those, and how the mouse has moved, where levers are, and when it was."""
+    if not isinstance(value, dict):
+        return _is_list_of(lambda x: isinstance(x, str), value, range(MAX_BUTTONS + 1)) and len({*value}) == len(value)
+    mouse, axes, at = value.get("mouse", [0, 0]), value.get("axes", {}), value.get("at")
+    return (
+        {"keys"} <= set(value) <= {"keys", "mouse", "axes", "at"}
+        and not isinstance(value["keys"], dict)
+        and _is_held(value["keys"])
+        and _is_list_of(_is_finite, mouse, range(2, 3))
+        and isinstance(axes, dict)
+        and len(axes) <= MAX_BUTTONS
+        and all(position is None or _is_finite(position) for position in axes.values())
+        and (at is None or _is_finite(at))
+    )
+
+
 _FORMS: dict[str, Callable[[Any], bool]] = {
     "no value": lambda value: value is None,
     "true or false": lambda value: isinstance(value, bool),
     "a name": lambda value: isinstance(value, str),
     "a whole number": _is_number,
     "an episode and a step": lambda value: _is_list_of(_is_number, value, range(2, 3)),
-    "a list of buttons": lambda value: _is_list_of(lambda x: isinstance(x, str), value, range(MAX_BUTTONS + 1)),
+    "a list of buttons, or an object of keys, mouse, axes and at": lambda value: _is_held(value),
 }
+
+
+def _hold(session: Session, value: Any) -> None:
+    session.hold(**(value if isinstance(value, dict) else {"keys": value}))
 
 
 def _pause(session: Session, on: bool) -> None:
@@ -78,7 +106,7 @@ def _set_number(name: str) -> tuple[str, Callable[[Session, int], None]]:
 
 _COMMANDS: dict[str, tuple[str, Callable[[Session, Any], None]]] = {
     SEEN: ("no value", lambda session, _: None),
-    "hold": ("a list of buttons", Session.hold),
+    "hold": ("a list of buttons, or an object of keys, mouse, axes and at", _hold),
     "pause": ("true or false", _pause),
     "step": ("no value", _step),
     "restart": ("no value", lambda session, _: session.restart()),

@@ -20,7 +20,7 @@ def measure_frame_rate(source: Source, denoising_steps: int) -> float:
     dream.begin()
 
     def frame() -> None:
-        outcome = dream.step(0)
+        outcome = dream.step(source.panel.idle)
         if policy is not None:
             policy.predict_act_value(outcome.obs, (memory, memory))
         outcome.obs.sum().item()  # waits for the device

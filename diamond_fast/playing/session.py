@@ -1,7 +1,7 @@
 """A game in progress: which world, who plays, and everything there is to see. Knows no clock, network or screen."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from diamond_fast.frames import to_uint8
-from diamond_fast.networks.actor_critic.distributions import sample_categorical
+from diamond_fast.playing.agent import choose, expected
 from diamond_fast.playing.buttons import Buttons
+from diamond_fast.playing.hands import Hands
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.source import Source
 from diamond_fast.playing.worlds import Dream, Outcome, Real, Recorded, Start, World
@@ -48,8 +49,8 @@ class View:
     """Episodes begun."""
     step: int
     """Steps of this one."""
-    action: int | None
-    """The one that led to the frame; None at the start of an episode."""
+    action: int | tuple[float, ...] | None
+    """The one that led to the frame: its number, or what each of the controls was at; None at an episode's start."""
     reward: float
     """The reward of the last step."""
     total: float
@@ -57,9 +58,11 @@ class View:
     value: float | None
     """What the agent expects from here on, discounted; None without a policy."""
     probabilities: tuple[float, ...]
-    """The agent's, of each action; none without a policy."""
+    """The agent's, of each action, or what it expects each of the controls to be at; none without a policy."""
     over: Over
     """How the episode ended, if it did."""
+    answers: float | None
+    """When the player asked for what this step did, by their own clock; None if nothing was asked since the last."""
     position: tuple[int, int, int] | None
     """In a replay: episode, step, and steps in the episode."""
     recording: bool
@@ -97,7 +100,7 @@ class Session:
         speed: int = 15,
     ):
         self.source, self.recorder = source, recorder
-        self.buttons = Buttons(source.action_names)
+        self._hands = Hands(source.panel)
         self.set_controller(controller)
         self.denoising_steps = denoising_steps or source.cfg.world_model.sampler.num_steps
         self.horizon, self.seed, self.speed = horizon, seed, speed
@@ -106,9 +109,8 @@ class Session:
         self.paused = True
         self.notice = ""
         self._value: float | None = None
+        self._asked_at: float | None = None
         self._probabilities: tuple[float, ...] = ()
-        self._held: tuple[str, ...] = ()
-        self._tapped: tuple[str, ...] = ()  # pressed since the last step, and perhaps let go again
         self._episodes = 0
         self.world: WorldName = world
         self._action_generator = torch.Generator().manual_seed(seed)
@@ -123,27 +125,30 @@ class Session:
             self._enter(self._world.begin())
             return
         action = self._choose()
-        self._tapped = ()
         self._recent.append((self._frame, action))
         outcome = self._world.step(action)
         self._show(outcome, action)
         if self.recorder.active:
             frame = self._recent[-1][0]
-            self.recorder.add(
-                frame, self.source.menu.rows[action], outcome.reward, outcome.end, outcome.trunc, self._frame
-            )
+            self.recorder.add(frame, action, outcome.reward, outcome.end, outcome.trunc, self._frame)
 
-    def hold(self, buttons: Sequence[str]) -> None:
-        """What a player holds down, in the order it was pressed. A short press counts until the next step.
+    def hold(
+        self,
+        keys: Sequence[str],
+        mouse: tuple[float, float] = (0.0, 0.0),
+        axes: Mapping[str, float | None] | None = None,
+        at: float | None = None,
+    ) -> None:
+        """What a player holds and moves, as ``Hands.hold``.
+
+        Args:
+            at: when, by the player's clock; the view that shows the next step says it again.
 
         Raises:
-            ValueError: there is no such button.
+            ValueError: there is no such button or lever.
         """
-        for button in buttons:
-            if button not in self.buttons.names:
-                raise ValueError(f"button: expected some of {', '.join(self.buttons.names)}, got {button!r}")
-        self._tapped += tuple(button for button in buttons if button not in (*self._held, *self._tapped))
-        self._held = tuple(buttons)
+        self._hands.hold(keys, mouse, axes)
+        self._asked_at = at
 
     def view(self) -> View:
         """Everything to show now."""
@@ -167,6 +172,7 @@ class Session:
             value=self._value,
             probabilities=self._probabilities,
             over=self.over,
+            answers=self._answers,
             position=world.position if isinstance(world, Recorded) else None,
             recording=self.recorder.active,
             recordings=self.recorder.names,
@@ -275,7 +281,7 @@ class Session:
 
     def _make_world(self, world: WorldName) -> World:
         if world == "real":
-            return Real(self.source.make_real_env(), self.seed, self.source)
+            return Real(self.source.make_real_env(), self.seed, self.source.device)
         if world == "replay":
             return Recorded(self.source)
         return self._make_dream()
@@ -293,21 +299,22 @@ class Session:
 
     def _enter(self, start: Start) -> None:
         self._memory: tuple[Tensor, Tensor] | None = None
-        self._recent: deque[tuple[np.ndarray, int]] = deque(maxlen=self.source.agent.spec.context)
+        self._recent: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=self.source.agent.spec.context)
         for obs in start.before:
             self._think(obs[None])
         self._episodes += 1
         self._steps, self._total = -1, 0.0
         self._show(Outcome(start.obs, 0.0, end=False, trunc=False), action=None)
 
-    def _show(self, outcome: Outcome, action: int | None) -> None:
+    def _show(self, outcome: Outcome, action: np.ndarray | None) -> None:
         self._think(outcome.obs)
         self._frame = to_uint8(outcome.obs[0]).cpu().numpy()
         empty = np.empty((0, *self._frame.shape), np.uint8)
         trajectory = outcome.trajectory
         self._trajectory = empty if trajectory is None else to_uint8(trajectory).cpu().numpy()
         self._steps += 1
-        self._action = action
+        self._action = None if action is None else self.source.panel.shown(action)
+        self._answers, self._asked_at = (None if action is None else self._asked_at), None
         self._reward = outcome.reward
         self._total += outcome.reward
         self.over: Over = "end" if outcome.end else "cut" if outcome.trunc else ""
@@ -322,23 +329,25 @@ class Session:
         memory = self._memory or (torch.zeros(1, policy.lstm_dim, device=obs.device),) * 2
         self._logits, value, self._memory = policy.predict_act_value(obs, memory)
         self._value = float(value)
-        self._probabilities = tuple(self._logits[0].softmax(dim=0).tolist())
+        likely = expected(self.source.agent.spec.action, self._logits[0].float().cpu())
+        panel = self.source.panel
+        self._probabilities = tuple(likely.tolist()) if isinstance(panel, Buttons) else panel.shown(likely)
 
-    def _choose(self) -> int:
+    def _choose(self) -> np.ndarray:
+        held = self._hands.act(self.speed)  # whoever plays: what was pressed meanwhile does not wait
         if isinstance(self._world, Recorded):
             return self._world.action
         if self.controller == "agent":
-            return int(sample_categorical(self._logits.cpu(), self._action_generator))
-        return self.buttons.action((*self._held, *(b for b in self._tapped if b not in self._held)))
+            return choose(self.source.agent.spec.action, self._logits.cpu(), self._action_generator)
+        return held
 
     def _seen(self, length: int) -> Batch:
         """The last frames of the episode, as a batch of one; padded if there were fewer."""
-        steps = [*self._recent, (self._frame, self.buttons.idle)][-length:]
-        action, rows = self.source.agent.spec.action, self.source.menu.rows
-        replay = Replay(self._frame.shape, capacity=len(steps), action=action)
+        steps = [*self._recent, (self._frame, self.source.panel.idle)][-length:]
+        replay = Replay(self._frame.shape, capacity=len(steps), action=self.source.agent.spec.action)
         no = np.zeros(1, bool)
-        for frame, number in steps:
-            replay.append(frame[None], rows[number : number + 1], np.zeros(1, np.float32), no, no, frame[None])
+        for frame, act in steps:
+            replay.append(frame[None], act[None], np.zeros(1, np.float32), no, no, frame[None])
         replay.commit()
         return replay.segment(0, len(steps) - length, len(steps))
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
@@ -18,7 +17,8 @@ from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.formulations.config import StepsConfig
-from diamond_fast.playing.menu import Menu, make_menu
+from diamond_fast.playing.buttons import Buttons, action_names
+from diamond_fast.playing.hands import Panel, panel_of
 from diamond_fast.playing.spawns import load_spawns
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent, check_actions
@@ -43,13 +43,15 @@ class Source:
     """Real experience: imagined episodes start from it, and it can be browsed."""
     replay_name: str
     """What that experience is, in a few words."""
-    action_names: tuple[str, ...]
-    rows: np.ndarray | None = None
-    """What a player can do, [len(action_names), ...] as the world model takes it; None: choices, by their numbers."""
+    action_names: tuple[str, ...] = ()
+    """Of the choices, if one of several is made at each step."""
+    given_panel: Panel | None = None
+    """What a player holds and moves; None: a button for each choice, or combinations of them."""
 
     @cached_property
-    def menu(self) -> Menu:
-        return Menu(self.action_names, np.arange(len(self.action_names)) if self.rows is None else self.rows)
+    def panel(self) -> Panel:
+        """What a player holds and moves."""
+        return self.given_panel or Buttons(self.action_names)
 
     @property
     def enlarges(self) -> bool:
@@ -104,8 +106,6 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     cfg, agent = trained.config, trained.agent
     if cfg.model_free:
         raise ValueError(f"{trained.source}: a model-free run has no world model to play in")
-    if agent.actor_critic is not None and not isinstance(agent.spec.action, Discrete):
-        raise ValueError(f"{trained.source}: its actions are {agent.spec.action}, buttons choose one of several")
     choose.set_matmul_precision(cfg.precision)
     agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     agent.eval().requires_grad_(False)
@@ -116,11 +116,9 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
         replay, replay_name = load_spawns(trained.weights, cfg, agent.spec.action), "the published starts"
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
-    try:
-        menu = make_menu(cfg, agent.spec.action, replay)
-    except ValueError as error:
-        raise ValueError(f"{trained.source}: {error}") from None
-    return Source(cfg.title, agent, cfg, replay, replay_name, *menu)
+    action = agent.spec.action
+    names = action_names(cfg, action.n) if isinstance(action, Discrete) else ()
+    return Source(cfg.title, agent, cfg, replay, replay_name, names, panel_of(cfg, action, replay, names))
 
 
 def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:

@@ -8,8 +8,8 @@ import numpy as np
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # read at the import: pygame greets in the terminal
 import pygame
 
-from diamond_fast.playing.buttons import Buttons, action_label
 from diamond_fast.playing.commands import Command
+from diamond_fast.playing.hands import Panel
 from diamond_fast.playing.loop import GameLoop
 from diamond_fast.playing.session import View
 
@@ -23,17 +23,6 @@ BACK, INK, QUIET, LINE = (13, 15, 20), (236, 238, 244), (151, 160, 179), (91, 10
 ACCENTS = {"model": (167, 139, 250), "real": (52, 211, 153), "replay": (251, 191, 36)}
 WORLDS = {"model": "world model", "real": "real game", "replay": "replay"}
 OVER = {"end": "the episode ended", "cut": "cut off"}
-DIRECTIONS = {
-    pygame.K_UP: "up",
-    pygame.K_DOWN: "down",
-    pygame.K_LEFT: "left",
-    pygame.K_RIGHT: "right",
-    pygame.K_w: "up",
-    pygame.K_s: "down",
-    pygame.K_a: "left",
-    pygame.K_d: "right",
-    pygame.K_SPACE: "fire",
-}
 HELP = (
     "arrows, space: play    P: pause    N: single step    R: restart    E: next episode    C: you or agent    Esc: end",
     "M: world model, real game or replay    H: dream on from here    V: record    + and -: denoising steps",
@@ -48,11 +37,11 @@ def require_display() -> None:
         raise ValueError("--window: there is no display here; leave it out to play in a browser")
 
 
-def play(game: GameLoop, title: str, buttons: Buttons) -> None:
+def play(game: GameLoop, title: str, panel: Panel) -> None:
     """Show the game until the window is closed or Ctrl-C."""
     _init()
     try:
-        window = Window(game, title, buttons)
+        window = Window(game, title, panel)
         game.start()
         game.watch(1)
         try:
@@ -77,12 +66,10 @@ def _init() -> None:
 class Window:
     """Keys become commands, views become pictures."""
 
-    def __init__(self, game: GameLoop, title: str, buttons: Buttons):
+    def __init__(self, game: GameLoop, title: str, panel: Panel):
         self._game = game
-        self._labels = [action_label(name) for name in buttons.action_names]
-        numbered = [button for button in buttons.names if button not in DIRECTIONS.values()]
-        self._buttons = {key: name for key, name in DIRECTIONS.items() if name in buttons.names}
-        self._buttons |= {pygame.K_1 + i: name for i, name in enumerate(numbered[:9])}
+        self._labels = panel.rows
+        self._buttons = {_key(code): button.name for button in panel.buttons for code in button.codes if _is_key(code)}
         self._held: list[int] = []
         height, width = game.view.frame.shape[:2]
         self._scale = max(1, FRAME_WIDTH // width)
@@ -148,10 +135,12 @@ class Window:
             self._text(text[:44], (x, y), colour, self._small)
             y += LINE_HEIGHT
         y += 6
-        for i, p in enumerate(view.probabilities):
-            colour = accent if i == view.action else INK
-            self._text(self._labels[i], (x, y), colour, self._small)
-            pygame.draw.rect(self.screen, colour if i == view.action else LINE, (x + 145, y, int(150 * p), 11), 0, 3)
+        done = view.action if isinstance(view.action, tuple) else ()
+        for i, share in enumerate(view.probabilities or done):
+            taken = done[i] != 0 if done else i == view.action
+            self._text(self._labels[i], (x, y), accent if taken else INK, self._small)
+            bar = pygame.Rect(x + 145, y, int(150 * abs(share)), 11)  # to the left if it is below 0
+            pygame.draw.rect(self.screen, accent if taken else LINE, bar.move(-bar.width if share < 0 else 0, 0), 0, 3)
             y += ROW_HEIGHT
         self._draw_trajectory(view, x, y + 8)
 
@@ -183,6 +172,19 @@ class Window:
 
     def _text(self, text: str, place: tuple[int, int], colour: tuple[int, int, int], font: pygame.font.Font) -> None:
         self.screen.blit(font.render(text, True, colour), place)
+
+
+def _is_key(code: str) -> bool:
+    return not code.startswith(("Mouse", "Pad", "Axis"))
+
+
+def _key(code: str) -> int:
+    """The key that a browser calls so: ``KeyW``, ``Digit1``, ``ArrowUp``, ``ShiftLeft``."""
+    if side := next((side for side in ("Left", "Right") if code.endswith(side) and not code.startswith("Arrow")), ""):
+        return pygame.key.key_code(f"{side} {code.removesuffix(side)}".lower())
+    for prefix in ("Key", "Digit", "Arrow"):
+        code = code.removeprefix(prefix)
+    return pygame.key.key_code(code.lower())
 
 
 def _surface(frame: np.ndarray, scale: int) -> pygame.Surface:

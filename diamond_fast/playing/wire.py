@@ -10,7 +10,7 @@ import struct
 from dataclasses import fields
 from typing import Any
 
-from diamond_fast.playing.buttons import action_label
+from diamond_fast.controls import Button, Controls
 from diamond_fast.playing.session import LIMITS, Session, View
 
 _LENGTH = struct.Struct("<I")
@@ -30,14 +30,28 @@ def encode_view(view: View, frames_per_second: float) -> bytes:
 
 def describe(session: Session, frame_rate: float) -> dict[str, Any]:
     """What the page is told once: the game, its buttons, what can be set, and what to expect."""
-    source = session.source
+    source, panel = session.source, session.source.panel
     return {
         "title": source.title,
-        "actions": [action_label(name) for name in source.action_names],
+        "actions": panel.rows,
         "policy": source.agent.actor_critic is not None,
-        "buttons": session.buttons.names,
+        "controls": {
+            "together": isinstance(panel, Controls),
+            "keys": [_button(key) for key in panel.keys],
+            "levers": [
+                {"name": x.name, "rest": x.rest, "less": _button(x.less), "more": _button(x.more)} for x in panel.levers
+            ],
+            "looks": [
+                {"name": x.name, "direction": x.direction, "less": _button(x.less), "more": _button(x.more)}
+                for x in panel.looks
+            ],
+        },
         "limits": LIMITS,
         "replay": {"name": source.replay_name, "lengths": source.replay.lengths.tolist()},
         "device": str(source.device),
         "frame_rate": frame_rate,
     }
+
+
+def _button(button: Button | None) -> dict[str, Any] | None:
+    return None if button is None else {"name": button.name, "codes": button.codes}

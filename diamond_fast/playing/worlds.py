@@ -49,7 +49,7 @@ class World(Protocol):
 
     def begin(self) -> Start: ...
 
-    def step(self, action: int) -> Outcome: ...
+    def step(self, action: np.ndarray) -> Outcome: ...
 
     def close(self) -> None:
         """Let go of what it holds."""
@@ -112,8 +112,8 @@ class Dream(World):
         shown = self._full[:, -1] if self._source.enlarges else obs[:, -1]
         return Start(shown, obs[0, :-1])
 
-    def step(self, action: int) -> Outcome:
-        act = torch.from_numpy(self._source.menu.rows[action : action + 1])
+    def step(self, action: np.ndarray) -> Outcome:
+        act = torch.from_numpy(np.array(action[None]))
         step = self._env.step(act.to(self._env.reward_end.device))
         end, trunc = bool(step.end), bool(step.trunc)
         self._restarted = end or trunc
@@ -144,11 +144,11 @@ class Real(World):
     Args:
         env: one environment; closed with the world.
         seed: of its games.
-        source: says what its actions are.
+        device: of the frames.
     """
 
-    def __init__(self, env: RealEnv, seed: int, source: Source):
-        self._env, self._device, self._rows = env, source.device, source.menu.rows
+    def __init__(self, env: RealEnv, seed: int, device: torch.device):
+        self._env, self._device = env, device
         self._seed: int | None = seed
         self._next_obs: np.ndarray | None = None  # the first frame of a game that has begun by itself
 
@@ -160,8 +160,8 @@ class Real(World):
         self._next_obs = None
         return Start(obs, obs[:0])
 
-    def step(self, action: int) -> Outcome:
-        obs, rew, end, trunc, info = self._env.step(self._rows[action : action + 1])
+    def step(self, action: np.ndarray) -> Outcome:
+        obs, rew, end, trunc, info = self._env.step(action[None])
         if end[0] or trunc[0]:
             self._next_obs = obs
         return Outcome(_to_obs(info["final_obs"], self._device), float(rew[0]), bool(end[0]), bool(trunc[0]))
@@ -171,7 +171,7 @@ class Real(World):
 
 
 class Recorded(World):
-    """Experience from a replay buffer, played back. Actions are called as those of the menu that are most like them."""
+    """Experience from a replay buffer, played back."""
 
     def __init__(self, source: Source):
         self._source, self._replay, self._device = source, source.replay, source.device
@@ -184,9 +184,9 @@ class Recorded(World):
         return self.episode, self._t + self._at_end, len(self._recording.act)
 
     @property
-    def action(self) -> int:
+    def action(self) -> np.ndarray:
         """What was done at the frame it stands at."""
-        return self._source.menu.number(self._recording.act[self._t])
+        return np.asarray(self._recording.act[self._t])
 
     def begin(self) -> Start:
         """The next episode if one has been played to its end, else the frame it stands at."""
@@ -212,7 +212,7 @@ class Recorded(World):
         """Leave the episode: ``begin`` goes to the next."""
         self._at_end = True
 
-    def step(self, action: int) -> Outcome:
+    def step(self, action: np.ndarray) -> Outcome:
         recording, t = self._recording, self._t
         last = t == len(recording.act) - 1
         self._at_end = last

@@ -17,6 +17,14 @@ START_SECONDS = 40.0
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
 
 
+def text(name: str) -> str:
+    return f"document.getElementById('{name}').textContent"
+
+
+def click(selector: str) -> str:
+    return f"document.querySelector('{selector}').click()"
+
+
 class Chromium:
     """One browser with one page. ``async with Chromium(folder) as page``."""
 
@@ -95,6 +103,11 @@ class Chromium:
         """kind: touchStart or touchEnd."""
         points = [{"x": x, "y": y}] if kind == "touchStart" else []
         await self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    async def mouse(self, kind: str, x: float, y: float, button: str = "none") -> None:
+        """kind: mousePressed, mouseReleased or mouseMoved."""
+        count = 0 if button == "none" else 1
+        await self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button=button, clickCount=count)
 
     async def screenshot(self, path: Path, whole_page: bool = False) -> None:
         shot = await self.call("Page.captureScreenshot", captureBeyondViewport=whole_page)

@@ -1,19 +1,12 @@
 """The page in a real browser, headless, with keyboard and touch."""
 
-import asyncio
-
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestServer
-from chromium import EXECUTABLE, Chromium
-
-from diamond_fast.playing.loop import GameLoop
-from diamond_fast.playing.server import PlayServer
-from diamond_fast.playing.wire import describe
+from chromium import EXECUTABLE, click, text
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium is installed (apt-get install chromium)")
 
-DESKTOP, PHONE = (1280, 900), (390, 844)
+PHONE = (390, 844)
 PADDLE = """(() => {
   const canvas = document.getElementById("frame");
   const row = canvas.getContext("2d").getImageData(0, canvas.height - 1, canvas.width, 1).data;
@@ -24,35 +17,6 @@ PIXELS = """(() => {
   const canvas = document.getElementById("frame");
   return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.join();
 })()"""
-
-
-def text(name):
-    return f"document.getElementById('{name}').textContent"
-
-
-def click(selector):
-    return f"document.querySelector('{selector}').click()"
-
-
-@pytest.fixture
-def browse(make_session, tmp_path):
-    """browse(scenario, **settings): an async scenario with a page that shows a session, and the session."""
-
-    def browse(scenario, **settings):
-        async def main():
-            session = make_session(**settings)
-            page = PlayServer(GameLoop(session), session.recorder, describe(session, 12.5), "127.0.0.1")
-            async with TestServer(page.app()) as server, Chromium(tmp_path / "profile") as browser:
-                await browser.resize(*DESKTOP)
-                await browser.open(str(server.make_url(f"/{page.token}/")))
-                await browser.until("document.querySelectorAll('.action').length > 0 && document.body.dataset.world")
-                await browser.until(f"{text('where')} !== ''")
-                await scenario(browser, session)
-                assert browser.problems == []
-
-        asyncio.run(main())
-
-    return browse
 
 
 def test_keys_move_the_player(browse):

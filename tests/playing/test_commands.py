@@ -26,6 +26,16 @@ from diamond_fast.playing.commands import Command, decode, perform
         '{"do": "hold", "value": "left"}',
         '{"do": "hold", "value": [1]}',
         '{"do": "hold", "value": ["left", "left", "left", "left", "left", "left", "left", "left", "left"]}',
+        '{"do": "hold", "value": {}}',
+        '{"do": "hold", "value": {"keys": {"keys": []}}}',
+        '{"do": "hold", "value": {"keys": [], "mouse": [1]}}',
+        '{"do": "hold", "value": {"keys": [], "mouse": [1, Infinity]}}',
+        '{"do": "hold", "value": {"keys": [], "mouse": [1, true]}}',
+        '{"do": "hold", "value": {"keys": [], "axes": [1]}}',
+        '{"do": "hold", "value": {"keys": [], "axes": {"gas": "full"}}}',
+        '{"do": "hold", "value": {"keys": [], "axes": {"gas": NaN}}}',
+        '{"do": "hold", "value": {"keys": [], "at": "now"}}',
+        '{"do": "hold", "value": {"keys": [], "self": 1}}',
         '{"do": "speed", "value": true}',
         '{"do": "speed", "value": 1.5}',
         '{"do": "speed", "value": NaN}',
@@ -59,6 +69,10 @@ def test_every_command_does_what_it_says(make_session):
     assert do("world", "real").world == "real"
     do("hold", ["left"])
     assert do("step").action == 0
+    do("hold", {"keys": ["right"], "mouse": [3, -4.5], "at": 12.5})
+    view = do("step")
+    assert (view.action, view.answers) == (2, 12.5)
+    assert do("step").answers is None
     assert do("controller", "agent").controller == "agent"
     assert do("restart").step == 0
     assert do("record", True).recording

@@ -1,4 +1,4 @@
-"""Play in a world of two resolutions: full frames are shown, and keys stand for buttons held together."""
+"""Play in a world of two resolutions: full frames are shown, and several keys are held together."""
 
 from dataclasses import replace
 
@@ -8,16 +8,14 @@ import torch
 from training.test_two_stage_training import CONFIG, recording
 
 from diamond_fast.config_checks import checked
-from diamond_fast.playing.buttons import Buttons
-from diamond_fast.playing.menu import Menu, make_menu
+from diamond_fast.playing.hands import panel_of
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.session import Session
 from diamond_fast.playing.source import Source, load_source
 from diamond_fast.playing.wire import describe, encode_view
-from diamond_fast.presets import PRESETS
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs.agents import TrainedAgent
-from diamond_fast.spec import Box, Discrete, Mixed, MultiBinary
+from diamond_fast.spec import MultiBinary
 from diamond_fast.world_model import Agent
 
 FULL = (18, 24, 3)
@@ -31,7 +29,7 @@ def source(tmp_path):
     for weight in agent.parameters():  # fresh blocks begin with zeros, and know no actions
         torch.nn.init.normal_(weight, std=0.3)
     replay = load_recording(tmp_path / "a")
-    return Source("moving column", agent, cfg, replay, "a recording", *make_menu(cfg, agent.spec.action, replay))
+    return Source("moving column", agent, cfg, replay, "a recording", (), panel_of(cfg, MultiBinary(5), replay, ()))
 
 
 def played(session, actions=(("0",), (), ("1",))):
@@ -55,7 +53,7 @@ def test_full_frames_are_played_again_with_the_same_seed(source, tmp_path):
     assert view.trajectory.shape == (2, *FULL)
     assert len(view.noise_levels) == 2
     assert encode_view(view, 15.0)
-    assert describe(session, 10.0)["buttons"] == ("0", "1", "2", "3", "4")
+    assert [key["name"] for key in describe(session, 10.0)["controls"]["keys"]] == ["0", "1", "2", "3", "4"]
     first = frames[0]
     starts = [
         frame
@@ -75,7 +73,7 @@ def test_what_was_recorded_is_shown_in_full_and_dreamt_on_from(source, tmp_path)
     session.step()
     assert np.array_equal(session.view().frame, source.replay.episode(1).full_obs[8])
     act = source.replay.episode(1).act[7]
-    assert session.view().action == source.menu.number(act)
+    assert session.view().action == tuple(act.tolist())
     session.dream_from_here()
     assert np.array_equal(session.view().frame, source.replay.episode(1).full_obs[8])
     session.record(True)
@@ -116,45 +114,3 @@ def test_published_starts(source, tmp_path):
     np.save(tmp_path / "spawn" / "1" / "low_res.npy", np.zeros((4, 3, 6, 9), np.uint8))
     with pytest.raises(ValueError, match=r"1/low_res\.npy: expected uint8 \[4, 3, 6, 8\], got uint8 \[4, 3, 6, 9\]"):
         load_source(trained, torch.device("cpu"))
-
-
-def test_keys_of_counter_strike():
-    menu = make_menu(PRESETS["csgo"], MultiBinary(51), None)
-    buttons = Buttons(menu.names)
-    assert buttons.names == ("up", "down", "left", "right", "fire")
-    held = {
-        (): {24, 43},
-        ("up",): {0, 24, 43},
-        ("down", "left"): {2, 18, 43},
-        ("up", "right", "fire"): {0, 11, 30, 43},
-        ("fire",): {11, 24, 43},
-    }
-    for pressed, ones in held.items():
-        row = menu.rows[buttons.action(pressed)]
-        assert row.dtype == np.uint8
-        assert set(np.flatnonzero(row)) == ones
-    assert len(menu.names) == len({row.tobytes() for row in menu.rows}) == 18
-
-
-def test_other_buttons_are_pressed_alone_and_choices_are_as_usual():
-    action = Mixed(parts=(("keys", MultiBinary(2)), ("turn", Discrete(3))))
-    usual, other = np.uint8([0, 0, 0, 1, 0]), np.uint8([1, 0, 0, 1, 0])
-    replay, no = Replay((2, 2, 3), capacity=3, action=action), np.zeros(1, bool)
-    for act in (usual, other, usual):
-        frame = np.zeros((1, 2, 2, 3), np.uint8)
-        replay.append(frame, act[None], np.zeros(1, np.float32), no, no, frame)
-    replay.commit()
-    menu = make_menu(replace(CONFIG, static_dataset="x"), action, replay)
-    assert menu.names == ("noop", "keys 0", "keys 1", "turn 0", "turn 2")
-    expected = [[0, 0, 0, 1, 0], [1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [0, 0, 1, 0, 0], [0, 0, 0, 0, 1]]
-    assert menu.rows.tolist() == expected
-    assert all(action.why_not(row) is None for row in menu.rows)
-    assert menu.number(np.uint8([1, 1, 0, 0, 1])) in (1, 2, 4)
-    assert menu.number(np.uint8([0, 0, 1, 0, 0])) == 3
-
-
-def test_choices_are_their_numbers_and_numbers_have_no_buttons():
-    menu = Menu(("left", "right"), np.arange(2))
-    assert menu.number(np.int64(1)) == 1
-    with pytest.raises(ValueError, match="no buttons"):
-        make_menu(CONFIG, Box(2), None)

@@ -17,7 +17,7 @@ def window(make_session, monkeypatch):
     session = make_session(world="real", speed=60)
     game = GameLoop(session)
     _init()
-    window = Window(game, "Catch", session.buttons)
+    window = Window(game, "Catch", session.source.panel)
     game.start()
     game.watch(1)
     yield window, game

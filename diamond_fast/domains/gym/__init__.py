@@ -2,10 +2,14 @@
 
 import json
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.atari.games import atari_game_of
 from diamond_fast.domains.domain import Domain
+
+if TYPE_CHECKING:
+    from diamond_fast.controls import Controls
 
 
 def _checked(cfg: RunConfig) -> RunConfig:
@@ -38,6 +42,31 @@ def _action_names(cfg: RunConfig) -> list[str]:
         env.close()
 
 
+def _controls(cfg: RunConfig) -> "Controls | None":
+    """What every number is if nobody touches anything: 0, as the environment counts."""
+    from gymnasium import spaces
+
+    from diamond_fast.controls import default_controls
+    from diamond_fast.domains.gym.actions import adapt_actions
+    from diamond_fast.domains.gym.adapter import make_gym_env
+
+    assert cfg.env_id is not None
+    env = make_gym_env(cfg.env_id, cfg.env_arguments)
+    try:
+        space = env.action_space
+        action, _ = adapt_actions(cfg.env_id, space)
+    finally:
+        env.close()
+    if not isinstance(space, spaces.Box):
+        return None
+    low, high = space.low.ravel(), space.high.ravel()
+    rests = (-2 * low / (high - low) - 1).clip(-1, 1)  # of ours, which go from -1 to 1
+    return default_controls(action, _NAMES.get(cfg.env_id, ()), rests.tolist())
+
+
+_NAMES = {"CarRacing-v3": ("steering", "gas", "brake"), "diamond_fast/Roll-v0": ("push",)}
+"""Of the numbers of environments that do not say."""
+
 DOMAIN = Domain(
     "gym",
     owns=lambda cfg: cfg.env_id is not None,
@@ -45,4 +74,5 @@ DOMAIN = Domain(
     checked=_checked,
     make_slot=_make_slot,
     action_names=_action_names,
+    controls=_controls,
 )

@@ -1,50 +1,69 @@
-// Keys and touch: which buttons of the game are held, in the order they were pressed.
-const KEYS = {
-  ArrowUp: "up", ArrowDown: "down", ArrowLeft: "left", ArrowRight: "right",
-  KeyW: "up", KeyS: "down", KeyA: "left", KeyD: "right", Space: "fire",
-};
-const ARROWS = { up: "▲", down: "▼", left: "◀", right: "▶" };
+// What the player holds and moves, by keyboard, mouse, gamepad and touch, told to the game as one kind of message.
 const SHORTCUTS = { KeyP: "pause", KeyN: "step", KeyR: "restart", KeyE: "next", KeyV: "record", KeyH: "dream-from-here" };
+const TELL_EVERY = 30; // milliseconds, for what moves; keys are told at once
+const STICK_SPEED = 700; // pixels a second, of a mouse that a stick at its end stands for
+const DEAD_ZONE = 0.1; // of a gamepad's sticks, which seldom rest at 0
+const STEERING = 250; // pixels that a mouse moves from a lever's rest to its end
 
 export function connectInput(hello, send, view) {
-  const others = hello.buttons.filter((name) => !(name in ARROWS) && name !== "fire");
+  const { keys, levers, looks } = hello.controls;
+  const ends = [...levers, ...looks].flatMap(({ less, more }) => [less, more]).filter(Boolean);
+  const buttons = new Map([...keys, ...ends].flatMap(({ name, codes }) => codes.map((code) => [code, name])));
   const held = []; // [source, button]: two keys may hold the same button
-  const tell = () => send("hold", [...new Set(held.map(([, button]) => button))].slice(0, 8));
+  let mouse = [0, 0];
+  let axes = {};
+  let waiting = 0;
 
-  function press(source, button) {
-    if (held.some(([other]) => other === source)) return;
-    held.push([source, button]);
-    tell();
+  function tell() {
+    clearTimeout(waiting);
+    waiting = 0;
+    send("hold", { keys: [...new Set(held.map(([, button]) => button))], mouse, axes, at: performance.now() });
+    mouse = [0, 0];
+    axes = {};
+  }
+  const tellSoon = () => { waiting ||= setTimeout(tell, TELL_EVERY); };
+
+  function begin() {
     const now = view();
     if (now?.paused && now.step === 0 && now.world !== "replay") send("pause", false);
   }
 
-  function release(source) {
-    const at = held.findIndex(([other]) => other === source);
-    if (at < 0) return;
-    held.splice(at, 1);
-    tell();
-  }
-
-  const buttonOf = (code) => {
-    const named = KEYS[code];
-    if (hello.buttons.includes(named)) return named;
-    return /^Digit\d$/.test(code) ? others[(Number(code.at(-1)) + 9) % 10] : undefined;
+  const input = {
+    press(source, button) {
+      if (!button || held.some(([other]) => other === source)) return;
+      held.push([source, button]);
+      tell();
+      begin();
+    },
+    release(source) {
+      const at = held.findIndex(([other]) => other === source);
+      if (at < 0) return;
+      held.splice(at, 1);
+      tell();
+    },
+    move(x, y) {
+      mouse = [mouse[0] + x, mouse[1] + y];
+      tellSoon();
+    },
+    put(lever, position) { // null: let go
+      axes[lever] = position;
+      tellSoon();
+      if (position !== null) begin();
+    },
   };
+
   const typing = (event) => event.ctrlKey || event.metaKey || event.altKey || event.target.type === "number"
     || (event.target.type === "range" && event.target.matches(":focus-visible"));
-
   addEventListener("keydown", (event) => {
     if (typing(event)) return;
-    const button = buttonOf(event.code);
-    if (button) {
+    if (buttons.has(event.code)) {
       event.preventDefault();
-      press(event.code, button);
+      input.press(event.code, buttons.get(event.code));
     } else if (!event.repeat) {
       shortcut(event);
     }
   });
-  addEventListener("keyup", (event) => release(event.code));
+  addEventListener("keyup", (event) => input.release(event.code));
   for (const [target, name] of [[window, "blur"], [document, "visibilitychange"]]) {
     target.addEventListener(name, () => {
       held.length = 0;
@@ -63,58 +82,116 @@ export function connectInput(hello, send, view) {
     }
   }
 
-  showPad(hello, others, press, release);
-  showKeys(hello, others);
+  if (hello.controls.together) connectMouse(hello.controls, buttons, input);
+  addEventListener("gamepadconnected", () => connectGamepads(hello.controls, input), { once: true });
+  showKeys(hello, buttons);
+  return input;
 }
 
-function showPad(hello, others, press, release) {
-  const pad = document.getElementById("pad");
-  const add = (parent, button, label, className) => {
-    const key = document.createElement("button");
-    Object.assign(key, { type: "button", textContent: label, className });
-    key.setAttribute("aria-label", button);
-    key.addEventListener("pointerdown", (event) => {
-      event.preventDefault();
-      key.setPointerCapture(event.pointerId);
-      key.classList.add("held");
-      press(`pointer ${event.pointerId}`, button);
+// A click on the picture captures the mouse until Escape; then it looks around, or steers.
+function connectMouse({ levers, looks }, buttons, input) {
+  const frame = document.getElementById("frame");
+  const locked = () => document.pointerLockElement === frame;
+  const speed = document.getElementById("mouse_speed");
+  const steering = looks.length ? null : levers.find(({ rest }) => rest === 0);
+  let position = 0;
+  document.body.classList.toggle("looks", looks.length > 0);
+  for (const id of ["frame", "veil"]) {
+    document.getElementById(id).addEventListener("click", (event) => {
+      if (event.pointerType === "mouse" && !locked()) frame.requestPointerLock();
     });
-    for (const end of ["pointerup", "pointercancel"]) {
-      key.addEventListener(end, (event) => {
-        key.classList.remove("held");
-        release(`pointer ${event.pointerId}`);
-      });
+  }
+  frame.addEventListener("mousemove", (event) => {
+    if (!locked()) return;
+    if (steering) {
+      position = Math.max(-1, Math.min(1, position + event.movementX / STEERING));
+      input.put(steering.name, position);
+    } else if (looks.length) {
+      input.move(event.movementX * speed.valueAsNumber, event.movementY * speed.valueAsNumber);
     }
-    key.addEventListener("contextmenu", (event) => event.preventDefault());
-    parent.append(key);
-  };
-  const group = (className) => {
-    const part = document.createElement("div");
-    part.className = className;
-    pad.append(part);
-    return part;
-  };
-  const arrows = hello.buttons.filter((name) => name in ARROWS);
-  if (arrows.length) {
-    const flat = !arrows.includes("up") && !arrows.includes("down");
-    const cross = group(flat ? "cross flat" : "cross");
-    arrows.forEach((name) => add(cross, name, ARROWS[name], name));
-  }
-  if (others.length) {
-    const keys = group("keys");
-    others.forEach((name) => add(keys, name, name, ""));
-  }
-  if (hello.buttons.includes("fire")) add(pad, "fire", "Fire", "fire");
+  });
+  frame.addEventListener("mousedown", (event) => {
+    if (locked()) input.press(`Mouse${event.button}`, buttons.get(`Mouse${event.button}`));
+  });
+  addEventListener("mouseup", (event) => input.release(`Mouse${event.button}`));
+  frame.addEventListener("contextmenu", (event) => event.preventDefault());
+  document.addEventListener("pointerlockchange", () => {
+    document.body.classList.toggle("locked", locked());
+    if (locked()) return;
+    for (const button of [0, 1, 2]) input.release(`Mouse${button}`);
+    if (steering) input.put(steering.name, null);
+    position = 0;
+  });
 }
 
-function showKeys(hello, others) {
-  const keys = [];
-  const directions = hello.buttons.filter((name) => name in ARROWS);
-  if (directions.length) keys.push(["arrows or WASD", "move"]);
-  if (hello.buttons.includes("fire")) keys.push(["space", "fire"]);
-  others.slice(0, 10).forEach((name, i) => keys.push([String((i + 1) % 10), /^\d+$/.test(name) ? `action ${name}` : name]));
-  keys.push(["P", "pause"], ["N", "single step"], ["R", "restart"], ["E", "next episode"], ["C", "you or agent"], ["M", "model or real game"], ["H", "dream on"], ["V", "record"]);
-  document.getElementById("keys").replaceChildren(...keys.flatMap(([key, meaning]) => {
+function connectGamepads({ keys, levers, looks }, input) {
+  const active = new Set(); // levers that a stick holds
+  let before = performance.now();
+
+  function strength(button, pad) {
+    const of = (code) => {
+      const [, kind, number, sign] = /^(Pad|Axis)(\d+)([-+]?)$/.exec(code) ?? [];
+      if (kind === "Pad") return pad.buttons[number]?.value ?? 0;
+      return kind ? Math.max(0, (sign === "-" ? -1 : 1) * (pad.axes[number] ?? 0)) : 0;
+    };
+    const most = Math.max(0, ...(button?.codes ?? []).map(of));
+    return most < DEAD_ZONE ? 0 : most;
+  }
+
+  function poll(now) {
+    const pad = navigator.getGamepads().find(Boolean);
+    if (pad) {
+      for (const key of keys) {
+        if (strength(key, pad) > 0.5) input.press(`pad ${key.name}`, key.name);
+        else input.release(`pad ${key.name}`);
+      }
+      for (const { name, rest, less, more } of levers) {
+        const pull = strength(more, pad) - strength(less, pad);
+        if (pull) input.put(name, rest + pull * (pull > 0 ? 1 - rest : 1 + rest));
+        else if (active.has(name)) input.put(name, null);
+        active[pull ? "add" : "delete"](name);
+      }
+      const pulls = { x: 0, y: 0 };
+      for (const { direction, less, more } of looks) pulls[direction] = strength(more, pad) - strength(less, pad);
+      const far = STICK_SPEED * Math.min((now - before) / 1000, 0.1);
+      if (pulls.x || pulls.y) input.move(pulls.x * far, pulls.y * far);
+    }
+    before = now;
+    requestAnimationFrame(poll);
+  }
+  requestAnimationFrame(poll);
+}
+
+const CODES = {
+  ArrowUp: "↑", ArrowDown: "↓", ArrowLeft: "←", ArrowRight: "→", Space: "space", ShiftLeft: "shift",
+  Mouse0: "left click", Mouse2: "right click",
+};
+const called = (code) => CODES[code] ?? code.replace(/^(Key|Digit)/, "");
+
+// What each key does, in the footer.
+function showKeys({ controls: { keys, levers, looks, together } }, buttons) {
+  const first = (button) => button?.codes.length ? called(button.codes[0]) : null;
+  const directions = keys.filter(({ name }) => ["up", "down", "left", "right"].includes(name));
+  const shown = [];
+  if (directions.length) shown.push([together && looks.length ? "WASD" : "arrows or WASD", "move"]);
+  for (const key of keys.filter((key) => !directions.includes(key))) {
+    if (first(key)) shown.push([first(key), /^\d+$/.test(key.name) ? `action ${key.name}` : key.name]);
+  }
+  const around = looks.flatMap(({ less, more }) => [less, more]);
+  const pulled = levers.map(({ name, less, more }) => [name, [less, more]]);
+  for (const [name, ends] of [...pulled, ["look", around]]) {
+    const codes = ends.map(first).filter(Boolean);
+    if (codes.length) shown.push([codes.join(" "), name]);
+  }
+  if (looks.length) shown.push(["click the picture", "look with the mouse"]);
+  else if (levers.length) shown.push(["click the picture", "steer with the mouse"]);
+  const free = { KeyP: "pause", KeyN: "single step", KeyR: "restart", KeyE: "next episode", KeyC: "you or agent",
+    KeyM: "model or real game", KeyH: "dream on", KeyV: "record" };
+  for (const [code, meaning] of Object.entries(free)) {
+    if (!buttons.has(code)) shown.push([called(code), meaning]);
+    else document.querySelector(`#${SHORTCUTS[code]} kbd`)?.remove();
+  }
+  document.getElementById("keys").replaceChildren(...shown.flatMap(([key, meaning]) => {
     const cap = document.createElement("kbd");
     cap.textContent = key;
     return [cap, document.createTextNode(meaning)];

@@ -1,11 +1,13 @@
 // The page's heart: one socket, the last view, and what the controls ask for.
 import { connectControls } from "./controls.js";
 import { connectInput } from "./input.js";
+import { connectPad } from "./pad.js";
 import { showView, showHello, toast } from "./show.js";
 
 let socket = null;
 let hello = null;
 let view = null;
+let showAction = () => {};
 
 function send(what, value = null) {
   if (socket?.readyState === WebSocket.OPEN) socket.send(JSON.stringify({ do: what, value }));
@@ -30,13 +32,14 @@ function receive(event) {
       hello = message.hello;
       showHello(hello);
       connectControls(hello, send, () => view);
-      connectInput(hello, send, () => view);
+      showAction = connectPad(hello, connectInput(hello, send, () => view));
     }
     return;
   }
   view = decode(event.data);
   requestAnimationFrame(() => {
     showView(view, hello);
+    showAction(view.action);
     send("seen"); // only now may the next but one follow: a page that is slow is shown fewer, never older ones
   });
 }

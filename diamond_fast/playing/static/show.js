@@ -6,6 +6,8 @@ const LONGEST_CHART = 400; // steps
 
 let toastTimer = 0;
 let lastNotice = "";
+let latency = 0; // milliseconds from the player's word to the picture, as of late
+let answered = null;
 let shownFilms = 0;
 let chart = { episode: -1, points: [] };
 
@@ -45,12 +47,13 @@ export function paint(canvas, [height, width], rgb) {
 
 export function showView(view, hello) {
   document.body.dataset.world = view.world;
+  get("frame").parentElement.style.setProperty("--aspect", view.size[1] / view.size[0]);
   paint(get("frame"), view.size, view.frame);
   get("where").textContent = WORLDS[view.world];
   showSpeed(view, hello);
   showVeil(view);
   showFigures(view);
-  showPolicy(view);
+  showPolicy(view, hello);
   showChart(view);
   showTrajectory(view);
   showControls(view, hello);
@@ -61,8 +64,14 @@ export function showView(view, hello) {
 
 function showSpeed(view, hello) {
   const expected = view.world === "model" ? `, up to ${rounded(hello.frame_rate)} steps/s` : "";
+  if (view.answers !== null && view.answers !== answered) {
+    answered = view.answers;
+    const took = performance.now() - answered;
+    if (took > 0 && took < 60000) latency += (latency ? 0.2 : 1) * (took - latency); // another page's clock may differ
+  }
+  const delay = latency ? ` · ${Math.round(latency)} ms from key to picture` : "";
   get("speedometer").textContent = view.frames_per_second
-    ? `${rounded(view.frames_per_second)} steps/s`
+    ? `${rounded(view.frames_per_second)} steps/s${delay}`
     : `on ${hello.device}${expected}`;
 }
 
@@ -93,14 +102,17 @@ function showFigures(view) {
   get("count").textContent = view.position ? `${view.position[1]}` : view.step;
 }
 
-function showPolicy(view) {
+function showPolicy(view, hello) {
   if (!view.probabilities.length) return;
   const taken = view.action;
   [...get("policy").children].forEach((row, i) => {
     const p = view.probabilities[i];
-    row.classList.toggle("taken", i === taken);
-    row.querySelector("i").style.width = `${100 * p}%`;
-    row.lastChild.textContent = `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
+    const isShare = i < hello.controls.keys.length || !hello.controls.together;
+    row.classList.toggle("taken", Array.isArray(taken) ? isShare && taken[i] > 0.5 : i === taken);
+    const bar = row.querySelector("i");
+    bar.style.width = `${(isShare ? 100 : 50) * Math.abs(p)}%`;
+    bar.style.marginLeft = isShare ? "0" : `${50 + Math.min(0, 50 * p)}%`; // numbers from -1 to 1 begin in the middle
+    row.lastChild.textContent = isShare ? `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %` : p.toFixed(2).replace("-", "−");
   });
 }
 
