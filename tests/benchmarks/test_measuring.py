@@ -33,6 +33,7 @@ def clock(monkeypatch):
         return call
 
     clock.takes = takes
+
     def sleep(seconds):
         clock.now += seconds
         if seconds:
