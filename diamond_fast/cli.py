@@ -38,12 +38,22 @@ def parse(cls: type[T], args: Sequence[str] | None = None, *, default: T | None 
             would be right.
     """
     args = list(sys.argv[1:] if args is None else args)
-    options: dict[str, Any] = {"args": args, "prog": prog, "return_unknown_args": True}
+    result, unknown = parse_known(cls, args, default=default, prog=prog)
+    if unknown:
+        fail(_unexpected(unknown[0], args, _flags_of(cls)))
+    return result
+
+
+def parse_known(
+    cls: type[T], args: Sequence[str], *, default: T | None = None, prog: str | None = None
+) -> tuple[T, list[str]]:
+    """As :func:`parse`, with the words that are none of the dataclass's flags or their values, in their order."""
+    options: dict[str, Any] = {"args": list(args), "prog": prog, "return_unknown_args": True}
     if default is not None:
         options["default"] = default
     try:
         with redirect_stderr(io.StringIO()):
-            result, unknown = tyro.cli(cls, **options)
+            return tyro.cli(cls, **options)
     except SystemExit as stop:
         if stop.code != BAD_INPUT:
             raise
@@ -51,9 +61,6 @@ def parse(cls: type[T], args: Sequence[str] | None = None, *, default: T | None 
     except BrokenPipeError:  # --help | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(0) from None
-    if unknown:
-        fail(_unexpected(unknown[0], args, _flags_of(cls)))
-    return result
 
 
 def fail(message: str) -> NoReturn:

@@ -26,6 +26,9 @@ class ReportArgs:
     All runs, finished and unfinished; runs of the same game are its seeds:
         python -m diamond_fast.report runs/*
 
+    All runs of a sweep, and which ones are missing:
+        python -m diamond_fast.report sweeps/paper
+
     The published agents alone:
         python -m diamond_fast.report
 
@@ -34,7 +37,7 @@ class ReportArgs:
     """
 
     runs: Positional[tuple[Path, ...]] = ()
-    """These are the folders of the runs. What is no run, or is damaged, is skipped with one line that says so."""
+    """These are the folders of runs or sweeps. What is neither, or damaged, is skipped with one line that says so."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: report)")] = None
     """Write index.html, the pictures and table.tex to this folder; what is there of an earlier report is replaced."""
     json: FlagCreatePairsOff[bool] = False
@@ -51,15 +54,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         if draws and out.exists() and not out.is_dir():
             raise ValueError(f"--out {out}: is a file; name a folder")
         from diamond_fast.reporting.own_runs import read_runs
+        from diamond_fast.sweeps.folder import SweepFolder, is_sweep
 
+        folders, missing = list[Path](), list[str]()
+        for path in args.runs:
+            if not is_sweep(path):
+                folders.append(path)
+                continue
+            sweep = SweepFolder.open(path)
+            begun = [run.name for run in sweep.runs if sweep.run(run.name).metrics_file.is_file()]
+            folders += [sweep.run(name).path for name in begun]
+            missing += [run.name for run in sweep.runs if run.name not in begun]
         skipped: list[str] = []
-        runs = read_runs(args.runs, skipped.append)
+        runs = read_runs(folders, skipped.append)
+        if args.runs and not runs and missing:
+            raise ValueError(f"{args.runs[0]}: none of its runs has finished an epoch yet")
         if args.runs and not runs:
             raise ValueError(f"{skipped[0]}{f' (and {len(skipped) - 1} more like it)' if skipped[1:] else ''}")
         if draws:
             out.mkdir(parents=True, exist_ok=True)
     for line in skipped:
         print(f"Skipped: {line}", file=sys.stderr)
+    if missing:
+        print(f"Missing, since they have not finished an epoch: {', '.join(missing)}", file=sys.stderr)
     from diamond_fast.reporting.comparison import compare, to_json
     from diamond_fast.runs.durable import strict_json
 

@@ -14,12 +14,17 @@ def allowed_threads(root: Path = Path("/")) -> int:
     Args:
         root: the folder that holds ``proc`` and ``sys``.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(allowed_cores())
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # the outermost of nested levels
     limits = [cores, *(int(quota) for quota in _quotas(root))]
     if asked.isdecimal() and int(asked) > 0:
         limits.append(int(asked))
     return max(1, min(limits))
+
+
+def allowed_cores() -> list[int]:
+    """Numbers of the cores that this process may run on."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def limit_torch() -> None:

@@ -384,7 +384,9 @@ def dry_run(args: TrainArgs) -> None:
         print(flag(path) if value is True else f"{flag(path)} {shown}")
     if args.preset == "auto" and args.resume is None:
         print(f"\n{_why_this_preset(args, device)}")
-    print(f"\n{args.config.title} on {device}\n{describe(args.config, _action(args.config), device, args.cuda_graphs)}")
+    print(
+        f"\n{args.config.title} on {device}\n{describe(args.config, action_of(args.config), device, args.cuda_graphs)}"
+    )
 
 
 def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
@@ -394,7 +396,7 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
     from diamond_fast.estimate import estimate, measure_speed, time_needed
 
     paper = replace(PRESETS["atari100k"], engine=args.config.engine, precision=args.config.precision)
-    action = _action(args.config)
+    action = action_of(args.config)
     speed = measure_speed(paper, action, device)
     needed = time_needed(estimate(paper, action), speed)
     engine = f" with {speed.engine}" if speed.engine else ""
@@ -404,7 +406,8 @@ def _why_this_preset(args: TrainArgs, device: "torch.device") -> str:
     )
 
 
-def _action(config: RunConfig) -> "Action":
+def action_of(config: RunConfig) -> "Action":
+    """What a run with these settings chooses from."""
     if not has_env(config):
         from diamond_fast.training.actions import find_action
 

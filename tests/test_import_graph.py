@@ -1,6 +1,7 @@
 """Who may import whom: arrows point down, there is no cycle between packages, and no file grows too long."""
 
 import ast
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -36,7 +37,7 @@ LAYERS = [
     ["evaluation"],
     ["training"],
     ["playing", "reporting", "health", "speed", "estimate"],
-    ["studies"],
+    ["studies", "sweeps"],
     # Command lines, and the public names.
     [
         "",
@@ -47,6 +48,7 @@ LAYERS = [
         "evaluate",
         "report",
         "study",
+        "sweep",
         "doctor",
         "bench",
         "record",
@@ -126,6 +128,13 @@ def test_packages_form_no_cycle():
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def test_every_package_is_installed():
+    """The list in pyproject.toml is what an installation has."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "diamond_fast").rglob("__init__.py")}
+    assert listed == sorted({".".join(folder.parts) for folder in folders} | {"diamond_fast.kernels"})
 
 
 def test_no_file_is_too_long():

@@ -1,0 +1,1 @@
+"""Sweeps: many ordinary runs, on engines that people already have."""

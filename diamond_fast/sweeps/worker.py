@@ -1,0 +1,183 @@
+"""One attempt at a run: the trainer as a child process, watched, and what became of it written down.
+
+``python -m diamond_fast.sweeps.worker SWEEP NAME`` is what every engine has done somewhere. It may be killed at any
+moment: its trainer is then told to stop, and whoever comes next goes on from the run's last checkpoint.
+"""
+
+import ctypes
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.sweeps.attempts import Standing, epochs_done, last_line, note, standing
+from diamond_fast.sweeps.folder import SweepFolder
+
+TRAIN = (sys.executable, "-m", "diamond_fast.train")
+TOLD_AGAIN = ("--device", "--logger", "--env-id")
+"""Flags that a run does not keep, or takes on trust from the command line alone."""
+WATCH_EVERY = 0.5
+"""Seconds between looks at the trainer, at the sweep's cancellation, and signs of life."""
+PATIENCE = 15.0
+"""Seconds that a trainer has to save and leave. It takes 8 at most by itself."""
+_PR_SET_PDEATHSIG = 1
+
+
+class Attempt:
+    """Goes on with a run, or begins it.
+
+    Args:
+        sweep: that it belongs to.
+        name: of the run.
+    """
+
+    def __init__(self, sweep: SweepFolder, name: str):
+        self.sweep, self.name = replace(sweep, path=sweep.path.resolve()), name
+        self._told_to_stop = False
+        self._trainer: subprocess.Popen | None = None
+
+    def run(self) -> Standing:
+        """Where the run stands in the end. Does nothing if it is finished, failed, cancelled or at work elsewhere."""
+        with self.sweep.only_attempt(self.name) as only:
+            before = standing(self.sweep, self.name)
+            if not only or before.state in ("finished", "failed") or self.sweep.cancelled_file.exists():
+                return before
+            self._touch()
+            note(self.sweep, self.name, "start", epochs=epochs_done(self.sweep, self.name))
+            with self._signals():
+                how = self._train()
+            note(self.sweep, self.name, "end", **how)
+        return standing(self.sweep, self.name)
+
+    def stop(self) -> None:
+        """Tells the trainer to save and leave, and waits until it has."""
+        self._told_to_stop = True
+        trainer = self._trainer
+        if trainer is None or trainer.poll() is not None:
+            return
+        trainer.terminate()
+        try:
+            trainer.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            trainer.kill()
+            trainer.wait()
+
+    def _train(self) -> dict[str, str]:
+        """How it ended, and why."""
+        kills = memory_kills()
+        if not _is_let_go(self.sweep.run(self.name)):
+            return {"how": "lost", "why": "a trainer of an earlier attempt is still at work"}
+        with open(self.sweep.log_file(self.name), "ab", buffering=0) as log:
+            self._trainer = subprocess.Popen(
+                self._command(),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.sweep.where,
+                start_new_session=True,  # Ctrl-C is for the sweep, which tells the trainer once
+                preexec_fn=stop_with_parent,
+            )
+        while self._trainer.poll() is None:
+            self._touch()
+            if self._told_to_stop or self.sweep.cancelled_file.exists():
+                self.stop()
+            else:
+                time.sleep(WATCH_EVERY)
+        return self._how(self._trainer.returncode, memory_kills() > kills)
+
+    def _command(self) -> list[str]:
+        folder, argv = self.sweep.run(self.name), list(self.sweep.planned(self.name).argv)
+        if not folder.config_file.is_file():
+            return [*TRAIN, *argv, "--out", str(folder.path)]
+        again = [word for name in TOLD_AGAIN if name in argv for word in (name, argv[argv.index(name) + 1])]
+        return [*TRAIN, "--resume", str(folder.path), *again]
+
+    def _how(self, code: int, memory_killed: bool) -> dict[str, str]:
+        if code == 0:
+            return {"how": "finished"}
+        said = last_line(self.sweep.log_file(self.name))
+        told = self._told_to_stop or self.sweep.cancelled_file.exists()
+        if told or code in (128 + signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGHUP):
+            return {"how": "stopped", "why": said}
+        if code < 0 and memory_killed:
+            return {"how": "failed", "why": "out of memory: the kernel ended it, or a neighbour in its control group"}
+        if code < 0:
+            return {"how": "lost", "why": f"ended by {signal.Signals(-code).name}"}
+        return {"how": "failed", "why": said}
+
+    def _touch(self) -> None:
+        self.sweep.alive_file(self.name).touch()
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """SIGTERM stops the trainer; Ctrl-C is left to whoever started this."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number: int, frame: object) -> None:
+            self._told_to_stop = True
+
+        terminate, interrupt = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, terminate)
+            signal.signal(signal.SIGINT, interrupt)
+
+
+def stop_with_parent() -> None:
+    """For a new child: the kernel tells it to stop if its parent dies. Linux alone; elsewhere it goes on."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _is_let_go(run: RunFolder) -> bool:
+    """Whether no trainer is at work there any more. One whose worker was killed may still be saving: it has time to."""
+    deadline = time.monotonic() + PATIENCE
+    while run.path.exists():
+        try:
+            with run.lock():
+                return True
+        except ValueError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(WATCH_EVERY)
+    return True
+
+
+def memory_kills(root: Path = Path("/")) -> int:
+    """Processes of this control group that the kernel has ended for lack of memory; 0 if nobody counts them."""
+    for line in _text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        mounted = root / "sys/fs/cgroup" / (controllers and "memory")
+        for name in ("memory.events", "memory.oom_control"):
+            for entry in _text(mounted / path.lstrip("/") / name).splitlines():
+                key, _, value = entry.partition(" ")
+                if key == "oom_kill":
+                    return int(value)
+    return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def main() -> None:
+    folder, name = sys.argv[1:]
+    Attempt(SweepFolder.open(Path(folder)), name).run()
+
+
+if __name__ == "__main__":
+    main()

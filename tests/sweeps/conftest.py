@@ -1,0 +1,29 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from diamond_fast.sweeps import local, worker
+from diamond_fast.sweeps.folder import Planned, SweepFolder
+
+STUB = (sys.executable, "-S", str(Path(__file__).with_name("stub_trainer.py")))
+"""A trainer that starts in milliseconds."""
+
+
+@pytest.fixture
+def stub(monkeypatch):
+    """Every attempt trains with the stub, in this process and in workers that the local engine starts."""
+    monkeypatch.setattr(worker, "TRAIN", STUB)
+    start = f"from diamond_fast.sweeps import worker; worker.TRAIN = {STUB!r}; worker.main()"
+    monkeypatch.setattr(local, "WORKER", (sys.executable, "-c", start))
+
+
+@pytest.fixture
+def make_sweep(tmp_path):
+    """``make_sweep(a="--epochs 2", b="")``: a sweep with these runs and their flags."""
+
+    def make(**flags) -> SweepFolder:
+        runs = [Planned(name, "", tuple(text.split())) for name, text in flags.items()]
+        return SweepFolder.create(tmp_path / "sweep", "python -m diamond_fast.sweep ...", runs)
+
+    return make

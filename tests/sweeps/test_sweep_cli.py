@@ -1,0 +1,108 @@
+"""The command line: what it refuses, what it says, and a whole sweep of stubs."""
+
+import pytest
+
+from diamond_fast import sweep
+from diamond_fast.sweeps import local
+from diamond_fast.sweeps.attempts import standings
+from diamond_fast.sweeps.folder import SweepFolder
+
+
+def refused(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        sweep.main([*argv])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "Missing from python -m diamond_fast.sweep: --out DIR"),
+        (["--games", "Boxng"], '--game: unknown game "Boxng"; did you mean Boxing?'),
+        (["--games", "Boxing", "--game", "Pong"], "--game: a sweep sets it for each run; take --games"),
+        (["--games", "Boxing", "--seed", "1"], "--seed: a sweep sets it for each run; take --seeds"),
+        (["--games", "Boxing", "--seeds", "0"], "--seeds: must be at least 1, got 0"),
+        (["--games", "Boxing", "--sedes", "3"], "--sedes: unknown flag"),
+        (["--games", "Boxing", "--grid", "seed", "1", "2"], "--grid seed: a sweep sets it for each run"),
+        (["--games", "Boxing", "--grid", "denoiser-update.lr", "1e-4", "x"], "--denoiser-update.lr"),
+        (["--games", "Boxing", "--engine", "slurm"], "--preset: name one with --engine slurm"),
+        (["--games", "Boxing", "--preset", "quick", "--cores-per-run", "4096"], "--cores-per-run: this"),
+    ],
+)
+def test_one_line_says_what_is_wrong(capsys, tmp_path, argv, message):
+    out = [] if not argv else ["--out", str(tmp_path / "s")]
+    assert message in refused(capsys, *out, *argv)
+    assert not (tmp_path / "s").exists()
+
+
+def test_an_engine_that_is_not_installed(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "find_spec", lambda name: None)
+    argv = ["--out", str(tmp_path / "s"), "--games", "Boxing", "--preset", "quick", "--engine", "ray"]
+    assert "--engine ray: ray is not installed; pip install 'diamond_fast[ray]'" in refused(capsys, *argv)
+
+
+def test_commands_on_no_sweep(capsys, tmp_path):
+    for command in ("status", "cancel", "retry"):
+        assert "not the folder of a sweep" in refused(capsys, command, str(tmp_path))
+
+
+def test_the_runs_of_the_paper(tmp_path):
+    argv = ["--out", str(tmp_path / "s"), "--games", "all", "--seeds", "5"]
+    runs = sweep.planned(*sweep.parse_known(sweep.SweepArgs, argv))
+    assert len({run.name for run in runs}) == len(runs) == 130
+    assert runs[0].argv == ("--game", "Alien", "--preset", "quick", "--seed", "0")
+
+
+def test_a_whole_sweep(stub, monkeypatch, capsys, tmp_path):
+    """A run of three fails; then it is retried, and the same command goes on."""
+    out = tmp_path / "s"
+    monkeypatch.setattr(sweep.train, "read_command_line", lambda argv: sweep.train.TrainArgs(preset="quick"))
+    monkeypatch.setattr(sweep, "plan", lambda *args: runs)
+    monkeypatch.setattr(local, "LOOK_EVERY", 0.05)
+    reports = []
+    monkeypatch.setattr(sweep.report, "main", reports.append)
+    runs = [sweep.Planned("a", "x=1", ("--epochs", "1")), sweep.Planned("b", "x=2", ("--fate", "1", "2"))]
+    argv = ["--out", str(out), "--games", "Boxing", "--preset", "quick", "--concurrent", "2", "--then", "report"]
+    with pytest.raises(SystemExit) as stop:
+        sweep.main(argv)
+    assert stop.value.code == 1
+    said = capsys.readouterr()
+    assert f"{out}: 1 failed, 1 finished" in said.out
+    assert "b: out of memory on cpu: lower the batch" in said.err
+    page = (out / "index.html").read_text()
+    assert "out of memory on cpu: lower the batch" in page
+    assert 'http-equiv="refresh"' not in page
+    paths = [
+        (str(out / "runs" / name), str(out / "report" / variant)) for name, variant in (("a", "x=1"), ("b", "x=2"))
+    ]
+    assert reports == [[run, "--out", report] for run, report in paths]
+
+    sweep.main(["retry", str(out)])
+    assert "1 failed runs may be gone on with: b." in capsys.readouterr().out
+    sweep.main(argv)
+    assert f"{out}: 2 finished" in capsys.readouterr().out
+    sweep.main(["status", str(out)])
+    assert "2 finished" in capsys.readouterr().out
+
+    sweep.main(["cancel", str(out)])
+    assert SweepFolder.open(out).cancelled_file.exists()
+    sweep.main(argv)  # goes on, with nothing left to do
+    assert {s.state for s in standings(SweepFolder.open(out))} == {"finished"}
+
+
+def test_a_report_takes_a_sweep_and_names_what_is_missing(make_sweep, stub, tmp_path, capsys):
+    from diamond_fast import report
+    from diamond_fast.sweeps.worker import Attempt
+
+    folder = make_sweep(a="", b="")
+    with pytest.raises(SystemExit):
+        report.main([str(folder.path), "--json"])
+    assert "none of its runs has finished an epoch yet" in capsys.readouterr().err
+    Attempt(folder, "a").run()
+    report.main([str(folder.path), "--json"])
+    said = capsys.readouterr()
+    assert "Missing, since they have not finished an epoch: b" in said.err
+    assert "Boxing" in said.out
