@@ -14,11 +14,15 @@ from diamond_fast.config import DenoiserConfig, SamplerConfig
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
+from diamond_fast.networks.dit.config import DiTConfig
 from diamond_fast.spec import Discrete, Frame, Spec
 from diamond_fast.world_model import DiffusionSampler
 
 CONTEXT = 6
-NETWORKS = {"cross_attention": CrossAttentionConfig(num_steps_conditioning=CONTEXT)}
+NETWORKS = {
+    "cross_attention": CrossAttentionConfig(num_steps_conditioning=CONTEXT),
+    "dit": DiTConfig(num_steps_conditioning=CONTEXT),
+}
 MOMENTS = 64
 
 

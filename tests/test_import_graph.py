@@ -20,6 +20,7 @@ LAYERS = [
         "networks.config",
         "networks.unet.config",
         "networks.cross_attention.config",
+        "networks.dit.config",
         "networks.reward_end.config",
         "networks.actor_critic.config",
     ],

@@ -19,6 +19,7 @@ from diamond_fast.domains import DOMAINS
 from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fast_encoders import FastRewardEnd
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
+from diamond_fast.networks.dit.config import DiTConfig
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.registry import FORMULATIONS, NETWORKS
 from diamond_fast.runs.agents import load_agent
@@ -41,6 +42,7 @@ NETWORK_SETTINGS = {
         encoder_depths=(1, 1),
         encoder_channels=(8, 8),
     ),
+    "dit": DiTConfig(patch_size=4, width=16, depth=2, num_heads=2),
     "pixelwise": PixelwiseConfig(),
 }
 FORMULATION_NAMES = ["edm", "ddpm", "flow", "straight_line"]
@@ -52,7 +54,7 @@ SPECS = {
 CPU = torch.device("cpu")
 N = 3
 
-DEAR = {"cross_attention"}
+DEAR = {"cross_attention", "dit"}
 """Networks that take longer: by default in one world."""
 
 every = pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_settings_are_written_and_read(formulation, network, world, tmp_path):
     ("names", "said"),
     [
         (("edn", "unet"), "--formulation edn: unknown; did you mean edm?"),
-        (("edm", "transformer"), "--network transformer: unknown; known: unet, cross_attention, pixelwise"),
+        (("edm", "transformer"), "--network transformer: unknown; known: unet, cross_attention, dit, pixelwise"),
     ],
 )
 def test_an_unknown_member_is_one_line(names, said):

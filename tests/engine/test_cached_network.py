@@ -11,6 +11,7 @@ from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.contest import Work
 from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
+from diamond_fast.networks.dit.config import DiTConfig
 from diamond_fast.spec import Discrete, Frame, Spec
 from diamond_fast.world_model import Denoiser, DiffusionSampler
 
@@ -26,6 +27,7 @@ NETWORKS = {
         encoder_depths=(1, 1),
         encoder_channels=(8, 8),
     ),
+    "dit": DiTConfig(num_steps_conditioning=3, patch_size=4, width=16, depth=2, num_heads=2),
 }
 each_network = pytest.mark.parametrize("name", NETWORKS)
 
