@@ -99,10 +99,24 @@ _QUICK = replace(
     world_model=replace(CSGO.world_model, horizon=50),
 )
 
-DOOM = replace(_QUICK, num_final_epochs=20)
-"""A match of Doom, on a CPU."""
+_DOOM = replace(
+    _QUICK,
+    num_final_epochs=50,
+    # Past frames without noise, and larger noise on the next one, are learned in far fewer updates.
+    denoiser=replace(
+        _QUICK.denoiser,
+        inner_model=replace(_QUICK.denoiser.inner_model, cond_channels=128, context_noise=False),
+        noise_context=False,
+    ),
+    sigma_distribution=config.SigmaDistributionConfig(),
+    denoiser_update=replace(_FEW_UPDATES, steps_first_epoch=60, steps_per_epoch=60, lr=1e-3),
+    upsampler_update=replace(_FEW_UPDATES, steps_first_epoch=15, steps_per_epoch=15, batch_size=2, lr=1e-3),
+    world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=3), horizon=20),
+    evaluation=config.EvaluationConfig(every=10),
+)
 
 PRESETS: dict[str, config.RunConfig] = {
     "recording": _RECORDING,  # for a GPU with 8 to 12 GB
     "recording-quick": _QUICK,  # for a CPU
+    "doom": _DOOM,  # a deathmatch, recorded by --env doom, on a CPU
 }
