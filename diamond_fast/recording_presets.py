@@ -103,10 +103,9 @@ _DOOM = replace(
     _QUICK,
     num_final_epochs=50,
     # Past frames without noise, and larger noise on the next one, are learned in far fewer updates.
-    denoiser=replace(
-        _QUICK.denoiser,
-        inner_model=replace(_QUICK.denoiser.inner_model, cond_channels=128, context_noise=False),
-        noise_context=False,
+    denoiser=config.DenoiserConfig(
+        config.InnerModelConfig(cond_channels=128, depths=(1, 1, 1), channels=(32, 32, 64), attn_depths=(0, 0, 0)),
+        sigma_offset_noise=0.1,
     ),
     sigma_distribution=config.SigmaDistributionConfig(),
     denoiser_update=replace(_FEW_UPDATES, steps_first_epoch=60, steps_per_epoch=60, lr=1e-3),

@@ -49,6 +49,7 @@ def imagine_held_out(
     count: int = NUM_SEGMENTS,
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda frames: None,
+    instead: np.ndarray | None = None,
 ) -> Predictions | None:
     """Predict ``horizon`` frames after held-out contexts, from the recorded actions and the model's own frames alone.
 
@@ -59,6 +60,7 @@ def imagine_held_out(
         count: segments, see :func:`spread`.
         batch_size: segments imagined together; part of what decides the noise of each.
         advance: told how many frames are imagined, whenever some are.
+        instead: an action that is held from the last real frame on, whatever was recorded; ``real`` is as recorded.
 
     Returns:
         None if no episode is long enough. Of an agent with an upsampler, and a recording of its size, full frames.
@@ -76,10 +78,13 @@ def imagine_held_out(
         upsampling = next_frame_sampler(agent.upsampler, cfg.world_model.upsampling, path)
         first_seen = context - cfg.upsampler.inner_model.num_steps_conditioning
     batch = replay.cut(starts, length, full=upsampling is not None)
+    act = batch.act.clone()
+    if instead is not None:
+        act[:, context - 1 :] = torch.as_tensor(instead, dtype=act.dtype)
     imagined = []
     for rows in torch.arange(len(starts)).split(batch_size):
         real_context = to_float(batch.frames[rows, :context].to(device))
-        small = predict_frames(sampler, real_context, batch.act[rows].to(device), randn, advance)
+        small = predict_frames(sampler, real_context, act[rows].to(device), randn, advance)
         if upsampling is None:
             imagined.append(to_uint8(small).cpu())
         else:

@@ -172,7 +172,7 @@ def test_a_path_is_tried_on_frames_of_both_sizes():
     assert begun == ["networks", "denoiser", "upsampler"]
 
 
-@pytest.mark.parametrize("name", ["recording", "recording-quick"])
+@pytest.mark.parametrize("name", ["recording", "recording-quick", "doom"])
 def test_presets_fit_what_they_are_for(name):
     total = estimate(PRESETS[name], MultiBinary(20))
     assert list(total.costs) == ["denoiser", "upsampler"]
