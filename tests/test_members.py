@@ -48,7 +48,7 @@ NETWORK_SETTINGS = {
 FORMULATION_NAMES = ["edm", "ddpm", "flow", "straight_line"]
 SPECS = {
     "atari": Spec(Frame(8, 8), Discrete(4)),
-    "buttons": Spec(Frame(6, 10), MultiBinary(3), context=2),
+    "buttons": Spec(Frame(6, 10), MultiBinary(3), context=3),  # no divisor of the conditioning's width
     "wheel": Spec(Frame(5, 7), Box(2), context=1),
 }
 CPU = torch.device("cpu")

@@ -17,6 +17,7 @@ _FOLDERS = (
     "gym",
     "recordings",
     "csgo",
+    "driving",
 )
 
 DOMAINS: dict[str, Domain] = {name: import_module(f"{__name__}.{name}").DOMAIN for name in _FOLDERS}

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from golden_vectors import META, SHAPES, denoiser, replay_draws, tensors
@@ -6,6 +7,8 @@ from worlds import world
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SigmaDistributionConfig
 from diamond_fast.frames import quantise
 from diamond_fast.networks.masking import masked_mean
+from diamond_fast.networks.unet.model import InnerModel
+from diamond_fast.spec import Box, Discrete, Frame, Spec
 from diamond_fast.training.optim import make_optimizer, set_learning_rate, warmed_up
 from diamond_fast.world_model import Denoiser
 
@@ -116,13 +119,43 @@ def test_any_height_and_width(h, w):
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"cond_channels": 30}, "cond_channels"),
+        ({"cond_channels": 31}, "cond_channels"),
         ({"depths": (1,)}, "depths"),
-        ({"cond_channels": 12, "num_steps_conditioning": 5}, "cond_channels"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(changes, named):
     with pytest.raises(ValueError, match=named):
-        Denoiser(
-            DenoiserConfig(InnerModelConfig(**changes)), world(3, context=changes.get("num_steps_conditioning", 4))
-        )
+        Denoiser(DenoiserConfig(InnerModelConfig(**changes)), world(3))
+
+
+@pytest.mark.parametrize("action", [Discrete(3), Box(2)])
+@pytest.mark.parametrize(("width", "context", "each"), [(12, 4, 3), (16, 6, 3), (14, 5, 3), (4, 6, 1)])
+def test_actions_are_embedded_for_any_context_and_width(action, width, context, each):
+    """Side by side, as published, if the width is a multiple of the context; else a linear map makes it fit."""
+    cfg = InnerModelConfig(
+        num_steps_conditioning=context, cond_channels=width, depths=(1,), channels=(8,), attn_depths=(0,)
+    )
+    inner = InnerModel(cfg, Spec(Frame(8, 8), action, context))
+    for parameter in inner.parameters():
+        torch.nn.init.normal_(parameter)
+    rng = np.random.default_rng(0)
+    act = action.sample(rng.random, (2, context))
+    rows = inner.act_emb[0].weight.detach().double()
+    assert rows.shape == (action.n, each)
+    one_hot = np.eye(3)[act] if isinstance(action, Discrete) else act
+    side_by_side = (torch.from_numpy(one_hot).double() @ rows).flatten(1)
+    expected = side_by_side
+    if each * context != width:
+        last = inner.act_emb[2].double()
+        expected = side_by_side @ last.weight.t() + last.bias
+    else:
+        assert len(inner.act_emb) == 2
+    inner.float()
+    with torch.no_grad():
+        actual = inner.conditioning(torch.tensor([0.3]), torch.from_numpy(act))
+        noise = inner.noise_emb(torch.tensor([0.3]))
+        torch.testing.assert_close(actual, inner.cond_proj(noise + expected.float()))
+        like = InnerModel.like(inner.state_dict())
+        like.load_state_dict(inner.state_dict())
+        if isinstance(action, Discrete):  # weights alone do not say what kind of actions they are for
+            torch.testing.assert_close(like.conditioning(torch.tensor([0.3]), torch.from_numpy(act)), actual)

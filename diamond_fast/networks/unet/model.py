@@ -78,16 +78,17 @@ class InnerModel(nn.Module):
         super().__init__()
         self.spec = spec
         channels, context = spec.frame.channels, spec.context
-        if spec.action.n and cfg.cond_channels % context:
-            raise ValueError(f"cond_channels: must be a multiple of the context ({context}), got {cfg.cond_channels}")
         self.noise_emb = FourierFeatures(cfg.cond_channels)
         self.noise_cond_emb = FourierFeatures(cfg.cond_channels) if cfg.context_noise else None
         self.act_emb = None
         if spec.action.n:
+            width = -(-cfg.cond_channels // context)
             self.act_emb = nn.Sequential(
-                ActionEmbedding(spec.action, cfg.cond_channels // context),
+                ActionEmbedding(spec.action, width),
                 nn.Flatten(),  # the embeddings of the context's actions, concatenated
             )
+            if context * width != cfg.cond_channels:  # the published layout needs a multiple
+                self.act_emb.append(nn.Linear(context * width, cfg.cond_channels))
         self.cond_proj = nn.Sequential(
             nn.Linear(cfg.cond_channels, cfg.cond_channels),
             nn.SiLU(),
