@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from diamond_fast import config, recording_presets
+from diamond_fast import architecture_presets, config, recording_presets
 from diamond_fast.domains import DOMAINS
 
 _PAPER = config.RunConfig()
@@ -50,7 +50,12 @@ _SMALL = replace(
 PRESETS: dict[str, config.RunConfig] = {
     "atari100k": _PAPER,  # the paper's: Atari with 100 000 steps of real experience
     "small": _SMALL,  # the paper's with smaller networks
+    **{  # another network of the denoiser
+        name: replace(_SMALL, network=network, denoiser=config.DenoiserConfig(inner_model))
+        for name, (network, inner_model) in architecture_presets.SMALL_NETWORKS.items()
+    },
     "quick": _QUICK,  # the whole pipeline in minutes on a CPU; far too short to learn
+    **architecture_presets.PRESETS,  # the paper's two architectures at its sizes
     **recording_presets.PRESETS,  # worlds in two resolutions, from recordings alone
     **{name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()},
 }

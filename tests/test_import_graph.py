@@ -25,7 +25,7 @@ LAYERS = [
         "networks.actor_critic.config",
     ],
     ["formulations.config"],
-    ["config", "recording_presets", "domains.atari.games", "torch_file"],
+    ["config", "recording_presets", "architecture_presets", "domains.atari.games", "torch_file"],
     ["frames"],
     ["networks", "formulations"],
     ["kernels"],
