@@ -44,6 +44,10 @@ class Action(ABC):
             return f"expected shape [..., {self.n}], got {list(act.shape)}"
         return None
 
+    def covers(self, other: "Action") -> bool:
+        """Whether networks that know this action can be told the other: it is the same."""
+        return self == other
+
     def sample(self, uniform: Callable[[tuple[int, ...]], np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
         """Random actions [*shape, *self.shape], all equally likely.
 
@@ -92,6 +96,10 @@ class MultiBinary(Action):
         if act.size and act.max() > 1:
             return f"expected 0 and 1, got {act.max()}"
         return super().why_not(act)
+
+    def covers(self, other: Action) -> bool:
+        """Also if the other has as many numbers of 0 and 1, whose names nobody has told these networks."""
+        return super().covers(other) or (isinstance(other, Mixed) and (other.n, other.dtype) == (self.n, self.dtype))
 
     def _from_uniform(self, uniform: np.ndarray) -> np.ndarray:
         return (uniform >= 0.5).astype(self.dtype)

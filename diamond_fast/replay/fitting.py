@@ -42,7 +42,7 @@ def check_fits(
             f"python -m diamond_fast.replay import {path} NEW.journal --frame-size {size} makes them so"
         )
     recorded = _recorded_action(where, replay, action or replay.action)
-    if action not in (None, recorded):
+    if action is not None and not action.covers(recorded):
         raise ValueError(f"{where}: its actions are {recorded}, the networks' {action}")
     if all(int(replay.episode(i).obs.max()) <= 1 for i in range(replay.num_episodes)):
         raise ValueError(f"{where}: no value of its frames is above 1 of 255, which is black; store 255 times as much")

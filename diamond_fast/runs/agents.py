@@ -108,7 +108,7 @@ def saved_action(saved: checkpoint.Checkpoint) -> Action:
 
 def check_actions(who: str, known: Action, cfg: RunConfig, action: Action) -> None:
     """ValueError unless an agent knows the actions of its game."""
-    if known != action:
+    if not known.covers(action):
         both_discrete = isinstance(known, Discrete) and isinstance(action, Discrete)
         knows, has = (f"{known.n} actions", action.n) if both_discrete else (known, action)
         raise ValueError(f"{who} knows {knows}, {cfg.name} has {has}")

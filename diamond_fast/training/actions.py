@@ -42,6 +42,16 @@ def find_action(
     return action
 
 
+def with_names(agent: Agent, cfg: RunConfig, action: Action) -> Agent:
+    """The agent, told what the numbers of its actions are called: a published file does not say it."""
+    if agent.spec.action == action:
+        return agent
+    print(f"The agent's {agent.spec.action.n} buttons are those of the recording: {action}", flush=True)
+    named = Agent(cfg, action)
+    named.load_state_dict(agent.state_dict())
+    return named
+
+
 def check_full_frames(flag: str, path: str, replay: Replay, cfg: RunConfig) -> None:
     """Raises ValueError if there is an upsampler and the recording has no full frames, or not such as it makes."""
     if cfg.upsampling == 1 or replay.full_shape == cfg.full_frame_shape:

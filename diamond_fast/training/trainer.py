@@ -30,7 +30,7 @@ from diamond_fast.runs.metrics import Logger, Metrics, classification
 from diamond_fast.runs.progress import Progress, duration
 from diamond_fast.runs.signals import Stopped, StopSignals
 from diamond_fast.settings import to_json
-from diamond_fast.training.actions import find_action
+from diamond_fast.training.actions import find_action, with_names
 from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.conditions import conditions, path_begun_with, why_not_bit_for_bit
 from diamond_fast.training.evaluator import Evaluator
@@ -83,7 +83,7 @@ class Trainer:
         of_game = None if self.train_env is None else self.train_env.action
         saved, self.replay = load_progress(folder, cfg, of_game)
         action = find_action(cfg, of_game, saved, agent, self.replay)
-        self.agent = agent or Agent(cfg, action)
+        self.agent = Agent(cfg, action) if agent is None else with_names(agent, cfg, action)
         self.agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
         before = path_begun_with(saved.state["conditions"], device) if saved else None
         work = Work.of(self.agent.denoiser, cfg.world_model.sampler, cfg.actor_critic_update.batch_size)
