@@ -43,8 +43,8 @@ class SweepArgs:
         python -m diamond_fast.sweep --out sweeps/paper --games all --seeds 5 --preset atari100k --then report
 
     Two settings against each other, as jobs of Slurm:
-        python -m diamond_fast.sweep --out sweeps/steps --games Boxing Pong --seeds 3 --engine slurm --preset atari100k
-            --grid world-model.sampler.num-steps 1 3
+        python -m diamond_fast.sweep --out sweeps/steps --games Boxing Pong --seeds 3 --engine slurm \\
+            --preset atari100k --grid world-model.sampler.num-steps 1 3
 
     What it would take, without starting it:
         python -m diamond_fast.sweep --out sweeps/paper --games all --seeds 5 --preset atari100k --dry-run

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from diamond_fast.cli import parse
+from diamond_fast import sweep
+from diamond_fast.cli import parse, parse_known
 from diamond_fast.domains.environments import make_env
 from diamond_fast.presets import PRESETS
 from diamond_fast.study import STUDIES
@@ -16,7 +17,7 @@ from diamond_fast.train import TrainArgs, read_command_line
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MODULES = {"replay": "replay.__main__"} | {
-    name: name for name in ("bench", "doctor", "evaluate", "play", "record", "report", "train")
+    name: name for name in ("bench", "doctor", "evaluate", "play", "record", "report", "sweep", "train")
 }
 
 
@@ -57,6 +58,8 @@ FLAGS = list(flags_people_set())
 def read(program, argv):
     if program == "study":
         return parse(STUDIES[argv[0]], argv[1:], prog=program)
+    if program == "sweep":
+        return sweep.planned(*parse_known(sweep.SweepArgs, argv)) if argv[0] not in sweep.COMMANDS else None
     cls = arguments_class(program)
     return parse(cls, argv, default=TrainArgs(config=PRESETS["atari100k"]) if cls is TrainArgs else None, prog=program)
 

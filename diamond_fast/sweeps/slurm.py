@@ -1,6 +1,7 @@
 """A sweep as an array of Slurm jobs, through submitit: told before their time is up, they save and queue up again."""
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,8 +14,12 @@ from diamond_fast.sweeps.folder import SweepFolder
 from diamond_fast.sweeps.settings import Share
 from diamond_fast.sweeps.worker import Attempt
 
-LOOK_EVERY = 2.0
-"""Seconds between looks at the runs; Slurm itself is asked less often, which submitit sees to."""
+LOOK_EVERY = 5.0
+"""Seconds between looks at the runs and at Slurm's queue."""
+SQUEUE = ("squeue", "--me", "--noheader", "--array", "--format=%i")
+"""Ids of what waits or works. It needs no accounting, which submitit's own question does."""
+SAVE_BEFORE = 90
+"""Seconds before the end of a job's time at which it is told."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +82,14 @@ class _Jobs:
 
         self._folder, self._file = (sweep.path / "slurm").resolve(), sweep.path / "slurm_jobs.json"
         self._sweep = sweep.path.resolve()
-        self._executor = submitit.AutoExecutor(self._folder, cluster=queue.cluster)
+        self._on_slurm = queue.cluster == "slurm"
+        more = {"slurm_max_num_timeout": 10**6} if self._on_slurm else {}  # a long run times out often
+        self._executor = submitit.AutoExecutor(self._folder, cluster=queue.cluster, **more)
         options = dict(option.partition("=")[::2] for option in queue.options)
-        if queue.cluster == "slurm":
+        if self._on_slurm:
             self._executor.update_parameters(
                 slurm_array_parallelism=share.concurrent or 256,
-                slurm_signal_delay_s=90,
+                slurm_signal_delay_s=SAVE_BEFORE,
                 slurm_setup=[f"export OMP_NUM_THREADS={share.cores}"],
                 slurm_additional_parameters={"requeue": True, **options},
                 **({"slurm_partition": queue.partition} if queue.partition else {}),
@@ -95,8 +102,14 @@ class _Jobs:
         self._jobs = {name: job_class(self._folder, job_id) for name, job_id in kept.items()}
 
     def queued(self) -> set[str]:
-        """Runs whose job waits or works."""
-        return {name for name, job in self._jobs.items() if not job.done()}
+        """Runs whose job waits or works; of a Slurm that does not answer, all that were submitted."""
+        if not self._on_slurm:
+            return {name for name, job in self._jobs.items() if not job.done()}
+        asked = subprocess.run(SQUEUE, capture_output=True, text=True, check=False)
+        if asked.returncode:
+            return set(self._jobs)
+        ids = set(asked.stdout.split())
+        return {name for name, job in self._jobs.items() if job.job_id in ids}
 
     def submit(self, names: Sequence[str]) -> None:
         if not names:

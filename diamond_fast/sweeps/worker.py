@@ -23,7 +23,9 @@ TRAIN = (sys.executable, "-m", "diamond_fast.train")
 TOLD_AGAIN = ("--device", "--logger", "--env-id")
 """Flags that a run does not keep, or takes on trust from the command line alone."""
 WATCH_EVERY = 0.5
-"""Seconds between looks at the trainer, at the sweep's cancellation, and signs of life."""
+"""Seconds between looks at the trainer."""
+SIGN_EVERY = 5.0
+"""Seconds between signs of life, and looks at whether the sweep is cancelled: both ask a file system that all share."""
 PATIENCE = 15.0
 """Seconds that a trainer has to save and leave. It takes 8 at most by itself."""
 _PR_SET_PDEATHSIG = 1
@@ -83,9 +85,13 @@ class Attempt:
                 start_new_session=True,  # Ctrl-C is for the sweep, which tells the trainer once
                 preexec_fn=stop_with_parent,
             )
+        signed = time.monotonic()
         while self._trainer.poll() is None:
-            self._touch()
-            if self._told_to_stop or self.sweep.cancelled_file.exists():
+            if time.monotonic() - signed >= SIGN_EVERY:
+                signed = time.monotonic()
+                self._touch()
+                self._told_to_stop |= self.sweep.cancelled_file.exists()
+            if self._told_to_stop:
                 self.stop()
             else:
                 time.sleep(WATCH_EVERY)

@@ -16,6 +16,7 @@ from diamond_fast.sweeps.worker import Attempt, memory_kills
 @pytest.fixture(autouse=True)
 def quick_looks(stub, monkeypatch):
     monkeypatch.setattr(worker, "WATCH_EVERY", 0.02)
+    monkeypatch.setattr(worker, "SIGN_EVERY", 0.1)
 
 
 def test_a_run_from_beginning_to_end(make_sweep):
