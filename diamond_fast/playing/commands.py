@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from diamond_fast.playing.session import LIMITS, Session
 
 MAX_BUTTONS = 32
+PICTURE = "picture"
+"""Begins at a picture, the bytes of a frame; it is sent apart, not as text."""
 SEEN = "seen"
 """Says that a view was shown, and asks for nothing."""
 
@@ -83,6 +85,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
     "a name": lambda value: isinstance(value, str),
     "a whole number": _is_number,
     "an episode and a step": lambda value: _is_list_of(_is_number, value, range(2, 3)),
+    "the bytes of a frame": lambda value: isinstance(value, bytes),  # which no text can be
     "a list of buttons, or an object of keys, mouse, axes and at": lambda value: _is_held(value),
 }
 
@@ -115,6 +118,10 @@ _COMMANDS: dict[str, tuple[str, Callable[[Session, Any], None]]] = {
     "controller": ("a name", Session.set_controller),
     "record": ("true or false", Session.record),
     "seek": ("an episode and a step", lambda session, place: session.seek(*place)),
+    "start": ("an episode and a step", lambda session, place: session.start(*place)),
+    PICTURE: ("the bytes of a frame", Session.start_from_picture),
+    "quality": ("a name", Session.set_quality),
+    "details": ("true or false", Session.show_details),
     "dream_from_here": ("no value", lambda session, _: session.dream_from_here()),
     **{name: _set_number(name) for name in LIMITS},
 }

@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import ipaddress
+import math
 import re
 import secrets
 import signal
@@ -14,7 +15,7 @@ from typing import Any, cast
 
 from aiohttp import WSMsgType, web
 
-from diamond_fast.playing.commands import SEEN, Command, decode
+from diamond_fast.playing.commands import PICTURE, SEEN, Command, decode
 from diamond_fast.playing.door import ACCEPTED_AT_ONCE, Door, quiet_logger, tell_once
 from diamond_fast.playing.loop import GameLoop
 from diamond_fast.playing.recorder import FilmFormat, Recorder
@@ -63,6 +64,7 @@ class PlayServer:
         app.router.add_get("/{token}/", self._page)
         app.router.add_get("/{token}/{name}", self._page)
         app.router.add_get("/{token}/game/socket", self._socket)
+        app.router.add_post("/{token}/game/picture", self._picture)
         app.router.add_get(r"/{token}/film/{number:\d{1,6}}.{format:mp4|gif}", self._film)
         app.on_response_prepare.append(_add_safe_headers)
         app.on_startup.append(self._start)
@@ -123,9 +125,19 @@ class PlayServer:
         except IndexError:
             raise web.HTTPNotFound from None
 
+    async def _picture(self, request: web.Request) -> web.Response:
+        """A frame to begin at: its bytes, uint8 [H,W,3]."""
+        _require_own_page(request)
+        expected = math.prod(self._description["frame"])
+        if request.content_length != expected:
+            raise web.HTTPBadRequest(text=f"picture: expected {expected} bytes\n")
+        pixels = await request.content.readexactly(expected)
+        if not self._game.submit(Command(PICTURE, pixels)):
+            raise web.HTTPServiceUnavailable(text="too many commands at once\n")
+        return web.Response(status=204)
+
     async def _socket(self, request: web.Request) -> web.StreamResponse:
-        if request.headers.get("Origin") not in [f"{scheme}://{request.headers['Host']}" for scheme in _SCHEMES]:
-            raise web.HTTPForbidden(text="the game's own page only\n")
+        _require_own_page(request)
         if len(self._clients) >= MAX_CLIENTS:
             raise web.HTTPServiceUnavailable(text=f"{MAX_CLIENTS} are watching already\n")
         client = _Client(
@@ -177,6 +189,11 @@ class PlayServer:
 
 
 _SCHEMES = ("http", "https")
+
+
+def _require_own_page(request: web.Request) -> None:
+    if request.headers.get("Origin") not in [f"{scheme}://{request.headers['Host']}" for scheme in _SCHEMES]:
+        raise web.HTTPForbidden(text="the game's own page only\n")
 
 
 class _Client:

@@ -1,10 +1,11 @@
 """What is played: an agent with its world model, real experience to start from, and the real game."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
@@ -47,6 +48,8 @@ class Source:
     """Of the choices, if one of several is made at each step."""
     given_panel: Panel | None = None
     """What a player holds and moves; None: a button for each choice, or combinations of them."""
+    following: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """By episode, actions that are known to come after its last one, of which no frames are there."""
 
     @cached_property
     def panel(self) -> Panel:
@@ -80,18 +83,24 @@ class Source:
         return lru_cache(maxsize=4)(partial(next_frame_sampler, self.agent.denoiser, path=self.path))
 
     @cached_property
-    def upsampling(self) -> Sampler:
-        """Draws full frames."""
+    def upsampling(self) -> Callable[[StepsConfig], Sampler]:
+        """Makes what draws full frames, as ``sampler``."""
         assert self.agent.upsampler is not None
-        return next_frame_sampler(self.agent.upsampler, self.cfg.world_model.upsampling, self.path)
+        return lru_cache(maxsize=2)(partial(next_frame_sampler, self.agent.upsampler, path=self.path))
+
+    @property
+    def num_full(self) -> int:
+        """Full frames that the next one is drawn from, if frames are enlarged."""
+        return self.cfg.upsampler.inner_model.num_steps_conditioning
 
     @property
     def device(self) -> torch.device:
         return self.agent.denoiser.device
 
     def make_real_env(self) -> RealEnv:
-        """The real game: one environment, full games."""
-        return make_env(self.cfg, 1, done_on_life_loss=False)
+        """The real game: one environment, full games, in frames as they are shown."""
+        cfg = replace(self.cfg, frame_size=self.frame_shape[:2]) if self.enlarges else self.cfg
+        return make_env(cfg, 1, done_on_life_loss=False)
 
 
 def load_source(trained: TrainedAgent, device: torch.device) -> Source:
@@ -110,15 +119,17 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     agent.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     agent.eval().requires_grad_(False)
     replay, replay_name = None, "the run's experience"
+    following: dict[int, np.ndarray] = {}
     if trained.folder is not None:
         replay = domain_of(cfg).load_recording(Path(cfg.static_dataset or trained.folder.journal))
     if trained.weights is not None:
-        replay, replay_name = load_spawns(trained.weights, cfg, agent.spec.action), "the published starts"
+        replay, following = load_spawns(trained.weights, cfg, agent.spec.action)
+        replay_name = "the published starts"
     if replay is None or not replay.num_episodes:
         replay, replay_name = _random_experience(cfg, agent), "random play"
     action = agent.spec.action
     names = action_names(cfg, action.n) if isinstance(action, Discrete) else ()
-    return Source(cfg.title, agent, cfg, replay, replay_name, names, panel_of(cfg, action, replay, names))
+    return Source(cfg.title, agent, cfg, replay, replay_name, names, panel_of(cfg, action, replay, names), following)
 
 
 def _random_experience(cfg: RunConfig, agent: Agent) -> Replay:

@@ -1,6 +1,7 @@
 """Where play in the published world of Counter-Strike begins: folders of a few frames in both sizes, and actions.
 
-Each holds ``low_res.npy`` uint8 [T,3,h,w], ``full_res.npy`` uint8 [T,3,H,W] and ``act.npy`` uint8 [T,n].
+Each holds ``low_res.npy`` uint8 [T,3,h,w], ``full_res.npy`` uint8 [T,3,H,W], ``act.npy`` uint8 [T,n] and perhaps
+``next_act.npy`` uint8 [T',n]: what was done afterwards.
 """
 
 from pathlib import Path
@@ -17,10 +18,12 @@ from diamond_fast.spec import Action
 
 NUM_PUBLISHED = 7
 _FILES = ("low_res.npy", "full_res.npy", "act.npy")
+_FOLLOWING = "next_act.npy"
 
 
-def load_spawns(weights: Path, cfg: RunConfig, action: Action) -> Replay:
-    """The starts that lie beside a file of weights as on the Hub (``../spawn``), or else those that are there.
+def load_spawns(weights: Path, cfg: RunConfig, action: Action) -> tuple[Replay, dict[int, np.ndarray]]:
+    """The starts that lie beside a file of weights as on the Hub (``../spawn``), or else those that are there;
+    and by number, the actions that follow.
 
     Raises:
         ValueError: an array is not of that kind and shape; the message names the file.
@@ -31,7 +34,8 @@ def load_spawns(weights: Path, cfg: RunConfig, action: Action) -> Replay:
     episodes = [_read(spawn, cfg, action) for spawn in spawns]
     with TemporaryDirectory() as temporary:  # the frames of an opened recording stay
         write_recording(Path(temporary) / "spawns", episodes, action, full_size=True)
-        return load_recording(Path(temporary) / "spawns")
+        replay = load_recording(Path(temporary) / "spawns")
+    return replay, {i: _following(spawn / _FOLLOWING, action) for i, spawn in enumerate(spawns)}
 
 
 def _fetched(folder: Path) -> list[Path]:
@@ -41,7 +45,7 @@ def _fetched(folder: Path) -> list[Path]:
     spawns = []
     try:
         for number in range(NUM_PUBLISHED):
-            files = [Path(hf_hub_download(HUB_REPO, f"csgo/spawn/{number}/{name}")) for name in _FILES]
+            files = [Path(hf_hub_download(HUB_REPO, f"csgo/spawn/{number}/{name}")) for name in (*_FILES, _FOLLOWING)]
             spawns.append(files[0].parent)
         return spawns
     except LocalEntryNotFoundError:
@@ -61,6 +65,16 @@ def _read(spawn: Path, cfg: RunConfig, action: Action) -> Episode:
     never = np.zeros(len(act), bool)
     small, full = (frames.transpose(0, 2, 3, 1) for frames in (small, full))
     return Episode(small, act, np.zeros(len(act), np.float32), never, never, None, full)
+
+
+def _following(path: Path, action: Action) -> np.ndarray:
+    """[T',n] of the action's dtype."""
+    if not path.is_file():
+        return np.zeros((0, *action.shape), action.dtype)
+    acts = _array(path)
+    if reason := action.why_not(acts):
+        raise ValueError(f"{path}: {reason}")
+    return acts.astype(action.dtype)
 
 
 def _array(path: Path) -> np.ndarray:

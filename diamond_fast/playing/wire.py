@@ -1,7 +1,7 @@
 """What goes over the WebSocket to the page.
 
-A view is one binary message: the length of its JSON (uint32, little-endian), the JSON, the frame's bytes [H,W,3], and
-those of the trajectory [S,H,W,3].
+A view is one binary message: the length of its JSON (uint32, little-endian), the JSON, the frame's bytes [H,W,3], those
+of the trajectory [S,H,W,3], and those of the small one [S',h,w,3].
 """
 
 import json
@@ -12,9 +12,10 @@ from typing import Any
 
 from diamond_fast.controls import Button, Controls
 from diamond_fast.playing.session import LIMITS, Session, View
+from diamond_fast.playing.starts import pictures
 
 _LENGTH = struct.Struct("<I")
-_PIXELS = ("frame", "trajectory")
+_PIXELS = ("frame", "trajectory", "small")
 
 
 def encode_view(view: View, frames_per_second: float) -> bytes:
@@ -22,10 +23,11 @@ def encode_view(view: View, frames_per_second: float) -> bytes:
     state = {field.name: getattr(view, field.name) for field in fields(view) if field.name not in _PIXELS}
     for name in ("reward", "total", "value"):
         state[name] = state[name] if state[name] is not None and math.isfinite(state[name]) else None
-    state["size"] = view.frame.shape[:2]
+    state["size"], state["small_size"] = view.frame.shape[:2], view.small.shape[1:3]
+    state["denoised"] = len(view.trajectory)
     state["frames_per_second"] = frames_per_second
     text = json.dumps(state).encode()
-    return b"".join((_LENGTH.pack(len(text)), text, view.frame.tobytes(), view.trajectory.tobytes()))
+    return b"".join((_LENGTH.pack(len(text)), text, *(getattr(view, name).tobytes() for name in _PIXELS)))
 
 
 def describe(session: Session, frame_rate: float) -> dict[str, Any]:
@@ -46,6 +48,8 @@ def describe(session: Session, frame_rate: float) -> dict[str, Any]:
                 for x in panel.looks
             ],
         },
+        "frame": source.frame_shape,
+        "starts": pictures(source),
         "limits": LIMITS,
         "replay": {"name": source.replay_name, "lengths": source.replay.lengths.tolist()},
         "device": str(source.device),

@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diamond_fast.config import WorldModelConfig
+from diamond_fast.config import SamplerConfig, WorldModelConfig
 from diamond_fast.engine.imagination import ImaginationState
 from diamond_fast.engine.world import imagination
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.frames import to_float
 from diamond_fast.playing.source import Source
+from diamond_fast.playing.starts import Beginning
 from diamond_fast.replay.batch import Batch
 from diamond_fast.replay.buffer import Episode
 from diamond_fast.upsampling import upsampling_input
@@ -28,6 +29,8 @@ class Start(NamedTuple):
     """[1,C,H,W] in [-1, 1]: the frame to act on."""
     before: Tensor
     """[B,C,H,W]: frames before it, for the policy's memory."""
+    small: Tensor | None = None
+    """[1,C,h,w]: the frame as the world model sees it, if it is shown in full size."""
 
 
 class Outcome(NamedTuple):
@@ -42,6 +45,8 @@ class Outcome(NamedTuple):
     """The episode was cut off."""
     trajectory: Tensor | None = None
     """[S,C,H,W]: the steps of denoising that made the frame, pure noise first; None if no model made it."""
+    small: Tensor | None = None
+    """[S',C,h,w]: those of the small frame that was enlarged, and last it itself; None if none was."""
 
 
 class World(Protocol):
@@ -74,27 +79,28 @@ class Dream(World):
         self._env = imagination(source.agent, cfg, source.path, contexts, 1, generator=generator)
         self._randn = partial(torch.randn, generator=generator)
         self._full: Tensor  # [1,T',C,H,W] the last full frames, if frames are enlarged
+        self._upsampling = cfg.upsampling
         self._restarted = False  # the environment has put the next start in place by itself
         self.set_denoising_steps(cfg.sampler.num_steps)
 
     def begin(self) -> Start:
         if self._source.enlarges:  # the environment keeps small frames of its starts only
-            return self.begin_from(self._whole_context())
+            return self.begin_from(Beginning(self._whole_context()))
         if not self._restarted:
             self._env.reset()
         return self._started()
 
-    def begin_from(self, context: Batch) -> Start:
-        """Go on from frames that really happened: a batch of one, as long as the context."""
+    def begin_from(self, beginning: Beginning) -> Start:
+        """Go on from these frames."""
         model = self._env.reward_end
-        context = context.to(model.device)
+        context = beginning.context.to(model.device)
         obs = context.obs()
         with torch.no_grad():
             *_, (hx, cx) = model.predict(obs[:, :-1], context.act[:, :-1], obs[:, 1:])
         ep_len = torch.zeros(1, dtype=torch.int64, device=model.device)
         self._env.state = ImaginationState(context.frames, context.pixel_mask, context.act.clone(), hx, cx, ep_len)
         if self._source.enlarges:
-            self._full = context.full_obs()[:, -self._source.cfg.upsampler.inner_model.num_steps_conditioning :]
+            self._full = context.full_obs()[:, -self._source.num_full :] if beginning.full is None else beginning.full
         return self._started()
 
     def _whole_context(self) -> Batch:
@@ -109,32 +115,45 @@ class Dream(World):
         self._restarted = False
         assert self._env.state is not None
         obs = self._env.state.obs
-        shown = self._full[:, -1] if self._source.enlarges else obs[:, -1]
-        return Start(shown, obs[0, :-1])
+        if self._source.enlarges:
+            return Start(self._full[:, -1], obs[0, :-1], obs[:, -1])
+        return Start(obs[:, -1], obs[0, :-1])
 
     def step(self, action: np.ndarray) -> Outcome:
         act = torch.from_numpy(np.array(action[None]))
         step = self._env.step(act.to(self._env.reward_end.device))
         end, trunc = bool(step.end), bool(step.trunc)
         self._restarted = end or trunc
-        obs, trajectory = step.final_obs, self._env.trajectory
+        obs, trajectory, small = step.final_obs, torch.cat(self._env.trajectory), None
         if self._source.enlarges:
-            obs, trajectory = self._source.upsampling.sample(*upsampling_input(obs, self._full), self._randn)
+            small = torch.cat((trajectory[:-1], obs))  # as bytes, at last
+            sampler = self._source.upsampling(self._upsampling)
+            obs, full_trajectory = sampler.sample(*upsampling_input(obs, self._full), self._randn)
+            trajectory = torch.cat(full_trajectory)
             self._full = torch.cat((self._full[:, 1:], obs[:, None]), dim=1)
-        return Outcome(obs, float(step.rew), end, trunc and not end, torch.cat(trajectory))
+        return Outcome(obs, float(step.rew), end, trunc and not end, trajectory, small)
 
     def set_denoising_steps(self, count: int) -> None:
         self._cfg = self._cfg.with_denoising_steps(count)
         self._env.sampler = self._source.sampler(self._cfg.sampler)
+
+    def set_upsampling(self, steps: SamplerConfig) -> None:
+        """How full frames are drawn from now on."""
+        self._upsampling = steps
 
     def set_horizon(self, horizon: int) -> None:
         self._env.horizon = horizon
 
     @property
     def noise_levels(self) -> list[float]:
-        """The noise levels of the frames of a trajectory: of full ones, if they are enlarged."""
+        """Those of the frames of a trajectory: of full ones, if they are enlarged."""
         if (upsampler := self._source.agent.upsampler) is not None and self._source.enlarges:
-            return trajectory_levels(upsampler.formulation.plan(self._cfg.upsampling))
+            return trajectory_levels(upsampler.formulation.plan(self._upsampling))
+        return self.small_noise_levels
+
+    @property
+    def small_noise_levels(self) -> list[float]:
+        """Those of frames as the world model draws them."""
         return trajectory_levels(self._source.agent.denoiser.formulation.plan(self._cfg.sampler))
 
 
@@ -225,9 +244,11 @@ class Recorded(World):
         end = bool(recording.end[t])
         return Outcome(_to_obs(frame[None], self._device), float(recording.rew[t]), end, last and not end)
 
-    def context(self, length: int) -> Batch:
-        """The frames up to the one it stands at, as a batch of one; padded if the episode has fewer."""
-        return self._replay.cut([(self.episode, self._t + 1 - length)], length, full=self._source.enlarges)
+    def beginning(self) -> Beginning:
+        """The frames up to the one it stands at; padded if the episode has fewer."""
+        place, length = (self.episode, self._t), self._source.agent.spec.context
+        context = self._replay.cut([(self.episode, self._t + 1 - length)], length, full=self._source.enlarges)
+        return Beginning(context, place=place)
 
     @property
     def _frames(self) -> tuple[np.ndarray, np.ndarray | None]:

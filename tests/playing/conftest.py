@@ -6,6 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from training.test_two_stage_training import CONFIG as TWO_STAGES
+from training.test_two_stage_training import recording
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -16,12 +18,13 @@ from diamond_fast.config import (
     SamplerConfig,
     WorldModelConfig,
 )
+from diamond_fast.config_checks import checked
 from diamond_fast.domains.environments import make_real_env
 from diamond_fast.playing.hands import panel_of
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.session import Session
 from diamond_fast.playing.source import Source
-from diamond_fast.replay import Replay
+from diamond_fast.replay import Replay, load_recording
 from diamond_fast.spec import Box, MultiBinary
 from diamond_fast.training.collect import Collector
 from diamond_fast.world_model import Agent
@@ -78,6 +81,18 @@ def strike():
     """A world with the controls of Counter-Strike, and no policy."""
     cfg = replace(TINY, env_id=None, domain="csgo", static_dataset="noise", world_model_only=True, frame_size=(15, 28))
     return untrained(cfg, MultiBinary(51))
+
+
+@pytest.fixture
+def two_stages(tmp_path):
+    """A world in two resolutions, of five buttons."""
+    cfg = checked(replace(TWO_STAGES, static_dataset=recording(tmp_path / "a", 0), engine="readable"))
+    torch.manual_seed(0)
+    agent = Agent(cfg, MultiBinary(5)).eval().requires_grad_(False)
+    for weight in agent.parameters():  # fresh blocks begin with zeros, and know no actions
+        torch.nn.init.normal_(weight, std=0.3)
+    replay = load_recording(tmp_path / "a")
+    return Source("moving column", agent, cfg, replay, "a recording", (), panel_of(cfg, MultiBinary(5), replay, ()))
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ import aiohttp
 import pytest
 from chromium import EXECUTABLE, click, text
 
+from diamond_fast.playing.starts import spread_places
+
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium is installed (apt-get install chromium)")
 
 PHONE = (390, 844)
@@ -105,3 +107,53 @@ def test_touch_on_a_phone(browse, tmp_path):
         await page.screenshot(tmp_path / "phone.png")
 
     browse(scenario, world="real", speed=30)
+
+
+DROP = """(async (colour) => {
+  const canvas = Object.assign(document.createElement("canvas"), { width: 100, height: 50 });
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = colour;
+  pen.fillRect(0, 0, 100, 50);
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([blob], "picture.png", { type: "image/png" }));
+  const drop = new DragEvent("drop", { dataTransfer, cancelable: true });
+  document.querySelector(".screen").dispatchEvent(drop);
+})"""
+
+
+def test_a_start_is_picked_and_a_picture_dropped(browse, tmp_path):
+    async def scenario(page, session):
+        assert await page.evaluate("document.querySelectorAll('#starts canvas').length") == 12
+        await page.evaluate("document.querySelectorAll('#starts button')[7].click()")
+        episode, step = spread_places(session.source)[7]
+        pixels = session.source.replay.episode(episode).obs[step].reshape(-1, 3)[:, 0].tolist()
+        await page.until(
+            f"({PIXELS}).split(',').filter((_, i) => i % 4 === 0).join() === '{','.join(map(str, pixels))}'"
+        )
+        await page.evaluate(f"({DROP})('rgb(10, 200, 30)')")
+        await page.until(f"{PIXELS} === Array(24 * 24).fill('10,200,30,255').join()")
+        await page.evaluate(click("#controller [data-value=recorded]"))
+        await page.until("document.querySelector('[data-value=recorded]').getAttribute('aria-checked') === 'true'")
+        await page.evaluate(click("#step"))
+        await page.until(f"{text('count')} === '1'")
+        await page.screenshot(tmp_path / "starts.png", whole_page=True)
+
+    browse(scenario)
+
+
+def test_two_stages_are_shown(browse, two_stages, tmp_path):
+    async def scenario(page, session):
+        await page.evaluate(click("#step"))
+        await page.until(f"{text('count')} === '1'")
+        assert await page.evaluate("document.querySelectorAll('#trajectory canvas').length") == 0
+        assert await page.evaluate("document.getElementById('small').width") == 8
+        await page.evaluate(click("#details"))
+        await page.evaluate(click("#quality [data-value=high]"))
+        await page.evaluate(click("#step"))
+        await page.until("document.querySelectorAll('#trajectory canvas').length === 4 + 11")
+        sizes = "[...document.querySelectorAll('#trajectory canvas')].map(c => c.width).join()"
+        assert await page.evaluate(sizes) == ",".join(["8"] * 4 + ["24"] * 11)
+        await page.screenshot(tmp_path / "two.png", whole_page=True)
+
+    browse(scenario, of=two_stages)

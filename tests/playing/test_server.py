@@ -390,3 +390,25 @@ def test_players_who_come_and_go_for_a_minute(run):
             await client.until(lambda state: state["world"] == "model" and state["step"] >= 1)
 
     run(scenario)
+
+
+def test_a_picture_of_the_right_size_from_the_own_page_begins_a_dream(run):
+    picture = np.full((24, 24, 3), 77, np.uint8).tobytes()
+
+    async def scenario(game):
+        async def post(body, origin=game.origin, token=TOKEN):
+            url = f"{game.base}/{token}/game/picture"
+            async with game.http.post(url, data=body, headers={"Origin": origin}) as response:
+                return response.status, await response.text()
+
+        assert await post(picture[:-1]) == (400, "picture: expected 1728 bytes\n")
+        assert (await post(picture * 100))[0] == 400
+        assert (await post(picture, origin="http://elsewhere.example"))[0] == 403
+        assert (await post(picture, token="guessed"))[0] == 404
+        async with game.client() as client:
+            await client.view()
+            assert (await post(picture))[0] == 204
+            _, frame = await client.until(lambda state: state["episode"] == 2)
+            assert (frame == 77).all()
+
+    run(scenario)

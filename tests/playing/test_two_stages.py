@@ -5,31 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from training.test_two_stage_training import CONFIG, recording
 
-from diamond_fast.config_checks import checked
-from diamond_fast.playing.hands import panel_of
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.session import Session
-from diamond_fast.playing.source import Source, load_source
+from diamond_fast.playing.source import load_source
 from diamond_fast.playing.wire import describe, encode_view
-from diamond_fast.replay import Replay, load_recording
+from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent
 from diamond_fast.spec import MultiBinary
-from diamond_fast.world_model import Agent
 
 FULL = (18, 24, 3)
-
-
-@pytest.fixture
-def source(tmp_path):
-    cfg = checked(replace(CONFIG, static_dataset=recording(tmp_path / "a", 0), engine="readable"))
-    torch.manual_seed(0)
-    agent = Agent(cfg, MultiBinary(5)).eval().requires_grad_(False)
-    for weight in agent.parameters():  # fresh blocks begin with zeros, and know no actions
-        torch.nn.init.normal_(weight, std=0.3)
-    replay = load_recording(tmp_path / "a")
-    return Source("moving column", agent, cfg, replay, "a recording", (), panel_of(cfg, MultiBinary(5), replay, ()))
 
 
 def played(session, actions=(("0",), (), ("1",))):
@@ -42,8 +27,9 @@ def played(session, actions=(("0",), (), ("1",))):
     return np.stack(frames)
 
 
-def test_full_frames_are_played_again_with_the_same_seed(source, tmp_path):
-    session = Session(source, Recorder(tmp_path / "r", source.frame_shape, action=source.recorded_action), horizon=3)
+def test_full_frames_are_played_again_with_the_same_seed(two_stages, make_session):
+    session = make_session(of=two_stages, horizon=3)
+    session.show_details(True)
     frames = played(session)
     assert frames.shape == (4, *FULL)
     assert np.array_equal(frames, played(session))
@@ -57,25 +43,24 @@ def test_full_frames_are_played_again_with_the_same_seed(source, tmp_path):
     first = frames[0]
     starts = [
         frame
-        for episode in range(source.replay.num_episodes)
-        for frame in source.replay.episode(episode).full_obs
+        for episode in range(two_stages.replay.num_episodes)
+        for frame in two_stages.replay.episode(episode).full_obs
         if np.array_equal(frame, first)
     ]
     assert starts  # play begins at a real frame, in full
-    session.close()
 
 
-def test_what_was_recorded_is_shown_in_full_and_dreamt_on_from(source, tmp_path):
-    recorder = Recorder(tmp_path / "r", source.frame_shape, action=source.recorded_action)
-    session = Session(source, recorder, horizon=5)
+def test_what_was_recorded_is_shown_in_full_and_dreamt_on_from(two_stages, tmp_path):
+    recorder = Recorder(tmp_path / "r", two_stages.frame_shape, action=two_stages.recorded_action)
+    session = Session(two_stages, recorder, horizon=5)
     session.seek(1, 7)
-    assert np.array_equal(session.view().frame, source.replay.episode(1).full_obs[7])
+    assert np.array_equal(session.view().frame, two_stages.replay.episode(1).full_obs[7])
     session.step()
-    assert np.array_equal(session.view().frame, source.replay.episode(1).full_obs[8])
-    act = source.replay.episode(1).act[7]
+    assert np.array_equal(session.view().frame, two_stages.replay.episode(1).full_obs[8])
+    act = two_stages.replay.episode(1).act[7]
     assert session.view().action == tuple(act.tolist())
     session.dream_from_here()
-    assert np.array_equal(session.view().frame, source.replay.episode(1).full_obs[8])
+    assert np.array_equal(session.view().frame, two_stages.replay.episode(1).full_obs[8])
     session.record(True)
     for held in (("0",), ("4",)):
         session.hold(held)
@@ -87,7 +72,7 @@ def test_what_was_recorded_is_shown_in_full_and_dreamt_on_from(source, tmp_path)
     assert again.episode(0).act.tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
 
 
-def test_published_starts(source, tmp_path):
+def test_published_starts(two_stages, tmp_path):
     rng, act = np.random.default_rng(0), np.eye(5, dtype=np.uint8)[:4]
     pictures = {}
     for number in range(2):
@@ -97,9 +82,11 @@ def test_published_starts(source, tmp_path):
             pictures[number, name] = rng.integers(256, size=(4, 3, *size), dtype=np.uint8)
             np.save(folder / f"{name}.npy", pictures[number, name])
         np.save(folder / "act.npy", act)
+        np.save(folder / "next_act.npy", act[:3])
     weights = tmp_path / "model" / "csgo.pt"
-    trained = TrainedAgent(source.agent, replace(source.cfg, static_dataset=None), "csgo", weights=weights)
+    trained = TrainedAgent(two_stages.agent, replace(two_stages.cfg, static_dataset=None), "csgo", weights=weights)
     loaded = load_source(trained, torch.device("cpu"))
+    assert [acts.tolist() for acts in loaded.following.values()] == [act[:3].tolist()] * 2
     session = Session(loaded, Recorder(tmp_path / "r", loaded.frame_shape))
     seen = []
     for _ in range(12):
@@ -114,3 +101,48 @@ def test_published_starts(source, tmp_path):
     np.save(tmp_path / "spawn" / "1" / "low_res.npy", np.zeros((4, 3, 6, 9), np.uint8))
     with pytest.raises(ValueError, match=r"1/low_res\.npy: expected uint8 \[4, 3, 6, 8\], got uint8 \[4, 3, 6, 9\]"):
         load_source(trained, torch.device("cpu"))
+
+
+def test_both_stages_are_seen_and_can_be_drawn_better(two_stages, make_session):
+    session = make_session(of=two_stages, horizon=9)
+    view = session.view()
+    assert (view.quality, view.details, view.small.shape) == ("fast", False, (1, 6, 8, 3))
+    episodes = [two_stages.replay.episode(i) for i in range(two_stages.replay.num_episodes)]
+    pairs = [(e.obs[t], e.full_obs[t]) for e in episodes for t in range(len(e.act))]
+    assert any(np.array_equal(view.small[0], s) and np.array_equal(view.frame, f) for s, f in pairs)
+    session.step()
+    view = session.view()
+    assert (len(view.trajectory), len(view.small), view.noise_levels) == (0, 1, ())
+    session.show_details(True)
+    session.set_quality("high")
+    session.step()
+    view = session.view()
+    assert view.trajectory.shape == (11, *FULL)
+    assert view.small.shape == (4, 6, 8, 3)
+    assert (len(view.noise_levels), len(view.small_noise_levels)) == (11, 4)
+    np.testing.assert_array_equal(view.trajectory[-1], view.frame)
+    assert len(encode_view(view, 1.0)) > 12 * 18 * 24 * 3 + 4 * 6 * 8 * 3
+    session.set_quality("fast")
+    session.step()
+    assert len(session.view().trajectory) == 2
+    with pytest.raises(ValueError, match="quality: expected one of fast, high, got 'best'"):
+        session.set_quality("best")
+
+
+def test_a_picture_and_recorded_actions_in_two_sizes(two_stages, make_session):
+    session = make_session(of=two_stages, horizon=99)
+    picture = np.full(FULL, 200, np.uint8)
+    session.start_from_picture(picture.tobytes())
+    view = session.view()
+    np.testing.assert_array_equal(view.frame, picture)
+    np.testing.assert_array_equal(view.small[0], picture[::3, ::3])
+    session.step()
+    session.start(1, 20)
+    following = np.eye(5, dtype=np.uint8)[:2]
+    session.source = replace(two_stages, following={1: following})
+    session.set_controller("recorded")
+    done = []
+    while not session.over:
+        session.step()
+        done.append(session.view().action)
+    np.testing.assert_array_equal(done, np.concatenate((two_stages.replay.episode(1).act[20:], following)))

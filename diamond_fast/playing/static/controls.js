@@ -14,7 +14,8 @@ export function connectControls(hello, send, view) {
   click("next", () => send("next"));
   click("record", () => send("record", !view().recording));
   click("dream-from-here", () => send("dream_from_here"));
-  for (const id of ["world", "controller"]) {
+  click("details", () => send("details", !view().details));
+  for (const id of ["world", "controller", "quality"]) {
     click(id, (event) => {
       const value = event.target.dataset.value;
       if (value) send(id, value);

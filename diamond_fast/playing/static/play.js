@@ -2,6 +2,7 @@
 import { connectControls } from "./controls.js";
 import { connectInput } from "./input.js";
 import { connectPad } from "./pad.js";
+import { connectStarts } from "./starts.js";
 import { showView, showHello, toast } from "./show.js";
 
 let socket = null;
@@ -16,12 +17,15 @@ function send(what, value = null) {
 function decode(buffer) {
   const length = new DataView(buffer).getUint32(0, true);
   const state = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  const [height, width] = state.size;
-  const pixels = new Uint8Array(buffer, 4 + length);
-  const bytes = height * width * 3;
-  const images = [];
-  for (let start = 0; start < pixels.length; start += bytes) images.push(pixels.subarray(start, start + bytes));
-  return { ...state, frame: images[0], trajectory: images.slice(1) };
+  let start = 4 + length;
+  const take = ([height, width], count) => Array.from({ length: count }, () => {
+    start += height * width * 3;
+    return new Uint8Array(buffer, start - height * width * 3, height * width * 3);
+  });
+  const [frame] = take(state.size, 1);
+  const trajectory = take(state.size, state.denoised);
+  const [height, width] = state.small_size;
+  return { ...state, frame, trajectory, small: take(state.small_size, (buffer.byteLength - start) / (height * width * 3)) };
 }
 
 function receive(event) {
@@ -32,6 +36,7 @@ function receive(event) {
       hello = message.hello;
       showHello(hello);
       connectControls(hello, send, () => view);
+      connectStarts(hello, send, toast);
       showAction = connectPad(hello, connectInput(hello, send, () => view));
     }
     return;

@@ -55,6 +55,8 @@ export function showView(view, hello) {
   showFigures(view);
   showPolicy(view, hello);
   showChart(view);
+  get("small").hidden = !view.small.length;
+  if (view.small.length) paint(get("small"), view.small_size, view.small.at(-1));
   showTrajectory(view);
   showControls(view, hello);
   showFilms(view);
@@ -155,29 +157,37 @@ function showChart(view) {
 
 function showTrajectory(view) {
   const strip = get("trajectory");
-  const count = view.trajectory.length;
+  get("details").setAttribute("aria-pressed", view.details);
+  const small = view.small.length > 1 ? view.small : [];
+  const levels = [...view.small_noise_levels, ...view.noise_levels];
+  const pictures = [...small.map((rgb) => [view.small_size, rgb]), ...view.trajectory.map((rgb) => [view.size, rgb])];
+  const lasts = [small.length - 1, pictures.length - 1];
+  const count = pictures.length;
   if (!count) {
-    const why = view.world === "model" ? "A real frame: the dream starts from it." : "Not denoised: these frames are real.";
+    const why = !view.details ? "Not shown: it is much to send in full size."
+      : view.world === "model" ? "A real frame: the dream starts from it." : "Not denoised: these frames are real.";
     if (strip.textContent !== why) strip.innerHTML = "<p></p>";
     strip.firstChild.textContent = why;
     return;
   }
   if (strip.querySelectorAll("figure").length !== count) {
-    strip.replaceChildren(...view.trajectory.map(() => {
+    strip.replaceChildren(...pictures.map(() => {
       const figure = document.createElement("figure");
       figure.append(document.createElement("canvas"), document.createElement("figcaption"));
       return figure;
     }));
   }
-  view.trajectory.forEach((rgb, i) => {
+  pictures.forEach(([size, rgb], i) => {
     const [canvas, caption] = strip.children[i].children;
-    paint(canvas, view.size, rgb);
-    caption.textContent = i === 0 ? "noise" : i === count - 1 ? "frame" : `level ${Number(view.noise_levels[i].toPrecision(3))}`;
+    paint(canvas, size, rgb);
+    const name = i < small.length ? "small frame" : "frame";
+    caption.textContent = i === 0 || i === small.length ? "noise"
+      : lasts.includes(i) ? name : `level ${Number(levels[i].toPrecision(3))}`;
   });
 }
 
 function showControls(view, hello) {
-  for (const [id, value] of [["world", view.world], ["controller", view.controller]]) {
+  for (const [id, value] of [["world", view.world], ["controller", view.controller], ["quality", view.quality]]) {
     for (const button of get(id).children) {
       button.setAttribute("role", "radio");
       button.setAttribute("aria-checked", button.dataset.value === value);
@@ -189,6 +199,7 @@ function showControls(view, hello) {
   word.textContent = view.paused ? "Play" : "Pause";
   get("record").setAttribute("aria-pressed", view.recording);
   get("record").disabled = view.world === "replay";
+  document.body.classList.toggle("two-stages", view.quality !== null);
   get("dream-from-here").hidden = view.world === "model";
   get("browser").hidden = view.world !== "replay";
   for (const name of ["denoising_steps", "horizon", "speed", "seed"]) {
