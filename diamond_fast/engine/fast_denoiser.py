@@ -234,7 +234,8 @@ class FastDenoiser(nn.Module):
     @property
     @by_itself
     def path(self) -> str:
-        """Which path runs: ``amx``, ``program``, ``fused``, ``torch`` or ``readable`` with its dtype, or ``wrapped``.
+        """Which path runs: ``amx``, ``program``, ``fused``, ``torch`` or ``readable``, its variant if there are several
+        and its dtype, such as ``fused convolutions bfloat16``; or ``wrapped``.
 
         Before the first call: the one for 32 frames of 64x64.
         """
@@ -242,7 +243,7 @@ class FastDenoiser(nn.Module):
             return "wrapped"
         path = self._ready(self.device or torch.device("cpu")).path
         assert path is not None
-        return f"{path.engine} {str(path.dtype).removeprefix('torch.')}"
+        return path.short
 
     @by_itself
     def refresh(self) -> None:

@@ -88,6 +88,12 @@ class Path:
         enabled = self.device.type == "cuda" and self.dtype == torch.bfloat16
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
+    @property
+    def short(self) -> str:
+        """Engine, variant and dtype, such as ``program avx2 float32``."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        return " ".join(part for part in (self.engine, self.variant.replace(dtype, ""), dtype) if part)
+
     def __str__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         variant = f" ({self.variant})" if self.variant not in ("", dtype) else ""

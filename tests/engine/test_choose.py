@@ -12,6 +12,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.engine import choose, decisions
 from diamond_fast.engine.choose import candidates, choose_path
 from diamond_fast.engine.contest import Row, Work
+from diamond_fast.engine.path import Path
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -234,3 +235,16 @@ def test_fast_denoiser_measures_at_its_first_call(measured, monkeypatch):
     assert FastDenoiser(agent.denoiser, engine="torch").path == "torch float32"
     with pytest.raises(ValueError, match=r"^engine: expected one of auto, readable, .*, got 'quick'$"):
         FastDenoiser(agent.denoiser, engine="quick")
+
+
+@pytest.mark.parametrize(
+    ("engine", "variant", "dtype", "short"),
+    [
+        ("fused", "convolutions", torch.bfloat16, "fused convolutions bfloat16"),
+        ("fused", "", torch.float32, "fused float32"),
+        ("torch", "float32", torch.float32, "torch float32"),
+        ("program", "avx2", torch.float32, "program avx2 float32"),
+    ],
+)
+def test_a_paths_short_name_tells_variants_apart(engine, variant, dtype, short):
+    assert Path(torch.device("cpu"), dtype, engine, False, "", variant=variant).short == short
