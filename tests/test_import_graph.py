@@ -53,6 +53,7 @@ LAYERS = [
         "doctor",
         "bench",
         "record",
+        "five_actions",
         "replay.__main__",
     ],
 ]

@@ -1,143 +1,179 @@
-"""What actions do in imagination: the same start and noise, one action held throughout, and how pictures move."""
+"""The same moments imagined under fixed actions: does the world model do what it is told? (paper, figure 11)"""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.choose import Path
+from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.evaluation.intervals import ci95
-from diamond_fast.evaluation.open_loop import imagine_held_out
+from diamond_fast.evaluation.open_loop import predict_frames, seeded_randn, spread
+from diamond_fast.evaluation.optical_flow import motion
+from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.replay import Replay
-from diamond_fast.spec import Action, Discrete, Mixed
 from diamond_fast.world_model import Agent
 
-EFFECTS = ("sideways", "apart", "differs")
-"""Pixels a frame by which the picture moves to the right; by which its halves move apart, as they do for someone who
-walks on; and grey levels by which it differs from that under the first action."""
+Region = tuple[int, int, int, int]
+"""Top, left, bottom, right in pixels; bottom and right lie outside."""
+USUAL = (0.05, 0.5, 0.95)
+"""Which of the recorded values count as little, usual and much, as shares of all that are smaller."""
 
 
-class Rollouts(NamedTuple):
-    """Frames under A fixed actions from S starts."""
+def five_actions(act: np.ndarray) -> dict[str, np.ndarray]:
+    """Straight on, left, right, slower and faster, as strong as they often were in the recording.
+
+    Args:
+        act: float32 [T,2], steering (to the right) and acceleration.
+    """
+    (left, slow), (straight, steady), (right, fast) = np.quantile(act, USUAL, axis=0).astype(np.float32)
+    return {
+        "straight": np.array([straight, steady]),
+        "left": np.array([left, steady]),
+        "right": np.array([right, steady]),
+        "slower": np.array([straight, slow]),
+        "faster": np.array([straight, fast]),
+    }
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The same S moments, imagined for K frames under each action."""
 
     last_seen: np.ndarray  # uint8 [S,H,W,C], the real frame before the first imagined one
-    imagined: np.ndarray  # uint8 [A,S,K,H,W,C]
+    imagined: dict[str, np.ndarray]  # uint8 [S,K,H,W,C], by the action's name
 
 
-def action_row(action: Action, given: Any) -> np.ndarray:
-    """An action as it is written in JSON: a number, a list, or an object with those of parts, of which some may be
-    missing: nothing is held then, numbers are 0, of choices it is the first.
+@dataclass(frozen=True)
+class Effect:
+    """How much more of something one action gave than another, from the same moments; in pixels a frame."""
 
-    Raises:
-        ValueError: it is none of the world's.
-    """
-    if isinstance(action, Mixed):
-        if not isinstance(given, Mapping):
-            raise ValueError(f"expected an object with {', '.join(name for name, _ in action.parts)}, got {given}")
-        idle = {name: np.zeros(part.shape, part.dtype) for name, part in action.parts}
-        return action.encode({**idle, **{name: np.asarray(value) for name, value in given.items()}})
-    row = np.asarray(given)
-    if row.shape != action.shape or (reason := action.why_not(row)):
-        raise ValueError(reason if row.shape == action.shape else f"expected {list(action.shape)}, got {given}")
-    return row.astype(action.dtype)
+    mean: float
+    ci95: float
+    """Half the width of the 95 % interval over moments."""
+
+    @classmethod
+    def of(cls, differences: np.ndarray) -> "Effect":
+        return cls(float(differences.mean()), float(ci95(differences)))
+
+    @property
+    def is_positive(self) -> bool:
+        """Beyond doubt: the whole interval is. One moment alone has none, and never is."""
+        return bool(self.mean - self.ci95 > 0)
 
 
-def imagine_fixed(
-    agent: Agent, replay: Replay, cfg: RunConfig, path: Path, rows: list[np.ndarray], starts: int, seed: int
+def imagine(
+    agent: Agent,
+    replay: Replay,
+    cfg: RunConfig,
+    path: Path,
+    actions: Mapping[str, np.ndarray],
+    seed: int,
+    count: int,
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda frames: None,
 ) -> Rollouts | None:
-    """``horizon`` frames under each action, from the same starts and with the same noise.
+    """Every moment under every action, with the same noise for all actions.
 
     Args:
+        replay: moments are spread over its episodes.
         cfg: its sampler and horizon count.
-        rows: actions [*action.shape].
-        starts: so many, spread over the recording.
-        seed: of the noise.
+        actions: one action each, as of the recording, repeated in every step after the recorded context.
+        count: moments.
+        advance: told how many frames are imagined, whenever some are.
 
     Returns:
-        None if no episode is long enough.
+        None if no episode is as long as context and horizon together.
     """
-    found = [imagine_held_out(agent, replay, cfg, path, seed, starts, instead=row) for row in rows]
-    if any(each is None for each in found):
+    context, horizon = cfg.denoiser.inner_model.num_steps_conditioning, cfg.world_model.horizon
+    starts = spread(replay.lengths, context + horizon, count)
+    if not starts:
         return None
-    known = [each for each in found if each is not None]
-    return Rollouts(known[0].last_seen, np.stack([each.imagined for each in known]))
+    device = agent.denoiser.device
+    sampler = next_frame_sampler(agent.denoiser, cfg.world_model.sampler, path)
+    batch = replay.cut(starts, context + horizon)
+    imagined = {}
+    for name, action in actions.items():
+        randn, parts = seeded_randn(device, seed), []
+        act = batch.act.clone()
+        # The action at index context - 1 leads to the first imagined frame.
+        act[:, context - 1 :] = torch.from_numpy(np.asarray(action)).to(act)
+        for rows in torch.arange(len(starts)).split(batch_size):
+            seen = to_float(batch.frames[rows, :context].to(device))
+            parts.append(to_uint8(predict_frames(sampler, seen, act[rows].to(device), randn, advance)).cpu())
+        imagined[name] = torch.cat(parts).numpy()
+    return Rollouts(batch.frames[:, context - 1].numpy().copy(), imagined)
 
 
-def effects(rollouts: Rollouts) -> dict[str, np.ndarray]:
-    """By the names in ``EFFECTS``: float64 [A,2], the mean over starts and half the width of its 95 % interval."""
-    last_seen = np.broadcast_to(rollouts.last_seen[None, :, None], rollouts.imagined[:, :, :1].shape)
-    frames = np.concatenate((last_seen, rollouts.imagined), axis=2)
-    found = moved(frames[:, :, :-1], frames[:, :, 1:])
-    difference = np.abs(rollouts.imagined.astype(np.float32) - rollouts.imagined[:1])
-    found["differs"] = difference.mean(axis=(-3, -2, -1), dtype=np.float64)
-    return {name: _with_interval(found[name].mean(axis=2).T) for name in EFFECTS}
-
-
-def recorded_effects(replay: Replay, row: np.ndarray, count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """``sideways`` and ``apart`` [2] in the recording, after the steps whose action is most like this one.
-
-    Args:
-        row: [*action.shape].
-        count: of steps.
-        seed: decides among steps that are equally like it.
-    """
-    places, distances = [], []
-    for episode in range(replay.num_episodes):
-        act = replay.episode(episode).act[:-1]
-        places += [(episode, t) for t in range(len(act))]
-        differs = np.abs(act.astype(np.float64) - row).reshape(len(act), -1)
-        distances.append((differs > 0).any(axis=1) if isinstance(replay.action, Discrete) else differs.sum(axis=1))
-    order = np.random.default_rng(seed).permutation(len(places))
-    nearest = order[np.argsort(np.concatenate(distances)[order], kind="stable")][:count]
-    batch = replay.cut([places[i] for i in nearest], 2, full=replay.full_shape is not None)
-    frames = (batch.frames if replay.full_shape is None else batch.full_frames).numpy()
-    return {name: _with_interval(values[:, None])[0] for name, values in moved(frames[:, 0], frames[:, 1]).items()}
-
-
-def moved(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
-    """``sideways`` and ``apart`` between frames uint8 [...,H,W,C]. -> float64 [...] each
-
-    The lowest third of the picture is left out: there are hands, instruments or a car, which stay.
-    """
-    before, after = (frames[..., : -(-2 * frames.shape[-3] // 3), :, :] for frames in (before, after))
-    half = before.shape[-2] // 2
-    left, right = (sideways(before[..., part, :], after[..., part, :]) for part in (slice(half), slice(-half, None)))
-    return {"sideways": sideways(before, after), "apart": right - left}
-
-
-def sideways(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """By how many pixels pictures moved to the right, a quarter of the width at most.
-
-    The shift under which the two differ least (mean square over what both show), and between whole pixels the lowest
-    point of the parabola through the three values there.
+def flow(frames: np.ndarray, region: Region) -> np.ndarray:
+    """float32 [S,T-1,2]: how far the picture moved to the right and down from each frame to the next.
 
     Args:
-        before, after: uint8 [...,H,W,C].
-
-    Returns:
-        float64 [...].
+        frames: uint8 [S,T,H,W,C].
+        region: what is looked at: parts that never move, such as a car's bonnet, would hold it fast.
     """
-    leading, width = before.shape[:-3], before.shape[-2]
-    first, second = (frames.reshape(-1, *frames.shape[-3:]).mean(-1, dtype=np.float32) for frames in (before, after))
-    most = width // 4
-    shifts = np.array(sorted(range(-most, most + 1), key=abs))  # of equal ones the smallest: nothing to be seen moves
-    differences = {
-        by: np.square(
-            second[:, :, max(by, 0) : width + min(by, 0)] - first[:, :, max(-by, 0) : width - max(by, 0)]
-        ).mean(axis=(1, 2), dtype=np.float64)
-        for by in shifts.tolist()
-    }
-    best = shifts[np.stack([differences[by] for by in shifts.tolist()]).argmin(axis=0)]
-    found = best.astype(np.float64)
-    for i, by in enumerate(best.tolist()):
-        if abs(by) < most:
-            less, here, more = (differences[near][i] for near in (by - 1, by, by + 1))
-            bend = less - 2 * here + more
-            found[i] += 0.5 * (less - more) / bend if bend > 0 else 0.0
-    return found.reshape(leading)
+    top, left, bottom, right = region
+    x = torch.from_numpy(frames[:, :, top:bottom, left:right].copy()).movedim(-1, -3) / 255
+    moved = [motion(segment[:-1], segment[1:]) for segment in x]
+    return torch.stack(moved).numpy()
 
 
-def _with_interval(values: np.ndarray) -> np.ndarray:
-    """Independent values [N,M] -> [M,2]"""
-    return np.stack((values.mean(axis=0), ci95(values)), axis=-1)
+@dataclass(frozen=True)
+class Obedience:
+    """What steering and acceleration do to what is imagined."""
+
+    horizontal: dict[str, Effect]
+    """Motion of the picture to the right under each action: the scenery's, as a car turns left."""
+    speed: dict[str, Effect]
+    """Length of its motion."""
+    turning: Effect
+    """Horizontal motion under left, less that under right, counted so that the recording's is positive."""
+    pace: Effect
+    """Speed under faster, less that under slower."""
+    recorded_turning: float
+    """Correlation of steering with horizontal motion in the recording."""
+
+    @property
+    def obeys(self) -> bool:
+        """A model that ignores its actions does not."""
+        return self.turning.is_positive and self.pace.is_positive
+
+
+def obedience(rollouts: Rollouts, recorded_turning: float, region: Region) -> Obedience:
+    """Of rollouts under :func:`five_actions`, whose motion is averaged over all their frames.
+
+    Args:
+        recorded_turning: see :func:`turning_in`; its sign says where the picture goes if one steers to the right.
+    """
+    means, speeds = {}, {}
+    for name, frames in rollouts.imagined.items():
+        moved = flow(np.concatenate((rollouts.last_seen[:, None], frames), axis=1), region)
+        means[name] = moved[..., 0].mean(1)
+        speeds[name] = np.linalg.norm(moved, axis=-1).mean(1)
+    return Obedience(
+        {name: Effect.of(values) for name, values in means.items()},
+        {name: Effect.of(values) for name, values in speeds.items()},
+        Effect.of(-np.sign(recorded_turning) * (means["left"] - means["right"])),
+        Effect.of(speeds["faster"] - speeds["slower"]),
+        recorded_turning,
+    )
+
+
+def turning_in(replay: Replay, length: int, count: int, region: Region) -> float:
+    """Correlation, from -1 to 1, of steering with the picture's horizontal motion over recorded segments; 0 if there is
+    none that long.
+
+    Args:
+        length, count: of the segments, over which both are averaged.
+    """
+    starts = spread(replay.lengths, length, count)
+    if len(starts) < 2:
+        return 0.0
+    batch = replay.cut(starts, length)
+    moved = flow(batch.frames.numpy(), region)[..., 0].mean(1)
+    steered = batch.act[:, :-1, 0].numpy().mean(1)
+    if moved.std() == 0 or steered.std() == 0:
+        return 0.0
+    return float(np.corrcoef(steered, moved)[0, 1])

@@ -1,131 +1,142 @@
-"""What actions do in imagination: motion against pictures that were moved, rollouts against recorded actions."""
+"""World models that are known to do what they are told, or not: pictures that move as they are steered."""
+
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from small_world import SMALL_WORLD as CFG
-from small_world import make_agent, make_replay
+from small_world import SMALL_WORLD
 
-from diamond_fast.engine.choose import choose_path
-from diamond_fast.evaluation.fixed_actions import (
-    Rollouts,
-    action_row,
-    effects,
-    imagine_fixed,
-    moved,
-    recorded_effects,
-    sideways,
-)
-from diamond_fast.evaluation.open_loop import imagine_held_out
+from diamond_fast.engine.choose import Path
+from diamond_fast.evaluation import fixed_actions
+from diamond_fast.evaluation.fixed_actions import Effect, five_actions, imagine, obedience, turning_in
 from diamond_fast.replay import Replay
-from diamond_fast.replay.buffer import Episode
-from diamond_fast.spec import Box, Discrete, Mixed, MultiBinary
+from diamond_fast.spec import Box
+from diamond_fast.world_model import Agent
 
-READABLE = choose_path(torch.device("cpu"), choice="readable")
-MIXED = Mixed(parts=(("keys", MultiBinary(2)), ("gear", Discrete(3)), ("turn", Box(1))))
-
-
-def panorama(offset, width=48):
-    """uint8 [10,width,3]: the view, turned so many pixels to the right; smooth, so that half pixels are known."""
-    x = np.arange(width) + offset
-    row = 128 + 60 * np.sin(2 * np.pi * x / 37) + 40 * np.sin(2 * np.pi * x / 11 + 1)
-    rows = row + 10 * np.sin(np.arange(10))[:, None]
-    return np.repeat(np.rint(rows)[..., None], 3, axis=-1).astype(np.uint8)
+SIZE, HORIZON = 32, 6
+REGION = (0, 0, SIZE, SIZE)
+PATH = Path(torch.device("cpu"), torch.float32, "readable", False, "a test")
+CFG = replace(SMALL_WORLD, frame_size=SIZE, world_model=replace(SMALL_WORLD.world_model, horizon=HORIZON))
 
 
-def test_motion_is_found_to_a_part_of_a_pixel():
-    offsets = np.array([0, 1, -1, 3.5, -7.25, 10])
-    before = np.stack([panorama(5)] * len(offsets))
-    after = np.stack([panorama(5 + offset) for offset in offsets])
-    np.testing.assert_allclose(sideways(before, after), -offsets, atol=0.12)
-    np.testing.assert_allclose(sideways(before[None], after[None]), -offsets[None], atol=0.12)
-    np.testing.assert_allclose(moved(before, after)["apart"], 0, atol=0.3)
+def ground(rng):
+    """A texture that is the same at opposite sides. -> uint8 [SIZE,SIZE,3]"""
+    coarse = rng.random((SIZE // 4, SIZE // 4)).repeat(4, 0).repeat(4, 1)
+    smooth = sum(np.roll(coarse, (y, x), (0, 1)) for y in range(-2, 3) for x in range(-2, 3)) / 25
+    return (255 * smooth[..., None]).repeat(3, 2).astype(np.uint8)
 
 
-def test_nothing_to_be_seen_does_not_move():
-    blank = np.full((2, 6, 12, 3), 77, np.uint8)
-    assert (sideways(blank, blank) == 0).all()
+def moved(frame, steering, acceleration, axes=(0, 1)):
+    """Down with the speed, and against the way the wheel turns."""
+    return np.roll(frame, (round(2 + acceleration), round(-2 * steering)), axes)
 
 
-def test_halves_move_apart_for_someone_who_walks_on():
-    half = [panorama(5, 24), panorama(5 + 2, 24)]  # the right one moves to the left, so do both of the mirror image
-    before, closer = (np.concatenate((each, each[:, ::-1]), axis=1) for each in half)
-    np.testing.assert_allclose(moved(before[None], closer[None])["apart"], [4], atol=0.2)
-    np.testing.assert_allclose(moved(closer[None], before[None])["apart"], [-4], atol=0.2)
+class Obeys:
+    def sample(self, obs, act, randn):
+        noise = 0.02 * randn(*obs[:, -1].shape, device=obs.device)
+        frames = [moved(x.numpy(), *a.tolist(), axes=(1, 2)) for x, a in zip(obs[:, -1], act[:, -1], strict=True)]
+        return torch.from_numpy(np.stack(frames)) + noise, None
 
 
-def test_what_is_below_does_not_count():
-    before, after = panorama(0), panorama(4)
-    before[7:] = after[7:] = np.random.default_rng(0).integers(0, 256, (3, 48, 3))
-    np.testing.assert_allclose(moved(before, after)["sideways"], -4, atol=0.1)
+class Ignores(Obeys):
+    def sample(self, obs, act, randn):
+        return super().sample(obs, torch.zeros_like(act), randn)
 
 
-def test_effects_are_means_over_starts():
-    """Two actions from three starts, four frames each: one does nothing, the other turns to the right."""
-    starts, frames = np.array([0, 9, 20]), np.arange(5)
-    idle = np.stack([[panorama(start)] * 5 for start in starts])
-    turning = np.stack([[panorama(start + 2 * t) for t in frames] for start in starts])
-    found = effects(Rollouts(idle[:, 0], np.stack([idle[:, 1:], turning[:, 1:]])))
-    np.testing.assert_allclose(found["sideways"][:, 0], [0, -2], atol=0.1)
-    assert found["sideways"][1, 1] < 0.3
-    assert found["differs"][0].tolist() == [0, 0]
-    grey = np.abs(turning[:, 1:].astype(float) - idle[:, 1:]).mean(axis=(1, 2, 3, 4))
-    half_width = 4.3027 * grey.std(ddof=1) / np.sqrt(3)
-    np.testing.assert_allclose(found["differs"][1], [grey.mean(), half_width], rtol=1e-4)
+class TurnsTheWrongWay(Obeys):
+    def sample(self, obs, act, randn):
+        return super().sample(obs, act * torch.tensor([-1.0, 1.0]), randn)
 
 
-def test_a_held_action_is_what_a_recording_with_it_gives():
-    agent, replay = make_agent(), make_replay([30])
-    for weight in agent.denoiser.parameters():  # at the start actions change nothing
-        torch.nn.init.normal_(weight, std=0.2)
-    episode = replay.episode(0)
-    held = Replay(CFG.frame_shape, capacity=31, action=replay.action)
-    held.append_episode(episode._replace(act=np.full_like(episode.act, 2)))
-    rollouts = imagine_fixed(agent, replay, CFG, READABLE, [np.int64(1), np.int64(2)], starts=2, seed=3)
-    recorded = imagine_held_out(agent, held, CFG, READABLE, seed=3, count=2)
-    past = CFG.denoiser.inner_model.num_steps_conditioning - 1
-    assert rollouts.imagined.shape == (2, 2, CFG.world_model.horizon, 8, 8, 3)
-    assert past > 0
-    np.testing.assert_array_equal(rollouts.last_seen, recorded.last_seen)
-    assert (rollouts.imagined[0] != rollouts.imagined[1]).any()
-    # From then on no recorded action is among those that a frame depends on, but frames before it are.
-    first = imagine_fixed(agent, held, CFG, READABLE, [np.int64(2)], starts=2, seed=3)
-    np.testing.assert_array_equal(first.imagined[0], recorded.imagined)
-    assert imagine_fixed(agent, make_replay([4]), CFG, READABLE, [np.int64(1)], starts=2, seed=3) is None
-
-
-def test_the_recording_shows_what_an_action_does():
-    rng = np.random.default_rng(0)
-    turns = rng.choice([-3.0, 0.0, 3.0], 60).astype(np.float32)
-    offsets = np.concatenate(([0], turns.cumsum()))
-    obs = np.stack([panorama(offset) for offset in offsets])
-    nothing = np.zeros(60, bool)
-    replay = Replay((10, 48, 3), capacity=61, action=Box(1))
-    replay.append_episode(Episode(obs[:-1], turns[:, None], np.zeros(60, np.float32), nothing, nothing, obs[-1]))
+@pytest.fixture(scope="module")
+def recording():
+    """Six drives, each with a steering and an acceleration of its own."""
+    rng, replay = np.random.default_rng(0), Replay((SIZE, SIZE, 3), capacity=200, action=Box(2))
+    for steering, acceleration in ((-1, 0), (1, 0), (0, 1), (0, -1), (-1, 1), (1, -1)):
+        frame, act = ground(rng), np.array([[steering, acceleration]], np.float32)
+        for t in range(20):
+            after, end = moved(frame, steering, acceleration), np.array([t == 19])
+            replay.append(frame[None], act, np.zeros(1, np.float32), end, ~end & False, after[None])
+            frame = after
     replay.commit()
-    for turn in (-3.0, 0.0, 3.0):
-        mean, half = recorded_effects(replay, np.array([turn], np.float32), count=10)["sideways"]
-        assert abs(mean + turn) < 0.2
-        assert half < 0.2
+    return replay
 
 
-def test_actions_as_they_are_written():
-    assert action_row(Discrete(4), 3) == 3
-    assert action_row(Box(2), [0.5, -1]).tolist() == [0.5, -1]
-    assert action_row(MIXED, {}).tolist() == [0, 0, 1, 0, 0, 0]
-    assert action_row(MIXED, {"turn": [0.25], "gear": 2, "keys": [0, 1]}).tolist() == [0, 1, 0, 0, 1, 0.25]
+def found_of(model, recording, monkeypatch, moments=6):
+    monkeypatch.setattr(fixed_actions, "next_frame_sampler", lambda *_: model)
+    told = five_actions(np.concatenate([recording.episode(i).act for i in range(6)]))
+    agent = Agent(CFG, Box(2))
+    rollouts = imagine(agent, recording, CFG, PATH, told, 0, moments, batch_size=4)
+    return obedience(rollouts, turning_in(recording, HORIZON, 12, REGION), REGION), rollouts, told
 
 
-@pytest.mark.parametrize(
-    ("action", "given", "message"),
-    [
-        (Discrete(4), 4, "expected 0 to 3"),
-        (Box(2), [0.5], r"expected \[2\], got \[0.5\]"),
-        (MIXED, [1], "expected an object with keys, gear, turn, got"),
-        (MIXED, {"stear": [1]}, "expected keys, gear, turn, got"),
-        (MIXED, {"gear": 3}, "gear: expected 0 to 2"),
-    ],
-)
-def test_actions_that_are_none(action, given, message):
-    with pytest.raises(ValueError, match=message):
-        action_row(action, given)
+def test_a_model_that_obeys_is_measured_exactly(recording, monkeypatch):
+    found, rollouts, told = found_of(Obeys(), recording, monkeypatch)
+    assert told["left"].tolist() == [-1, 0]
+    assert told["faster"].tolist() == [0, 1]
+    assert found.recorded_turning < -0.99  # whoever steers to the right sees the scenery go left
+    for name, right, down in (("straight", 0, 2), ("left", 2, 2), ("right", -2, 2), ("slower", 0, 1), ("faster", 0, 3)):
+        assert found.horizontal[name].mean == pytest.approx(right, abs=0.15), name
+        assert found.speed[name].mean == pytest.approx(np.hypot(right, down), abs=0.15), name
+    assert found.turning.mean == pytest.approx(4, abs=0.2)
+    assert found.pace.mean == pytest.approx(2, abs=0.2)
+    assert found.obeys
+    assert rollouts.imagined["left"].shape == (6, HORIZON, SIZE, SIZE, 3)
+
+
+@pytest.mark.parametrize("model", [Ignores(), TurnsTheWrongWay()])
+def test_a_model_that_does_not_obey_fails(model, recording, monkeypatch):
+    assert not found_of(model, recording, monkeypatch)[0].obeys
+
+
+def test_one_moment_is_too_few(recording, monkeypatch):
+    assert not found_of(Obeys(), recording, monkeypatch, moments=1)[0].obeys
+
+
+def test_an_effect_is_beyond_doubt_if_its_whole_interval_is():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.5, 1, 400)
+    effect = Effect.of(values)
+    assert (effect.mean, effect.ci95) == pytest.approx((values.mean(), 1.966 * values.std(ddof=1) / 20), rel=1e-3)
+    assert effect.is_positive
+    assert not Effect.of(values - values.mean()).is_positive
+    assert not Effect.of(np.zeros(5)).is_positive
+
+
+def test_nothing_is_said_of_recordings_that_are_too_short(recording):
+    cfg = replace(CFG, world_model=replace(CFG.world_model, horizon=30))
+    agent = Agent(CFG, Box(2))
+    assert imagine(agent, recording, cfg, PATH, {}, 0, 3) is None
+    assert turning_in(recording, 30, 3, REGION) == 0
+
+
+def test_the_command_writes_figures_and_pictures(recording, monkeypatch, tmp_path, capsys):
+    from diamond_fast import five_actions as command
+    from diamond_fast.runs.agents import TrainedAgent
+
+    cfg = replace(CFG, domain="driving", engine="readable", precision="fp32")
+    monkeypatch.setattr(command.AgentFlags, "load", lambda self: TrainedAgent(Agent(CFG, Box(2)), cfg, "here"))
+    monkeypatch.setattr(command, "domain_of", lambda cfg: replace(command_domain(), load_recording=lambda _: recording))
+    for model, code in ((Obeys(), 0), (Ignores(), 1)):
+        monkeypatch.setattr(fixed_actions, "next_frame_sampler", lambda *_, model=model: model)
+        out = tmp_path / str(code)
+        arguments = ["--run", "r", "--held-out", "h", "--moments", "6", "--out", str(out), "--device", "cpu"]
+        assert command.main([*arguments, "--region", "0", "0", "32", "32"]) == code
+        assert json.loads((out / "five_actions.json").read_text())["obeys"] == (code == 0)
+        assert (out / "five_actions_2.png").stat().st_size > 1_000
+    printed = capsys.readouterr().out
+    assert "It does what it is told." in printed
+    assert "It does not do what it is told" in printed
+    for wrong, said in ((["--region", "0", "0", "4", "32"], "--region: must be"), (["--out", str(tmp_path)], "exists")):
+        with pytest.raises(SystemExit) as stopped:
+            command.main([*arguments[:4], *wrong])
+        assert stopped.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+def command_domain():
+    from diamond_fast.domains import DOMAINS
+
+    return DOMAINS["driving"]
