@@ -3,8 +3,9 @@
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
@@ -22,11 +23,11 @@ from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.progress import duration
 from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import NonNegativeFloat, PositiveInt, check_limits
-from diamond_fast.sweeps.attempts import note, standings
+from diamond_fast.sweeps.attempts import OVER, note, standings
 from diamond_fast.sweeps.folder import Planned, SweepFolder
 from diamond_fast.sweeps.plan import plan
 from diamond_fast.sweeps.settings import Share
-from diamond_fast.sweeps.show import Display, as_table, summary, write_page
+from diamond_fast.sweeps.show import LOOK_EVERY, Display, as_table, summary, write_page
 
 PROGRAM = "python -m diamond_fast.sweep"
 OWN = ("--game", "--seed", "--out", "--resume", "--dry-run", "--profile")
@@ -259,9 +260,16 @@ def dry_run(args: SweepArgs, runs: Sequence[Planned]) -> None:
 
 
 def status(sweep: SweepFolder) -> None:
+    """The table; on a terminal it refreshes until the sweep is over, or Ctrl-C."""
     found = standings(sweep)
-    write_page(sweep, found)
-    Console().print(as_table(found))
+    if Console().is_terminal and any(s.state not in OVER for s in found):
+        with suppress(KeyboardInterrupt), Display(sweep) as display:
+            while any(s.state not in OVER for s in standings(sweep)):
+                display.tick()
+                time.sleep(LOOK_EVERY)
+    else:
+        write_page(sweep, found)
+        Console().print(as_table(found))
     print(f"Page: {sweep.path / 'index.html'}")
 
 
