@@ -34,7 +34,7 @@ def rows(table) -> list[str]:
     console.print(table)
     lines = console.file.getvalue().splitlines()
     (head,) = (i for i, line in enumerate(lines) if line.startswith("run "))
-    return lines[head + 1 :]
+    return [line.rstrip() for line in lines[head + 1 :]]
 
 
 def test_the_table_begins_with_what_a_reader_looks_for():
