@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-from tyro.conf import arg
+from tyro.conf import FlagCreatePairsOff, arg
 
 from diamond_fast.agent_flags import AgentFlags
 from diamond_fast.cli import expected_failure, parse, user_errors
@@ -62,6 +62,13 @@ class EvaluateArgs(AgentFlags):
     """Measure LPIPS, with torchvision's AlexNet in this file (alexnet-owt-7be5be79.pth). Nothing is ever fetched."""
     fid_weights: Annotated[Path | None, arg(metavar="FILE")] = None
     """Measure FID, with torch-fidelity's Inception in this file (weights-inception-2015-12-05-6726825d.pth)."""
+    table8: FlagCreatePairsOff[bool] = False
+    """Compare the world model with the paper's table 8 (appendix M): --held-out is imagined in videos of 16 frames with
+    20 denoising steps, unless --horizon and --denoising-steps say otherwise."""
+    videos: PositiveInt = 1024
+    """Table 8 compares so many videos."""
+    fvd_weights: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Measure FVD in table 8, with I3D as StyleGAN-V has it in this file (i3d_torchscript.pt)."""
     score_region: Annotated[tuple[CountInt, ...], arg(metavar="TOP LEFT BOTTOM RIGHT")] = ()
     """The pixels that show the score (bottom and right lie outside): in how many imagined frames can it be read?"""
     seed: Seed = 0
@@ -128,14 +135,19 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     from diamond_fast.engine.contest import Work
     from diamond_fast.evaluation.measure import Task
     from diamond_fast.evaluation.perceptual import Perceptual
+    from diamond_fast.evaluation.table8 import NUM_FRAMES, NUM_STEPS, check_counts
+    from diamond_fast.evaluation.videos import VideoDistances
     from diamond_fast.replay.fitting import check_fits
 
     device = resolve_device(args.device)
     trained = args.load()
     config = trained.config
     num_episodes = _num_episodes(args, config)
-    world_model = replace(config.world_model, horizon=args.horizon or config.world_model.horizon)
-    denoising_steps = args.denoising_steps or (world_model.sampler.num_steps,)
+    horizon, num_steps = config.world_model.horizon, config.world_model.sampler.num_steps
+    if args.table8:
+        horizon, num_steps = NUM_FRAMES, NUM_STEPS
+    world_model = replace(config.world_model, horizon=args.horizon or horizon)
+    denoising_steps = args.denoising_steps or (num_steps,)
     for count in denoising_steps:
         world_model.with_denoising_steps(count)  # refuses what the formulation cannot do
     if num_episodes == 0 and (args.held_out is None or config.model_free):
@@ -148,6 +160,13 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, action)
     _check_score_region(args.score_region, config)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
+    imagining, videos = replace(config, world_model=world_model), None
+    require(args.table8 or args.fvd_weights is None, "fvd_weights", "has no use without --table8")
+    if args.table8:
+        if held_out is None:
+            raise ValueError("--table8: needs a recording that the model was not trained on; give one with --held-out")
+        videos = VideoDistances(args.fvd_weights, args.videos, device)
+        check_counts(perceptual, held_out, imagining, args.videos)
     out = _new_folder(args, trained)
     env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, action)
     set_matmul_precision(config.precision)
@@ -156,7 +175,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     path = choose_path(device, config.precision, config.engine, work=work)
     print(path, flush=True)
     return Task(
-        replace(trained, config=replace(config, world_model=world_model)),
+        replace(trained, config=imagining),
         path,
         env,
         num_episodes,
@@ -164,11 +183,12 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         "the games played" if args.held_out is None else str(args.held_out),
         perceptual,
         args.score_region,
-        args.segments,
+        args.videos if args.table8 else args.segments,
         denoising_steps,
         args.noise_seeds,
         args.batch_size,
         args.seed,
+        videos,
     ), out
 
 

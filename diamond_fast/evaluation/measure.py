@@ -14,6 +14,8 @@ from diamond_fast.evaluation.held_out import cut_into_windows, denoiser_loss, re
 from diamond_fast.evaluation.perceptual import Perceptual
 from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
 from diamond_fast.evaluation.sampling_rate import measure_sampling_rate
+from diamond_fast.evaluation.table8 import measure_row
+from diamond_fast.evaluation.videos import VideoDistances
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent
 from diamond_fast.runs.metrics import plain
@@ -46,6 +48,8 @@ class Task:
     noise_seeds: int
     batch_size: int
     seed: int
+    videos: VideoDistances | None = None
+    """Of table 8, which is measured besides; None: it is not."""
 
     @property
     def num_imagined(self) -> int:
@@ -129,7 +133,7 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
         cfg = replace(config, world_model=config.world_model.with_denoising_steps(n))
         rates = (measure_sampling_rate(agent, replay, cfg, task.batch_size, path) for path in (None, task.path))
         sampling[str(n)] = [asdict(rate) for rate in rates if rate]
-    figures = {
+    figures: dict[str, Any] = {
         "held_out": {"source": task.held_out_source, "episodes": replay.num_episodes, "steps": replay.num_steps},
         "denoiser_loss": denoiser_loss(subject, replay, config, task.seed),
         "reward_end": quality and quality._asdict() | {"reward": quality.reward, "end": quality.end},
@@ -150,5 +154,18 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
         figures["perceptual"] = {str(n): task.perceptual.distances(p) for n, p in compounding.predictions.items()}
         figures["faithfulness"] = {
             str(n): asdict(measure_faithfulness(p, task.score_region)) for n, p in compounding.predictions.items()
+        }
+    if task.videos is not None and compounding is not None:
+        figures["table8"] = {
+            str(n): measure_row(
+                agent,
+                replay,
+                replace(config, world_model=config.world_model.with_denoising_steps(n)),
+                task.path,
+                predictions,
+                figures["perceptual"][str(n)],
+                task.videos,
+            )
+            for n, predictions in compounding.predictions.items()
         }
     return figures, compounding

@@ -20,6 +20,7 @@ from diamond_fast.one_line import one_line
 
 LEAST_SIZE = 64  # pixels; AlexNet's layers need about as many, smaller frames are enlarged
 BATCH_SIZE = 64
+FID_WIDTH = 2048
 
 
 class Perceptual:
@@ -43,6 +44,11 @@ class Perceptual:
             self._lpips = _built(_lpips, "--lpips-weights", lpips_weights).to(device)
         if fid_weights is not None:
             self._fid = _built(_fid, "--fid-weights", fid_weights).to(device)
+
+    @property
+    def fid_width(self) -> int:
+        """How many numbers FID describes a frame by; 0 if it is not measured."""
+        return FID_WIDTH if self._fid is not None else 0
 
     @torch.no_grad()
     def distances(self, predictions: Predictions) -> dict[str, Any]:
@@ -122,4 +128,4 @@ def _lpips(weights: Path) -> Any:
 def _fid(weights: Path) -> Any:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    return FrechetInceptionDistance(feature=2048, feature_extractor_weights_path=str(weights))
+    return FrechetInceptionDistance(feature=FID_WIDTH, feature_extractor_weights_path=str(weights))

@@ -10,6 +10,7 @@ import numpy as np
 from diamond_fast.evaluation.compounding import Compounding
 from diamond_fast.evaluation.faithfulness import boxed_frames
 from diamond_fast.evaluation.open_loop import Predictions
+from diamond_fast.evaluation.table8 import told
 from diamond_fast.one_line import counted, one_line
 from diamond_fast.runs.durable import strict_json, write_durably
 from diamond_fast.runs.pictures import pictured_times, save_frame_grid, save_gif
@@ -119,6 +120,8 @@ def summary(results: dict[str, Any]) -> str:
         rates = f"{plain['frames_per_second']:.1f}, with FastDenoiser ({fast['path']}) {fast['frames_per_second']:.1f}"
         where = f"in batches of {plain['batch_size']} ({results['device']})"
         lines.append(f"sampling, {_steps(int(n))}: {rates} frames/s {where}")
+    if table := model.get("table8"):
+        lines += told(table, results["device"])
     return "\n".join(lines)
 
 
