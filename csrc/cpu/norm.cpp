@@ -1,6 +1,7 @@
 // Group normalisation from the statistics that convolutions leave behind, and the way back through it.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "program.hpp"
 
@@ -69,16 +70,26 @@ void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int
       Block s{}, sx{};
       const Stored* x_at = sample.data(input) + block * kBlock;
       Stored* dz_at = grads + c;
-      for (int i = 0; i < pixels; ++i, x_at += v.padded(), dz_at += padded) {
-        const Block x = load_block(x_at);
-        Block dz = load_block(dz_at);
-        if (norm.silu) {
-          dz = dz * silu_slope(fma(x, gain, offset));
-          store_block(dz_at, dz);
+      int i = 0;
+      const auto take = [&](auto at_once) {  // so many pixels, as long as there are as many
+        constexpr int kN = decltype(at_once)::value;
+        for (; i + kN <= pixels; i += kN) {
+          Block x[kN], slope[kN];
+          for (int k = 0; k < kN; ++k) x[k] = load_block(x_at + k * v.padded()), slope[k] = fma(x[k], gain, offset);
+          if (norm.silu) silu_slope(slope);
+          for (int k = 0; k < kN; ++k, x_at += v.padded(), dz_at += padded) {
+            Block dz = load_block(dz_at);
+            if (norm.silu) {
+              dz = dz * slope[k];
+              store_block(dz_at, dz);
+            }
+            s = s + dz;
+            sx = fma(dz, (x[k] - mean) * rstd, sx);
+          }
         }
-        s = s + dz;
-        sx = fma(dz, (x - mean) * rstd, sx);
-      }
+      };
+      take(std::integral_constant<int, kAtOnce>());
+      take(std::integral_constant<int, 1>());
       store_floats(&sum[c], s);
       store_floats(&sum_x_hat[c], sx);
     }
@@ -118,19 +129,22 @@ void norm_backward(const Norm& norm, const Sample& sample, const std::vector<int
   first = 0;
   for (int input : inputs) {
     const Value& v = sample.values[input];
-    for (int block = 0; block < v.blocks(); ++block) {
+    const int step = v.padded();
+    const bool adds = !v.input && sample.adds(input);
+    for (int block = 0; block < v.blocks() && !v.input; ++block) {
       const int c = first + block * kBlock;
       const Block gain = load_floats(&n.gain[c]), mean = load_floats(&n.mean[c]), rstd = load_floats(&n.rstd[c]),
                   b1 = load_floats(&c1[c]), b2 = load_floats(&c2[c]);
       const Stored* x_at = sample.data(input) + block * kBlock;
-      Stored* dz_at = grads + c;
-      for (int i = 0; i < pixels; ++i, x_at += v.padded(), dz_at += padded) {
+      const Stored* dz_at = grads + c;
+      Stored* to = sample.grad(input) + block * kBlock;
+      for (int i = 0; i < pixels; ++i, x_at += step, dz_at += padded, to += step) {
         const Block x_hat = (load_block(x_at) - mean) * rstd;
-        store_block(dz_at, fnma(x_hat, b1, fms(gain, load_block(dz_at), b2)));
+        const Block dx = fnma(x_hat, b1, fms(gain, load_block(dz_at), b2));
+        store_block(to, adds ? dx + load_block(to) : dx);
       }
     }
-    if (!v.input) add_grad(sample, input, grads, padded / kBlock, first / kBlock);
-    first += v.padded();
+    first += step;
   }
 }
 

@@ -96,8 +96,13 @@ inline __m512 silu_slope(__m512 z) {
   return _mm512_mul_ps(s, _mm512_fmadd_ps(z, _mm512_sub_ps(one, s), one));
 }
 
-// d silu / d z = s (1 + z (1 - s)), s = sigmoid(z)
-inline Pair silu_slope(Pair z) { return {silu_slope(z.lo), silu_slope(z.hi)}; }
+// Of several at once; here nothing is gained by more than one.
+constexpr int kAtOnce = 1;
+
+inline void exp2_fast(__m512 (&t)[kAtOnce]) { t[0] = exp2_fast(t[0]); }
+
+// z = d silu / d z = s (1 + z (1 - s)), s = sigmoid(z)
+inline void silu_slope(Pair (&z)[kAtOnce]) { z[0] = {silu_slope(z[0].lo), silu_slope(z[0].hi)}; }
 
 // Eight tiles of 16 rows of 64 bytes, for as long as it lives.
 class Tiles {

@@ -19,6 +19,12 @@ inline Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }  // c
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }  // b if one is not a number
 inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 
+// 1 / x to within 2e-7 of it, 0 for what is too large; a division takes several times as long.
+inline Vec reciprocal(Vec x) {
+  const Vec r = _mm256_rcp_ps(x);
+  return fma(fnma(x, r, set1(1.0f)), r, r);
+}
+
 inline float reduce_add(Vec x) {
   __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
   y = _mm_add_ps(y, _mm_movehl_ps(y, y));

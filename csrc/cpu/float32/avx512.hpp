@@ -18,6 +18,13 @@ inline Vec fms(Vec a, Vec b, Vec c) { return _mm512_fmsub_ps(a, b, c); }    // a
 inline Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }  // b if one is not a number
 inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+
+// 1 / x to within 2e-7 of it
+inline Vec reciprocal(Vec x) {
+  const Vec r = _mm512_rcp14_ps(x);
+  return fma(fnma(x, r, set1(1.0f)), r, r);
+}
+
 inline float reduce_add(Vec x) { return _mm512_reduce_add_ps(x); }
 inline float reduce_max(Vec x) { return _mm512_reduce_max_ps(x); }
 

@@ -8,7 +8,7 @@
 
 namespace cpu {
 
-// Takes sums of a block of output channels, pixel by pixel.
+// What becomes of the sums of a convolution: a Column takes those of a block of channels, pixel by pixel.
 class Writer {
  public:
   Writer(const Sample& sample, const ConvSpec& spec, const float* bias, int out_value, int output)
@@ -22,40 +22,62 @@ class Writer {
     }
   }
 
-  // part: of the statistics; first: it begins here, rather than going on from what the last close() left.
-  void open(int block, int part, bool first) {
-    at_ = block * kBlock;
-    stats_ = sample_.stats(out_value_, part);
-    first_ = first;
-    bias_ = load(biases_ + at_);
-    pivot_ = first ? set1(0.0f) : load(stats_.pivot + at_);
-    sum_ = first ? set1(0.0f) : load(stats_.sum + at_);
-    squares_ = first ? set1(0.0f) : load(stats_.squares + at_);
-  }
+  // A local variable wherever it is used: its sums stay in registers.
+  class Column {
+   public:
+    void put(int pixel, Vec y) {
+      y = y + bias_;
+      const size_t to = static_cast<size_t>(pixel) * step_;
+      if (residuals_ != nullptr) y = y + load(residuals_ + to);
+      if (planes_ != nullptr) return put_in_planes(pixel, y);
+      store(values_ + to, y);
+      if (first_) pivot_ = y, first_ = false;
+      const Vec d = y - pivot_;
+      sum_ = sum_ + d;
+      squares_ = fma(d, d, squares_);
+    }
 
-  void put(int pixel, Vec y) {
-    y = y + bias_;
-    const size_t to = static_cast<size_t>(pixel) * step_ + at_;
-    if (residuals_ != nullptr) y = y + load(residuals_ + to);
-    if (planes_ != nullptr) {
+    void close() const {
+      store(stats_.pivot, pivot_);
+      store(stats_.sum, sum_);
+      store(stats_.squares, squares_);
+    }
+
+   private:
+    friend class Writer;
+
+    void put_in_planes(int pixel, Vec y) const {
       float row[kBlock];
       store(row, y);
-      for (int c = at_; c < std::min(at_ + kBlock, channels_); ++c) {
-        planes_[static_cast<size_t>(c) * pixels_ + pixel] = row[c - at_];
-      }
-      return;
+      for (int c = 0; c < channels_; ++c) planes_[static_cast<size_t>(c) * pixels_ + pixel] = row[c];
     }
-    store(values_ + to, y);
-    if (first_) pivot_ = y, first_ = false;
-    const Vec d = y - pivot_;
-    sum_ = sum_ + d;
-    squares_ = fma(d, d, squares_);
-  }
 
-  void close() {
-    store(stats_.pivot + at_, pivot_);
-    store(stats_.sum + at_, sum_);
-    store(stats_.squares + at_, squares_);
+    const float* residuals_ = nullptr;
+    float *values_ = nullptr, *planes_ = nullptr;
+    int step_ = 0, pixels_ = 0, channels_ = 0;
+    Stats stats_{};
+    bool first_ = false;
+    Vec bias_{}, pivot_{}, sum_{}, squares_{};
+  };
+
+  // part: of the statistics; first: it begins here, rather than going on from what the last close() left.
+  Column open(int block, int part, bool first) const {
+    const int at = block * kBlock;
+    const Stats s = sample_.stats(out_value_, part);
+    Column column;
+    column.residuals_ = residuals_ == nullptr ? nullptr : residuals_ + at;
+    column.values_ = values_ == nullptr ? nullptr : values_ + at;
+    column.planes_ = planes_ == nullptr ? nullptr : planes_ + static_cast<size_t>(at) * pixels_;
+    column.step_ = step_;
+    column.pixels_ = pixels_;
+    column.channels_ = std::min(kBlock, channels_ - at);
+    column.stats_ = {s.pivot + at, s.sum + at, s.squares + at};
+    column.first_ = first;
+    column.bias_ = load(biases_ + at);
+    column.pivot_ = first ? set1(0.0f) : load(column.stats_.pivot);
+    column.sum_ = first ? set1(0.0f) : load(column.stats_.sum);
+    column.squares_ = first ? set1(0.0f) : load(column.stats_.squares);
+    return column;
   }
 
  private:
@@ -64,10 +86,6 @@ class Writer {
   const float* residuals_ = nullptr;
   float *values_ = nullptr, *planes_ = nullptr;
   const int out_value_, pixels_, channels_, step_;
-  Stats stats_{};
-  int at_ = 0;
-  bool first_ = false;
-  Vec bias_{}, pivot_{}, sum_{}, squares_{};
 };
 
 namespace {
@@ -157,18 +175,27 @@ void Conv::lay_row(const Sample& sample, const Normaliser* normaliser, int y, in
       float* put = to + at - channels.first;
       const Vec gain = normaliser == nullptr ? set1(1.0f) : load(&normaliser->gain[at]);
       const Vec offset = normaliser == nullptr ? set1(0.0f) : load(&normaliser->offset[at]);
-      const auto each = [&](auto&& prologue) {
-        for (int x = 0; x < v.w; ++x, from += from_step) {
-          const Vec z = prologue(load(from));
-          for (int k = 0; k < repeat_; ++k, put += step) store(put, z);
+      int x = 0;
+      const auto take = [&](auto at_once, auto&& prologue) {  // so many pixels, as long as there are as many
+        constexpr int kN = decltype(at_once)::value;
+        for (; x + kN <= v.w; x += kN) {
+          Vec z[kN];
+          for (Vec& y : z) y = load(from), from += from_step;
+          prologue(z);
+          for (const Vec& y : z) {
+            for (int k = 0; k < repeat_; ++k, put += step) store(put, y);
+          }
         }
       };
-      if (normaliser == nullptr) {
-        each([](Vec x) { return x; });
-      } else if (spec_.norm.silu) {
-        each([&](Vec x) { return silu(fma(x, gain, offset)); });
+      const auto activate = [&](auto& z) {
+        for (Vec& y : z) y = fma(y, gain, offset);
+        if (spec_.norm.silu) silu(z);
+      };
+      if (normaliser != nullptr) {
+        take(std::integral_constant<int, kAtOnce>(), activate);
+        take(std::integral_constant<int, 1>(), activate);
       } else {
-        each([&](Vec x) { return fma(x, gain, offset); });
+        take(std::integral_constant<int, 1>(), [](auto&) {});
       }
     }
   }
@@ -196,9 +223,9 @@ void Conv::multiply_rows(int strip, int first, const float* laid, float* sums, W
       });
     });
     for (int c = 0; c < columns; c += kLanes) {
-      writer.open((first + c) / kLanes, strip, y == top);
-      for (int x = 0; x < out_w_; ++x) writer.put(y * out_w_ + x, load(sums + x * columns + c));
-      writer.close();
+      auto column = writer.open((first + c) / kLanes, strip, y == top);
+      for (int x = 0; x < out_w_; ++x) column.put(y * out_w_ + x, load(sums + x * columns + c));
+      column.close();
     }
   }
 }

@@ -86,10 +86,10 @@ namespace {
 
 struct Store {  // sums as they come
   float* to;
-  int step, at = 0;
-  void open(int block, int, bool) { at = block * kBlock; }
-  void put(int pixel, Vec y) { store(to + static_cast<size_t>(pixel) * step + at, y); }
-  void close() {}
+  int step;
+  Store open(int block, int, bool) const { return {to + block * kBlock, step}; }
+  void put(int pixel, Vec y) const { store(to + static_cast<size_t>(pixel) * step, y); }
+  void close() const {}
 };
 
 }  // namespace

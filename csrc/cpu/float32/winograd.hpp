@@ -169,7 +169,7 @@ void transform_input(const TilePlan& plan, int strip, Channels channels, bool go
 }
 
 // The products of a strip of transformed tiles with a panel of weights, and back to pixels. first: the panel's channel.
-// sink.open(block, strip, true), sink.put(pixel, sums) for every output of a block, sink.close().
+// Of sink.open(block, strip, true): put(pixel, sums) for every output of a block, then close().
 template <int kOut, typename Sink>
 void multiply_tiles(const TilePlan& plan, int h, int w, int strip, int first, int out_step, const float* input,
                     const float* weight, float* sums, Sink&& sink) {
@@ -181,7 +181,7 @@ void multiply_tiles(const TilePlan& plan, int h, int w, int strip, int first, in
     multiply(input + place * in_place, tiles, step, step, panel, columns / kLanes, sums + place * out_place, columns);
   }
   for (int c = 0; c < columns; c += kLanes) {
-    sink.open((first + c) / kLanes, strip, true);
+    auto column = sink.open((first + c) / kLanes, strip, true);
     for (int tile = 0; tile < tiles; ++tile) {
       const float* from = sums + static_cast<size_t>(tile) * columns + c;
       Vec half[kIn][kOut];  // [column][row of A^T m]
@@ -191,14 +191,19 @@ void multiply_tiles(const TilePlan& plan, int h, int w, int strip, int first, in
         Winograd<kOut>::output(m, half[x]);
       }
       const int top = (strip * plan.rows + tile / plan.across) * kOut, left = tile % plan.across * kOut;
-      for (int y = 0; y < std::min(kOut, h - top); ++y) {
+#pragma GCC unroll 4
+      for (int y = 0; y < kOut; ++y) {
+        if (top + y >= h) break;
         Vec m[kIn], out[kOut];
         for (int x = 0; x < kIn; ++x) m[x] = half[x][y];
         Winograd<kOut>::output(m, out);
-        for (int x = 0; x < std::min(kOut, w - left); ++x) sink.put((top + y) * w + left + x, out[x]);
+#pragma GCC unroll 4
+        for (int x = 0; x < kOut; ++x) {
+          if (left + x < w) column.put((top + y) * w + left + x, out[x]);
+        }
       }
     }
-    sink.close();
+    column.close();
   }
 }
 
@@ -232,13 +237,15 @@ void winograd_weight_grads(const TilePlan& plan, int h, int w, int out_step, con
     transform_input<kOut>(plan, strip, {0, step}, strip > 0, laid, input, lay);
     for (int tile = 0; tile < tiles; ++tile) {
       const int top = (strip * plan.rows + tile / plan.across) * kOut, left = tile % plan.across * kOut;
+      const bool whole = top + kOut <= h && left + kOut <= w;
+      const float* corner = grads + (static_cast<size_t>(top) * w + left) * out_step;
       for (int c = 0; c < out_step; c += kLanes) {
         Vec half[kOut][kIn];  // [column][row of A dY]
         for (int x = 0; x < kOut; ++x) {
           Vec d[kOut];
           for (int y = 0; y < kOut; ++y) {
-            const bool inside = top + y < h && left + x < w;
-            d[y] = inside ? load(grads + (static_cast<size_t>(top + y) * w + left + x) * out_step + c) : set1(0.0f);
+            const bool inside = whole || (top + y < h && left + x < w);
+            d[y] = inside ? load(corner + (static_cast<size_t>(y) * w + x) * out_step + c) : set1(0.0f);
           }
           W::turned_output(d, half[x]);
         }
