@@ -68,20 +68,33 @@ void check_planes(const std::string& name, const cpu::AnyProgram& program, int i
   check_size(name, planes, static_cast<size_t>(num_samples) * out.channels * out.h * out.w);
 }
 
-void run(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
-         std::vector<Array> outputs) {
+cpu::Call forward_call(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs,
+                       const Array& modulation, std::vector<Array>& outputs) {
   cpu::Call call = checked_call(program, num_samples, inputs, modulation, outputs.size());
   for (int i = 0; i < program.num_outputs(); ++i) {
     check_planes("outputs", program, i, num_samples, outputs[i]);
     call.outputs.push_back(outputs[i].mutable_data());
   }
+  return call;
+}
+
+void run(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
+         std::vector<Array> outputs) {
+  const cpu::Call call = forward_call(program, num_samples, inputs, modulation, outputs);
   py::gil_scoped_release release;
   program.run(num_samples, call);
 }
 
+std::unique_ptr<cpu::Kept> run_and_keep(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs,
+                                        const Array& modulation, std::vector<Array> outputs, size_t most_bytes) {
+  const cpu::Call call = forward_call(program, num_samples, inputs, modulation, outputs);
+  py::gil_scoped_release release;
+  return program.run_and_keep(num_samples, call, most_bytes);
+}
+
 // The gradient of the modulation, shaped like it.
 Array backward(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
-               const std::vector<Array>& output_grads) {
+               const std::vector<Array>& output_grads, const cpu::Kept* kept) {
   cpu::Call call = checked_call(program, num_samples, inputs, modulation, output_grads.size());
   for (int i = 0; i < program.num_outputs(); ++i) {
     check_planes("output_grads", program, i, num_samples, output_grads[i]);
@@ -91,7 +104,7 @@ Array backward(cpu::AnyProgram& program, int num_samples, const std::vector<Arra
   std::fill_n(modulation_grads.mutable_data(), modulation_grads.size(), 0.0f);
   call.modulation_grads = modulation_grads.mutable_data();
   py::gil_scoped_release release;
-  program.backward(num_samples, call);
+  program.backward(num_samples, call, kept);
   return modulation_grads;
 }
 
@@ -131,6 +144,7 @@ PYBIND11_MODULE(_cpu, m) {
              return cpu::Norm{groups, eps, silu, modulation, {}, {}};
            }),
            py::arg("groups"), py::arg("eps"), py::arg("silu"), py::arg("modulation") = -1);
+  py::class_<cpu::Kept>(m, "Kept");
   py::class_<cpu::AnyProgram>(m, "Program")
       .def(py::init(&make_program), py::arg("num_threads"), py::arg("instruction_set"), py::arg("library"))
       .def("input", &cpu::AnyProgram::input, py::arg("channels"), py::arg("scales"), py::arg("height"), py::arg("width"))
@@ -167,8 +181,10 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("op"), py::arg("weight"), py::arg("bias"))
       .def("set_norm", &set_norm, py::arg("op"), py::arg("weight"), py::arg("bias"))
       .def("run", &run, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"), py::arg("outputs"))
+      .def("run_and_keep", &run_and_keep, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"),
+           py::arg("outputs"), py::arg("most_bytes"))
       .def("backward", &backward, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"),
-           py::arg("output_grads"))
+           py::arg("output_grads"), py::arg("kept") = nullptr)
       .def("conv_grads", &conv_grads, py::arg("op"), py::arg("weight_shape"))
       .def("norm_grads", &norm_grads, py::arg("op"));
 }

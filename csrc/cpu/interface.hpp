@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <vector>
 
 namespace cpu {
@@ -44,6 +45,18 @@ struct Shape {
   int channels, h, w;
 };
 
+class AnyProgram;
+
+// What a forward pass leaves for the backward pass of the same samples. It may outlive the program.
+class Kept {
+ public:
+  Kept(const AnyProgram* owner, int num_samples) : owner(owner), num_samples(num_samples) {}
+  virtual ~Kept() = default;
+
+  const AnyProgram* const owner;
+  const int num_samples;
+};
+
 class AnyProgram {
  public:
   virtual ~AnyProgram() = default;
@@ -72,8 +85,11 @@ class AnyProgram {
   virtual Norm* norm_of(int op) = 0;
 
   virtual void run(int num_samples, const Call& call) = 0;
-  // Runs forward again, keeping everything, and back: gradients of modulation and weights, from those of the outputs.
-  virtual void backward(int num_samples, const Call& call) = 0;
+  // The same, with activations kept, of as many samples as fit into so many bytes, those kept from other calls included.
+  virtual std::unique_ptr<Kept> run_and_keep(int num_samples, const Call& call, size_t most_bytes) = 0;
+  // Gradients of modulation and weights, from those of the outputs. Of samples whose activations are not kept it first
+  // runs forward again; weights must be those of the forward pass.
+  virtual void backward(int num_samples, const Call& call, const Kept* kept) = 0;
   virtual void read_grads(int op, float* weight, float* bias, float* norm_weight, float* norm_bias) const = 0;
 };
 

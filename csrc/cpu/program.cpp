@@ -9,6 +9,8 @@ namespace cpu {
 
 namespace {
 
+constexpr size_t kPage = 4096;
+
 // The engine counts in int: what it multiplies stays well below 2^31.
 void check_size(const char* name, int64_t a, int64_t b, int64_t c) {
   constexpr int64_t kMost = int64_t{1} << 28;
@@ -16,6 +18,29 @@ void check_size(const char* name, int64_t a, int64_t b, int64_t c) {
 }
 
 }  // namespace
+
+Memory allocate_pages(size_t bytes) { return Memory(std::aligned_alloc(kPage, bytes)); }
+
+std::vector<Memory> Blocks::take(int num_samples, size_t bytes, size_t most_bytes) {
+  std::vector<Memory> taken;
+  std::lock_guard<ForkSafeMutex> alone(mutex_);
+  while (static_cast<int>(taken.size()) < num_samples) {
+    if (spare_.empty()) {
+      Memory memory = made_ + bytes > most_bytes ? nullptr : allocate_pages(bytes);
+      if (memory == nullptr) break;
+      made_ += bytes;
+      spare_.push_back(std::move(memory));
+    }
+    taken.push_back(std::move(spare_.back()));
+    spare_.pop_back();
+  }
+  return taken;
+}
+
+void Blocks::give_back(std::vector<Memory> blocks) {
+  std::lock_guard<ForkSafeMutex> alone(mutex_);
+  for (Memory& memory : blocks) spare_.push_back(std::move(memory));
+}
 
 int Program::add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Value& writes) {
   if (!forward_.memory.empty() || !weight_grads_.empty()) {
@@ -164,13 +189,13 @@ Layout Program::plan(bool for_backward) const {
   for (const Value& value : values_) {
     layout.stats.push_back(layout.size);
     layout.size += value.stats_bytes();
-    if (for_backward) {
-      layout.grads.push_back(layout.size);
-      layout.size += value.num_bytes();
-    }
   }
-  constexpr size_t kPage = 4096;
   const auto whole_pages = [](size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; };
+  layout.activations = layout.size = whole_pages(layout.size);
+  for (size_t i = 0; for_backward && i < values_.size(); ++i) {
+    layout.grads.push_back(layout.size);
+    layout.size += values_[i].num_bytes();
+  }
   size_t common = 0, scratch = 0;
   for (const auto& op : ops_) {
     common = std::max(common, op->common_bytes(for_backward ? 1 : num_threads_));
@@ -188,11 +213,9 @@ std::vector<uint8_t*> Program::allocate(bool for_backward) {
   std::vector<uint8_t*> result;
   for (int i = 0; i < num_threads_; ++i) {
     if (static_cast<int>(arenas.memory.size()) == i) {
-      arenas.memory.emplace_back(std::aligned_alloc(4096, arenas.layout.size));
-      if (arenas.memory.back() == nullptr) {
-        arenas.memory.pop_back();
-        throw std::bad_alloc();
-      }
+      Memory memory = allocate_pages(arenas.layout.size);
+      if (memory == nullptr) throw std::bad_alloc();
+      arenas.memory.push_back(std::move(memory));
     }
     result.push_back(static_cast<uint8_t*>(arenas.memory[i].get()));
   }
@@ -221,18 +244,43 @@ void Program::run(int num_samples, const Call& call) {
   const int separate = 2 * left_over > num_threads_ ? num_samples : num_samples - left_over;
   team.share(separate, [&](int index, int member) {
     Tiles tiles;
-    const Sample sample{values_, forward_.layout, call, arenas[member], index};
+    const Sample sample{values_, forward_.layout, call, arenas[member], arenas[member], index};
     for (const auto& op : ops_) op->run(sample);
   });
   for (int index = separate; index < num_samples; ++index) {
-    const Sample sample{values_, forward_.layout, call, arenas[0], index, nullptr, &team, arenas.data()};
+    const Sample sample{values_, forward_.layout, call, arenas[0], arenas[0], index, nullptr, &team, arenas.data()};
     for (const auto& op : ops_) op->run(sample);
   }
 }
 
+std::unique_ptr<Kept> Program::run_and_keep(int num_samples, const Call& call, size_t most_bytes) {
+  size_t bytes = 0;
+  {
+    std::lock_guard<ForkSafeMutex> alone(running_);
+    allocate(true);
+    bytes = backward_.layout.activations;
+  }
+  auto kept = std::make_unique<Activations>(this, num_samples, blocks_, blocks_->take(num_samples, bytes, most_bytes));
+  std::lock_guard<ForkSafeMutex> alone(running_);
+  const std::vector<uint8_t*> arenas = allocate(false), arenas_for_backward = allocate(true);
+  Team::of_size(num_threads_).share(num_samples, [&](int index, int member) {
+    Tiles tiles;
+    uint8_t* activations = kept->of(index);
+    uint8_t* arena = activations == nullptr ? arenas[member] : arenas_for_backward[member];
+    const Layout& layout = activations == nullptr ? forward_.layout : backward_.layout;
+    const Sample sample{values_, layout, call, arena, activations == nullptr ? arena : activations, index};
+    for (const auto& op : ops_) op->run(sample);
+  });
+  return kept;
+}
+
 // Samples are summed up in groups whose number depends on that of threads, and a thread takes a group when it is free:
 // sums have the same bits every time, and twice as many groups as threads leave something to take from a slow one.
-void Program::backward(int num_samples, const Call& call) {
+void Program::backward(int num_samples, const Call& call, const Kept* kept) {
+  if (kept != nullptr && (kept->owner != this || kept->num_samples != num_samples)) {
+    throw std::invalid_argument("kept: is of another program, or of another number of samples");
+  }
+  const auto* kept_here = static_cast<const Activations*>(kept);
   std::lock_guard<ForkSafeMutex> alone(running_);
   const int groups = std::max(1, std::min(num_threads_ > 1 ? 2 * num_threads_ : 1, num_samples));
   const std::vector<uint8_t*> arenas = allocate(true);
@@ -246,8 +294,13 @@ void Program::backward(int num_samples, const Call& call) {
     std::vector<char> has_grad(values_.size());
     for (int index = group; index < num_samples; index += groups) {
       std::fill(has_grad.begin(), has_grad.end(), 0);
-      const Sample sample{values_, backward_.layout, call, arenas[member], index, &has_grad};
-      for (const auto& op : ops_) op->run(sample);
+      uint8_t* activations = kept_here == nullptr ? nullptr : kept_here->of(index);
+      const bool again = activations == nullptr;
+      const Sample sample{values_, backward_.layout, call, arenas[member], again ? arenas[member] : activations, index,
+                          &has_grad};
+      for (const auto& op : ops_) {
+        if (again) op->run(sample);
+      }
       for (int i = 0; i < num_outputs(); ++i) take_output_grad(sample, i);
       for (int i = num_ops() - 1; i >= 0; --i) {
         const int written = written_[i];

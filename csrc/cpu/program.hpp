@@ -54,10 +54,10 @@ struct Stats {
   float *pivot, *sum, *squares;
 };
 
-// Where everything lies in an arena.
+// Where everything lies in an arena. Activations, data and stats, are the first in it and may lie elsewhere by themselves.
 struct Layout {
   std::vector<size_t> data, stats, grads;  // of every value; grads of the backward pass only
-  size_t common = 0, scratch = 0, size = 0;
+  size_t activations = 0, common = 0, scratch = 0, size = 0;
 };
 
 // A thread's arena, while it works on one sample, alone or with its team.
@@ -66,6 +66,7 @@ struct Sample {
   const Layout& layout;
   const Call& call;
   uint8_t* arena;
+  uint8_t* activations;  // the arena, unless they are kept
   int index;
   std::vector<char>* has_grad = nullptr;  // of every value: whether its gradient holds something already
   Team* team = nullptr;                   // that shares the work
@@ -94,10 +95,10 @@ struct Sample {
 
   uint8_t* scratch() const { return arena + layout.scratch; }  // of one thread
   uint8_t* common() const { return arena + layout.common; }    // of all who work on the sample
-  Stored* data(int value) const { return reinterpret_cast<Stored*>(arena + layout.data[value]); }
+  Stored* data(int value) const { return reinterpret_cast<Stored*>(activations + layout.data[value]); }
   Stats stats(int value, int part) const {
     const int n = values[value].padded();
-    auto* first = reinterpret_cast<float*>(arena + layout.stats[value]) + static_cast<size_t>(part) * 3 * n;
+    auto* first = reinterpret_cast<float*>(activations + layout.stats[value]) + static_cast<size_t>(part) * 3 * n;
     return {first, first + n, first + 2 * n};
   }
   const float* modulation() const { return call.modulation + index * call.modulation_stride; }
@@ -135,6 +136,39 @@ class Op {
   virtual bool redirect(int /*output*/) { return false; }
 };
 
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+using Memory = std::unique_ptr<void, Free>;
+Memory allocate_pages(size_t bytes);  // null if there are none
+
+// Memory for the activations of samples, which goes from one forward pass to the next.
+class Blocks {
+ public:
+  // One each for the first samples, until all there are hold more than most_bytes.
+  std::vector<Memory> take(int num_samples, size_t bytes, size_t most_bytes);
+  void give_back(std::vector<Memory> blocks);
+
+ private:
+  ForkSafeMutex mutex_;
+  std::vector<Memory> spare_;
+  size_t made_ = 0;  // bytes in all
+};
+
+struct Activations final : Kept {
+  Activations(const AnyProgram* owner, int num_samples, std::shared_ptr<Blocks> from, std::vector<Memory> blocks)
+      : Kept(owner, num_samples), blocks(std::move(blocks)), from(std::move(from)) {}
+  ~Activations() override { from->give_back(std::move(blocks)); }
+
+  // Null if the sample's are not kept.
+  uint8_t* of(int sample) const {
+    return sample < static_cast<int>(blocks.size()) ? static_cast<uint8_t*>(blocks[sample].get()) : nullptr;
+  }
+
+  std::vector<Memory> blocks;
+  const std::shared_ptr<Blocks> from;
+};
+
 class Program final : public AnyProgram {
  public:
   explicit Program(int num_threads) : num_threads_(num_threads) {}
@@ -161,7 +195,8 @@ class Program final : public AnyProgram {
   Norm* norm_of(int op) override { return ops_.at(op)->norm(); }
 
   void run(int num_samples, const Call& call) override;
-  void backward(int num_samples, const Call& call) override;
+  std::unique_ptr<Kept> run_and_keep(int num_samples, const Call& call, size_t most_bytes) override;
+  void backward(int num_samples, const Call& call, const Kept* kept) override;
   void read_grads(int op, float* weight, float* bias, float* norm_weight, float* norm_bias) const override;
 
  private:
@@ -174,6 +209,7 @@ class Program final : public AnyProgram {
 
   const int num_threads_;
   ForkSafeMutex running_;  // arenas are for one call at a time
+  const std::shared_ptr<Blocks> blocks_ = std::make_shared<Blocks>();
   std::vector<Value> values_;
   std::vector<Value> outputs_;
   std::vector<int> output_values_;
@@ -181,12 +217,9 @@ class Program final : public AnyProgram {
   std::vector<std::unique_ptr<Op>> ops_;
   std::vector<int> input_planes_;  // numbers a sample of every input piece
   int modulation_size_ = 0;
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
   struct Arenas {
     Layout layout;
-    std::vector<std::unique_ptr<void, Free>> memory;  // of every thread; the system gives what is touched
+    std::vector<Memory> memory;  // of every thread; the system gives what is touched
   };
   Arenas forward_, backward_;
   std::vector<std::vector<float>> weight_grads_;  // of every group of samples; the first one's become the sums

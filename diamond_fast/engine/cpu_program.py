@@ -8,7 +8,7 @@ float32. Weights are copies: ``refresh`` brings them up to date.
 
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ INSTRUCTION_SETS = {
 
 CHOICE = "DIAMOND_FAST_CPU"
 """The environment variable that holds a name of ``INSTRUCTION_SETS``, to use this one alone."""
+
+MOST_KEPT = 512 << 20
+"""Bytes of activations that a program keeps for backward passes, at most."""
 
 
 @cache
@@ -200,11 +203,17 @@ class CpuProgram:
 
     def __call__(self, inputs: Sequence[Tensor], modulation: Tensor | None = None) -> Tensor:
         """inputs: per piece [N,C,H,W] float32. modulation: [N, ...] from :meth:`modulation`. -> [N,C,H,W] float32."""
+        return self._forward(self._program.run, inputs, modulation)[0]
+
+    def run_and_keep(self, inputs: Sequence[Tensor], modulation: Tensor | None = None) -> tuple[Tensor, Any]:
+        """The output, and activations that make ``backward`` faster; they hold memory for as long as they live."""
+        return self._forward(partial(self._program.run_and_keep, most_bytes=MOST_KEPT), inputs, modulation)
+
+    def _forward(self, run: Callable, inputs: Sequence[Tensor], modulation: Tensor | None) -> tuple[Tensor, Any]:
         n = len(inputs[0])
         output = torch.empty(n, *self.output_shape)
         rows = np.empty((n, 0), np.float32) if modulation is None else array(modulation)
-        self._program.run(n, [array(x) for x in inputs], rows, [output.numpy()])
-        return output
+        return output, run(n, [array(x) for x in inputs], rows, [output.numpy()])
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -213,15 +222,18 @@ class CpuProgram:
         return [p for layer in layers for p in (layer.weight, layer.bias)]
 
     def backward(
-        self, inputs: Sequence[Tensor], modulation: Tensor | None, output_grad: Tensor
+        self, inputs: Sequence[Tensor], modulation: Tensor | None, output_grad: Tensor, kept: Any = None
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradients of the modulation and of ``parameters``, given the output's; arguments as for the call.
 
-        The same bits for the same number of threads.
+        The same bits for the same number of threads, with activations of ``run_and_keep`` and without.
+
+        Raises:
+            ValueError: the activations are of another program, or of another number of samples.
         """
         n = len(inputs[0])
         rows = np.empty((n, 0), np.float32) if modulation is None else array(modulation)
-        rows_grad = self._program.backward(n, [array(x) for x in inputs], rows, [array(output_grad)])
+        rows_grad = self._program.backward(n, [array(x) for x in inputs], rows, [array(output_grad)], kept)
         grads = []
         for op, layer in self._convs:
             grads += self._program.conv_grads(op, list(layer.weight.shape))

@@ -1,7 +1,7 @@
 """Training on a CPU: convolutional networks forward and back as compiled programs, with AMX in bfloat16.
 
-Sums, statistics and the weights that are trained stay float32. Nothing but the inputs is kept between the two passes:
-the way back runs forward again, one sample at a time, so that memory does not grow with the batch.
+Sums, statistics and the weights that are trained stay float32. Between the two passes activations are kept, up to half
+a GiB a network; of samples beyond that the way back runs forward again, so that memory does not grow with the batch.
 """
 
 import copy
@@ -43,7 +43,7 @@ class TrainableProgram:
         if cond is not None:
             weight = torch.cat([m.weight for m in program.modulations])
             modulation = F.linear(cond, weight, torch.cat([m.bias for m in program.modulations]))
-        return _Run.apply(program, x, modulation, *program.parameters)
+        return _Run.apply(program, torch.is_grad_enabled(), x, modulation, *program.parameters)
 
     def _program(self, x: Tensor) -> CpuProgram:
         key = tuple(x.shape[1:])
@@ -55,16 +55,22 @@ class TrainableProgram:
 
 class _Run(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, program: CpuProgram, x: Tensor, modulation: Tensor | None, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx, program: CpuProgram, learns: bool, x: Tensor, modulation: Tensor | None, *parameters: Tensor
+    ) -> Tensor:
+        if not learns:
+            return program([x], modulation)
         ctx.program = program
         ctx.save_for_backward(x, modulation)
-        return program([x], modulation)
+        output, ctx.kept = program.run_and_keep([x], modulation)
+        return output
 
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, modulation = ctx.saved_tensors
-        modulation_grad, grads = ctx.program.backward([x], modulation, grad)
-        return None, None, modulation_grad, *grads
+        kept, ctx.kept = ctx.kept, None  # of one pass back: its memory is the next forward pass's
+        modulation_grad, grads = ctx.program.backward([x], modulation, grad, kept)
+        return None, None, None, modulation_grad, *grads
 
 
 class ProgramInnerModel(nn.Module):

@@ -13,6 +13,7 @@ from torch import nn
 from worlds import world
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SigmaDistributionConfig
+from diamond_fast.engine import cpu_program
 from diamond_fast.engine.cpu_training import TrainableProgram, as_programs
 from diamond_fast.networks.backend import res_block
 from diamond_fast.networks.blocks import AdaGroupNorm, GroupNorm, ResBlock, SelfAttention2d, SmallResBlock
@@ -137,6 +138,34 @@ def skips_walk(b, m, x):
 
 def test_values_that_are_read_more_than_once(engine):
     assert_gradients(engine, Skips(), skips_walk, forward, randn(2, 3, 6, 9), randn(2, 12, seed=1), tolerance=3e-2)
+
+
+@pytest.mark.parametrize("most", [0, 100_000, cpu_program.MOST_KEPT])
+def test_activations_that_are_kept_change_no_bit(engine, monkeypatch, most):
+    """Of no sample, of some, of all; while others are kept as well, and in memory that was used before."""
+    monkeypatch.setattr(cpu_program, "MOST_KEPT", most)
+    network = randomised(Skips())
+    program = engine.program(lambda b, v: skips_walk(b, network, v), [(3, 1.0)], 6, 9, 2)
+    for seed in range(2):
+        calls = [([randn(n, 3, 6, 9, seed=seed)], program.modulation(randn(n, 12, seed=n))) for n in (5, 3)]
+        passes = [program.run_and_keep(*call) for call in calls]
+        for call, (output, kept) in zip(calls, passes, strict=True):
+            assert torch.equal(output, program(*call))
+            grad = randn(*output.shape, seed=7)
+            (rows, grads), (rows_again, grads_again) = (program.backward(*call, grad, k) for k in (kept, None))
+            assert torch.equal(rows, rows_again)
+            assert all(torch.equal(a, b) for a, b in zip(grads, grads_again, strict=True))
+
+
+def test_activations_of_another_call_are_refused(engine):
+    network, x = randomised(Block(3, 8, 4)), randn(4, 3, 8, 8)
+    program, other = (engine.program(lambda b, v: block_walk(b, network, v), [(3, 1.0)], 8, 8) for _ in "12")
+    output, kept = program.run_and_keep([x])
+    for user, n in ((program, 3), (other, 4)):
+        with pytest.raises(ValueError, match="kept: is of another program, or of another number of samples"):
+            user.backward([x[:n]], None, output[:n], kept)
+    del program  # what is kept may outlive it
+    del kept
 
 
 class Rest(nn.Module):
