@@ -52,8 +52,9 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
     cfg = cfg or (CSGO if two_stages else RunConfig())
     state = _with_own_names(path, state, cfg)
     num_actions = state[ACTION_WEIGHT if two_stages else NUM_ACTIONS_KEY].size(0)
-    agent = Agent(cfg, MultiBinary(num_actions) if two_stages else num_actions)
-    expected = agent.state_dict()
+    action = MultiBinary(num_actions) if two_stages else num_actions
+    with torch.device("meta"):  # networks of other settings may be large
+        expected = Agent(cfg, action).state_dict()
     wrong = [
         f"{name} is missing" if name not in state else f"{name} is {list(state[name].shape)}, not {list(p.shape)}"
         for name, p in expected.items()
@@ -62,6 +63,7 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(f"{path}: its networks differ from the settings: {wrong[0]}{more}")
+    agent = Agent(cfg, action)
     agent.load_state_dict(state)
     return agent
 

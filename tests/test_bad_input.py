@@ -85,13 +85,13 @@ def refused_in_one_line_or_fine(capsys, main, line):
     assert "Traceback" not in err
 
 
-@EFFORT
-def test_training_command_lines(capsys, tmp_path, monkeypatch, effort):
+@pytest.mark.parametrize("number", [10, pytest.param(600, marks=pytest.mark.slow)])  # half a second each
+def test_training_command_lines(capsys, tmp_path, monkeypatch, number):
     monkeypatch.chdir(tmp_path)
     for name in ("set_up", "dry_run", "train"):
         monkeypatch.setattr(train, name, lambda *args: None)
 
-    @examples(30 * effort)
+    @examples(number)
     @given(command_lines(TOKENS), st.booleans())
     def check(line, named):
         refused_in_one_line_or_fine(capsys, train.main, ["--game", "Boxing", *line] if named else line)

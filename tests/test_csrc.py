@@ -12,8 +12,8 @@ STORE = [CSRC / name for name in ("store.cpp", "frames.cpp", "sampler.cpp", "bat
 PROGRAMS = {"store_test": STORE, "planted_faults": STORE, "team_test": []}
 TESTS = ("store_test", "team_test")
 SANITIZERS = {
-    "asan+ubsan": ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
-    "tsan": ["-fsanitize=thread"],
+    "asan+ubsan": ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"],
+    "tsan": ["-g", "-fsanitize=thread"],
 }
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not 
 def build(program: str, folder: Path, *flags: str) -> Path:
     binary = folder / program
     sources = [f"-I{CSRC}", Path(__file__).parent / "csrc" / f"{program}.cpp", *PROGRAMS[program]]
-    command = ["g++", "-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-pthread", *flags, *sources]
+    command = ["g++", "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread", *flags, *sources]
     subprocess.run([*command, "-o", binary], check=True, timeout=200)
     return binary
 

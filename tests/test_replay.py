@@ -90,7 +90,7 @@ def test_segments_against_plain_python(golden):
                 assert segment.trunc[0, j] == (real and episode.trunc[t])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data(), num_envs=st.integers(1, 4), seed=st.integers(0, 2**32))
 def test_interleaved_environments_against_a_model(data, num_envs, seed):
     replay, model, rng = Replay(SHAPE, num_envs, capacity=100 * num_envs), Model(num_envs), np.random.default_rng(seed)

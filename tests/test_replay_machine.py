@@ -110,7 +110,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
 
 class TestReplayMachine(ReplayMachine.TestCase):
-    settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+    settings = settings(max_examples=15, stateful_step_count=40, deadline=None)
 
 
 @pytest.mark.slow

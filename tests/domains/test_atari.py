@@ -117,15 +117,15 @@ def test_states_hold_in_games_that_depend_on_those_before(game):
 
 def test_no_ops_differ_from_game_to_game_and_follow_the_seed():
     """Freeway's cars drive from the first frame on, so the frame tells the number of no-ops."""
-    env = make_real_env("Freeway", None, 6, 64, done_on_life_loss=False)
+    env = make_real_env("Freeway", None, 4, 64, done_on_life_loss=False)
     first, _ = env.reset(seed=1)
     again, _ = env.reset(seed=1)
     next_games, _ = env.reset()
     other, _ = env.reset(seed=2)
-    each, _ = env.reset(seed=[1, 2, 1, 2, 1, 2])
+    each, _ = env.reset(seed=[1, 2, 1, 2])
     env.close()
     np.testing.assert_array_equal(first, again)
-    assert len({digest(frame) for frame in (*first, *next_games)}) > 6
+    assert len({digest(frame) for frame in (*first, *next_games)}) > 4
     np.testing.assert_array_equal(each[::2], first[::2])
     np.testing.assert_array_equal(each[1::2], other[1::2])
 

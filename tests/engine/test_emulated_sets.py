@@ -18,10 +18,7 @@ from diamond_fast.engine import cpu_program
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = [
-    pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed"),
-    pytest.mark.xdist_group("emulated_sets"),  # each is compiled once
-]
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is not installed")
 
 
 @pytest.fixture(

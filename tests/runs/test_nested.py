@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diamond_fast.runs.durable import strict_json
@@ -115,6 +115,7 @@ def test_bfloat16_and_special_bits_survive():
     assert torch.equal(back.view(torch.int16), bits)
 
 
+@settings(max_examples=50, deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -173,7 +173,8 @@ def test_a_path_is_tried_on_frames_of_both_sizes():
 
 
 @pytest.mark.parametrize("name", ["recording", "recording-quick", "doom"])
-def test_presets_fit_what_they_are_for(name):
-    total = estimate(PRESETS[name], MultiBinary(20))
+def test_presets_fit_what_they_are_for(name, monkeypatch):
+    monkeypatch.setattr("diamond_fast.estimate.count_flops", lambda call: call() or 0)  # slow, and not asked for here
+    total = estimate.__wrapped__(PRESETS[name], MultiBinary(20))
     assert list(total.costs) == ["denoiser", "upsampler"]
     assert total.model_bytes < 8e9
