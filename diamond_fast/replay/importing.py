@@ -55,7 +55,7 @@ def import_episodes(source: Source, name: str, out: Path, wanted: Wanted) -> dic
         source.size, wanted.crop, wanted.low or source.low_size, wanted.full or source.full_size, source.bicubic
     )
     full_shape = None if sizes.full is None else (*sizes.full, 3)
-    form = Form((*sizes.low, 3), source.action, full_shape, source.fps)
+    form = Form((*sizes.low, 3), source.action, full_shape, source.fps, source.action_scale)
     halves = split(source, wanted.test)
     with ExitStack() as stack:
         log = stack.enter_context(

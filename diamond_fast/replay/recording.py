@@ -45,6 +45,8 @@ class Form:
     """(H, W, C) of the frames in their other size."""
     fps: float | None = None
     """Frames a second, if that is known."""
+    action_scale: tuple[float, ...] | None = None
+    """What each of the numbers of an action was divided by, if by anything."""
 
     @property
     def step_dtype(self) -> np.dtype:
@@ -61,7 +63,8 @@ class Form:
     def to_json(self) -> dict[str, Any]:
         full = None if self.full_shape is None else list(self.full_shape)
         action = None if self.action is None else self.action.to_json()
-        return {"frame": list(self.frame_shape), "full": full, "action": action, "fps": self.fps}
+        scale = {} if self.action_scale is None else {"action_scale": list(self.action_scale)}
+        return {"frame": list(self.frame_shape), "full": full, "action": action, "fps": self.fps, **scale}
 
 
 class Stored(NamedTuple):
@@ -219,7 +222,8 @@ def _parsed(content: Any) -> Meta:
             raise NewerFormatError(f"written in format {version}, this program reads up to {FORMAT}")
         case {"frame": [int(h), int(w), int(c)], "full": full, "action": action, "fps": fps, "episodes": [*episodes]}:
             known = None if action is None else action_from_json(action)
-            form = Form((h, w, c), known, None if full is None else tuple(full), fps)
+            full, scale = (None if given is None else tuple(given) for given in (full, content.get("action_scale")))
+            form = Form((h, w, c), known, full, fps, scale)
             return Meta(form, [Stored(*episode) for episode in episodes])
     raise ValueError(f"{META} is not that of a recording")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from diamond_fast.replay.recording import recording_in
-from diamond_fast.replay.sources import csgo_hdf5, stored, videos
+from diamond_fast.replay.sources import comma, csgo_hdf5, stored, videos
 from diamond_fast.replay.sources.source import Source
 
 
@@ -25,6 +25,8 @@ def find_source(path: Path, fps: float | None = None) -> Source:
         return videos.videos(path, fps)
     if fps is not None:
         raise ValueError("--fps: is for videos only")
+    if comma.is_comma(path):
+        return comma.comma(path)
     if endings & {*csgo_hdf5.ENDINGS, ".tar"}:
         return csgo_hdf5.csgo_hdf5(path)
     if path.is_file() or recording_in(path):

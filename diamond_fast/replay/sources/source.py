@@ -35,6 +35,8 @@ class Source:
     """Height and width that frames get if nothing else is said; None: their own."""
     full_size: tuple[int, int] | None = None
     """The same of the second size; None: there is none."""
+    action_scale: tuple[float, ...] | None = None
+    """What each of the numbers of an action was divided by; None: by nothing."""
     bicubic: bool = False
     """Frames are made smaller by bicubic filtering with antialiasing, not by area averaging."""
     is_test: Callable[[str], bool] | None = None
