@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -68,6 +69,13 @@ def untrained(cfg, action, frames=60):
     replay.commit()
     cfg = replace(cfg, engine="readable")
     return Source(cfg.title, agent, cfg, replay, "noise", (), panel_of(cfg, action, replay, ()))
+
+
+@pytest.fixture
+def untrained_world():
+    """untrained_world(action): of frames that nobody trained for."""
+    cfg = replace(TINY, env_id=None, static_dataset="noise", world_model_only=True)
+    return partial(untrained, cfg)
 
 
 @pytest.fixture(scope="session")
