@@ -1,7 +1,6 @@
 """``python -m diamond_fast.play``: play inside the world model, in the browser or in a window."""
 
 import asyncio
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -87,13 +86,7 @@ def _prepare_page(args: PlayArgs) -> Callable[[], None]:
     listening = server.bind(args.host, args.port)
     session, frame_rate = _set_up(args)
     page = server.PlayServer(GameLoop(session), session.recorder, describe(session, frame_rate), args.host)
-    link = server.address(listening, page.token)
-    print(f"Play at {link}\nWhoever has this link can play. Ctrl-C ends.", flush=True)
-    if args.host not in ("127.0.0.1", "localhost", "::1"):
-        print("The link goes over the network unencrypted; share it only if that is fine.", flush=True)
-    elif "SSH_CONNECTION" in os.environ:
-        port = listening.getsockname()[1]
-        print(f"On the machine you sit at, first: ssh -L {port}:localhost:{port} <this machine>", flush=True)
+    print(*server.invitation(listening, page.token, args.host), sep="\n", flush=True)
     return _then_tell(lambda: asyncio.run(server.serve(page, listening)), session)
 
 

@@ -1,18 +1,24 @@
-"""``python -m diamond_fast.record``: plays a game, at random or by a script, and keeps what happened."""
+"""``python -m diamond_fast.record``: plays a game, at random, by a script or by hand, and keeps what happened."""
 
+import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
 from diamond_fast.cli import parse, user_errors
-from diamond_fast.config import Length, PositiveInt, Seed
+from diamond_fast.config import Length, PositiveInt, RunConfig, Seed
 from diamond_fast.runs.output import lasting_output
-from diamond_fast.settings import check_limits
+from diamond_fast.settings import Limits, check_limits
 
+if TYPE_CHECKING:  # numpy is slow to import, and --help needs none of it
+    from diamond_fast.domains.gym.adapter import GymSlot
+    from diamond_fast.domains.recordings.played import Player
+
+HOST = "127.0.0.1"
 PROGRAM = "python -m diamond_fast.record"
 
 
@@ -27,6 +33,9 @@ class RecordArgs:
     By a function of your own, in two sizes:
         python -m diamond_fast.record --env CarRacing-v3 --player my_bots:drive --full-size 96 --frame-size 32 --out two
 
+    By hand, on a page in the browser:
+        python -m diamond_fast.record --env CarRacing-v3 --player human --episodes 5 --out mine
+
     The same command goes on with a recording that was stopped.
     """
 
@@ -38,8 +47,12 @@ class RecordArgs:
     """Play so many."""
     max_steps: PositiveInt = 1_000
     """Cut an episode short after so many steps."""
-    player: Annotated[str, arg(metavar="random|MODULE:FUNCTION")] = "random"
-    """Do anything, all equally likely (random), or what a function says that is given the frame and random numbers."""
+    player: Annotated[str, arg(metavar="random|human|MODULE:FUNCTION")] = "random"
+    """Do anything (random), what you do on a page (human), or what a function says, given frame and random numbers."""
+    speed: Annotated[int, Limits(minimum=1, maximum=60)] = 15
+    """Play so many steps a second by hand."""
+    port: Annotated[int, Limits(minimum=0, maximum=65_535)] = 0
+    """Serve the page to play on at this port; 0 takes any free one."""
     frame_size: Length | tuple[Length, Length] = 64
     """Make the frames of this height and width, in pixels."""
     full_size: Length | tuple[Length, Length] | None = None
@@ -64,9 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def record(args: RecordArgs) -> None:
     import gymnasium
 
-    from diamond_fast.config import RunConfig
     from diamond_fast.domains.gym.adapter import GymSlot
-    from diamond_fast.domains.recordings.played import played, random_player, scripted_player
+    from diamond_fast.domains.recordings.played import Player, played, random_player, scripted_player
     from diamond_fast.replay.importing import Wanted, import_episodes, said
     from diamond_fast.spec import Frame
 
@@ -74,15 +86,43 @@ def record(args: RecordArgs) -> None:
     env_id = own if own in gymnasium.registry else args.env
     arguments = RunConfig(env_id=env_id, env_kwargs=args.env_kwargs).env_arguments
     low, full = (None if size is None else Frame.of_size(size).shape[:2] for size in (args.frame_size, args.full_size))
-    scripted = None if args.player == "random" else scripted_player(args.player)
+    scripted = None if args.player in ("random", "human") else scripted_player(args.player)
     slot = GymSlot(env_id, full or low or 64, arguments)
-    try:
-        source = played(slot, scripted or random_player(slot.action), args.episodes, args.seed, args.max_steps)
+
+    def keep_what(player: Player) -> None:
+        source = played(slot, player, args.episodes, args.seed, args.max_steps)
         name = f"{args.env} {args.env_kwargs or ''} {args.player}, {args.episodes} x {args.max_steps}, seed {args.seed}"
         for line in said(args.out, import_episodes(source, name, args.out, Wanted(low, full, test=args.test))):
             print(line)
+
+    try:
+        if args.player == "human":
+            _by_hand(args, RunConfig(env_id=env_id, env_kwargs=args.env_kwargs), slot, keep_what)
+        else:
+            keep_what(scripted or random_player(slot.action))
     finally:
         slot.close()
+
+
+def _by_hand(args: RecordArgs, cfg: RunConfig, slot: "GymSlot", keep_what: "Callable[[Player], None]") -> None:
+    try:
+        from diamond_fast.playing import by_hand, server
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        raise ValueError("--player human: needs aiohttp: pip install 'diamond_fast[play]'") from None
+    from diamond_fast.playing.buttons import action_names
+    from diamond_fast.playing.hands import panel_of
+    from diamond_fast.spec import Discrete
+
+    names = action_names(cfg, slot.action.n) if isinstance(slot.action, Discrete) else ()
+    panel = panel_of(cfg, slot.action, None, names)
+    hand = by_hand.ByHand(args.env, panel, slot.frame.shape, args.speed)
+    listening = server.bind(HOST, args.port)
+    try:
+        asyncio.run(by_hand.play_by_hand(hand, lambda: keep_what(hand.play), listening, HOST))
+    except by_hand.Stopped:
+        print("Stopped: whole episodes are kept, and the same command goes on.")
 
 
 if __name__ == "__main__":

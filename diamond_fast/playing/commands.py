@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from diamond_fast.playing.session import LIMITS, Session
+from diamond_fast.playing.session import LIMITS
 
 MAX_BUTTONS = 32
 PICTURE = "picture"
@@ -42,8 +42,12 @@ def decode(text: str) -> Command:
     return Command(do, value)
 
 
-def perform(session: Session, command: Command) -> None:
-    """Do what a command asks for. Raises what the session raises, ValueError if it makes no sense."""
+def perform(session: Any, command: Command) -> None:
+    """Do what a command asks for. Raises what the session raises, ValueError if it makes no sense.
+
+    Args:
+        session: a ``Session``, or what can do some of it.
+    """
     _, action = _COMMANDS[command.do]
     action(session, command.value)
 
@@ -90,38 +94,38 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def _hold(session: Session, value: Any) -> None:
+def _hold(session: Any, value: Any) -> None:
     session.hold(**(value if isinstance(value, dict) else {"keys": value}))
 
 
-def _pause(session: Session, on: bool) -> None:
+def _pause(session: Any, on: bool) -> None:
     session.paused = on
 
 
-def _step(session: Session, _: None) -> None:
+def _step(session: Any, _: None) -> None:
     session.paused = True
     session.step()
 
 
-def _set_number(name: str) -> tuple[str, Callable[[Session, int], None]]:
+def _set_number(name: str) -> tuple[str, Callable[[Any, int], None]]:
     return "a whole number", lambda session, value: session.set_number(name, value)
 
 
-_COMMANDS: dict[str, tuple[str, Callable[[Session, Any], None]]] = {
+_COMMANDS: dict[str, tuple[str, Callable[[Any, Any], None]]] = {
     SEEN: ("no value", lambda session, _: None),
     "hold": ("a list of buttons, or an object of keys, mouse, axes and at", _hold),
     "pause": ("true or false", _pause),
     "step": ("no value", _step),
     "restart": ("no value", lambda session, _: session.restart()),
     "next": ("no value", lambda session, _: session.next_episode()),
-    "world": ("a name", Session.switch_world),
-    "controller": ("a name", Session.set_controller),
-    "record": ("true or false", Session.record),
+    "world": ("a name", lambda session, value: session.switch_world(value)),
+    "controller": ("a name", lambda session, value: session.set_controller(value)),
+    "record": ("true or false", lambda session, value: session.record(value)),
     "seek": ("an episode and a step", lambda session, place: session.seek(*place)),
     "start": ("an episode and a step", lambda session, place: session.start(*place)),
-    PICTURE: ("the bytes of a frame", Session.start_from_picture),
-    "quality": ("a name", Session.set_quality),
-    "details": ("true or false", Session.show_details),
+    PICTURE: ("the bytes of a frame", lambda session, value: session.start_from_picture(value)),
+    "quality": ("a name", lambda session, value: session.set_quality(value)),
+    "details": ("true or false", lambda session, value: session.show_details(value)),
     "dream_from_here": ("no value", lambda session, _: session.dream_from_here()),
     **{name: _set_number(name) for name in LIMITS},
 }

@@ -90,7 +90,7 @@ class Hands:
         return position + min(max(goal - position, -furthest), furthest)
 
 
-def panel_of(cfg: RunConfig, action: Action, replay: Replay, action_names: Sequence[str]) -> Panel:
+def panel_of(cfg: RunConfig, action: Action, replay: Replay | None, action_names: Sequence[str]) -> Panel:
     """What a player of a run's world holds and moves: as its domain says, or by the kinds of its actions.
 
     The game may not be installed, or not start: then its domain says nothing.
@@ -103,5 +103,7 @@ def panel_of(cfg: RunConfig, action: Action, replay: Replay, action_names: Seque
         controls = None
     if controls is not None and controls.action.shape == action.shape:
         return Controls(action, controls.idle.astype(action.dtype), controls.keys, controls.levers, controls.looks)
+    if replay is None:
+        return default_controls(action)
     usual = np.concatenate([replay.episode(i).act for i in range(min(replay.num_episodes, _LOOKED_AT))])
     return default_controls(action, usual=usual)

@@ -4,14 +4,34 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from diamond_fast.one_line import one_line
 from diamond_fast.playing.commands import Command, perform
-from diamond_fast.playing.session import Session, View
+from diamond_fast.playing.recorder import Recorder
+from diamond_fast.playing.session import View
 
 PAUSE_AT_END = 0.8  # seconds an episode's last frame stays
 LONGEST_WAIT = 0.25  # seconds; then it looks for recordings that are written by now
 MAX_WAITING = 256  # commands; further ones are refused
+
+
+class Playable(Protocol):
+    """What the loop needs of a ``Session``; commands may ask for more."""
+
+    paused: bool
+    notice: str
+    speed: int
+    recorder: Recorder
+
+    @property
+    def over(self) -> str: ...
+
+    def step(self) -> None: ...
+
+    def view(self) -> View: ...
+
+    def close(self) -> None: ...
 
 
 class GameLoop:
@@ -23,7 +43,7 @@ class GameLoop:
         session: touched by nothing but this loop's thread from ``start`` on.
     """
 
-    def __init__(self, session: Session):
+    def __init__(self, session: Playable):
         self._session = session
         self.on_view: Callable[[], object] = lambda: None
         """Called on the loop's thread whenever there is something new to see; must return at once."""

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import ipaddress
 import math
+import os
 import re
 import secrets
 import signal
@@ -225,6 +226,17 @@ def address(listening: socket.socket, token: str) -> str:
     if ipaddress.ip_address(host).is_unspecified:
         host = socket.gethostname()
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/{token}/"
+
+
+def invitation(listening: socket.socket, token: str, host: str) -> list[str]:
+    """What to print: where to play, and what to know about it."""
+    lines = [f"Play at {address(listening, token)}", "Whoever has this link can play. Ctrl-C ends."]
+    if host not in _LOOPBACK:
+        lines.append("The link goes over the network unencrypted; share it only if that is fine.")
+    elif "SSH_CONNECTION" in os.environ:
+        port = listening.getsockname()[1]
+        lines.append(f"On the machine you sit at, first: ssh -L {port}:localhost:{port} <this machine>")
+    return lines
 
 
 async def serve(server: PlayServer, listening: socket.socket) -> None:

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -30,56 +30,60 @@ QUALITIES: dict[Quality, tuple[int, int]] = {"fast": (1, 1), "high": (3, 10)}
 """Denoising steps of a small frame, and of a full one, in worlds that enlarge them (config/world_model_env of csgo)."""
 
 
+def _no_frames() -> np.ndarray:
+    return np.empty((0, 1, 1, 3), np.uint8)
+
+
 @dataclass(frozen=True)
 class View:
     """Everything to show at one moment."""
 
     frame: np.ndarray
     """uint8 [H,W,3]."""
-    trajectory: np.ndarray
-    """uint8 [S,H,W,3]: how the frame was denoised, pure noise first; S = 0 if no model made it."""
-    noise_levels: tuple[float, ...]
-    """[S]: standard deviation of the noise in them."""
-    small: np.ndarray
-    """uint8 [S',h,w,3]: how the small frame was denoised, which is the last; S' = 0 if frames are shown as they are."""
-    small_noise_levels: tuple[float, ...]
-    """[S']."""
-    details: bool
-    """Whether there is more to see of the denoising than the frames that came out."""
-    quality: Quality | None
-    """If there are two stages: how full frames are drawn."""
     world: WorldName
     controller: Controller
     paused: bool
-    denoising_steps: int
-    horizon: int
-    seed: int
-    speed: int
+    trajectory: np.ndarray = field(default_factory=_no_frames)
+    """uint8 [S,H,W,3]: how the frame was denoised, pure noise first; S = 0 if no model made it."""
+    noise_levels: tuple[float, ...] = ()
+    """[S]: standard deviation of the noise in them."""
+    small: np.ndarray = field(default_factory=_no_frames)
+    """uint8 [S',h,w,3]: how the small frame was denoised, which is the last; S' = 0 if frames are shown as they are."""
+    small_noise_levels: tuple[float, ...] = ()
+    """[S']."""
+    details: bool = False
+    """Whether there is more to see of the denoising than the frames that came out."""
+    quality: Quality | None = None
+    """If there are two stages: how full frames are drawn."""
+    denoising_steps: int = 1
+    horizon: int = 1
+    seed: int = 0
+    speed: int = 15
     """Steps a second, at most."""
-    episode: int
+    episode: int = 0
     """Episodes begun."""
-    step: int
+    step: int = 0
     """Steps of this one."""
-    action: int | tuple[float, ...] | None
+    action: int | tuple[float, ...] | None = None
     """The one that led to the frame: its number, or what each of the controls was at; None at an episode's start."""
-    reward: float
+    reward: float = 0.0
     """The reward of the last step."""
-    total: float
+    total: float = 0.0
     """The sum of the episode's rewards."""
-    value: float | None
+    value: float | None = None
     """What the agent expects from here on, discounted; None without a policy."""
-    probabilities: tuple[float, ...]
+    probabilities: tuple[float, ...] = ()
     """The agent's, of each action, or what it expects each of the controls to be at; none without a policy."""
-    over: Over
+    over: Over = ""
     """How the episode ended, if it did."""
-    answers: float | None
+    answers: float | None = None
     """When the player asked for what this step did, by their own clock; None if nothing was asked since the last."""
-    position: tuple[int, int, int] | None
+    position: tuple[int, int, int] | None = None
     """In a replay: episode, step, and steps in the episode."""
-    recording: bool
-    recordings: tuple[str, ...]
+    recording: bool = False
+    recordings: tuple[str, ...] = ()
     """Names of the recorded episodes, without suffix."""
-    notice: str
+    notice: str = ""
     """What went wrong last, in one line."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from diamond_fast.controls import Button, Controls
+from diamond_fast.playing.hands import Panel
 from diamond_fast.playing.session import LIMITS, Session, View
 from diamond_fast.playing.starts import pictures
 
@@ -37,23 +38,28 @@ def describe(session: Session, frame_rate: float) -> dict[str, Any]:
         "title": source.title,
         "actions": panel.rows,
         "policy": source.agent.actor_critic is not None,
-        "controls": {
-            "together": isinstance(panel, Controls),
-            "keys": [_button(key) for key in panel.keys],
-            "levers": [
-                {"name": x.name, "rest": x.rest, "less": _button(x.less), "more": _button(x.more)} for x in panel.levers
-            ],
-            "looks": [
-                {"name": x.name, "direction": x.direction, "less": _button(x.less), "more": _button(x.more)}
-                for x in panel.looks
-            ],
-        },
+        "controls": describe_controls(panel),
         "frame": source.frame_shape,
         "starts": pictures(source),
         "limits": LIMITS,
         "replay": {"name": source.replay_name, "lengths": source.replay.lengths.tolist()},
         "device": str(source.device),
         "frame_rate": frame_rate,
+    }
+
+
+def describe_controls(panel: Panel) -> dict[str, Any]:
+    """What can be held and moved, for the page."""
+    return {
+        "together": isinstance(panel, Controls),
+        "keys": [_button(key) for key in panel.keys],
+        "levers": [
+            {"name": x.name, "rest": x.rest, "less": _button(x.less), "more": _button(x.more)} for x in panel.levers
+        ],
+        "looks": [
+            {"name": x.name, "direction": x.direction, "less": _button(x.less), "more": _button(x.more)}
+            for x in panel.looks
+        ],
     }
 
 

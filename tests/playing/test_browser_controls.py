@@ -109,10 +109,12 @@ def test_steering_by_key_mouse_slider_and_gamepad(browse, roll, tmp_path):
         await page.key("keyUp", "ArrowLeft")
         await reached(page, told, lambda row: row[0] == 0)
         slot = await page.evaluate(box(".track"))
-        x, y = slot["x"] + 0.75 * slot["width"], slot["y"] + 10
+        x, y = slot["x"] + 12 + 0.75 * (slot["width"] - 24), slot["y"] + 10
         await page.mouse("mousePressed", x, y, "left")
         await reached(page, told, lambda row: abs(row[0] - 0.5) < 0.02)
-        assert await page.until("Math.abs(parseFloat(document.querySelector('.track i').style.left) - 75) < 1")
+        assert await page.until(
+            "Math.abs(document.querySelector('.track').style.getPropertyValue('--at') - 0.75) < 0.01"
+        )
         await page.screenshot(tmp_path / "roll.png", whole_page=True)
         await page.mouse("mouseReleased", x, y, "left")
         await reached(page, told, lambda row: row[0] == 0)

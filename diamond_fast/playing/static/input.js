@@ -73,6 +73,7 @@ export function connectInput(hello, send, view) {
 
   function shortcut(event) {
     const now = view();
+    if (hello.only_game && !["KeyP", "KeyN", "Space"].includes(event.code)) return;
     if (event.code in SHORTCUTS) document.getElementById(SHORTCUTS[event.code]).click();
     else if (event.code === "KeyC") send("controller", now.controller === "human" ? "agent" : "human");
     else if (event.code === "KeyM") send("world", now.world === "model" ? "real" : "model");
@@ -169,7 +170,7 @@ const CODES = {
 const called = (code) => CODES[code] ?? code.replace(/^(Key|Digit)/, "");
 
 // What each key does, in the footer.
-function showKeys({ controls: { keys, levers, looks, together } }, buttons) {
+function showKeys({ controls: { keys, levers, looks, together }, only_game }, buttons) {
   const first = (button) => button?.codes.length ? called(button.codes[0]) : null;
   const directions = keys.filter(({ name }) => ["up", "down", "left", "right"].includes(name));
   const shown = [];
@@ -188,6 +189,7 @@ function showKeys({ controls: { keys, levers, looks, together } }, buttons) {
   const free = { KeyP: "pause", KeyN: "single step", KeyR: "restart", KeyE: "next episode", KeyC: "you or agent",
     KeyM: "model or real game", KeyH: "dream on", KeyV: "record" };
   for (const [code, meaning] of Object.entries(free)) {
+    if (only_game && !["KeyP", "KeyN"].includes(code)) continue;
     if (!buttons.has(code)) shown.push([called(code), meaning]);
     else document.querySelector(`#${SHORTCUTS[code]} kbd`)?.remove();
   }

@@ -1,5 +1,6 @@
 // The controls on the page: to be touched, and to show what the last action did with each of them.
 const ARROWS = { up: "▲", down: "▼", left: "◀", right: "▶" };
+const END = 12; // pixels from a slider's edge to the middle of its thumb at the end
 const LOOK_SPEED = 700; // pixels a second, of a mouse that the stick at its edge stands for
 
 export function connectPad({ controls: { keys, levers, looks, together } }, input) {
@@ -64,11 +65,12 @@ function addLever(parent, { name, rest }, input) {
   label.textContent = name;
   const put = (event) => {
     const box = slot.getBoundingClientRect();
-    input.put(name, Math.max(-1, Math.min(1, (2 * (event.clientX - box.left)) / box.width - 1)));
+    const place = (event.clientX - box.left - END) / (box.width - 2 * END);
+    input.put(name, Math.max(-1, Math.min(1, 2 * place - 1)));
   };
   track(slot, { begin: put, move: put, end: () => input.put(name, null) });
   parent.append(row);
-  return (value) => slot.firstChild.style.setProperty("left", `${50 * (value + 1)}%`);
+  return (value) => slot.style.setProperty("--at", (value + 1) / 2);
 }
 
 // A stick for a mouse that looks around: the farther it is pulled, the faster the mouse.

@@ -22,6 +22,7 @@ export function showHello(hello) {
   document.title = `${hello.title} · diamond_fast`;
   get("title").textContent = hello.title;
   document.body.classList.toggle("no-policy", !hello.policy);
+  document.body.classList.toggle("only-game", hello.only_game === true);
   get("policy").classList.toggle("many", hello.actions.length > 9);
   get("policy").replaceChildren(...hello.actions.map((name) => {
     const row = document.createElement("div");
