@@ -51,7 +51,7 @@ class CachedNetwork(AutocastNetwork):
         else:  # moment by moment: as many frames at a time as when the newest is added, so that it makes no difference
             moments = zip(frames.unbind(1), act.unbind(1), strict=True)
             memory = [torch.stack(x, 1) for x in zip(*(encode(*moment) for moment in moments), strict=True)]
-        self._before = frames, act, memory
+        self._before = frames.clone(), act.clone(), memory  # the caller may write the next ones in their place
         return memory
 
 

@@ -1,8 +1,12 @@
 """Past frames that are remembered against the network's ``forward``, which encodes all of them at every step."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
+from small_world import SMALL_WORLD, make_replay
 
 from diamond_fast import FastDenoiser
 from diamond_fast.config import DenoiserConfig, SamplerConfig
@@ -10,10 +14,12 @@ from diamond_fast.engine.cached_network import CachedNetwork
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.contest import Work
 from diamond_fast.engine.denoiser_networks import fast_sampler
+from diamond_fast.envs.world_model import WorldModelEnv
+from diamond_fast.formulations.config import FlowConfig, FlowStepsConfig
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.dit.config import DiTConfig
 from diamond_fast.spec import Discrete, Frame, Spec
-from diamond_fast.world_model import Denoiser, DiffusionSampler
+from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
 
 CPU = torch.device("cpu")
 SPEC = Spec(Frame(9, 14), Discrete(4), context=3)
@@ -100,6 +106,43 @@ def test_remembering_changes_nothing_but_how_often_frames_are_encoded(name, monk
         output = again.network.evaluate((noisy, context), again.network.conditioning(told[None], actions)[0])
         torch.testing.assert_close(output, network(noisy, told, context, actions), rtol=1e-4, atol=1e-5)
         assert ((y[-1] - truth[-1]).abs() * 127.5 > 0.01).float().mean() < 0.02
+
+
+@torch.no_grad()
+def test_a_caller_may_write_over_its_context():
+    """Flow's network is given the context itself. Frames that all look alike then seem to go on from themselves."""
+    denoiser, _ = make("dit")
+    flow = Denoiser(FlowConfig(NETWORKS["dit"]), SPEC)
+    flow.load_state_dict(denoiser.state_dict())
+    steps, noise = FlowStepsConfig(num_steps=1), torch.randn(1, 3, 9, 14)
+    fast, fresh = (FastDenoiser(flow, steps, dtype=torch.float32, engine="torch") for _ in "ab")
+    frames, act = films(1, 3)
+    fast.sample(frames, act, lambda *_, device: noise)
+    frames.fill_(0.5)
+    act.fill_(2)
+    y, _ = fast.sample(frames, act, lambda *_, device: noise)
+    assert torch.equal(y, fresh.sample(frames, act, lambda *_, device: noise)[0])
+
+
+@each_network
+def test_imagined_episodes_encode_one_frame_a_step(name, monkeypatch):
+    """As the public environment steps them; what it imagines is what the readable networks imagine."""
+    inner_model = replace(NETWORKS[name], num_steps_conditioning=4)
+    cfg = replace(SMALL_WORLD, network=name, world_model_only=True, denoiser=DenoiserConfig(inner_model))
+    agent = Agent(cfg, 4)
+    torch.manual_seed(0)
+    for p in agent.denoiser.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    counts, first = counted(agent.denoiser.inner_model, monkeypatch), {}
+    for engine in ("readable", "program"):
+        env = WorldModelEnv(agent, make_replay([30, 30]), num_envs=2, cfg=cfg.world_model, engine=engine)
+        env.reset(seed=3)
+        counts.clear()
+        infos = [env.step(np.array([t, 3 - t]))[4] for t in range(4)]  # the horizon is 5
+        first[engine] = infos[0]["final_obs"].astype(int)
+        assert counts == ([8] * 4 if engine == "readable" else [2] * 4 + [2] * 3)
+        env.close()
+    assert np.abs(first["readable"] - first["program"]).max() <= 1  # a grey level, by truncation
 
 
 @each_network
