@@ -130,6 +130,7 @@ HEADLINES: list[tuple[str, dict[str, object], str]] = [
     ("denoiser", {"batch": 32, "steps": 3}, "frames drawn 32 at a time"),
     ("denoiser", {"batch": 256, "steps": 3}, "frames drawn 256 at a time"),
     ("denoiser, wide network", {}, "frames of 30x56 from a network of 330 million parameters"),
+    ("two stages", {"drawn": "both"}, "frames of 150x280 by way of 30x56, as published for Counter-Strike"),
     ("imagined step", {"episodes": 32}, "an imagined step of 32 episodes"),
     ("update", {"model": "denoiser", "batch": 32}, "an update of the denoiser, batch 32"),
     ("update", {"model": "reward_end", "batch": 32}, "an update of the reward/end model, batch 32"),
