@@ -13,8 +13,12 @@ from interrupted_runs import go_on
 
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import DOMAINS
+from diamond_fast.domains.environments import make_env
+from diamond_fast.engine.rollout import initial_state, rollout
+from diamond_fast.envs.on_device import OnDeviceEnv
 from diamond_fast.envs.world_model import WorldModelEnv
 from diamond_fast.estimate import estimate
+from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.agents import load_agent
@@ -91,6 +95,26 @@ def test_a_policy_trains_in_the_game_itself(tmp_path, cfg):
     assert trainer.agent.actor_critic.actor_linear.weight.detach().any()
 
 
+def test_a_policy_learns_to_hold_every_button():
+    """Each lamp that is lit is a point: from half of them to most, within 40 updates in the game itself."""
+    torch.manual_seed(0)
+    env = make_env(checked(LAMPS), 8, done_on_life_loss=True)
+    games = OnDeviceEnv(env, torch.device("cpu"), seed=0)
+    policy = ActorCritic(LAMPS.actor_critic, LAMPS.spec(env.action))
+    optimiser = torch.optim.AdamW(policy.parameters(), lr=0.02, weight_decay=0.0)
+    state, rewards = initial_state(games, policy), []
+    for _ in range(40):
+        r, state = rollout(games, policy, state, num_steps=6)
+        of_loss = r.logits, r.val, r.act, r.rew, r.end, r.trunc, r.val_bootstrap
+        optimiser.zero_grad()
+        actor_critic_loss(*of_loss, LAMPS.actor_critic_loss, policy.distribution, signs=False).total.backward()
+        optimiser.step()
+        rewards.append(r.rew.mean().item())
+    env.close()
+    assert abs(rewards[0] - 1.5) < 4 * (3 * 0.25 / 48) ** 0.5
+    assert np.mean(rewards[-5:]) > 2.4
+
+
 class Preferring:
     """Always the same outputs."""
 
@@ -119,8 +143,6 @@ def test_collected_actions_are_those_of_the_policy(temperature):
 
 
 def collect(cfg, policy, num_envs, num_steps, temperature):
-    from diamond_fast.domains.environments import make_env
-
     env = make_env(checked(cfg), num_envs, done_on_life_loss=True)
     replay = Replay(env.frame.shape, num_envs, num_steps, env.action)
     Collector(env, seed=2).collect(policy, replay, num_steps, temperature=temperature)

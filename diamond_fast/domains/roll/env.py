@@ -12,7 +12,8 @@ _SIZE = 24  # pixels
 _BALL = 3  # pixels
 _CUP = 8  # pixels
 _ROLL = 2  # pixels a step
-_BOTTOM = _SIZE - 2 * _BALL  # where a ball arrives: right above the cup
+_TOP = _BALL  # where a ball begins
+_BOTTOM = _SIZE - _BALL  # where it arrives: in the row of the cup, of which it hides what it is in
 _FRICTION = 0.5  # of the speed to the side that is left after a step
 _FORCE = 1.5  # pixels a step, added to that speed by the strongest push
 _BALL_COLOUR = (255, 255, 255)
@@ -23,8 +24,8 @@ class Roll(gymnasium.Env):
     """A ball rolls down for 9 steps, from a random place towards a cup at another; then the episode ends.
 
     Observations are uint8 [24,24,3]: a white ball and a green cup. The action is a push to the left (-1) or right (1):
-    it changes the ball's speed, which friction takes away, so a ball has to be slowed down again above the cup. The
-    reward is +1 if the ball's middle is above the cup when it arrives, else -1: a perfect player scores 1.
+    it changes the ball's speed, which friction takes away, so a ball has to be slowed down again over the cup. The
+    reward is +1 if the ball's middle is in the cup when it arrives, else -1: a perfect player scores 1.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
@@ -37,13 +38,13 @@ class Roll(gymnasium.Env):
         """The ball's left side and its speed to the right, in pixels."""
         self.cup = 0
         """The left side of the cup."""
-        self._y = 0
+        self._y = _TOP
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
         self.x, self.speed = float(self.np_random.integers(_SIZE - _BALL + 1)), 0.0
         self.cup = int(self.np_random.integers(_SIZE - _CUP + 1))
-        self._y = 0
+        self._y = _TOP
         return self.render(), {}
 
     def step(self, action: np.ndarray):
@@ -60,7 +61,7 @@ class Roll(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         frame = np.zeros((_SIZE, _SIZE, 3), np.uint8)
-        frame[_BOTTOM + _BALL :, self.cup : self.cup + _CUP] = _CUP_COLOUR
+        frame[_BOTTOM:, self.cup : self.cup + _CUP] = _CUP_COLOUR
         x = round(self.x)
         frame[self._y : self._y + _BALL, x : x + _BALL] = _BALL_COLOUR
         return frame
