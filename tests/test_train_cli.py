@@ -459,7 +459,8 @@ def test_several_processes_do_not_start_anew(trainers, monkeypatch):
 # --- dry run --------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_says_everything_and_creates_nothing(capsys, tmp_path):
+def test_a_dry_run_says_everything_and_creates_nothing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", lambda *_: GIGAFLOPS)
     run_main("--game boxing --preset quick --seed 9 --dry-run")
     out = capsys.readouterr().out
     for expected in ("--game Boxing\n", "--seed 9\n", "--denoiser.inner-model.channels 16 32 32\n", "Boxing on cpu\n"):

@@ -26,7 +26,7 @@ def audited(monkeypatch):
     return Audited.every
 
 
-@pytest.mark.parametrize("grad_acc_steps", [1, 2, 4])
+@pytest.mark.parametrize("grad_acc_steps", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 @torch.backends.mkldnn.flags(enabled=False)
 def test_of_updates_and_rollouts(audited, grad_acc_steps):
     """Captured at some draw of an update, under autocast; then two more epochs, each with its refreshed copies."""
