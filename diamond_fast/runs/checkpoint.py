@@ -119,14 +119,19 @@ def write(folder: Path, snapshot: Snapshot) -> Path:
     manifest = {"format": FORMAT, "epoch": epoch, "folder": target.name, "files": files, "state": snapshot.tree}
     write_durably(folder / f"{_name(epoch)}.json", sealed("manifest", manifest))
 
-    committed = [path for path in _manifests(folder) if not path.is_symlink() and not _is_newer(path)]
     # Later epochs than this one were damaged when the run was resumed: a future that was given up.
-    current = [path for path in committed if _epoch(path) <= epoch]
-    for path in set(committed) - set(current[-GENERATIONS:]):
+    let_go(folder, GENERATIONS, last=epoch)
+    return target
+
+
+def let_go(folder: Path, generations: int, last: int | None = None) -> None:
+    """Drop all but so many of the newest commits, of those up to epoch ``last`` if it is given. Raises OSError."""
+    committed = [path for path in _manifests(folder) if not path.is_symlink() and not _is_newer(path)]
+    current = [path for path in committed if last is None or _epoch(path) <= last]
+    for path in set(committed) - set(current[-generations:]):
         path.unlink()
     fsync_folder(folder)  # manifests vanish for good before their files do: none ever points to nothing
     _sweep(folder)
-    return target
 
 
 def save(folder: Path, epoch: int, tensors: dict[str, dict[str, Tensor]], state: Any) -> Path:

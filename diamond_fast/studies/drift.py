@@ -38,6 +38,8 @@ class Drift(StudyFlags):
         "trajectories": 8,
     }
 
+    MAY_GROW: ClassVar[tuple[str, ...]] = ("formulations", "train_seeds", "denoising_steps")
+
     held_out: Annotated[Path | None, arg(metavar="PATH")] = None
     """Judge on this recording. If not given, every fifth episode of --data is held out."""
     formulations: tuple[str, ...] = ("edm", "ddpm", "flow")
@@ -107,8 +109,8 @@ def set_up(args: Drift, out: Path) -> Task:
     held_out = load_recording(recordings[1])
     configs = {
         (name, seed): side_by_side.run_config(args.preset, name, seed, args.updates, recordings, args.engine)
-        for name in args.formulations
         for seed in range(args.train_seeds)
+        for name in args.formulations
     }
     context = next(iter(configs.values())).denoiser.inner_model.num_steps_conditioning
     return Task(args, out, held_out, starts_of(held_out, context, args.horizon, args.trajectories), configs)
@@ -123,16 +125,20 @@ def run(task: Task, device: "torch.device", stop: "StopSignals") -> Path:
     """
     from diamond_fast.studies import side_by_side
 
+    page, seeds = task.out / "index.html", range(task.args.train_seeds)
     for number, ((name, seed), cfg) in enumerate(task.configs.items(), 1):
-        if not all(task.measured(name, seed, n).exists() for n in task.args.denoising_steps):
+        if todo := [n for n in task.args.denoising_steps if not task.measured(name, seed, n).exists()]:
             print(f"world model {number} of {len(task.configs)}: {name}, seed {seed}", flush=True)
             side_by_side.train(cfg, task.run_of(name, seed), device, stop)
-    _measure(task, device)
-    return _write(task)
+            _measure(task, name, seed, todo, device)
+        # whenever a seed is done: what is stopped later has a page all the same
+        if name == task.args.formulations[-1] and (todo or seed == seeds[-1]):
+            page = _write(task, seed + 1)
+    return page
 
 
-def _measure(task: Task, device: "torch.device") -> None:
-    """Every trajectory of every world model that is not on disk yet."""
+def _measure(task: Task, name: str, seed: int, todo: list[int], device: "torch.device") -> None:
+    """All trajectories of a world model, with each of these numbers of denoising steps."""
     import numpy as np
 
     from diamond_fast.runs.agents import load_agent
@@ -142,14 +148,11 @@ def _measure(task: Task, device: "torch.device") -> None:
 
     args = task.args
     (task.out / "measured").mkdir(exist_ok=True)
-    todo = [
-        (*model, n) for model in task.configs for n in args.denoising_steps if not task.measured(*model, n).exists()
-    ]
+    with users_input():  # a folder that somebody changed meanwhile
+        trained = load_agent(task.run_of(name, seed))
     frames = len(task.starts) * args.horizon
-    with Progress(len(todo), {"imagine": frames * sum(n for *_, n in todo)}, unit="measurement") as progress:
-        for name, seed, n in todo:
-            with users_input():  # a folder that somebody changed meanwhile
-                trained = load_agent(task.run_of(name, seed))
+    with Progress(len(todo), {"imagine": frames * sum(todo)}, unit="measurement") as progress:
+        for n in todo:
             steps = trained.config.world_model.with_denoising_steps(n).sampler
             sampler = sampler_of(trained, steps, args, min(args.batch_size, len(task.starts)), device)
             noise = int(np.random.SeedSequence((args.seed, n)).generate_state(1)[0])
@@ -170,14 +173,15 @@ def _measure(task: Task, device: "torch.device") -> None:
             progress.epoch_done(f"{name}, seed {seed}, {n} steps: error {measured.errors.mean():.2f} grey levels")
 
 
-def _write(task: Task) -> Path:
+def _write(task: Task, num_seeds: int) -> Path:
+    """The page of the first so many training seeds."""
     import torch
 
     from diamond_fast.studies import output
     from diamond_fast.studies.drift_figures import curves, summary, summary_table
     from diamond_fast.studies.trajectories import Trajectories, imagine
 
-    args, seeds = task.args, range(task.args.train_seeds)
+    args, seeds = task.args, range(num_seeds)
     measured: dict[tuple[str, int], list[Trajectories]] = {
         (name, n): [Trajectories.load(task.measured(name, seed, n)) for seed in seeds]
         for name in args.formulations
@@ -193,7 +197,7 @@ def _write(task: Task) -> Path:
         "trajectories": len(task.starts),
         "horizon": args.horizon,
         "updates": args.updates,
-        "train_seeds": args.train_seeds,
+        "train_seeds": num_seeds,
         "preset": args.preset,
         **summary({key: [m.errors for m in of_seeds] for key, of_seeds in measured.items()}, repeated.errors),
     }
@@ -210,12 +214,14 @@ def _write(task: Task) -> Path:
         ),
     }
     remarks = [
-        f"{len(task.starts)} held-out trajectories of {args.horizon} frames; {args.train_seeds} world models of each "
+        f"{len(task.starts)} held-out trajectories of {args.horizon} frames; {num_seeds} world models of each "
         f"formulation, {args.updates} updates each, on the same recording with the same network ({args.preset}).",
         "Each formulation is trained as its own paper has it: DDPM on single steps, the others on one further frame "
         "of their own too.",
         *results["remarks"],
     ]
+    if num_seeds < args.train_seeds:
+        remarks.insert(0, f"Not finished: {num_seeds} of {args.train_seeds} training seeds so far.")
     return output.write(
         task.out, f"Drift on {Path(args.data or '').name}", remarks, results, pictures, *summary_table(results)
     )

@@ -27,6 +27,7 @@ class Nfe(OfTrained):
     """
 
     QUICK: ClassVar[Mapping[str, Any]] = {"denoising_steps": (1, 3), "horizon": 10, "trajectories": 8}
+    MAY_GROW: ClassVar[tuple[str, ...]] = ("denoising_steps",)
 
     horizon: PositiveInt = 100
     """Number of frames imagined from each start."""

@@ -33,6 +33,7 @@ NOT_OF_THE_STUDY = ("out", "device", "engine", "quick")
 @dataclass(frozen=True)
 class StudyFlags:
     QUICK: ClassVar[Mapping[str, Any]] = {}  # defaults of --quick
+    MAY_GROW: ClassVar[tuple[str, ...]] = ()  # flags that may change too: what was measured is kept for each value
 
     data: Annotated[Path | None, arg(metavar="PATH")] = None
     """The recording: a journal, a .npz file, a published dataset folder, or the folder of a run, for its experience."""
@@ -60,7 +61,7 @@ class StudyFlags:
 
 
 def begin(out: Path, name: str, args: StudyFlags) -> bool:
-    """Makes the study's folder, or goes on in it. Returns whether it is new.
+    """Makes the study's folder, or goes on in it, with more of ``MAY_GROW`` or less. Returns whether it is new.
 
     Raises:
         ValueError: it holds something else; the message names the flag that differs.
@@ -72,7 +73,8 @@ def begin(out: Path, name: str, args: StudyFlags) -> bool:
     file = out / "study.json"
     if file.exists():
         held = parse_json(file.read_bytes())
-        changed = [key for key in asked if not isinstance(held, dict) or held.get(key) != asked[key]]
+        fixed = [key for key in asked if key not in map(flag, args.MAY_GROW)]
+        changed = [key for key in fixed if not isinstance(held, dict) or held.get(key) != asked[key]]
         if changed:
             was = held.get(changed[0]) if isinstance(held, dict) else held
             raise ValueError(f"--out {out}: holds a study with {changed[0]} {was}, not {asked[changed[0]]}")

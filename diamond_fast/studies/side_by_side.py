@@ -11,6 +11,7 @@ from diamond_fast.config_checks import checked
 from diamond_fast.presets import PRESETS
 from diamond_fast.registry import FORMULATIONS, find
 from diamond_fast.replay import load_recording
+from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.signals import StopSignals
 from diamond_fast.studies.settings import users_input
@@ -69,6 +70,8 @@ def check_formulations(names: tuple[str, ...]) -> None:
 def train(cfg: RunConfig, path: Path, device: torch.device, stop: StopSignals) -> None:
     """A run in a folder of its own, from its beginning or from where it stopped. A finished one costs a second.
 
+    Of its checkpoints the last one stays.
+
     Raises:
         UnfitInputError: the folder holds a run with other settings, is in use or damaged, or the recording is.
         Stopped: a signal came; what was done is saved.
@@ -81,5 +84,7 @@ def train(cfg: RunConfig, path: Path, device: torch.device, stop: StopSignals) -
             if held != cfg:  # but for where its folder was, which may have been moved
                 raise ValueError(f"{path}: holds a run with other settings; name a new folder with --out")
             stack.enter_context(folder.lock())
-            trainer = stack.enter_context(closing(Trainer(cfg, folder, device)))
-        trainer.run(stop)
+            trainer = Trainer(cfg, folder, device)
+        with closing(trainer):
+            trainer.run(stop)
+        checkpoint.let_go(folder.checkpoints, generations=1)

@@ -53,10 +53,17 @@ def data(tmp_path, monkeypatch):
 
 def test_a_study_is_gone_on_with_and_right(data, tmp_path, capsys):
     flags = [*FLAGS.split(), "--data", str(data)]
-    study.main([*flags, "--out", "whole"])
+    study.main([*flags, "--out", "whole", "--train-seeds", "1"])
+    results = json.loads((tmp_path / "whole" / "results.json").read_text())
+    assert (results["train_seeds"], len(results["models"][0]["over_horizon"]["by_train_seed"])) == (1, 1)
+    capsys.readouterr()
+    study.main([*flags, "--out", "whole"])  # more seeds than before
     said = capsys.readouterr().out
-    assert "world model 4 of 4: ddpm, seed 1" in said
-    assert "measurement 8/8: ddpm, seed 1, 2 steps" in said
+    assert "seed 0" not in said
+    assert said.index("world model 3 of 4: edm, seed 1") < said.index("measurement 2/2: edm, seed 1, 2 steps")
+    assert said.index("edm, seed 1, 2 steps") < said.index("world model 4 of 4: ddpm, seed 1")
+    assert "measurement 2/2: ddpm, seed 1, 2 steps" in said
+    assert len(list((tmp_path / "whole" / "runs" / "edm-seed0" / "checkpoints").glob("*.json"))) == 1
 
     shutil.copytree("whole", "stopped")  # as if one world model were not there yet, and one measurement of another
     shutil.rmtree("stopped/runs/ddpm-seed1")
@@ -67,7 +74,8 @@ def test_a_study_is_gone_on_with_and_right(data, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "world model 4 of 4: ddpm, seed 1" in said
     assert "ddpm, seed 0" not in said
-    assert "measurement 3/3" in said
+    assert "measurement 1/1: edm, seed 0, 2 steps" in said
+    assert "measurement 2/2: ddpm, seed 1, 2 steps" in said
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert json.loads((tmp_path / "stopped" / "results.json").read_text()) == results
     assert [(m["formulation"], m["denoising_steps"]) for m in results["models"]] == [
@@ -186,11 +194,28 @@ def test_the_longest_horizon_that_is_named_works(tmp_path):
 
 
 def test_another_study_in_the_folder_is_named(data, capsys):
-    study.main([*FLAGS.split(), "--data", "a.npz", "--out", "s", "--formulations", "edm", "--train-seeds", "1"])
+    flags = [*FLAGS.split(), "--data", "a.npz", "--out", "s", "--formulations", "edm", "--train-seeds", "1"]
+    study.main(flags)
     with pytest.raises(SystemExit) as stop:
-        study.main([*FLAGS.split(), "--data", "a.npz", "--out", "s", "--formulations", "edm"])
+        study.main([*flags, "--updates", "4"])
     assert stop.value.code == 2
-    assert "--out s: holds a study with --train-seeds 1, not 2" in capsys.readouterr().err
+    assert "--out s: holds a study with --updates 3, not 4" in capsys.readouterr().err
+
+
+def test_a_seed_that_is_done_has_a_page_while_others_are_trained(data, tmp_path, monkeypatch):
+    from diamond_fast.studies import side_by_side
+
+    train = side_by_side.train
+
+    def breaks(cfg, *more):
+        if cfg.seed == 1:
+            raise OSError("the disk is full")
+        train(cfg, *more)
+
+    monkeypatch.setattr(side_by_side, "train", breaks)
+    with pytest.raises(SystemExit):
+        study.main([*FLAGS.split(), "--data", "a.npz", "--out", "s", "--formulations", "edm"])
+    assert "Not finished: 1 of 2 training seeds so far." in (tmp_path / "s" / "index.html").read_text()
 
 
 def test_what_goes_wrong_inside_is_one_line_and_nothing_is_lost(data, tmp_path, monkeypatch, capsys):
@@ -213,6 +238,7 @@ def test_what_goes_wrong_inside_is_one_line_and_nothing_is_lost(data, tmp_path, 
     assert 'raise ValueError("a bug")' in (tmp_path / "s" / "error.txt").read_text()
 
     monkeypatch.setattr(side_by_side, "train", train)
+    (tmp_path / "s" / "measured" / "edm-seed0-1steps.npz").unlink()
     config = tmp_path / "s" / "runs" / "edm-seed0" / "config.json"
     good = config.read_bytes()
     config.write_text("{}")
