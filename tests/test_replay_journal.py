@@ -261,14 +261,15 @@ def test_every_flipped_bit_is_noticed(tmp_path):
     assert Journal(path).problem is None
 
 
-def test_every_truncation_is_noticed(tmp_path, caplog, monkeypatch):
-    """300 files cut off anywhere: opening goes back to the last commit before the cut, and says so."""
-    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no power is cut here, and 300 of them take long
+@pytest.mark.parametrize("number", [300, pytest.param(1_000, marks=pytest.mark.slow)])
+def test_every_truncation_is_noticed(number, tmp_path, caplog, monkeypatch):
+    """Files cut off anywhere: opening goes back to the last commit before the cut, and says so."""
+    monkeypatch.setattr(os, "fsync", lambda fd: None)  # no power is cut here, and so many of them take long
     path, rng = tmp_path / "journal", np.random.default_rng(0)
     lengths = write_journal(path, num_commits=4)
     content, header = path.read_bytes(), _header_length(path)
     whole = {length: Replay.load(_copy(tmp_path, content[:length])) for length in lengths}
-    for size in rng.integers(0, len(content), 300).tolist():
+    for size in rng.integers(0, len(content), number).tolist():
         path.write_bytes(content[:size])
         if size < header:
             with pytest.raises(JournalError):
