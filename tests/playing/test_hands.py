@@ -150,6 +150,17 @@ def test_what_a_domain_says_comes_first_if_it_fits():
     assert [lever.name for lever in panel.levers] == ["0", "1", "2"]
 
 
+def test_named_buttons_are_walked_with_and_the_mouse_looks():
+    action = Mixed(
+        parts=(("keys", MultiBinary(4)), ("clicks", MultiBinary(1)), ("mouse_x", Box(1)), ("mouse_y", Box(1)))
+    )
+    names = ("up", "left", "down", "right", "fire", "mouse x", "mouse y")
+    controls = default_controls(action, names)
+    assert [key.codes[0] for key in controls.keys] == ["KeyW", "KeyA", "KeyS", "KeyD", "Space"]  # arrows look
+    assert "Mouse0" in controls.keys[4].codes
+    np.testing.assert_allclose(controls.act(("up", "fire"), (-60, 30)), [1, 0, 0, 0, 1, -0.5, 0.25])
+
+
 def test_an_unknown_button_or_lever_is_refused():
     hands = Hands(default_controls(Box(1)))
     with pytest.raises(ValueError, match="button: expected some of 0 -, 0 \\+, got 'jump'"):

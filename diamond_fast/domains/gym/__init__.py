@@ -57,14 +57,20 @@ def _controls(cfg: RunConfig) -> "Controls | None":
         action, _ = adapt_actions(cfg.env_id, space)
     finally:
         env.close()
+    names = _NAMES.get(cfg.env_id, ())
     if not isinstance(space, spaces.Box):
-        return None
+        return default_controls(action, names) if names else None
     low, high = space.low.ravel(), space.high.ravel()
     rests = (-2 * low / (high - low) - 1).clip(-1, 1)  # of ours, which go from -1 to 1
-    return default_controls(action, _NAMES.get(cfg.env_id, ()), rests.tolist())
+    return default_controls(action, names, rests.tolist())
 
 
-_NAMES = {"CarRacing-v3": ("steering", "gas", "brake"), "diamond_fast/Roll-v0": ("push",)}
+_NAMES = {
+    "CarRacing-v3": ("steering", "gas", "brake"),
+    "diamond_fast/Driving-v0": ("steering", "acceleration"),
+    "diamond_fast/Doom-v0": ("up", "left", "down", "right", "fire", "mouse x", "mouse y"),
+    "diamond_fast/Roll-v0": ("push",),
+}
 """Of the numbers of environments that do not say."""
 
 DOMAIN = Domain(
