@@ -152,13 +152,13 @@ def test_what_a_domain_says_comes_first_if_it_fits():
 
 def test_named_buttons_are_walked_with_and_the_mouse_looks():
     action = Mixed(
-        parts=(("keys", MultiBinary(4)), ("clicks", MultiBinary(1)), ("mouse_x", Box(1)), ("mouse_y", Box(1)))
+        parts=(("clicks", MultiBinary(1)), ("keys", MultiBinary(4)), ("mouse_x", Box(1)), ("mouse_y", Box(1)))
     )
-    names = ("up", "left", "down", "right", "fire", "mouse x", "mouse y")
+    names = ("fire", "up", "left", "down", "right", "mouse x", "mouse y")
     controls = default_controls(action, names)
-    assert [key.codes[0] for key in controls.keys] == ["KeyW", "KeyA", "KeyS", "KeyD", "Space"]  # arrows look
-    assert "Mouse0" in controls.keys[4].codes
-    np.testing.assert_allclose(controls.act(("up", "fire"), (-60, 30)), [1, 0, 0, 0, 1, -0.5, 0.25])
+    assert [key.codes[0] for key in controls.keys] == ["Space", "KeyW", "KeyA", "KeyS", "KeyD"]  # arrows look
+    assert "Mouse0" in controls.keys[0].codes
+    np.testing.assert_allclose(controls.act(("up", "fire"), (-60, 30)), [1, 1, 0, 0, 0, -0.5, 0.25])
 
 
 def test_an_unknown_button_or_lever_is_refused():

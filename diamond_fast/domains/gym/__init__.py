@@ -68,7 +68,7 @@ def _controls(cfg: RunConfig) -> "Controls | None":
 _NAMES = {
     "CarRacing-v3": ("steering", "gas", "brake"),
     "diamond_fast/Driving-v0": ("steering", "acceleration"),
-    "diamond_fast/Doom-v0": ("up", "left", "down", "right", "fire", "mouse x", "mouse y"),
+    "diamond_fast/Doom-v0": ("fire", "up", "left", "down", "right", "mouse x", "mouse y"),
     "diamond_fast/Roll-v0": ("push",),
 }
 """Of the numbers of environments that do not say."""
