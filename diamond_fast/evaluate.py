@@ -12,7 +12,7 @@ from tyro.conf import FlagCreatePairsOff, arg
 
 from diamond_fast.agent_flags import AgentFlags
 from diamond_fast.cli import expected_failure, parse, user_errors
-from diamond_fast.config import CountInt, PositiveInt, RunConfig, Seed
+from diamond_fast.config import CountInt, PositiveInt, RunConfig, Seed, with_machine_flags
 from diamond_fast.domains import domain_of, has_env
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs.output import lasting_output
@@ -20,6 +20,7 @@ from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits, require
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
+    from diamond_fast.engine.choose import Path as EnginePath
     from diamond_fast.envs.real import RealEnv
     from diamond_fast.evaluation.compounding import Compounding
     from diamond_fast.evaluation.measure import Task
@@ -42,12 +43,17 @@ class EvaluateArgs(AgentFlags):
 
     The world model alone, on a recording:
         python -m diamond_fast.evaluate --checkpoint Boxing.pt --episodes 0 --held-out boxing.npz
+
+    Two world models side by side, on the same frames:
+        python -m diamond_fast.evaluate --run runs/A --beside runs/B --episodes 0 --held-out boxing.npz
     """
 
     episodes: Annotated[CountInt | None, arg(help_behavior_hint="(default: as at the end of the run; 100)")] = None
     """Play so many real games."""
     held_out: Annotated[Path | None, arg(metavar="PATH")] = None
     """Judge the world model on this recording (a journal, .npz or published dataset folder), not on new games."""
+    beside: Annotated[Path | None, arg(metavar="DIR|FILE")] = None
+    """Hold another world model beside it, which imagines the same segments: a run's folder, or one checkpoint of it."""
     segments: PositiveInt = 64
     """The future is imagined from so many places in the held-out episodes."""
     horizon: Annotated[PositiveInt | None, arg(help_behavior_hint="(default: the run's; 15)")] = None
@@ -159,6 +165,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         held_out = domain_of(config).load_recording(args.held_out)
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, action)
     _check_score_region(args.score_region, config)
+    beside = None if args.beside is None else _other(args, trained, denoising_steps)
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     imagining, videos = replace(config, world_model=world_model), None
     require(args.table8 or args.fvd_weights is None, "fvd_weights", "has no use without --table8")
@@ -170,9 +177,13 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     out = _new_folder(args, trained)
     env = None if num_episodes == 0 else _open_game(trained.source, config, num_episodes, action)
     set_matmul_precision(config.precision)
-    trained.agent.to(device).eval()
-    work = Work.of(trained.agent.denoiser, config.world_model.sampler, args.batch_size)
-    path = choose_path(device, config.precision, config.engine, work=work)
+
+    def path_of(which: "TrainedAgent") -> "EnginePath":
+        which.agent.to(device).eval()
+        work = Work.of(which.agent.denoiser, which.config.world_model.sampler, args.batch_size)
+        return choose_path(device, which.config.precision, which.config.engine, work=work)
+
+    path = path_of(trained)
     print(path, flush=True)
     return Task(
         replace(trained, config=imagining),
@@ -189,7 +200,29 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         args.batch_size,
         args.seed,
         videos,
+        None if beside is None else (beside, path_of(beside)),
     ), out
+
+
+def _other(args: EvaluateArgs, trained: "TrainedAgent", denoising_steps: tuple[int, ...]) -> "TrainedAgent":
+    """The world model of --beside. Raises ValueError, OSError: there is none, or it is of another world."""
+    from diamond_fast.runs.agents import load_agent
+
+    path = args.beside
+    assert path is not None
+    require(path.exists(), "beside", f"there is nothing at {path}")
+    other = load_agent(path) if path.is_dir() else load_agent(file=path, game=args.game)
+    for config in (trained.config, other.config):
+        require(not config.model_free, "beside", "compares world models, and a model-free run has none")
+    for what, this, its in (
+        ("frames", trained.config.frame_shape, other.config.frame_shape),
+        ("actions", trained.agent.spec.action, other.agent.spec.action),
+        ("numbers of past frames seen", trained.agent.spec.context, other.agent.spec.context),
+    ):
+        require(this == its, "beside", f"{path}: its {what} are {its}, those of {trained.source} {this}")
+    for count in denoising_steps:
+        other.config.world_model.with_denoising_steps(count)
+    return replace(other, config=with_machine_flags(other.config, args))
 
 
 def _num_episodes(args: EvaluateArgs, config: RunConfig) -> int:

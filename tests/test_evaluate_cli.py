@@ -117,6 +117,31 @@ def test_a_run_is_played_and_its_world_model_judged(capsys, tmp_path):
     assert {path.name for path in (tmp_path / "x").iterdir()} == {"evaluation.json", *pictures}
 
 
+def test_two_world_models_are_held_against_the_same_frames(capsys, tmp_path):
+    cfg = replace(CFG, frame_size=8)
+    make_run(tmp_path / "a", cfg, num_actions=4)
+    make_run(tmp_path / "b", replace(cfg, num_autoregressive_steps=0), num_actions=4)  # the same weights
+    write_npz(make_replay([40, 20]), tmp_path / "held_out.npz")
+    flags = "--run a --episodes 0 --held-out held_out.npz --segments 4 --horizon 5 --denoising-steps 1 2 --out x"
+    run_main(f"{flags} --beside b")
+    results = json.loads((tmp_path / "x" / "evaluation.json").read_text())
+    own, beside = results["world_model"], results["beside"]
+    assert beside["agent"].endswith("b, epoch 7")
+    assert beside["pixel_error"] == own["pixel_error"]
+    assert beside["faithfulness"] == own["faithfulness"]
+    out = capsys.readouterr().out
+    assert out.count("small objects, 2 denoising steps: per 100 frames") == 2
+    width, height = Image.open(tmp_path / "x" / "objects.png").size
+    assert height > 0.5 * width  # three rows
+
+    make_run(tmp_path / "other", cfg)
+    assert "--beside: other: its actions are" in refusal(capsys, f"{flags[:-1]}y --beside other")
+    assert refusal(capsys, f"{flags[:-1]}y --beside nowhere") == "--beside: there is nothing at nowhere"
+    make_run(tmp_path / "free", replace(cfg, model_free=True), num_actions=4)
+    assert refusal(capsys, f"{flags[:-1]}y --beside free").startswith("--beside: compares world models")
+    assert not (tmp_path / "y").exists()
+
+
 def test_defaults_come_from_the_run(capsys, tmp_path):
     make_run(tmp_path / "run", replace(CFG, evaluation=replace(CFG.evaluation, num_final_episodes=2)))
     run_main("--run run --segments 2")

@@ -37,6 +37,8 @@ class Compounding:
     """The error of repeating the last real frame: the baseline."""
     predictions: dict[int, Predictions]
     """With the first noise seed."""
+    beside: "Compounding | None" = None
+    """Another world model's, of the same segments."""
 
     @property
     def num_segments(self) -> int:

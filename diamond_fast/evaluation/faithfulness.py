@@ -164,23 +164,34 @@ def readable_digits(real: np.ndarray, imagined: np.ndarray, region: Sequence[int
     return float((wrong <= (1 - LEAST_ALIKE) * np.maximum(ink.sum(axis=(1, 2)), 1)).any(axis=1).mean())
 
 
-def boxed_frames(predictions: Predictions, columns: int = 6) -> list[tuple[str, np.ndarray, list[tuple[Any, str]]]]:
+def boxed_frames(
+    predictions: Predictions, columns: int = 6, beside: Predictions | None = None
+) -> list[tuple[str, np.ndarray, list[tuple[Any, str]]]]:
     """Frames to look at: the segment and steps at which most happens to imagined objects, with the real frames above.
+
+    Args:
+        beside: another world model's, of the same segments.
 
     Returns:
         title, frame uint8 [H,W,C] and boxes, each with what it is: ``same``, ``appeared``, ``vanished``, ``changed``.
-        First the real ones, then as many imagined ones.
+        First the real ones, then as many imagined ones, then as many of ``beside``.
     """
     horizon = predictions.real.shape[1]
     segments = range(max(1, min(len(predictions.real), MOST_FRAMES // horizon)))
     background = background_of(predictions)
-    counts = [[sum(map(len, e)) for e in follow(sequence(predictions, s, "imagined"), background)[1]] for s in segments]
-    s = int(np.argmax(np.sum(counts, axis=1)))
-    times = sorted(np.argsort(-np.array(counts[s]), kind="stable")[:columns].tolist())
+    models = [predictions] if beside is None else [predictions, beside]
+    counts = np.array(
+        [
+            [[sum(map(len, e)) for e in follow(sequence(m, s, "imagined"), background)[1]] for s in segments]
+            for m in models
+        ]
+    ).sum(axis=0)
+    s = int(np.argmax(counts.sum(axis=1)))
+    times = sorted(np.argsort(-counts[s], kind="stable")[:columns].tolist())
     shown = []
-    for kind in ("real", "imagined"):
-        frames = sequence(predictions, s, kind)
-        found, events = follow(frames, background)
+    rows = [("real", predictions), ("imagined", predictions), ("beside", beside)]
+    for kind, of in ((kind, of) for kind, of in rows if of is not None):
+        found, events = follow(frames := sequence(of, s, "real" if kind == "real" else "imagined"), background)
         for t in times:
             here, happened = found[t + 1], events[t]
             kinds = dict.fromkeys(range(len(here.boxes)), "same")

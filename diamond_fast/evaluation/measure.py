@@ -1,5 +1,6 @@
 """One evaluation from its games to its figures."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -50,12 +51,15 @@ class Task:
     seed: int
     videos: VideoDistances | None = None
     """Of table 8, which is measured besides; None: it is not."""
+    beside: tuple[TrainedAgent, Path] | None = None
+    """Another world model that imagines the same segments, and how."""
 
     @property
     def num_imagined(self) -> int:
         """Frames, at most."""
         horizon = self.trained.config.world_model.horizon
-        return self.num_segments * horizon * self.noise_seeds * len(self.denoising_steps)
+        models = 1 if self.beside is None else 2
+        return models * self.num_segments * horizon * self.noise_seeds * len(self.denoising_steps)
 
 
 def measure(task: Task) -> tuple[dict[str, Any], Compounding | None]:
@@ -84,6 +88,9 @@ def measure(task: Task) -> tuple[dict[str, Any], Compounding | None]:
             held_out = held_out or played
         if held_out is not None:
             results["world_model"], compounding = _judge(task, held_out, progress)
+            if compounding is not None and compounding.beside is not None and task.beside is not None:
+                other = task.beside[0]
+                results["beside"] = {"agent": other.source, "epoch": other.epoch, **_imagined(task, compounding.beside)}
             progress.epoch_done("world model compared with real episodes")
     return plain(results), compounding
 
@@ -116,18 +123,9 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
         with progress.phase("classify", num_windows) as phase:
             quality = reward_end_quality(subject.rew_end_model, replay, config, advance=phase.advance)
     with progress.phase("imagine", task.num_imagined) as phase:
-        compounding = measure_compounding(
-            agent,
-            replay,
-            config,
-            task.path,
-            task.denoising_steps,
-            task.num_segments,
-            task.noise_seeds,
-            task.seed,
-            task.batch_size,
-            phase.advance,
-        )
+        compounding = _imagine(task, task.trained, task.path, replay, phase.advance)
+        if compounding is not None and task.beside is not None:
+            compounding = replace(compounding, beside=_imagine(task, *task.beside, replay, phase.advance))
     sampling = {}
     for n in task.denoising_steps:
         cfg = replace(config, world_model=config.world_model.with_denoising_steps(n))
@@ -143,18 +141,8 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
         "faithfulness": {},
     }
     if compounding is not None:
-        figures["pixel_error"] = {
-            "unit": "grey levels of 255",
-            "segments": compounding.num_segments,
-            "noise_seeds": task.noise_seeds,
-            "horizon": config.world_model.horizon,
-            "by_denoising_steps": {str(n): asdict(curve) for n, curve in compounding.curves.items()},
-            "unchanged": asdict(compounding.unchanged),
-        }
+        figures |= _imagined(task, compounding)
         figures["perceptual"] = {str(n): task.perceptual.distances(p) for n, p in compounding.predictions.items()}
-        figures["faithfulness"] = {
-            str(n): asdict(measure_faithfulness(p, task.score_region)) for n, p in compounding.predictions.items()
-        }
     if task.videos is not None and compounding is not None:
         figures["table8"] = {
             str(n): measure_row(
@@ -169,3 +157,39 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
             for n, predictions in compounding.predictions.items()
         }
     return figures, compounding
+
+
+def _imagine(
+    task: Task, trained: TrainedAgent, path: Path, replay: Replay, advance: Callable[[int], None]
+) -> Compounding | None:
+    horizon = task.trained.config.world_model.horizon
+    config = replace(trained.config, world_model=replace(trained.config.world_model, horizon=horizon))
+    return measure_compounding(
+        trained.agent,
+        replay,
+        config,
+        path,
+        task.denoising_steps,
+        task.num_segments,
+        task.noise_seeds,
+        task.seed,
+        task.batch_size,
+        advance,
+    )
+
+
+def _imagined(task: Task, compounding: Compounding) -> dict[str, Any]:
+    """The figures of a world model's imagined segments."""
+    return {
+        "pixel_error": {
+            "unit": "grey levels of 255",
+            "segments": compounding.num_segments,
+            "noise_seeds": task.noise_seeds,
+            "horizon": task.trained.config.world_model.horizon,
+            "by_denoising_steps": {str(n): asdict(curve) for n, curve in compounding.curves.items()},
+            "unchanged": asdict(compounding.unchanged),
+        },
+        "faithfulness": {
+            str(n): asdict(measure_faithfulness(p, task.score_region)) for n, p in compounding.predictions.items()
+        },
+    }

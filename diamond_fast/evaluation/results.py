@@ -57,22 +57,29 @@ def _pictures(results: dict[str, Any], compounding: Compounding) -> dict[str, Ca
         "compounding_error.png": lambda path: _draw_error_curves(path, results, compounding),
         "strips.png": lambda path: save_frame_grid(path, segments, pictured_times(first.real.shape[1])),
         "imagined.gif": lambda path: save_gif(path, segments),
-        "objects.png": lambda path: _draw_objects(path, results, first),
+        "objects.png": lambda path: _draw_objects(path, results, first, compounding.beside),
     }
 
 
 def _draw_error_curves(path: Path, results: dict[str, Any], compounding: Compounding) -> None:
     from diamond_fast.runs.plots import BASELINE, save_error_curves  # matplotlib: only once the figures are safe
 
-    curves = {_steps(n): curve for n, curve in compounding.curves.items()} | {BASELINE: compounding.unchanged}
+    curves = {_steps(n): curve for n, curve in compounding.curves.items()}
+    if compounding.beside is not None:
+        curves |= {f"{_steps(n)}, beside": curve for n, curve in compounding.beside.curves.items()}
+    curves[BASELINE] = compounding.unchanged
     bands = {label: (curve.mean_absolute, curve.mean_absolute_ci95) for label, curve in curves.items()}
     save_error_curves(path, bands, f"{results['game']}: {results['agent']}")
 
 
-def _draw_objects(path: Path, results: dict[str, Any], predictions: Predictions) -> None:
+def _draw_objects(path: Path, results: dict[str, Any], predictions: Predictions, beside: Compounding | None) -> None:
     from diamond_fast.runs.boxes import save_boxed_frames  # matplotlib, as above
 
-    save_boxed_frames(path, boxed_frames(predictions), f"{results['game']}: {results['agent']}")
+    title, rows, other = f"{results['game']}: {results['agent']}", 2, None
+    if beside is not None:
+        title, rows = f"{title}, beside {results['beside']['agent']}", 3
+        other = next(iter(beside.predictions.values()))
+    save_boxed_frames(path, boxed_frames(predictions, beside=other), title, rows)
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -96,33 +103,47 @@ def summary(results: dict[str, Any]) -> str:
     if (errors := model["pixel_error"]) is None:
         lines.append("pixel error: no held-out episode is as long as context and --horizon together")
         return "\n".join(lines)
-    horizon = errors["horizon"]
-    times = pictured_times(horizon)
-    lines.append("pixel error after " + ", ".join(map(str, times)) + " imagined steps, in grey levels of 255:")
-    rows = {_steps(int(n)): curve for n, curve in errors["by_denoising_steps"].items()}
-    for label, curve in (rows | {"the last real frame repeated": errors["unchanged"]}).items():
-        shown = (_between(curve["mean_absolute"][t - 1], curve["mean_absolute_ci95"][t - 1]) for t in times)
-        lines.append(f"  {label}: {', '.join(shown)}")
+    lines += _about_errors(errors)
     for n, distances in model["perceptual"].items():
         if distances["lpips"] is not None:
+            times = pictured_times(errors["horizon"])
             errors_at = ", ".join(f"{distances['lpips'][t - 1]:.3f}" for t in times)
             lines.append(f"LPIPS, {_steps(int(n))}: {errors_at} after as many steps")
         if distances["fid"] is not None:
             lines.append(f"FID, {_steps(int(n))}: {distances['fid']:.2f} ({distances['fid_frames']} frames)")
-    for n, objects in model["faithfulness"].items():
-        counted_events = (
-            f"{what} {objects['imagined'][what]:.1f} (really {objects['real'][what]:.1f})" for what in objects["real"]
-        )
-        lines.append(f"small objects, {_steps(int(n))}: per 100 frames {', '.join(counted_events)}")
-        if objects["digits_readable"] is not None:
-            lines.append(f"score, {_steps(int(n))}: readable in {_percent(objects['digits_readable'], '')} of frames")
+    lines += _about_objects(model["faithfulness"])
     for n, (plain, fast) in model["sampling"].items():
         rates = f"{plain['frames_per_second']:.1f}, with FastDenoiser ({fast['path']}) {fast['frames_per_second']:.1f}"
         where = f"in batches of {plain['batch_size']} ({results['device']})"
         lines.append(f"sampling, {_steps(int(n))}: {rates} frames/s {where}")
     if table := model.get("table8"):
         lines += told(table, results["device"])
+    if beside := results.get("beside"):
+        lines.append(f"beside: {beside['agent']}")
+        lines += _about_errors(beside["pixel_error"]) + _about_objects(beside["faithfulness"])
     return "\n".join(lines)
+
+
+def _about_errors(errors: dict[str, Any]) -> list[str]:
+    times = pictured_times(errors["horizon"])
+    lines = ["pixel error after " + ", ".join(map(str, times)) + " imagined steps, in grey levels of 255:"]
+    rows = {_steps(int(n)): curve for n, curve in errors["by_denoising_steps"].items()}
+    for label, curve in (rows | {"the last real frame repeated": errors["unchanged"]}).items():
+        shown = (_between(curve["mean_absolute"][t - 1], curve["mean_absolute_ci95"][t - 1]) for t in times)
+        lines.append(f"  {label}: {', '.join(shown)}")
+    return lines
+
+
+def _about_objects(by_steps: dict[str, Any]) -> list[str]:
+    lines = []
+    for n, objects in by_steps.items():
+        counted_events = (
+            f"{what} {objects['imagined'][what]:.1f} (really {objects['real'][what]:.1f})" for what in objects["real"]
+        )
+        lines.append(f"small objects, {_steps(int(n))}: per 100 frames {', '.join(counted_events)}")
+        if objects["digits_readable"] is not None:
+            lines.append(f"score, {_steps(int(n))}: readable in {_percent(objects['digits_readable'], '')} of frames")
+    return lines
 
 
 def _between(mean: float, ci95: float | None) -> str:

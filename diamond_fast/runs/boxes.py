@@ -12,18 +12,19 @@ from diamond_fast.runs.plots import STYLE
 COLOURS = {"same": "#9ca3af", "appeared": "#22c55e", "vanished": "#ef4444", "changed": "#eab308"}
 
 
-def save_boxed_frames(path: Path, shown: Sequence[tuple[str, np.ndarray, list[tuple[Any, str]]]], title: str) -> Path:
-    """Write a PNG of two rows of frames.
+def save_boxed_frames(
+    path: Path, shown: Sequence[tuple[str, np.ndarray, list[tuple[Any, str]]]], title: str, rows: int = 2
+) -> Path:
+    """Write a PNG of rows of frames.
 
     Args:
         path: the file; its folder must exist.
-        shown: title, frame uint8 [H,W,C] and boxes (top, left, bottom, right) with a name of ``COLOURS``; the first
-            half is the upper row.
+        shown: title, frame uint8 [H,W,C] and boxes (top, left, bottom, right) with a name of ``COLOURS``; row by row.
     """
-    columns = len(shown) // 2
+    columns = len(shown) // rows
     with rc_context(STYLE):
-        figure = Figure(figsize=(1 + 2.1 * columns, 5.4), layout="constrained")
-        axes = figure.subplots(2, columns, squeeze=False)
+        figure = Figure(figsize=(1 + 2.1 * columns, 0.8 + 2.3 * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False)
         for ax, (name, frame, boxes) in zip(axes.flat, shown, strict=True):
             ax.imshow(frame, interpolation="nearest")
             for (top, left, bottom, right), what in boxes:

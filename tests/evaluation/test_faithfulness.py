@@ -107,6 +107,26 @@ def test_events_per_100_frames():
     assert result.digits_readable is None
 
 
+def test_two_world_models_side_by_side():
+    """The same frames of both: those at which most happens to either."""
+    calm, wild = make_predictions(), make_predictions()
+    calm = calm._replace(imagined=calm.real)
+    assert boxed_frames(calm, 2)[0][0] == "real, t = 1"
+    shown = boxed_frames(calm, columns=2, beside=wild)
+    assert [title for title, _, _ in shown[2:]] == [
+        "imagined, t = 1",
+        "imagined, t = 2",
+        "beside, t = 1",
+        "beside, t = 2",
+    ]
+    assert [[what for _, what in boxes] for _, _, boxes in shown[2:]] == [
+        ["same"],
+        ["same"],
+        ["vanished"],
+        ["appeared"],
+    ]
+
+
 DIGITS = {"1": ["010", "110", "010", "010", "111"], "2": ["111", "001", "111", "100", "111"]}
 
 
