@@ -1,6 +1,6 @@
 """Does a world model do what its actions say? It holds one from the same starts, and measures motion.
 
-python examples/fixed_actions.py --run runs/doom --recording doom/test --out fixed --actions \\
+python examples/held_actions.py --run runs/doom --recording doom/test --out held --actions \\
     '{"nothing": {}, "left": {"mouse_x": [-0.5]}, "right": {"mouse_x": [0.5]}, "forward": {"keys": [1, 0, 0, 0]}}'
 """
 
@@ -36,7 +36,7 @@ class Args(AgentFlags):
     """Imagine so many frames."""
     seed: Seed = 0
     """The seed fixes the noise."""
-    out: Annotated[Path, arg(metavar="DIR")] = Path("fixed")
+    out: Annotated[Path, arg(metavar="DIR")] = Path("held")
     """Write to this folder."""
 
 
@@ -45,10 +45,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from diamond_fast.domains import domain_of
     from diamond_fast.engine.choose import choose_path
     from diamond_fast.engine.contest import Work
-    from diamond_fast.evaluation import fixed_actions
+    from diamond_fast.evaluation import held_actions
     from diamond_fast.replay.fitting import check_fits
 
-    args = parse(Args, argv, prog="python examples/fixed_actions.py")
+    args = parse(Args, argv, prog="python examples/held_actions.py")
     with user_errors():
         trained = args.load()
         cfg, agent = trained.config, trained.agent
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         rows = {}
         for name, given in json.loads(args.actions).items():
             try:
-                rows[name] = fixed_actions.action_row(agent.spec.action, given)
+                rows[name] = held_actions.action_row(agent.spec.action, given)
             except ValueError as error:
                 raise ValueError(f"--actions: {name}: {error}") from None
         if not rows:
@@ -67,14 +67,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         agent.to(device).eval()
         path = choose_path(device, cfg.precision, cfg.engine, work=Work.of(agent.denoiser, cfg.world_model.sampler, 32))
         args.out.mkdir(parents=True, exist_ok=True)
-    rollouts = fixed_actions.imagine_fixed(agent, replay, cfg, path, list(rows.values()), args.starts, args.seed)
+    rollouts = held_actions.imagine_fixed(agent, replay, cfg, path, list(rows.values()), args.starts, args.seed)
     if rollouts is None:
         raise SystemExit(f"--horizon {args.horizon}: no episode of {args.recording} is so long")
-    found = fixed_actions.effects(rollouts)
+    found = held_actions.effects(rollouts)
     results: dict[str, Any] = {}
     for i, (name, row) in enumerate(rows.items()):
         imagined = {effect: values[i].tolist() for effect, values in found.items()}
-        recorded = fixed_actions.recorded_effects(replay, row, count=100)
+        recorded = held_actions.recorded_effects(replay, row, count=100)
         results[name] = {"imagined": imagined, "recorded": {k: v.tolist() for k, v in recorded.items()}}
         for kind, effects in results[name].items():
             print(f"{name:>10} {kind}: " + ", ".join(f"{k} {v[0]:.2f} ± {v[1]:.2f}" for k, v in effects.items()))

@@ -1,0 +1,143 @@
+"""What actions do in imagination: the same start and noise, one action held throughout, and how pictures move."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diamond_fast.config import RunConfig
+from diamond_fast.engine.choose import Path
+from diamond_fast.evaluation.intervals import ci95
+from diamond_fast.evaluation.open_loop import imagine_held_out
+from diamond_fast.replay import Replay
+from diamond_fast.spec import Action, Discrete, Mixed
+from diamond_fast.world_model import Agent
+
+EFFECTS = ("sideways", "apart", "differs")
+"""Pixels a frame by which the picture moves to the right; by which its halves move apart, as they do for someone who
+walks on; and grey levels by which it differs from that under the first action."""
+
+
+class Rollouts(NamedTuple):
+    """Frames under A fixed actions from S starts."""
+
+    last_seen: np.ndarray  # uint8 [S,H,W,C], the real frame before the first imagined one
+    imagined: np.ndarray  # uint8 [A,S,K,H,W,C]
+
+
+def action_row(action: Action, given: Any) -> np.ndarray:
+    """An action as it is written in JSON: a number, a list, or an object with those of parts, of which some may be
+    missing: nothing is held then, numbers are 0, of choices it is the first.
+
+    Raises:
+        ValueError: it is none of the world's.
+    """
+    if isinstance(action, Mixed):
+        if not isinstance(given, Mapping):
+            raise ValueError(f"expected an object with {', '.join(name for name, _ in action.parts)}, got {given}")
+        idle = {name: np.zeros(part.shape, part.dtype) for name, part in action.parts}
+        return action.encode({**idle, **{name: np.asarray(value) for name, value in given.items()}})
+    row = np.asarray(given)
+    if row.shape != action.shape or (reason := action.why_not(row)):
+        raise ValueError(reason if row.shape == action.shape else f"expected {list(action.shape)}, got {given}")
+    return row.astype(action.dtype)
+
+
+def imagine_fixed(
+    agent: Agent, replay: Replay, cfg: RunConfig, path: Path, rows: list[np.ndarray], starts: int, seed: int
+) -> Rollouts | None:
+    """``horizon`` frames under each action, from the same starts and with the same noise.
+
+    Args:
+        cfg: its sampler and horizon count.
+        rows: actions [*action.shape].
+        starts: so many, spread over the recording.
+        seed: of the noise.
+
+    Returns:
+        None if no episode is long enough.
+    """
+    found = [imagine_held_out(agent, replay, cfg, path, seed, starts, instead=row) for row in rows]
+    if any(each is None for each in found):
+        return None
+    known = [each for each in found if each is not None]
+    return Rollouts(known[0].last_seen, np.stack([each.imagined for each in known]))
+
+
+def effects(rollouts: Rollouts) -> dict[str, np.ndarray]:
+    """By the names in ``EFFECTS``: float64 [A,2], the mean over starts and half the width of its 95 % interval."""
+    last_seen = np.broadcast_to(rollouts.last_seen[None, :, None], rollouts.imagined[:, :, :1].shape)
+    frames = np.concatenate((last_seen, rollouts.imagined), axis=2)
+    found = moved(frames[:, :, :-1], frames[:, :, 1:])
+    difference = np.abs(rollouts.imagined.astype(np.float32) - rollouts.imagined[:1])
+    found["differs"] = difference.mean(axis=(-3, -2, -1), dtype=np.float64)
+    return {name: _with_interval(found[name].mean(axis=2).T) for name in EFFECTS}
+
+
+def recorded_effects(replay: Replay, row: np.ndarray, count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """``sideways`` and ``apart`` [2] in the recording, after the steps whose action is most like this one.
+
+    Args:
+        row: [*action.shape].
+        count: of steps.
+        seed: decides among steps that are equally like it.
+    """
+    places, distances = [], []
+    for episode in range(replay.num_episodes):
+        act = replay.episode(episode).act[:-1]
+        places += [(episode, t) for t in range(len(act))]
+        differs = np.abs(act.astype(np.float64) - row).reshape(len(act), -1)
+        distances.append((differs > 0).any(axis=1) if isinstance(replay.action, Discrete) else differs.sum(axis=1))
+    order = np.random.default_rng(seed).permutation(len(places))
+    nearest = order[np.argsort(np.concatenate(distances)[order], kind="stable")][:count]
+    batch = replay.cut([places[i] for i in nearest], 2, full=replay.full_shape is not None)
+    frames = (batch.frames if replay.full_shape is None else batch.full_frames).numpy()
+    return {name: _with_interval(values[:, None])[0] for name, values in moved(frames[:, 0], frames[:, 1]).items()}
+
+
+def moved(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
+    """``sideways`` and ``apart`` between frames uint8 [...,H,W,C]. -> float64 [...] each
+
+    The lowest third of the picture is left out: there are hands, instruments or a car, which stay.
+    """
+    before, after = (frames[..., : -(-2 * frames.shape[-3] // 3), :, :] for frames in (before, after))
+    half = before.shape[-2] // 2
+    left, right = (sideways(before[..., part, :], after[..., part, :]) for part in (slice(half), slice(-half, None)))
+    return {"sideways": sideways(before, after), "apart": right - left}
+
+
+def sideways(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """By how many pixels pictures moved to the right, a quarter of the width at most.
+
+    The shift under which the two differ least (mean square over what both show), and between whole pixels the lowest
+    point of the parabola through the three values there.
+
+    Args:
+        before, after: uint8 [...,H,W,C].
+
+    Returns:
+        float64 [...].
+    """
+    leading, width = before.shape[:-3], before.shape[-2]
+    first, second = (frames.reshape(-1, *frames.shape[-3:]).mean(-1, dtype=np.float32) for frames in (before, after))
+    most = width // 4
+    shifts = np.array(sorted(range(-most, most + 1), key=abs))  # of equal ones the smallest: nothing to be seen moves
+    differences = {
+        by: np.square(
+            second[:, :, max(by, 0) : width + min(by, 0)] - first[:, :, max(-by, 0) : width - max(by, 0)]
+        ).mean(axis=(1, 2), dtype=np.float64)
+        for by in shifts.tolist()
+    }
+    best = shifts[np.stack([differences[by] for by in shifts.tolist()]).argmin(axis=0)]
+    found = best.astype(np.float64)
+    for i, by in enumerate(best.tolist()):
+        if abs(by) < most:
+            less, here, more = (differences[near][i] for near in (by - 1, by, by + 1))
+            bend = less - 2 * here + more
+            found[i] += 0.5 * (less - more) / bend if bend > 0 else 0.0
+    return found.reshape(leading)
+
+
+def _with_interval(values: np.ndarray) -> np.ndarray:
+    """Independent values [N,M] -> [M,2]"""
+    return np.stack((values.mean(axis=0), ci95(values)), axis=-1)
