@@ -101,6 +101,26 @@ class UpdateConfig:
 
 
 @dataclass(frozen=True)
+class AugmentationConfig:
+    """Changes to the frames that a world model alone is trained on, drawn once a sequence (paper, appendix M, driving;
+    the paper prints no ranges). All off by default."""
+
+    shift: Fraction = 0.0
+    """Frames are moved by up to this share of their height and width."""
+    scale: Fraction = 0.0
+    """Frames are magnified or shrunk by a factor up to this far from 1."""
+    contrast: Fraction = 0.0
+    """Differences from a sequence's mean are multiplied by a factor up to this far from 1."""
+    brightness: Fraction = 0.0
+    """Up to this share of the whole range is added to every pixel, or taken away."""
+    saturation: Fraction = 0.0
+    """Differences from grey are multiplied by a factor up to this far from 1."""
+    mirrored: tuple[CountInt, ...] = ()
+    """Half of all sequences are mirrored left to right, which changes the sign of these numbers of the action, such as
+    0 for steering; none: no sequence is mirrored."""
+
+
+@dataclass(frozen=True)
 class CollectionConfig:
     """How real experience is gathered."""
 
@@ -223,6 +243,7 @@ class RunConfig:
     )
     actor_critic_loss: ActorCriticLossConfig = field(default_factory=ActorCriticLossConfig)
     world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
 

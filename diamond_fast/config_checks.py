@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diamond_fast.config import RunConfig, of_kind
+from diamond_fast.config import AugmentationConfig, RunConfig, of_kind
 from diamond_fast.domains import domain_of
 from diamond_fast.settings import check_limits, flag, require
 
@@ -19,6 +19,13 @@ def checked(config: RunConfig) -> RunConfig:
     check_limits(config)
     _check_collection(config)
     _check_models(config)
+    if config.augmentation != AugmentationConfig():
+        alone = config.world_model_only and config.upsampling == 1
+        require(
+            alone,
+            "augmentation",
+            "changes what a world model of one frame size alone is trained on; add --world-model-only",
+        )
     return config
 
 

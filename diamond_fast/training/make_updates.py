@@ -9,6 +9,7 @@ from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.engine.world import imagination, make_play, trained
 from diamond_fast.networks.reward_end.coding import coding_of
 from diamond_fast.replay import Replay, Segments
+from diamond_fast.training.augment import check_mirrored
 from diamond_fast.training.objectives import (
     ActorCriticObjective,
     DenoiserObjective,
@@ -54,11 +55,13 @@ def make_updates(
     updates = {}
     env: BatchedEnv
     if real_env is None:
+        check_mirrored(cfg.augmentation, agent.denoiser.spec.action)
         denoiser = DenoiserObjective(
             train(agent.denoiser),
             segments(0, cfg.denoiser_update, cfg.denoiser_seq_length),
             cfg.sigma_distribution,
             path.to_float,
+            cfg.augmentation,
         )
         updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
         if agent.upsampler is not None:

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from diamond_fast.config import ActorCriticLossConfig
+from diamond_fast.config import ActorCriticLossConfig, AugmentationConfig
 from diamond_fast.engine.recompute import Play, Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
 from diamond_fast.formulations.config import LevelsConfig
@@ -12,6 +12,7 @@ from diamond_fast.frames import ToFloat, to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.replay import Segments
+from diamond_fast.training.augment import augment
 from diamond_fast.training.update import Figures, Inputs
 from diamond_fast.upsampling import upsampler_loss
 from diamond_fast.world_model import Denoiser
@@ -49,9 +50,15 @@ class DenoiserObjective(ReplayObjective):
     """Score matching: predict the next frame from its noisy version and its past."""
 
     def __init__(
-        self, denoiser: Denoiser, segments: Segments, sigma_distribution: LevelsConfig, to_float: ToFloat = to_float
+        self,
+        denoiser: Denoiser,
+        segments: Segments,
+        sigma_distribution: LevelsConfig,
+        to_float: ToFloat = to_float,
+        augmentation: AugmentationConfig | None = None,
     ):
         super().__init__(segments, to_float)
+        self.augmentation = augmentation or AugmentationConfig()
         self.denoiser = denoiser
         self.sigma_distribution = sigma_distribution
 
@@ -60,7 +67,8 @@ class DenoiserObjective(ReplayObjective):
         return batch.frames, batch.pixel_mask, batch.act, batch.mask_padding
 
     def loss(self, frames: Tensor, pixel_mask: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
-        loss = self.denoiser.loss(self.to_float(frames, pixel_mask), act, mask, self.sigma_distribution)
+        obs, act = augment(self.to_float(frames, pixel_mask), act, pixel_mask, self.augmentation)
+        loss = self.denoiser.loss(obs, act, mask, self.sigma_distribution)
         return loss, {"loss": loss.detach()}
 
 
