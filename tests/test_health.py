@@ -209,7 +209,7 @@ def test_a_fast_denoiser_that_fails_is_no_disaster(monkeypatch):
 def test_a_real_fast_denoiser_runs_here():
     finding = health.fast_denoiser(torch.device("cpu"), SMALL_WORLD, seconds=0.0)
     assert re.fullmatch(
-        r"\S+ \S+: [\d.]+ frames/s in batches of 2, [\d.]+ times the plain sampler's [\d.]+", finding.detail
+        r"[\w ]+ \w+: [\d.]+ frames/s in batches of 2, [\d.]+ times the plain sampler's [\d.]+", finding.detail
     )
 
 

@@ -53,4 +53,5 @@ def test_the_sampling_rate_of_a_sampler_that_takes_20_ms(agent, monkeypatch, ord
 def test_the_engine_asked_for_draws_the_frames(agent, engine):
     path = choose_path(torch.device("cpu"), "fp32", engine)
     rate = measure_sampling_rate(agent, make_replay([40]), CFG, batch_size=2, path=path, seconds=0.0)
-    assert rate.path == f"{engine} float32"
+    assert rate.path == path.short
+    assert path.engine == engine
