@@ -18,21 +18,21 @@ _SMALL_NETWORKS = replace(
     actor_critic=config.ActorCriticConfig(lstm_dim=64, channels=(16, 16, 32, 32), down=(1, 1, 1, 1)),
 )
 
-_FEW_UPDATES = config.UpdateConfig(steps_first_epoch=60, steps_per_epoch=20, batch_size=8, lr=1e-3, lr_warmup_steps=10)
+_FEW_UPDATES = config.UpdateConfig(steps_first_epoch=45, steps_per_epoch=20, batch_size=8, lr=1e-3, lr_warmup_steps=10)
 
 _QUICK = replace(
     _SMALL_NETWORKS,
     num_final_epochs=1,
     denoiser_update=_FEW_UPDATES,
-    reward_end_update=replace(_FEW_UPDATES, steps_first_epoch=40, max_grad_norm=100.0),
+    reward_end_update=replace(_FEW_UPDATES, steps_first_epoch=25, steps_per_epoch=15, max_grad_norm=100.0),
     actor_critic_update=replace(
-        _FEW_UPDATES, steps_first_epoch=12, steps_per_epoch=6, weight_decay=0.0, max_grad_norm=100.0
+        _FEW_UPDATES, steps_first_epoch=6, steps_per_epoch=3, weight_decay=0.0, max_grad_norm=100.0
     ),
     world_model=config.WorldModelConfig(num_batches_to_preload=4),
     collection=config.CollectionConfig(
         num_steps_total=1_600, first_epoch_min=1_000, first_epoch_max=1_200, steps_per_epoch=200
     ),
-    evaluation=config.EvaluationConfig(every=2, num_episodes=2, num_final_episodes=4),
+    evaluation=config.EvaluationConfig(every=2, num_episodes=1, num_final_episodes=3),
 )
 
 _SMALL = replace(
