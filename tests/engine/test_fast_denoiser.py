@@ -48,8 +48,8 @@ def test_sample_golden(case):
     assert not randn.left
     assert len(trajectory) == len(v["trajectory"])
     difference = (sample - v["sample"]).abs() / LEVEL
-    # Truncation moves a pixel by one level if rounding falls the other way. Heun's second evaluation of a step is divided
-    # by the next, much smaller sigma, and with it such a level, so that only how many pixels differ is bounded there.
+    # Truncation moves a pixel by one level if rounding falls the other way. Heun's second evaluation of a step is
+    # divided by the next, much smaller sigma, and with it such a level: only how many pixels differ is bounded there.
     if SAMPLERS[case].order == 1:
         assert difference.max() < 1.01
     assert (difference > 0.01).float().mean() < 0.01
