@@ -32,9 +32,9 @@ def places(frame, colour):
 def test_a_perfect_player_always_scores():
     for seed in range(200):
         rewards, frame = play(scripted_push, seed)
-        assert rewards == [0.0] * 8 + [1.0]
-        (top, bottom, left, right), (cup_top, _, cup_left, cup_right) = places(frame, BALL), places(frame, CUP)
-        assert (top, bottom) == (cup_top, 23)
+        assert rewards == [0.0] * 8 + [1.0, 0.0]
+        (top, bottom, left, right), (cup_top, cup_bottom, cup_left, cup_right) = places(frame, BALL), places(frame, CUP)
+        assert (top, bottom, cup_bottom) == (cup_top, 22, 23)
         assert cup_left < left
         assert right < cup_right
 
@@ -58,7 +58,7 @@ def test_the_ball_has_speed_and_the_lane_has_walls():
     game.x, game.speed = 20.5, 3.0
     frame, *_ = game.step(np.array([1.0], np.float32))
     assert (game.x, game.speed) == (21.0, 0.0)
-    assert places(frame, BALL) == (13, 15, 21, 23)
+    assert places(frame, BALL) == (12, 14, 21, 23)
 
 
 def test_roll_by_its_name_is_roll_by_its_id():
@@ -66,3 +66,14 @@ def test_roll_by_its_name_is_roll_by_its_id():
     assert domain_of(cfg) is DOMAINS["roll"]
     with pytest.raises(ValueError, match=r"^--env-id: --domain roll is diamond_fast/Roll-v0, got CarRacing-v3"):
         DOMAINS["roll"].checked(PRESETS["catch"].__class__(env_id="CarRacing-v3"))
+
+
+def test_a_ball_that_has_arrived_stays_for_a_step_and_no_push_moves_it():
+    game = Roll()
+    game.reset(seed=3)
+    for _ in range(9):
+        frame, _, over, *_ = game.step(np.array([0.5], np.float32))
+        assert not over
+    last, reward, over, *_ = game.step(np.array([-1.0], np.float32))
+    assert (reward, over) == (0.0, True)
+    np.testing.assert_array_equal(last, frame)

@@ -64,7 +64,7 @@ def test_a_policy_learns_which_numbers_to_choose(seed):
         optimiser.step()
     env.close()
     test = make_env(cfg, 8, done_on_life_loss=False)
-    played = Collector(test, seed=1_000 + seed).collect(policy, Replay(test.frame.shape, 8, 1_800, test.action), 1_800)
+    played = Collector(test, seed=1_000 + seed).collect(policy, Replay(test.frame.shape, 8, 2_000, test.action), 2_000)
     test.close()
     assert len(played.returns) == 200
     random, perfect = RANDOM_AND_PERFECT["roll"]

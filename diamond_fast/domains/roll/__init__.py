@@ -14,7 +14,7 @@ _PRESET = replace(
     # One denoising step draws a frame that its past determines, from noise that hides the ball. Only at such levels is
     # there something to learn of how it moves, so more of the training is there.
     sigma_distribution=config.SigmaDistributionConfig(loc=0.4),
-    world_model=replace(_CATCH.world_model, horizon=9, sampler=config.SamplerConfig(num_steps=1)),
+    world_model=replace(_CATCH.world_model, horizon=10, sampler=config.SamplerConfig(num_steps=1)),
     denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=1_000, lr_warmup_steps=20),
     # Few inputs and a wide memory: with many, what all of them do together to learn how rare ends are drives the
     # memory's gates so far, in the first updates, that no gradient comes back.

@@ -12,8 +12,8 @@ _SIZE = 24  # pixels
 _BALL = 3  # pixels
 _CUP = 8  # pixels
 _ROLL = 2  # pixels a step
-_TOP = _BALL  # where a ball begins
-_BOTTOM = _SIZE - _BALL  # where it arrives: in the row of the cup, of which it hides what it is in
+_TOP = 2  # where a ball begins
+_BOTTOM = _SIZE - _BALL - 1  # where it arrives, in the upper rows of the cup, whose lowest row is always seen
 _FRICTION = 0.5  # of the speed to the side that is left after a step
 _FORCE = 1.5  # pixels a step, added to that speed by the strongest push
 _BALL_COLOUR = (255, 255, 255)
@@ -21,11 +21,13 @@ _CUP_COLOUR = (0, 255, 0)
 
 
 class Roll(gymnasium.Env):
-    """A ball rolls down for 9 steps, from a random place towards a cup at another; then the episode ends.
+    """A ball rolls down for 9 steps, from a random place towards a cup at another. One step later the episode ends.
 
     Observations are uint8 [24,24,3]: a white ball and a green cup. The action is a push to the left (-1) or right (1):
     it changes the ball's speed, which friction takes away, so a ball has to be slowed down again over the cup. The
-    reward is +1 if the ball's middle is in the cup when it arrives, else -1: a perfect player scores 1.
+    reward is +1 if the ball's middle is in the cup when it arrives, else -1: a perfect player scores 1. The ball stays
+    for a step because the last frame of an episode is no target of the denoiser's loss: a world model that never learned
+    how balls arrive could not imagine it.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
@@ -48,6 +50,8 @@ class Roll(gymnasium.Env):
         return self.render(), {}
 
     def step(self, action: np.ndarray):
+        if self._y == _BOTTOM:
+            return self.render(), 0.0, True, False, {}
         push = min(max(float(np.asarray(action).item()), -1.0), 1.0)
         self.speed = _FRICTION * self.speed + _FORCE * push
         moved = self.x + self.speed
@@ -57,7 +61,7 @@ class Roll(gymnasium.Env):
         self._y += _ROLL
         arrived = self._y == _BOTTOM
         inside = self.cup <= self.x + _BALL / 2 <= self.cup + _CUP
-        return self.render(), (1.0 if inside else -1.0) if arrived else 0.0, arrived, False, {}
+        return self.render(), (1.0 if inside else -1.0) if arrived else 0.0, False, False, {}
 
     def render(self) -> np.ndarray:
         frame = np.zeros((_SIZE, _SIZE, 3), np.uint8)
