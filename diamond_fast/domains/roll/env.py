@@ -25,9 +25,10 @@ class Roll(gymnasium.Env):
 
     Observations are uint8 [24,24,3]: a white ball and a green cup. The action is a push to the left (-1) or right (1):
     it changes the ball's speed, which friction takes away, so a ball has to be slowed down again over the cup. The
-    reward is +1 if the ball's middle is in the cup when it arrives, else -1: a perfect player scores 1. The ball stays
-    for a step because the last frame of an episode is no target of the denoiser's loss: a world model that never learned
-    how balls arrive could not imagine it.
+    reward is +1 if the ball's middle is in the cup when it arrives, else -1: a perfect player scores 1.
+
+    The ball stays for a step because the last frame of an episode is no target of the denoiser's loss: a world model
+    that never learned how balls arrive could not imagine it.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
