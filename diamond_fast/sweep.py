@@ -25,8 +25,7 @@ from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import NonNegativeFloat, PositiveInt, check_limits
 from diamond_fast.sweeps.attempts import OVER, note, standings
 from diamond_fast.sweeps.folder import Planned, SweepFolder
-from diamond_fast.sweeps.plan import plan
-from diamond_fast.sweeps.settings import Share
+from diamond_fast.sweeps.plan import Share, plan
 from diamond_fast.sweeps.show import LOOK_EVERY, Display, as_table, summary, write_page
 
 PROGRAM = "python -m diamond_fast.sweep"

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import torch
+
+from diamond_fast import control_groups
 
 
 def allowed_threads(root: Path = Path("/")) -> int:
@@ -40,23 +42,9 @@ def engine_threads() -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """Cores' worth of time that this process's control groups and all above them may use, of those that say so."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mounted = root / "sys/fs/cgroup" / controllers
-        group = PurePosixPath(path).relative_to("/")
-        for folder in (group, *group.parents):  # within a container only the uppermost may be visible
-            if controllers:
-                quota, period = (_text(mounted / folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-            else:
-                quota, _, period = _text(mounted / folder / "cpu.max").partition(" ")
-            if quota.strip().isdecimal() and period.strip().isdecimal() and int(period) > 0:  # not "max", not -1
-                yield int(quota) / int(period)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    for folder in control_groups.folders("cpu", root):
+        quota, _, period = control_groups.text(folder / "cpu.max").partition(" ")
+        if not quota:
+            quota, period = (control_groups.text(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+        if quota.strip().isdecimal() and period.strip().isdecimal() and int(period) > 0:  # not "max", not -1
+            yield int(quota) / int(period)

@@ -13,7 +13,20 @@ SOURCES = {".py", ".cpp", ".hpp", ".c", ".js", ".css", ".html", ".sh"}
 
 # From the bottom up. A module's layer is that of its longest prefix here; it may import its own layer and those below.
 LAYERS = [
-    ["_replay", "_cpu", "one_line", "arguments", "area", "drawing", "devices", "settings", "spec", "threads", "timing"],
+    [
+        "_replay",
+        "_cpu",
+        "one_line",
+        "arguments",
+        "area",
+        "control_groups",
+        "drawing",
+        "devices",
+        "settings",
+        "spec",
+        "threads",
+        "timing",
+    ],
     ["controls"],
     ["registry"],
     [

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,13 @@ class ByHand:
 
     def __init__(self, title: str, panel: Panel, frame_shape: tuple[int, int, int], speed: int):
         self._title, self._panel, self._frame = title, panel, np.zeros(frame_shape, np.uint8)
-        self._hands = Hands(panel)
+        self.hands = Hands(panel)
         self.paused, self.notice, self.speed, self.over = True, "", speed, ""
         self.recorder = Recorder(Path(), frame_shape)  # has nothing to do: who asks for actions records
         self._episode: object = None
         self._episodes = self._step = 0
         self._act: np.ndarray | None = None
         self._last: np.ndarray | None = None
-        self._asked_at: float | None = None
         self._waiting = self._stopped = False
         self._changed = threading.Condition()
 
@@ -78,7 +77,7 @@ class ByHand:
         """Does what the player means, and waits for what comes of it."""
         with self._changed:
             if self._waiting and self._act is None:
-                self._act, self._waiting = self._hands.act(self.speed), False
+                self._act, self._waiting = self.hands.act(self.speed), False
                 self._last = self._act
                 self._changed.notify_all()
             self._changed.wait_for(lambda: self._waiting or self._stopped)
@@ -86,22 +85,10 @@ class ByHand:
     def view(self) -> View:
         """The frame and little else: who runs the game says nothing of rewards."""
         shown = None if self._last is None or self._step == 0 else self._panel.shown(self._last)
-        answers, self._asked_at = self._asked_at, None
         return View(
             self._frame, "real", "human", self.paused, speed=self.speed, episode=self._episodes, step=self._step,
-            action=shown, answers=answers, notice=self.notice,
+            action=shown, answers=self.hands.asked_at(), notice=self.notice,
         )  # fmt: skip
-
-    def hold(
-        self,
-        keys: Sequence[str],
-        mouse: tuple[float, float] = (0.0, 0.0),
-        axes: Mapping[str, float | None] | None = None,
-        at: float | None = None,
-    ) -> None:
-        """As ``Session.hold``."""
-        self._hands.hold(keys, mouse, axes)
-        self._asked_at = at
 
     def set_number(self, name: str, value: int) -> None:
         """Sets the speed. Raises ValueError out of range, or for anything else."""

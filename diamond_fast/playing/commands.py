@@ -95,7 +95,7 @@ _FORMS: dict[str, Callable[[Any], bool]] = {
 
 
 def _hold(session: Any, value: Any) -> None:
-    session.hold(**(value if isinstance(value, dict) else {"keys": value}))
+    session.hands.hold(**(value if isinstance(value, dict) else {"keys": value}))
 
 
 def _pause(session: Any, on: bool) -> None:

@@ -35,12 +35,14 @@ class Hands:
         self._tapped: tuple[str, ...] = ()  # pressed since the last step, and perhaps let go again
         self._motion = (0.0, 0.0)
         self._placed: dict[str, float] = {}
+        self._asked_at: float | None = None
 
     def hold(
         self,
         keys: Sequence[str],
         mouse: tuple[float, float] = (0.0, 0.0),
         axes: Mapping[str, float | None] | None = None,
+        at: float | None = None,
     ) -> None:
         """What is held and moved now. A short press counts until the next step, and so does all motion.
 
@@ -48,6 +50,7 @@ class Hands:
             keys: names of buttons in the order they were pressed.
             mouse: how far it has moved since the last call, in pixels to the right and downwards.
             axes: positions of levers, by name, which they keep; None: let go.
+            at: when, by the player's clock.
 
         Raises:
             ValueError: there is no such button or lever.
@@ -67,6 +70,12 @@ class Hands:
                 self._placed.pop(name, None)
             else:
                 self._placed[name] = self._levers[name] = min(max(position, -1.0), 1.0)
+        self._asked_at = at
+
+    def asked_at(self) -> float | None:
+        """When the player last asked for something, by their own clock; said once."""
+        at, self._asked_at = self._asked_at, None
+        return at
 
     def act(self, speed: float) -> np.ndarray:
         """The action of this step. Levers move on.

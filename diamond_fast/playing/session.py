@@ -1,7 +1,6 @@
 """A game in progress: which world, who plays, and everything there is to see. Knows no clock, network or screen."""
 
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -115,7 +114,7 @@ class Session:
         speed: int = 15,
     ):
         self.source, self.recorder = source, recorder
-        self._hands = Hands(source.panel)
+        self.hands = Hands(source.panel)
         self._check_controller(controller)
         self.controller: Controller = "human"
         self.denoising_steps = denoising_steps or source.cfg.world_model.sampler.num_steps
@@ -128,7 +127,6 @@ class Session:
         self.quality: Quality | None = "fast" if source.enlarges else None
         self._beginning: Beginning | None = None  # that was chosen, of this dream
         self._value: float | None = None
-        self._asked_at: float | None = None
         self._probabilities: tuple[float, ...] = ()
         self._episodes = 0
         self.world: WorldName = world
@@ -153,24 +151,6 @@ class Session:
         if self.recorder.active:
             frame = self._recent[-1][0]
             self.recorder.add(frame, action, outcome.reward, outcome.end, outcome.trunc, self._frame)
-
-    def hold(
-        self,
-        keys: Sequence[str],
-        mouse: tuple[float, float] = (0.0, 0.0),
-        axes: Mapping[str, float | None] | None = None,
-        at: float | None = None,
-    ) -> None:
-        """What a player holds and moves, as ``Hands.hold``.
-
-        Args:
-            at: when, by the player's clock; the view that shows the next step says it again.
-
-        Raises:
-            ValueError: there is no such button or lever.
-        """
-        self._hands.hold(keys, mouse, axes)
-        self._asked_at = at
 
     def view(self) -> View:
         """Everything to show now."""
@@ -416,7 +396,8 @@ class Session:
         self._small = empty if small is None else to_uint8(small).cpu().numpy()
         self._steps += 1
         self._action = None if action is None else self.source.panel.shown(action)
-        self._answers, self._asked_at = (None if action is None else self._asked_at), None
+        asked_at = self.hands.asked_at()
+        self._answers = None if action is None else asked_at
         self._reward = outcome.reward
         self._total += outcome.reward
         self.over: Over = "end" if outcome.end else "cut" if outcome.trunc else ""
@@ -436,7 +417,7 @@ class Session:
         self._probabilities = tuple(likely.tolist()) if isinstance(panel, Buttons) else panel.shown(likely)
 
     def _choose(self) -> np.ndarray:
-        held = self._hands.act(self.speed)  # whoever plays: what was pressed meanwhile does not wait
+        held = self.hands.act(self.speed)  # whoever plays: what was pressed meanwhile does not wait
         if isinstance(self._world, Recorded):
             return self._world.action
         if self.controller == "recorded":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from diamond_fast.sweeps.attempts import OVER, TO_DO, note_loss, standings
 from diamond_fast.sweeps.folder import SweepFolder
-from diamond_fast.sweeps.settings import Share
+from diamond_fast.sweeps.plan import Share
 from diamond_fast.sweeps.worker import PATIENCE, stop_with_parent
 
 WORKER = (sys.executable, "-m", "diamond_fast.sweeps.worker")

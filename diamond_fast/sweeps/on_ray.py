@@ -9,7 +9,7 @@ from typing import Any
 from diamond_fast.one_line import one_line
 from diamond_fast.sweeps.attempts import OVER, TO_DO, note_loss, standings
 from diamond_fast.sweeps.folder import SweepFolder
-from diamond_fast.sweeps.settings import Share
+from diamond_fast.sweeps.plan import Share
 from diamond_fast.sweeps.worker import Attempt
 
 LOOK_EVERY = 1.0

@@ -1,10 +1,23 @@
-"""Which runs a sweep has: every game with every combination of the grid and every seed."""
+"""Which runs a sweep has, every game with every combination of the grid and every seed, and what each is given."""
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import product
 
 from diamond_fast.sweeps.folder import Planned
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one run gets, and how many there may be at a time."""
+
+    concurrent: int | None
+    """Runs at a time; None: as many as fit."""
+    gpus: float
+    """GPUs of a run. A fraction: several runs share one."""
+    cores: int
+    """Cores of a run, and its threads."""
 
 
 def plan(

@@ -11,7 +11,7 @@ from typing import Any
 from diamond_fast.runs.durable import strict_json, write_durably
 from diamond_fast.sweeps.attempts import OVER, TO_DO, standings
 from diamond_fast.sweeps.folder import SweepFolder
-from diamond_fast.sweeps.settings import Share
+from diamond_fast.sweeps.plan import Share
 from diamond_fast.sweeps.worker import Attempt
 
 LOOK_EVERY = 5.0

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from diamond_fast import control_groups
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.sweeps.attempts import Standing, epochs_done, last_line, note, standing
 from diamond_fast.sweeps.folder import SweepFolder
@@ -160,24 +161,13 @@ def _is_let_go(run: RunFolder) -> bool:
 
 def memory_kills(root: Path = Path("/")) -> int:
     """Processes of this control group that the kernel has ended for lack of memory; 0 if nobody counts them."""
-    for line in _text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "memory" not in controllers.split(","):
-            continue
-        mounted = root / "sys/fs/cgroup" / (controllers and "memory")
+    for folder in control_groups.folders("memory", root):
         for name in ("memory.events", "memory.oom_control"):
-            for entry in _text(mounted / path.lstrip("/") / name).splitlines():
+            for entry in control_groups.text(folder / name).splitlines():
                 key, _, value = entry.partition(" ")
                 if key == "oom_kill":
                     return int(value)
     return 0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
 
 
 def main() -> None:

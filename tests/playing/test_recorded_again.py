@@ -16,7 +16,7 @@ def record(session, held):
     frames, actions = [], []
     for keys in held:
         frames.append(session.view().frame)
-        session.hold(keys)
+        session.hands.hold(keys)
         session.step()
         actions.append(session._recent[-1][1])
         if session.over:

@@ -131,21 +131,21 @@ def test_a_players_dream_is_the_plain_one(source, make_session):
     for moment in dream(source, 4, 20, 7, 2, lambda *_: next(expected)):
         assert_same(shown(session), moment)
         if not moment["over"]:
-            session.hold([])
-            session.hold(next(presses))
+            session.hands.hold([])
+            session.hands.hold(next(presses))
         session.step()
 
 
 def test_a_tap_between_two_steps_counts_once(make_session):
     session = make_session(world="real", seed=0)
-    session.hold(["left"])
-    session.hold([])
+    session.hands.hold(["left"])
+    session.hands.hold([])
     session.step()
     session.step()
     assert session.view().action == 1
     session.restart()
-    session.hold(["left"])
-    session.hold([])
+    session.hands.hold(["left"])
+    session.hands.hold([])
     session.step()
     assert session.view().action == 0
 
@@ -267,7 +267,7 @@ def test_dreaming_on_from_a_replay(source, make_session):
 @pytest.mark.parametrize("num_steps", [0, 2, 9])
 def test_dreaming_on_from_the_real_game(source, make_session, num_steps):
     session = make_session(world="real", horizon=6, seed=9)
-    session.hold(["left"])
+    session.hands.hold(["left"])
     frames = [session.view().frame]
     for _ in range(num_steps):
         session.step()
@@ -316,7 +316,7 @@ def test_settings_change_while_playing(make_session):
         (lambda s: s.set_number("seed", 2**31), "seed"),
         (lambda s: s.seek(10**9, 0), "episode: expected 0 to"),
         (lambda s: s.seek(0, -1), "step: expected 0 to"),
-        (lambda s: s.hold(["fire"]), "expected some of left, right, got 'fire'"),
+        (lambda s: s.hands.hold(["fire"]), "expected some of left, right, got 'fire'"),
         (lambda s: s.dream_from_here(), "dream from here"),
     ],
 )

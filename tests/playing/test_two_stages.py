@@ -21,7 +21,7 @@ def played(session, actions=(("0",), (), ("1",))):
     session.restart()
     frames = [session.view().frame]
     for held in actions:
-        session.hold(held)
+        session.hands.hold(held)
         session.step()
         frames.append(session.view().frame)
     return np.stack(frames)
@@ -63,7 +63,7 @@ def test_what_was_recorded_is_shown_in_full_and_dreamt_on_from(two_stages, tmp_p
     assert np.array_equal(session.view().frame, two_stages.replay.episode(1).full_obs[8])
     session.record(True)
     for held in (("0",), ("4",)):
-        session.hold(held)
+        session.hands.hold(held)
         session.step()
     session.close()
     again = Replay.load(tmp_path / "r" / "journal")

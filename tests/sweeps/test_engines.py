@@ -112,7 +112,7 @@ class TestSubmitit:
     def test_its_own_processes(self, tmp_path, alone):
         code = (
             "import sys; from pathlib import Path; from diamond_fast.sweeps import slurm; "
-            "from diamond_fast.sweeps.folder import SweepFolder; from diamond_fast.sweeps.settings import Share; "
+            "from diamond_fast.sweeps.folder import SweepFolder; from diamond_fast.sweeps.plan import Share; "
             "slurm.drive(SweepFolder.open(Path(sys.argv[1])), Share(None, 0, 1), "
             "slurm.Queue(60, None, (), 'local'), lambda: None)"
         )

@@ -12,7 +12,7 @@ from diamond_fast.runs.metrics import read_metrics
 from diamond_fast.sweeps import local
 from diamond_fast.sweeps.attempts import standings
 from diamond_fast.sweeps.local import Slot, drive, slots
-from diamond_fast.sweeps.settings import Share
+from diamond_fast.sweeps.plan import Share
 
 
 @pytest.mark.parametrize(
