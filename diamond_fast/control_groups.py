@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 
 def folders(controller: str, root: Path = Path("/")) -> Iterator[Path]:
-    """Of this process's groups and of all above them, nearest first. Within a container only the uppermost may be there.
+    """Of this process's groups and of all above them, nearest first. In a container only the uppermost may exist.
 
     Args:
         controller: groups of version 1 for something else are left out.
