@@ -90,6 +90,8 @@ class TrainArgs:
     """The scalars are sent to this dashboard, in addition to metrics.jsonl."""
     cuda_graphs: bool = True
     """On a GPU, launch each update as one CUDA graph. Tried before the run begins, and left out if that fails."""
+    open: FlagCreatePairsOff[bool] = False
+    """Open the run's page in a browser: imagined frames, curves and phases, which follow the run."""
     profile: FlagCreatePairsOff[bool] = False
     """Measure each phase of such a run on a few updates, print a table, write it with a trace to profiles/ or to the
     folder that --out names, and stop."""
@@ -110,6 +112,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.profile:
                 return profile(args, held, stop)
             trainer = set_up(args, held, stop)
+            if args.open:
+                show(trainer.folder.page)
         go_on = train(trainer, stop)
     if go_on is not None:
         restart([*shlex.split(go_on), "--device", args.device, "--logger", args.logger])
@@ -280,6 +284,14 @@ def _num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def show(page: Path) -> None:
+    """Open a run's page, or say where it is."""
+    from diamond_fast.browser import open_page
+
+    if not open_page(page.resolve().as_uri()):
+        print(f"No browser opens here; the run's page is {page}", flush=True)
+
+
 def train(trainer: "Trainer", stop: StopSignals) -> str | None:
     """Run to the end; say where the results are, and how to go on.
 
@@ -306,6 +318,8 @@ def train(trainer: "Trainer", stop: StopSignals) -> str | None:
         print(f"Held-out loss of the denoiser: {result:.4f}")
     else:
         print(f"Return: {result}")
+    if trainer.folder.page.exists():
+        print(f"Page: {trainer.folder.page}")
     print(f"Resume: {stop.how_to_go_on}")
     return None
 

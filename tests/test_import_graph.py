@@ -56,6 +56,7 @@ LAYERS = [
     [
         "",
         "cli",
+        "browser",
         "agent_flags",
         "train",
         "play",

@@ -294,7 +294,7 @@ class FakeTrainer:
             pass
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        for name in ("epoch_000002.png", "epoch_000004.png", "imagined.gif", "learning_curves.png"):
+        for name in ("epoch_000002.png", "epoch_000004.png", "imagined.gif", "learning_curves.png", "index.html"):
             (self.folder.pictures / name).touch()
         return self.outcome
 
@@ -326,8 +326,15 @@ def test_a_run_is_created_locked_closed_and_summed_up(capsys, tmp_path, trainers
         f"Picture: {folder}/pictures/imagined.gif",
         f"Picture: {folder}/pictures/learning_curves.png",
         "Return: 1.5 +- 6.4 (95 % interval, 2 episodes)",
+        f"Page: {folder}/pictures/index.html",
         f"Resume: python -m diamond_fast.train --resume {folder}",
     ]
+
+
+def test_open_shows_the_page(trainers, monkeypatch):
+    monkeypatch.setattr("diamond_fast.train.show", (shown := []).append)
+    run_main("--game Pong --preset quick --out run --open")
+    assert shown == [Path("run/pictures/index.html")]
 
 
 def test_without_cuda_it_says_what_the_paper_would_take(capsys, trainers, monkeypatch):

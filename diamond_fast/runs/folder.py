@@ -6,7 +6,8 @@
     metrics.jsonl      one line per epoch
     checkpoints/       the last three epochs
     replay/            the real experience
-    pictures/          real and imagined frames of each evaluation; of the last one imagined.gif; learning_curves.png
+    pictures/          real and imagined frames of each evaluation; of the last one imagined.gif; learning_curves.png;
+                       strip.png, imagined while training; index.html, a page with all of it
     lock               held while a process trains here; holds its process id
     no_checkpoint_yet  there until the first one is committed
 """
@@ -31,6 +32,8 @@ FORMAT = 1
 
 IMAGINED, LEARNING_CURVES = "imagined.gif", "learning_curves.png"
 """Pictures that are drawn anew at each evaluation."""
+STRIP, PAGE = "strip.png", "index.html"
+"""What is drawn anew while training goes on."""
 
 
 class _Below:
@@ -179,6 +182,11 @@ class RunFolder:
         path = self.pictures / name
         path.unlink(missing_ok=True)
         return path
+
+    @property
+    def page(self) -> Path:
+        """The page that shows the run; there once it has begun."""
+        return self.pictures / PAGE
 
     def newest_pictures(self) -> list[Path]:
         """What there is to look at: the last evaluation's frames and their GIF, and the learning curves."""

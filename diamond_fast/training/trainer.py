@@ -35,6 +35,7 @@ from diamond_fast.training.collect import Collected, Collector
 from diamond_fast.training.conditions import conditions, path_begun_with, why_not_bit_for_bit
 from diamond_fast.training.evaluator import Evaluator
 from diamond_fast.training.make_updates import make_updates
+from diamond_fast.training.preview import Preview
 from diamond_fast.training.process_group import ProcessGroup, ProcessLostError
 from diamond_fast.training.resuming import load_progress
 from diamond_fast.training.trial import path_that_works
@@ -91,6 +92,8 @@ class Trainer:
         self.path = path if group is not None else path_that_works(cfg, action, path)
         recording = self.replay if self.train_env is None else None
         self.evaluator = Evaluator(cfg, folder, self.agent, self.path, recording, self._seed)
+        shown = self.evaluator.held_out or self.replay
+        self.preview = Preview(cfg, folder, self.agent, self.path, shown, self._seed("preview"))
         self.collector, real_env = None, None
         if self.train_env is not None and cfg.model_free:
             real_env = OnDeviceEnv(self.train_env, device, self._seed("model_free"))
@@ -124,6 +127,7 @@ class Trainer:
             )
             self._share_experience()
         self.metrics = Metrics(folder.metrics_file, self.epoch if saved else -1, logger, to_json(cfg))
+        self.preview.begin(partial(print, flush=True))
 
     def _make_train_env(self) -> RealEnv | None:
         """None if there is only a recording."""
@@ -174,12 +178,14 @@ class Trainer:
                 if self.epoch % self.cfg.evaluation.every == 0 and self.epoch < self.num_epochs:
                     self.evaluator.draw_learning_curves()
                 self.progress.epoch_done(_summary(figures))
+                self.preview.refresh_if_due(self.progress.say)
             self._finish_saving()
             result, figures = self.evaluator.final(self.epoch + 1, self.progress)
             if figures:
                 self._log(figures)
             if figures or self.train_env is None:
                 self.evaluator.draw_learning_curves()
+            self.preview.end(self.progress.say)
             return result
 
     def _run_epoch(self, epoch: int) -> None:
@@ -316,6 +322,7 @@ class Trainer:
             if stops:
                 self._stop.check()
             self._save_if_due()
+            self.preview.refresh_if_due(self.progress.say)
 
         self.at_work = update
         if self.group is not None:
