@@ -273,11 +273,14 @@ class Spec:
         frame: its pictures.
         action: what can be done at each step.
         context: past frames, and the actions taken at them, that the next frame depends on.
+        memory: width of a vector that stands for everything before the next frame, which a denoiser is told in place of
+            the actions; 0: there is none.
     """
 
     frame: Frame
     action: Action
     context: int = 4
+    memory: int = 0
 
 
 def upsampler_spec(small: Frame, factor: int, full_frames: int = 1) -> Spec:

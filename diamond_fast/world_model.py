@@ -45,7 +45,8 @@ class Denoiser(nn.Module):
     ) -> Tensor:
         """The network's output [N,C,H,W] for noisy frames and context as they are, at noise levels [N] or [1].
 
-        ``context_level``: standard deviation [N] or [1] of the noise in the context; None: without.
+        ``act``: of the context or, if there is a memory, what that says. ``context_level``: standard deviation
+        [N] or [1] of the noise in the context; None: without.
         """
         x, context = self.formulation.prepare(noisy, context, level)
         told = () if context_level is None else (context_condition(context_level),)
@@ -53,7 +54,13 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def denoise(
-        self, noisy_next_obs: Tensor, sigma: Tensor, obs: Tensor, act: Tensor, sigma_cond: Tensor | None = None
+        self,
+        noisy_next_obs: Tensor,
+        sigma: Tensor,
+        obs: Tensor,
+        act: Tensor,
+        sigma_cond: Tensor | None = None,
+        memory: Tensor | None = None,
     ) -> Tensor:
         """The estimate of the clean next frame (equation 4), on the 256 levels of a stored frame.
 
@@ -63,6 +70,7 @@ class Denoiser(nn.Module):
             obs: [N,T*C,H,W] the T context frames in [-1, 1], oldest first.
             act: [N,T,...] the actions taken at them.
             sigma_cond: [N] (or a single value) standard deviation of the noise in ``obs``; None: without.
+            memory: [N,M] what a memory says of everything before, for a denoiser that is told it; else None.
 
         Returns:
             [N,C,H,W] in [-1, 1].
@@ -71,7 +79,8 @@ class Denoiser(nn.Module):
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
         self._check_frames(noisy_next_obs, sigma, obs, act)
-        output = self.predict(noisy_next_obs, sigma, obs, act, sigma_cond)
+        told = told_of_past(self.spec, act, memory, (len(act),), next(self.parameters()))
+        output = self.predict(noisy_next_obs, sigma, obs, told, sigma_cond)
         return self.formulation.estimate(noisy_next_obs, output, sigma)
 
     def loss(
@@ -82,6 +91,7 @@ class Denoiser(nn.Module):
         levels: LevelsConfig,
         randn: Randn = torch.randn,
         guide: Tensor | None = None,
+        memory: Tensor | None = None,
     ) -> Tensor:
         """The training loss: squared error on the network's target, averaged over autoregressive steps.
 
@@ -95,6 +105,8 @@ class Denoiser(nn.Module):
             randn: source of standard normal numbers. Drawn per step, in the formulation's order (``draw``), and before
                 that for the context if noise is added to it (``noise_context``), whose next step begins without.
             guide: [N,L,C,H,W] pictures of the frames; the one of the frame to predict is the last of its context.
+            memory: [N,L,M] what a memory says behind each frame and action, for a denoiser that is told it; else None.
+                It is that of the frames as they are, not of the model's own.
 
         Returns:
             scalar.
@@ -103,6 +115,7 @@ class Denoiser(nn.Module):
             TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
         t = self._check_sequence(obs, act, mask, guide)
+        told_of_past(self.spec, act, memory, tuple(act.shape[:2]), next(self.parameters()))
         frames, losses = list(obs.unbind(1)), []
         for i in range(obs.size(1) - t):
             guides = () if guide is None else (guide[:, i + t],)
@@ -110,7 +123,8 @@ class Denoiser(nn.Module):
             context, context_level = self._noised(context, levels, randn)
             level, noise = self.formulation.draw(clean, levels, randn)
             noisy = self.formulation.corrupt(clean, level, noise)
-            output = self.predict(noisy, level, context, act[:, i : i + t], context_level)
+            told = act[:, i : i + t] if memory is None else memory[:, i + t - 1]
+            output = self.predict(noisy, level, context, told, context_level)
             loss, frames[i + t] = self.frame_loss(output, clean, noisy, level, noise, mask[:, i + t])
             losses.append(loss)
         return torch.stack(losses).mean()
@@ -153,6 +167,25 @@ class Denoiser(nn.Module):
         check_actions("act", act, tuple(obs.shape[:2]), self.device, self.spec.action)
         check_mask("mask", mask, tuple(obs.shape[:2]), self.device)
         return t
+
+
+def told_of_past(spec: Spec, act: Tensor, memory: Tensor | None, shape: tuple[int, ...], weight: Tensor) -> Tensor:
+    """What a denoiser's network is told of the past beside its frames: the memory [*shape,M] if it knows one, else act.
+
+    Args:
+        weight: one of the network's.
+
+    Raises:
+        TypeError, ValueError: there is a memory and should be none, or the other way round, or it is of another shape.
+    """
+    if not spec.memory:
+        if memory is not None:
+            raise ValueError("memory: this denoiser knows none, but is told the actions")
+        return act
+    if memory is None:
+        raise ValueError(f"memory: this denoiser is told what a memory says, {[*shape, spec.memory]}; got None")
+    check_tensor("memory", memory, (*shape, spec.memory), weight)
+    return memory
 
 
 def make_upsampler(cfg: DiffusionConfig, small: Frame, factor: int) -> Denoiser:
@@ -288,13 +321,16 @@ class DiffusionSampler:
         return trajectory_levels(self.denoiser.formulation.plan(self.cfg))
 
     @torch.no_grad()
-    def sample(self, prev_obs: Tensor, prev_act: Tensor, randn: Randn = torch.randn) -> tuple[Tensor, list[Tensor]]:
+    def sample(
+        self, prev_obs: Tensor, prev_act: Tensor, randn: Randn = torch.randn, memory: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """
         Args:
             prev_obs: [N,T,C,H,W] context frames in [-1, 1], oldest first.
             prev_act: [N,T,...] the actions taken at them.
             randn: source of standard normal numbers: the start [N,C,H,W], then one such draw per churned step, and T
                 for each step that adds noise to the context.
+            memory: [N,M] what a memory says of everything so far, for a denoiser that is told it; else None.
 
         Returns:
             the next frame [N,C,H,W] in [-1, 1], and the trajectory towards it: num_steps + 1 frames, start first.
@@ -309,7 +345,8 @@ class DiffusionSampler:
         n, _, c, h, w = prev_obs.shape
         sampler = Sampler(denoiser.formulation, PlainNetwork(denoiser.inner_model), self.cfg, prev_obs.device)
         noise = (randn(n, c, h, w, device=prev_obs.device) for _ in range(sampler.num_draws))
-        trajectory = sampler.sample(prev_obs.flatten(1, 2), prev_act, noise)
+        told = told_of_past(spec, prev_act, memory, (n,), next(denoiser.parameters()))
+        trajectory = sampler.sample(prev_obs.flatten(1, 2), told, noise)
         return trajectory[-1], trajectory
 
 

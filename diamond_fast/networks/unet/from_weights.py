@@ -35,9 +35,10 @@ def read_spec(cfg: InnerModelConfig, weights: Mapping[str, Tensor]) -> Spec:
     """The world, with frames of 64x64 pixels: the weights do not say, and fit any size.
 
     Nor do they say the kind of actions: those of networks that are told of noise in the context are buttons, as in
-    published files, of others choices. Without an embedding there are none.
+    published files, of others choices. Without an embedding there are none, or a memory has seen them.
     """
     action: Action = NoAction()
+    memory = weights["memory_emb.weight"].size(1) if "memory_emb.weight" in weights else 0
     if "act_emb.0.weight" in weights:
         action = (MultiBinary if cfg.context_noise else Discrete)(weights["act_emb.0.weight"].size(0))
-    return Spec(Frame(64, 64, cfg.img_channels), action, cfg.num_steps_conditioning)
+    return Spec(Frame(64, 64, cfg.img_channels), action, cfg.num_steps_conditioning, memory)

@@ -71,7 +71,8 @@ class UNet(nn.Module):
 class InnerModel(nn.Module):
     """F_theta(c_in x, c_noise, past frames / sigma_data, past actions) of equation 5.
 
-    A world without actions has no embedding of them.
+    A world without actions has no embedding of them. With a memory the network is told what that says in their place:
+    ``act`` is [N,spec.memory] then, of one linear map.
     """
 
     def __init__(self, cfg: InnerModelConfig, spec: Spec):
@@ -80,8 +81,9 @@ class InnerModel(nn.Module):
         channels, context = spec.frame.channels, spec.context
         self.noise_emb = FourierFeatures(cfg.cond_channels)
         self.noise_cond_emb = FourierFeatures(cfg.cond_channels) if cfg.context_noise else None
+        self.memory_emb = nn.Linear(spec.memory, cfg.cond_channels) if spec.memory else None
         self.act_emb = None
-        if spec.action.n:
+        if spec.action.n and not spec.memory:
             width = -(-cfg.cond_channels // context)
             self.act_emb = nn.Sequential(
                 ActionEmbedding(spec.action, width),
@@ -109,7 +111,7 @@ class InnerModel(nn.Module):
     @property
     def conditioning_modules(self) -> tuple[str, ...]:
         """Names of the modules behind ``conditioning``."""
-        names = ("noise_emb", "noise_cond_emb", "act_emb", "cond_proj")
+        names = ("noise_emb", "noise_cond_emb", "memory_emb", "act_emb", "cond_proj")
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def forward(
@@ -120,7 +122,7 @@ class InnerModel(nn.Module):
             noisy_next_obs: [N,C,H,W], already scaled by c_in.
             c_noise: [N] or [1].
             obs: [N,T*C,H,W] context frames, oldest first, already divided by sigma_data.
-            act: [N,T,...], the actions taken at them.
+            act: [N,T,...], the actions taken at them; or what the memory says.
             c_noise_cond: [N] or [1], what it is told of the noise in obs; None: 0, as where there is none.
 
         Returns:
@@ -133,7 +135,7 @@ class InnerModel(nn.Module):
 
         Args:
             c_noise: noise levels [N], [1], or S of either [S,N], [S,1].
-            act: [N,T,...].
+            act: [N,T,...], or what the memory says.
             c_noise_cond: of the context, [N] or [1]; None: 0. The embedding of 0 is no zero: it is always added.
 
         Returns:
@@ -148,7 +150,8 @@ class InnerModel(nn.Module):
             cond = self.noise_emb(c_noise.flatten()).unflatten(0, c_noise.shape)
             if self.noise_cond_emb is not None:
                 cond = cond + self.noise_cond_emb(c_noise.new_zeros(1) if c_noise_cond is None else c_noise_cond)
-            cond = cond.expand(*c_noise.shape[:-1], len(act), -1) if self.act_emb is None else cond + self.act_emb(act)
+            past = self.act_emb if self.memory_emb is None else self.memory_emb
+            cond = cond.expand(*c_noise.shape[:-1], len(act), -1) if past is None else cond + past(act)
             return self.cond_proj(cond)
 
     def body(self, x: Tensor, cond: Tensor) -> Tensor:
