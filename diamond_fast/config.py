@@ -58,6 +58,9 @@ class WorldModelConfig:
     """After so many imagined steps an imagined episode is cut short."""
     num_batches_to_preload: Width = 256
     """So many batches of starting points for imagined episodes are drawn from the real experience at once."""
+    student: bool = False
+    """Imagine with a student of the denoiser, which learns to draw in one step what the denoiser draws in
+    --world-model.sampler.num-steps from the same noise."""
     upsampling: SamplerConfig = field(
         default_factory=lambda: SamplerConfig(
             num_steps=1, sigma_min=1.0, sigma_max=5.0, s_churn=10.0, s_tmin=1.0, s_tmax=5.0, s_noise=0.9
@@ -221,6 +224,9 @@ class RunConfig:
     """The denoiser has this network. The inner model has its settings."""
     denoiser: DiffusionConfig = field(default_factory=DenoiserConfig)
     denoiser_update: UpdateConfig = field(default_factory=UpdateConfig)
+    student_update: UpdateConfig = field(
+        default_factory=lambda: UpdateConfig(steps_first_epoch=2_000, steps_per_epoch=50)
+    )
     upsampling: Annotated[int, Limits(minimum=1, maximum=64)] = 1
     """Frames are imagined in the size of --frame-size, and a second model, the upsampler, makes them so many times as
     high and wide. It is trained on recordings that hold both sizes; 1 does without."""

@@ -90,12 +90,26 @@ def _check_models(config: RunConfig) -> None:
         require(told or not noisy, path, "needs --denoiser.inner-model.context-noise: the network must be told of it")
     config.sigma_distribution.check("sigma_distribution")
     config.denoiser.inner_model.check("denoiser.inner_model")
+    _check_student(config)
     _check_upsampler(config)
     config.reward_end.check("reward_end")
     config.actor_critic.check("actor_critic")
     halvings, shown = sum(config.actor_critic.down), " ".join(map(str, dict.fromkeys(config.frame_shape[:2])))
     message = f"must be at least {2**halvings} (--actor-critic.down halves it {halvings} times), got {shown}"
     require(min(config.frame_shape[:2]) >> halvings >= 1, "frame_size", message)
+
+
+def _check_student(config: RunConfig) -> None:
+    steps, name = config.world_model.sampler, "world_model.student"
+    if not config.world_model.student:
+        return
+    require(not config.model_free, name, "has no use with --model-free")
+    require(config.upsampling == 1, name, "is for frames of one size; leave out --upsampling")
+    more = steps.draws_more("world_model.sampler")
+    message = f"learns what follows from the noise at the start, but steps draw more of it ({more}); leave one out"
+    require(not more, name, message)
+    message = f"needs at least 2 --world-model.sampler.num-steps to learn from, got {steps.num_steps}"
+    require(steps.num_steps > 1, name, message)
 
 
 def _check_upsampler(config: RunConfig) -> None:

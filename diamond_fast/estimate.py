@@ -41,7 +41,8 @@ class Cost:
 
     parameters: int
     forward_flops: float
-    """Per update, in networks that are only evaluated: the world model while the policy is trained."""
+    """Per update, in networks that are only evaluated: the world model while the policy is trained, and the teacher
+    while the student is."""
     training_flops: float
     """Per update, forward and backward."""
     activation_bytes: int
@@ -86,11 +87,18 @@ def estimate(config: RunConfig, num_actions: Action | int) -> Estimate:
     costs = {}
     if not config.model_free:
         costs["denoiser"] = _cost(agent.denoiser, config.denoiser_update, epochs, partial(denoiser_loss, config))
+    if agent.student is not None:
+        evaluations = config.world_model.sampler.num_evaluations * (1 + config.num_autoregressive_steps)
+        n, batches = config.student_update.batch_size, config.student_update.grad_acc_steps
+        teacher = evaluations * batches * count_flops(lambda: denoiser_forward(agent.denoiser, n))
+        loss = partial(denoiser_loss, config)  # which runs the network as often, there and back
+        costs["student"] = _cost(agent.student, config.student_update, epochs, loss, forward_flops=teacher)
     if agent.upsampler is not None:
         costs["upsampler"] = _cost(agent.upsampler, config.upsampler_update, epochs, partial(_upsampler_loss, config))
     if agent.rew_end_model is not None and not config.model_free:
-        loss = partial(_reward_end_loss, config)
-        costs["reward_end"] = _cost(agent.rew_end_model, config.reward_end_update, epochs, loss)
+        costs["reward_end"] = _cost(
+            agent.rew_end_model, config.reward_end_update, epochs, partial(_reward_end_loss, config)
+        )
     if agent.actor_critic is not None:
         costs["actor_critic"] = _policy_cost(config, agent, epochs)
     return Estimate(costs, epochs, math.prod(config.frame_shape) * config.collection.num_steps_total)
@@ -185,7 +193,8 @@ def _policy_cost(config: RunConfig, agent: Agent, epochs: int) -> Cost:
     assert reward_end is not None
     if config.model_free:
         return _cost(policy, update, epochs, _policy_step, times=steps)
-    n, evaluations = update.batch_size, config.world_model.sampler.num_evaluations
+    n = update.batch_size
+    evaluations = 1 if config.world_model.student else config.world_model.sampler.num_evaluations
     burn_in = steps / config.world_model.horizon * (config.denoiser.inner_model.num_steps_conditioning - 1)
     obs, act, _ = batch_of_zeros(reward_end.spec, n, 1, reward_end.device)
     frame_flops = evaluations * count_flops(lambda: denoiser_forward(agent.denoiser, n))

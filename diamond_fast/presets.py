@@ -24,6 +24,7 @@ _QUICK = replace(
     _SMALL_NETWORKS,
     num_final_epochs=1,
     denoiser_update=_FEW_UPDATES,
+    student_update=replace(_FEW_UPDATES, steps_first_epoch=20, steps_per_epoch=5),
     reward_end_update=replace(_FEW_UPDATES, steps_first_epoch=25, steps_per_epoch=15, max_grad_norm=100.0),
     actor_critic_update=replace(
         _FEW_UPDATES, steps_first_epoch=6, steps_per_epoch=3, weight_decay=0.0, max_grad_norm=100.0

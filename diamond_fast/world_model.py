@@ -1,6 +1,7 @@
 """The diffusion world model: a denoiser of any formulation and network, its training loss, and how frames are drawn."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
@@ -135,6 +136,11 @@ class Denoiser(nn.Module):
             return context, None
         level, noise = self.formulation.draw(context, levels, randn)
         return self.formulation.corrupt(context, level, noise), level
+
+    def learning(self) -> AbstractContextManager[None]:
+        """Around calls of ``predict`` whose gradients add up, in a loss that is not ``loss``: what trains fast prepares
+        itself there."""
+        return nullcontext()
 
     def frame_loss(
         self, output: Tensor, clean: Tensor, noisy: Tensor, level: Tensor, noise: Any, mask: Tensor
@@ -354,7 +360,7 @@ class Agent(nn.Module):
     """Denoiser, reward/end model and actor-critic, built from a run's settings, under the names published files use.
 
     If ``cfg.world_model_only``, reward/end model and actor-critic are None. The upsampler is None, unless
-    ``cfg.upsampling`` is above 1.
+    ``cfg.upsampling`` is above 1; the student of the denoiser, unless ``cfg.world_model.student``.
 
     Args:
         cfg: of the run.
@@ -368,6 +374,7 @@ class Agent(nn.Module):
         super().__init__()
         spec = self.spec = cfg.spec(num_actions if isinstance(num_actions, Action) else Discrete(num_actions))
         self.denoiser = Denoiser(cfg.denoiser, spec)
+        self.student = Denoiser(cfg.denoiser, spec) if cfg.world_model.student else None
         two_stages, alone = cfg.upsampling > 1, cfg.world_model_only
         self.upsampler = make_upsampler(cfg.upsampler, spec.frame, cfg.upsampling) if two_stages else None
         self.rew_end_model = None if alone else RewardEndModel(cfg.reward_end, spec)

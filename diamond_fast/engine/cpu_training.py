@@ -115,7 +115,7 @@ def as_programs(model: Model, dtype: torch.dtype = torch.bfloat16, on: str | Non
     return with_modules(model, encoder=ProgramEncoder(model.encoder, dtype, on))
 
 
-def with_modules(model: Whole, **modules: nn.Module) -> Whole:
+def with_modules(model: Whole, **modules: nn.Module | None) -> Whole:
     """The same model, weights shared, with other modules for some of its own."""
     twin = copy.copy(model)
     twin._modules = {**model._modules, **modules}

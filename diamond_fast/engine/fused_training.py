@@ -91,15 +91,15 @@ class TrainableDenoiser(Denoiser):
             self.formulation = fused_formulation(denoiser.formulation, context_channels, dtype, self._pad_to, impl)
 
     def loss(self, *arguments: Any, **options: Any) -> Tensor:
-        with self._fused():
+        with self.learning():
             return super().loss(*arguments, **options)
 
     def denoise(self, *arguments: Any, **options: Any) -> Tensor:
-        with self._fused():
+        with self.learning():
             return super().denoise(*arguments, **options)
 
     @contextmanager
-    def _fused(self) -> Iterator[None]:
+    def learning(self) -> Iterator[None]:
         with outside_autocast(self.device):
             self._walk.take()
             yield

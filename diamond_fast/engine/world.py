@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from diamond_fast.config import RunConfig, WorldModelConfig
+from diamond_fast.distillation import single_step
 from diamond_fast.engine.choose import Path
 from diamond_fast.engine.cpu_training import Model, as_programs, with_modules
 from diamond_fast.engine.fast_denoiser import FastDenoiser
@@ -31,6 +32,24 @@ def next_frame_sampler(denoiser: Denoiser, cfg: StepsConfig, path: Path) -> Samp
     return FastDenoiser(denoiser, cfg, engine=path)
 
 
+def refresh(sampler: Sampler) -> None:
+    """Has it draw with the denoiser's weights as they are now."""
+    if isinstance(sampler, FastDenoiser):
+        sampler.refresh()
+
+
+def with_student(agent: Agent, cfg: WorldModelConfig) -> tuple[Agent, WorldModelConfig]:
+    """The same agent, weights shared, with its student for its denoiser, and the single step that it draws in.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if agent.student is None:
+        raise ValueError("student: the agent has none; train one with --world-model.student")
+    alone = with_modules(agent, denoiser=agent.student, student=None)
+    return alone, replace(cfg, student=False, sampler=single_step(cfg.sampler))
+
+
 def imagination(
     agent: Agent,
     cfg: WorldModelConfig,
@@ -44,6 +63,8 @@ def imagination(
 ) -> ImaginedEnv | FastImaginedEnv:
     """The world model as an environment. Without a reward/end model rewards are 0 and the horizon ends episodes.
 
+    With ``cfg.student`` it is the agent's student that draws the frames.
+
     Args:
         contexts: real frames that episodes start from.
         num_steps: of a rollout, if it is stepped by ``make_play``; None: if by anyone else.
@@ -51,6 +72,8 @@ def imagination(
         generator: source of noise, rewards and ends; None: the default one.
         captured: makes the burn-in of starts one CUDA graph, as ``Captured`` does; None: it is none.
     """
+    if cfg.student:
+        agent, cfg = with_student(agent, cfg)
     graphs = path.graphs and num_steps is None  # a captured rollout holds the sampler's kernels itself
     sampler = next_frame_sampler(agent.denoiser, cfg.sampler, replace(path, graphs=graphs))
     reward_end = agent.rew_end_model or NoRewardEnd(agent.denoiser.device)

@@ -35,6 +35,11 @@ class StepsConfig:
         """Standard deviation of the noise that each step adds to the context."""
         return 0.0
 
+    def draws_more(self, path: str) -> str:
+        """The setting by which steps draw noise of their own, so that a frame does not follow from the noise at the
+        start; empty if it does. ``path`` is where these settings stand in a run's."""
+        return ""
+
     def check(self, path: str) -> None:
         """Raises ValueError if settings do not fit together; ``path`` is where they stand in a run's."""
 
@@ -102,6 +107,9 @@ class SamplerConfig(StepsConfig):
         """Heun's method takes two evaluations a step, except at the last."""
         return self.num_steps if self.order == 1 else 2 * self.num_steps - 1
 
+    def draws_more(self, path: str) -> str:
+        return next((flag(f"{path}.{name}") for name in ("s_churn", "s_cond") if getattr(self, name) > 0), "")
+
     def check(self, path: str) -> None:
         check_range(path, self.sigma_min, self.sigma_max)
 
@@ -132,6 +140,9 @@ class DDPMStepsConfig(StepsConfig):
     """How a next frame is drawn: ancestral sampling, on as many timesteps."""
 
     most_steps: ClassVar[int] = NUM_TIMESTEPS
+
+    def draws_more(self, path: str) -> str:
+        return "--formulation ddpm"
 
     def check(self, path: str) -> None:
         message = f"must be at most {self.most_steps} with --formulation ddpm, got {self.num_steps}"

@@ -1,12 +1,13 @@
 """The updates of a run, from its settings: denoiser, reward/end model and policy, each on its own data."""
 
+from dataclasses import replace
 from functools import partial
 
 from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.engine.choose import Path
 from diamond_fast.engine.graphs import Captured, Pool
 from diamond_fast.engine.rollout import BatchedEnv
-from diamond_fast.engine.world import imagination, make_play, trained
+from diamond_fast.engine.world import imagination, make_play, next_frame_sampler, trained
 from diamond_fast.networks.reward_end.coding import coding_of
 from diamond_fast.replay import Replay, Segments
 from diamond_fast.training.augment import check_mirrored
@@ -14,6 +15,7 @@ from diamond_fast.training.objectives import (
     ActorCriticObjective,
     DenoiserObjective,
     RewardEndObjective,
+    StudentObjective,
     UpsamplerObjective,
 )
 from diamond_fast.training.process_group import ProcessGroup
@@ -64,6 +66,18 @@ def make_updates(
             cfg.augmentation,
         )
         updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
+        if agent.student is not None:
+            drawn_in = cfg.world_model.sampler
+            student = StudentObjective(
+                train(agent.student),
+                agent.denoiser,
+                next_frame_sampler(agent.denoiser, drawn_in, replace(path, graphs=False)),  # the update is one itself
+                drawn_in,
+                segments(4, cfg.student_update, cfg.denoiser_seq_length),
+                path.to_float,
+                cfg.augmentation,
+            )
+            updates["student"] = make_update("student", agent.student, student, cfg.student_update)
         if agent.upsampler is not None:
             both_sizes = segments(3, cfg.upsampler_update, cfg.upsampler_seq_length, full=True)
             upsampler = UpsamplerObjective(train(agent.upsampler), both_sizes, cfg.sigma_distribution, path.to_float)

@@ -1,13 +1,18 @@
-"""What each of the three models is trained on, batch by batch."""
+"""What each of the models is trained on, batch by batch."""
 
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import Module
 
 from diamond_fast.config import ActorCriticLossConfig, AugmentationConfig
+from diamond_fast.distillation import Metric, distillation_loss, pseudo_huber
 from diamond_fast.engine.recompute import Play, Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
-from diamond_fast.formulations.config import LevelsConfig
+from diamond_fast.engine.world import Sampler, refresh
+from diamond_fast.formulations.config import LevelsConfig, StepsConfig
 from diamond_fast.frames import ToFloat, to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
 from diamond_fast.networks.reward_end.model import RewardEndModel
@@ -70,6 +75,66 @@ class DenoiserObjective(ReplayObjective):
         obs, act = augment(self.to_float(frames, pixel_mask), act, pixel_mask, self.augmentation)
         loss = self.denoiser.loss(obs, act, mask, self.sigma_distribution)
         return loss, {"loss": loss.detach()}
+
+
+class StudentObjective(ReplayObjective):
+    """Distillation: draw in one step what the denoiser draws in several from the same noise.
+
+    Args:
+        student: as it is trained.
+        denoiser: the teacher, whose weights the student begins with.
+        teacher: draws with the denoiser, on copies of its weights or not.
+        steps: the teacher's.
+        metric: of differences.
+    """
+
+    def __init__(
+        self,
+        student: Denoiser,
+        denoiser: Denoiser,
+        teacher: Sampler,
+        steps: StepsConfig,
+        segments: Segments,
+        to_float: ToFloat = to_float,
+        augmentation: AugmentationConfig | None = None,
+        metric: Metric = pseudo_huber,
+    ):
+        super().__init__(segments, to_float)
+        self.student, self.denoiser, self.teacher, self.steps = student, denoiser, teacher, steps
+        self.augmentation = augmentation or AugmentationConfig()
+        self.metric = metric
+        self.begun = False
+        """Whether a batch was ever drawn: until then the student has nothing of its own to lose."""
+
+    def begin_epoch(self) -> None:
+        """The teacher is the denoiser as it is now, behind its own updates of the epoch."""
+        refresh(self.teacher)
+        if not self.begun:
+            self._become_the_denoiser()
+
+    @torch.no_grad()
+    def _become_the_denoiser(self) -> None:
+        pairs = (zip(x(self.student), x(self.denoiser), strict=True) for x in (Module.parameters, Module.buffers))
+        for own, its in chain(*pairs):  # by order: names differ if the student is trained as a program
+            own.copy_(its)
+
+    def draw(self) -> Inputs:
+        self.begun = True
+        batch = self.segments.next().to(self.denoiser.device)
+        return batch.frames, batch.pixel_mask, batch.act, batch.mask_padding
+
+    def loss(self, frames: Tensor, pixel_mask: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
+        obs, act = augment(self.to_float(frames, pixel_mask), act, pixel_mask, self.augmentation)
+        loss = distillation_loss(self.student, self.teacher, self.steps, obs, act, mask, self.metric)
+        return loss.total, {"loss": loss.total.detach(), "distance": loss.distance}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "begun": self.begun}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.begun = state["begun"]
+        refresh(self.teacher)
 
 
 class UpsamplerObjective(ReplayObjective):

@@ -120,8 +120,9 @@ def check_shards(cfg: RunConfig, size: int) -> None:
     """Raises ValueError if a run cannot be shared by so many processes."""
     if cfg.model_free:
         raise ValueError("--model-free: plays real games in one process; start it without torchrun")
-    of_upsampler = ("upsampler_update",) if cfg.upsampling > 1 else ()
-    for name in ("denoiser_update", *of_upsampler, "reward_end_update", "actor_critic_update"):
+    optional = {"student_update": cfg.world_model.student, "upsampler_update": cfg.upsampling > 1}
+    of_those = [name for name, there in optional.items() if there]
+    for name in ("denoiser_update", *of_those, "reward_end_update", "actor_critic_update"):
         batch_size = getattr(cfg, name).batch_size
         if batch_size % size:
             raise ValueError(f"{flag(name + '.batch_size')} {batch_size}: cannot be shared equally by {size} processes")

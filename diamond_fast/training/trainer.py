@@ -345,6 +345,7 @@ class Trainer:
         """Frames a sample of a batch holds: those denoised, classified, or played."""
         return {
             "denoiser": 1 + self.cfg.num_autoregressive_steps,
+            "student": 1 + self.cfg.num_autoregressive_steps,
             "upsampler": 1 + self.cfg.upsampler_autoregressive_steps,
             "reward_end": self.cfg.reward_end_seq_length - 1,
             "actor_critic": self.cfg.actor_critic_loss.backup_every,
@@ -449,7 +450,7 @@ def _summary(figures: Mapping[str, Any]) -> str:
     """An epoch's one line."""
     parts = [
         f"{name} loss {figures[f'{name}/loss']:.4f}"
-        for name in ("denoiser", "upsampler", "reward_end")
+        for name in ("denoiser", "student", "upsampler", "reward_end")
         if f"{name}/loss" in figures
     ]
     if "actor_critic/policy_entropy_bits" in figures:

@@ -15,6 +15,7 @@ _PRESET = config.RunConfig(
         config.InnerModelConfig(cond_channels=64, depths=(1, 1, 1), channels=(16, 16, 16), attn_depths=(0, 0, 0))
     ),
     denoiser_update=config.UpdateConfig(steps_first_epoch=600, steps_per_epoch=40, lr=1e-3),
+    student_update=config.UpdateConfig(steps_first_epoch=300, steps_per_epoch=15, lr=1e-3),
     reward_end=config.RewardEndConfig(
         lstm_dim=64, cond_channels=32, depths=(1, 1, 1), channels=(16, 16, 32), attn_depths=(0, 0, 0)
     ),
