@@ -73,7 +73,7 @@ class SweepArgs:
     gpus_per_run: Annotated[
         NonNegativeFloat | None, arg(metavar="X", help_behavior_hint="(default: 1; 0 on a machine without)")
     ] = None
-    """GPUs of a run. 0.25: four runs share one, on this machine or with Ray."""
+    """GPUs of a run. 0.25: four runs share one; with Slurm they are one job."""
     cores_per_run: Annotated[
         PositiveInt | None, arg(metavar="N", help_behavior_hint="(default: this machine's, shared out; of a cluster 4)")
     ] = None
@@ -211,8 +211,6 @@ def engine(args: SweepArgs) -> Drive:
     from diamond_fast.sweeps import slurm
 
     share = _cluster_share(args)
-    if share.gpus % 1:
-        raise ValueError(f"--gpus-per-run: Slurm gives whole GPUs, got {share.gpus:g}; --engine ray can share them")
     if which("sbatch") is None:
         raise ValueError("--engine slurm: there is no sbatch here; call this from a node that can submit jobs")
     queue = slurm.Queue(args.minutes_per_job, args.partition, args.slurm)
@@ -221,6 +219,8 @@ def engine(args: SweepArgs) -> Drive:
 
 def _cluster_share(args: SweepArgs) -> Share:
     gpus = 1.0 if args.gpus_per_run is None else args.gpus_per_run
+    if gpus > 1 and gpus % 1:
+        raise ValueError(f"--gpus-per-run: expected a whole number or a fraction of 1, got {gpus:g}")
     return Share(args.concurrent, gpus, args.cores_per_run or CLUSTER_CORES)
 
 

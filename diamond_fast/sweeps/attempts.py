@@ -47,7 +47,8 @@ class Standing:
 
 def note(sweep: SweepFolder, name: str, event: Literal["start", "end", "retry"], **more: Any) -> None:
     """Appends a line to a run's attempts."""
-    line = {"event": event, "time": time.time(), "node": socket.gethostname(), "pid": os.getpid(), **more}
+    node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()  # as Slurm's commands call it
+    line = {"event": event, "time": time.time(), "node": node, "pid": os.getpid(), **more}
     with open(sweep.attempts_file(name), "ab", buffering=0) as file:
         file.write((strict_json(line) + "\n").encode())
 
@@ -58,6 +59,10 @@ def note_loss(sweep: SweepFolder, name: str, why: str) -> None:
     if not attempts or attempts[-1]["event"] != "start":  # it did not even begin
         note(sweep, name, "start", epochs=epochs_done(sweep, name))
     note(sweep, name, "end", how="lost", why=why)
+
+
+def times_begun(sweep: SweepFolder, name: str) -> int:
+    return sum(line["event"] == "start" for line in _read(sweep.attempts_file(name)))
 
 
 def standings(sweep: SweepFolder) -> list[Standing]:

@@ -43,9 +43,8 @@ def slots(share: Share, gpus: Sequence[str], cores: Sequence[int]) -> list[Slot]
         raise ValueError("--gpus-per-run: this machine has no GPU that torch can use; take 0 or leave it out")
     if share.cores > len(cores):
         raise ValueError(f"--cores-per-run: this process may use {len(cores)} cores, got {share.cores}")
-    per_gpu = int(1 / share.gpus) if share.gpus else 0
     groups = len(cores) // share.cores
-    number = share.concurrent or (per_gpu * len(gpus) if share.gpus else groups)
+    number = share.concurrent or (share.runs_per_gpu * len(gpus) if share.gpus else groups)
     return [
         Slot(
             gpus[i % len(gpus)] if share.gpus else None,

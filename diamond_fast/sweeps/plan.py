@@ -19,6 +19,11 @@ class Share:
     cores: int
     """Cores of a run, and its threads."""
 
+    @property
+    def runs_per_gpu(self) -> int:
+        """As many as share one; 1 if a run has a whole GPU, more, or none."""
+        return int(1 / self.gpus) if 0 < self.gpus < 1 else 1
+
 
 def plan(
     worlds: Sequence[tuple[str, Sequence[str]]],

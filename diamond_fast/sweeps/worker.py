@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ SIGN_EVERY = 5.0
 PATIENCE = 15.0
 """Seconds that a trainer has to save and leave. It takes 8 at most by itself."""
 _PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # a child between fork and exec must load nothing
 
 
 class Attempt:
@@ -43,7 +44,6 @@ class Attempt:
     def __init__(self, sweep: SweepFolder, name: str):
         self.sweep, self.name = replace(sweep, path=sweep.path.resolve()), name
         self._told_to_stop = False
-        self._trainer: subprocess.Popen | None = None
 
     def run(self) -> Standing:
         """Where the run stands in the end. Does nothing if it is finished, failed, cancelled or at work elsewhere."""
@@ -53,23 +53,14 @@ class Attempt:
                 return before
             self._touch()
             note(self.sweep, self.name, "start", epochs=epochs_done(self.sweep, self.name))
-            with self._signals():
+            with on_termination(self.tell_to_stop):
                 how = self._train()
             note(self.sweep, self.name, "end", **how)
         return standing(self.sweep, self.name)
 
-    def stop(self) -> None:
-        """Tells the trainer to save and leave, and waits until it has."""
+    def tell_to_stop(self) -> None:
+        """The trainer is to save and leave; :meth:`run` returns once it has."""
         self._told_to_stop = True
-        trainer = self._trainer
-        if trainer is None or trainer.poll() is not None:
-            return
-        trainer.terminate()
-        try:
-            trainer.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            trainer.kill()
-            trainer.wait()
 
     def _train(self) -> dict[str, str]:
         """How it ended, and why."""
@@ -77,7 +68,7 @@ class Attempt:
         if not _is_let_go(self.sweep.run(self.name)):
             return {"how": "lost", "why": "a trainer of an earlier attempt is still at work"}
         with open(self.sweep.log_file(self.name), "ab", buffering=0) as log:
-            self._trainer = subprocess.Popen(
+            trainer = subprocess.Popen(
                 self._command(),
                 stdout=log,
                 stderr=log,
@@ -87,16 +78,16 @@ class Attempt:
                 preexec_fn=stop_with_parent,
             )
         signed = time.monotonic()
-        while self._trainer.poll() is None:
+        while trainer.poll() is None:
             if time.monotonic() - signed >= SIGN_EVERY:
                 signed = time.monotonic()
                 self._touch()
                 self._told_to_stop |= self.sweep.cancelled_file.exists()
             if self._told_to_stop:
-                self.stop()
+                _end(trainer)
             else:
                 time.sleep(WATCH_EVERY)
-        return self._how(self._trainer.returncode, memory_kills() > kills)
+        return self._how(trainer.returncode, memory_kills() > kills)
 
     def _command(self) -> list[str]:
         folder, argv = self.sweep.run(self.name), list(self.sweep.planned(self.name).argv)
@@ -121,28 +112,35 @@ class Attempt:
     def _touch(self) -> None:
         self.sweep.alive_file(self.name).touch()
 
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """SIGTERM stops the trainer; Ctrl-C is left to whoever started this."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
 
-        def stop(number: int, frame: object) -> None:
-            self._told_to_stop = True
+@contextmanager
+def on_termination(tell: Callable[[], None]) -> Iterator[None]:
+    """SIGTERM calls ``tell``; Ctrl-C is left to whoever started this. On another than the main thread: neither."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    terminate = signal.signal(signal.SIGTERM, lambda number, frame: tell())
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, terminate)
+        signal.signal(signal.SIGINT, interrupt)
 
-        terminate, interrupt = signal.signal(signal.SIGTERM, stop), signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, terminate)
-            signal.signal(signal.SIGINT, interrupt)
+
+def _end(trainer: subprocess.Popen) -> None:
+    trainer.terminate()
+    try:
+        trainer.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        trainer.kill()
+        trainer.wait()
 
 
 def stop_with_parent() -> None:
     """For a new child: the kernel tells it to stop if its parent dies. Linux alone; elsewhere it goes on."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _is_let_go(run: RunFolder) -> bool:

@@ -7,6 +7,7 @@ signal's number as -9, or an exit code as 1. ``always`` strikes at each attempt,
 import argparse
 import fcntl
 import json
+import os
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ def leave(number, frame):
 
 
 signal.signal(signal.SIGTERM, leave)
+print(f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}, threads {os.environ.get('OMP_NUM_THREADS')}", flush=True)
 metrics = folder / "metrics.jsonl"
 lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
 total = lines[-1]["total"] if lines else settings["seed"]

@@ -3,17 +3,19 @@
 Slurm: ``apt-get install slurmctld slurmd slurm-client munge``; Ray and submitit: ``pip install -e '.[ray,slurm]'``.
 """
 
+import json
 import os
 import random
 import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from crashes.crashed_runs import final_state, kill
 from crashes.tiny_run import TINY
-from sweeps.slurm_here import slurm, why_not
+from sweeps.slurm_here import kill_node, slurm, why_not
 
 from diamond_fast.config_checks import checked
 from diamond_fast.presets import PRESETS
@@ -54,6 +56,14 @@ def check(out, alone) -> None:
     assert [s.state for s in standings(sweep)] == ["finished"] * len(sweep.runs)
     for run in sweep.runs:
         assert final_state(sweep.run(run.name).path) == alone[int(run.argv[-1])]
+
+
+needs_slurm = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+
+
+def attempts(out, name) -> list[dict]:
+    file = out / "attempts" / f"{name}.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def pids(pattern: str) -> list[int]:
@@ -126,10 +136,10 @@ class TestSubmitit:
         subprocess.run([sys.executable, "-c", code, str(out)], check=True, env=environment)
         check(out, alone)
 
-    @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+    @needs_slurm
     def test_slurm_with_jobs_that_are_told_their_time_is_up_killed_and_cancelled(self, tmp_path, alone):
         out = tmp_path / "s"
-        with slurm(tmp_path):
+        with slurm(tmp_path, "n1", cores=len(os.sched_getaffinity(0))):
             argv = command(out, 3, "--engine", "slurm", "--gpus-per-run", "0", "--minutes-per-job", "30")
             driver = subprocess.Popen(argv)
             while len(pids("diamond_fast.train .*/s/runs/")) < 1:
@@ -148,4 +158,36 @@ class TestSubmitit:
                 assert time.monotonic() < deadline
             events = "".join(path.read_text() for path in (out / "attempts").glob("*.jsonl"))
         assert "stopped" in events
+        check(out, alone)
+
+    @needs_slurm
+    def test_a_node_of_slurm_is_lost_and_its_run_goes_on_at_another(self, tmp_path, alone):
+        out = tmp_path / "s"
+        with slurm(tmp_path, "n1", "n2", cores=1):
+            driver = subprocess.Popen(command(out, 2, "--engine", "slurm", "--gpus-per-run", "0"))
+            while not any(out.glob("runs/*/metrics.jsonl")):
+                assert driver.poll() is None
+                time.sleep(0.02)
+            name = next(out.glob("runs/*/metrics.jsonl")).parent.name
+            kill_node(tmp_path, node := attempts(out, name)[0]["node"])
+            assert driver.wait() == 0
+        starts = [line["node"] for line in attempts(out, name) if line["event"] == "start"]
+        assert (starts[0], {*starts[1:]}) == (node, {"n1", "n2"} - {node})
+        check(out, alone)
+
+    @needs_slurm
+    def test_two_runs_in_one_job_share_a_gpu_of_slurm(self, tmp_path, alone):
+        out = tmp_path / "s"
+        with slurm(tmp_path, "n1", cores=4):
+            driver = subprocess.Popen(command(out, 3, "--engine", "slurm", "--gpus-per-run", "0.5"))
+            while len(trainers := pids("diamond_fast.train .*/s/runs/")) < 2:
+                assert driver.poll() is None
+                time.sleep(0.2)
+            told = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in trainers]
+            assert len(told) == 2
+            assert all({b"CUDA_VISIBLE_DEVICES=0", b"OMP_NUM_THREADS=1"} <= {*environment} for environment in told)
+            time.sleep(6)
+            (job,) = subprocess.check_output(["squeue", "-h", "-t", "R", "-o", "%i"], text=True).split()
+            subprocess.run(["scancel", "--signal=USR2", job], check=True)  # as before the end of its time
+            assert driver.wait() == 0
         check(out, alone)

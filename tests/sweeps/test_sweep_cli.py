@@ -30,6 +30,7 @@ def refused(capsys, *argv):
         (["--games", "Boxing", "--grid", "denoiser-update.lr", "1e-4", "x"], "--denoiser-update.lr"),
         (["--games", "Boxing", "--engine", "slurm"], "--preset: name one with --engine slurm"),
         (["--games", "Boxing", "--preset", "quick", "--cores-per-run", "4096"], "--cores-per-run: this"),
+        (["--games", "Boxing", "--preset", "quick", "--gpus-per-run", "-1"], "--gpus-per-run: must be at least 0"),
     ],
 )
 def test_one_line_says_what_is_wrong(capsys, tmp_path, argv, message):
