@@ -15,6 +15,7 @@ from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.dit.config import DiTConfig
+from diamond_fast.networks.unet3d.config import UNet3DConfig
 from diamond_fast.spec import Discrete, Frame, Spec
 from diamond_fast.world_model import DiffusionSampler
 
@@ -22,6 +23,7 @@ CONTEXT = 6
 NETWORKS = {
     "cross_attention": CrossAttentionConfig(num_steps_conditioning=CONTEXT),
     "dit": DiTConfig(num_steps_conditioning=CONTEXT),
+    "unet3d": UNet3DConfig(num_steps_conditioning=CONTEXT),
 }
 MOMENTS = 64
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from diamond_fast import config
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.dit.config import DiTConfig
+from diamond_fast.networks.unet3d.config import UNet3DConfig
 
 _FRAME_STACK = config.RunConfig(
     domain="csgo",
@@ -29,12 +30,26 @@ _CROSS_ATTENTION = replace(
     denoiser=config.DenoiserConfig(
         CrossAttentionConfig(
             num_steps_conditioning=6,
-            cond_channels=1096,
-            depths=(4, 4, 4, 4),
+            cond_channels=800,
+            depths=(3, 3, 3, 3),
             channels=(128, 256, 256, 512),
             attn_depths=(0, 0, 1, 1),
-            encoder_depths=(2, 2, 2, 2),
-            encoder_channels=(64, 128, 128, 256),
+            encoder_depths=(2, 2, 2, 6),
+            encoder_channels=(128, 256, 256, 512),
+        )
+    ),
+)
+
+_UNET3D = replace(
+    _FRAME_STACK,
+    network="unet3d",
+    denoiser=config.DenoiserConfig(
+        UNet3DConfig(
+            num_steps_conditioning=6,
+            cond_channels=760,
+            depths=(3, 3, 3, 3),
+            channels=(128, 256, 256, 512),
+            attn_depths=(0, 0, 1, 1),
         )
     ),
 )
@@ -42,7 +57,8 @@ _CROSS_ATTENTION = replace(
 PRESETS: dict[str, config.RunConfig] = {
     # 64x64, six past frames, 120 000 updates, 20 denoising steps; widths are unpublished, parameters are the paper's
     "csgo-frame-stack": _FRAME_STACK,  # 122 M
-    "csgo-cross-attention": _CROSS_ATTENTION,  # 184 M
+    "csgo-cross-attention": _CROSS_ATTENTION,  # 184 M: the same U-Net, and an encoder that makes a step 2.8 times as dear
+    "csgo-unet3d": _UNET3D,  # 122 M too: the paper draws it and trains none
 }
 
 SMALL_NETWORKS = {
@@ -51,10 +67,14 @@ SMALL_NETWORKS = {
         CrossAttentionConfig(
             cond_channels=128,
             depths=(1, 1, 1, 1),
-            channels=(32, 32, 64, 64),
+            channels=(16, 32, 64, 64),
             encoder_depths=(1, 1, 1, 1),
-            encoder_channels=(16, 16, 32, 32),
+            encoder_channels=(16, 32, 64, 64),
         ),
+    ),
+    "small-unet3d": (
+        "unet3d",
+        UNet3DConfig(cond_channels=128, depths=(1, 1, 2, 2), channels=(16, 32, 32, 32), attn_depths=(0, 0, 0, 0)),
     ),
     "small-dit": ("dit", DiTConfig(width=160, depth=7)),
 }

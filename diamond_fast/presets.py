@@ -56,7 +56,7 @@ PRESETS: dict[str, config.RunConfig] = {
         for name, (network, inner_model) in architecture_presets.SMALL_NETWORKS.items()
     },
     "quick": _QUICK,  # the whole pipeline in minutes on a CPU; far too short to learn
-    **architecture_presets.PRESETS,  # the paper's two architectures at its sizes
+    **architecture_presets.PRESETS,  # the paper's two architectures at its sizes, and what they came from
     **recording_presets.PRESETS,  # worlds in two resolutions, from recordings alone
     **{name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()},
 }

@@ -12,6 +12,7 @@ from typing import Any
 NETWORKS = {
     "unet": "diamond_fast.networks.unet.config:InnerModelConfig",
     "cross_attention": "diamond_fast.networks.cross_attention.config:CrossAttentionConfig",
+    "unet3d": "diamond_fast.networks.unet3d.config:UNet3DConfig",
     "dit": "diamond_fast.networks.dit.config:DiTConfig",
 }
 """Networks of a denoiser: name -> config class, or where it is."""

@@ -34,6 +34,7 @@ LAYERS = [
         "networks.unet.config",
         "networks.cross_attention.config",
         "networks.dit.config",
+        "networks.unet3d.config",
         "networks.reward_end.config",
         "networks.actor_critic.config",
         "networks.recurrent.config",

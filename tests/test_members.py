@@ -21,6 +21,7 @@ from diamond_fast.engine.fast_encoders import FastRewardEnd
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.dit.config import DiTConfig
 from diamond_fast.networks.reward_end.model import RewardEndModel
+from diamond_fast.networks.unet3d.config import UNet3DConfig
 from diamond_fast.registry import FORMULATIONS, NETWORKS
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.folder import RunFolder
@@ -42,6 +43,7 @@ NETWORK_SETTINGS = {
         encoder_depths=(1, 1),
         encoder_channels=(8, 8),
     ),
+    "unet3d": UNet3DConfig(cond_channels=16, depths=(1, 1), channels=(8, 8), attn_depths=(0, 1)),
     "dit": DiTConfig(patch_size=4, width=16, depth=2, num_heads=2),
     "pixelwise": PixelwiseConfig(),
 }
@@ -54,7 +56,7 @@ SPECS = {
 CPU = torch.device("cpu")
 N = 3
 
-DEAR = {"cross_attention", "dit"}
+DEAR = {"cross_attention", "unet3d", "dit"}
 """Networks that take longer: by default in one world."""
 
 every = pytest.mark.parametrize(
@@ -210,7 +212,10 @@ def test_settings_are_written_and_read(formulation, network, world, tmp_path):
     ("names", "said"),
     [
         (("edn", "unet"), "--formulation edn: unknown; did you mean edm?"),
-        (("edm", "transformer"), "--network transformer: unknown; known: unet, cross_attention, dit, pixelwise"),
+        (
+            ("edm", "transformer"),
+            "--network transformer: unknown; known: unet, cross_attention, unet3d, dit, pixelwise",
+        ),
     ],
 )
 def test_an_unknown_member_is_one_line(names, said):

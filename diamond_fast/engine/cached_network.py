@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.engine.autocast_network import AutocastNetwork
-from diamond_fast.networks.memory import Memory, MemoryNetwork
+from diamond_fast.networks.memory import FrameByFrameNetwork, Memory, MemoryNetwork
 
 Conditioning = tuple[Tensor, Tensor, Memory]
 """Level [N], actions [N,T,...], and what is remembered of the context: one list for all steps of a frame."""
@@ -13,7 +13,8 @@ Conditioning = tuple[Tensor, Tensor, Memory]
 class CachedNetwork(AutocastNetwork):
     """Past frames are encoded once for all denoising steps.
 
-    On a CPU a frame that was in the context before is not encoded again at all. A GPU is not asked whether it was.
+    On a CPU a frame that was in the context before is not encoded again at all, if each is encoded by itself. A GPU is
+    not asked whether it was.
 
     Args:
         network: whose weights are used.
@@ -42,9 +43,10 @@ class CachedNetwork(AutocastNetwork):
 
     def _remembered(self, frames: Tensor, act: Tensor) -> Memory:
         """frames [N,T,C,H,W], act [N,T,...] -> tensors [N,T,...]."""
-        encode = self._memory_network.encode
-        if frames.device.type != "cpu":  # few launches
-            return [x.unflatten(0, act.shape[:2]) for x in encode(frames.flatten(0, 1), act.flatten(0, 1))]
+        network = self._memory_network
+        if frames.device.type != "cpu" or not isinstance(network, FrameByFrameNetwork):  # few launches
+            return network.remember(frames, act)
+        encode = network.encode
         if self._before is not None and _went_on(*self._before[:2], frames, act):
             newest = encode(frames[:, -1], act[:, -1])
             memory = [torch.cat((x[:, 1:], y[:, None]), 1) for x, y in zip(self._before[2], newest, strict=True)]

@@ -1,7 +1,6 @@
-"""Networks that see past frames one by one, and remember what they saw: each frame has to be encoded once only.
+"""Networks that make something of the past frames once, and remember it for all denoising steps of the next one.
 
-What is remembered of a frame depends on that frame and on the action taken at it alone, not on its age, nor on the
-noisy frame. So it holds for all denoising steps, and for as long as the frame is in the context.
+What is remembered depends on past frames and on the actions taken at them alone, not on the noisy frame.
 """
 
 from abc import ABC, abstractmethod
@@ -10,15 +9,15 @@ import torch
 from torch import Tensor, nn
 
 Memory = list[Tensor]
-"""Keys and values [M,...] of M frames, or [N,T,...] of contexts: one tensor for each attention that reads them."""
+"""Keys and values [N,T,...] of contexts, or [M,...] of M frames: one tensor for each attention that reads them."""
 
 
 class MemoryNetwork(nn.Module, ABC):
-    """A denoiser's network in two halves: ``encode`` what was, ``recall`` it for the next frame."""
+    """A denoiser's network in two halves: ``remember`` what was, ``recall`` it for the next frame."""
 
     @abstractmethod
-    def encode(self, frames: Tensor, act: Tensor) -> Memory:
-        """Past frames [M,C,H,W] in the scale of a context, actions taken at them [M,...] -> tensors [M,...]."""
+    def remember(self, frames: Tensor, act: Tensor) -> Memory:
+        """Past frames [N,T,C,H,W] in the scale of a context, actions taken at them [N,T,...] -> tensors [N,T,...]."""
 
     @abstractmethod
     def recall(self, noisy_next_obs: Tensor, c_noise: Tensor, memory: Memory, act: Tensor) -> Tensor:
@@ -35,9 +34,22 @@ class MemoryNetwork(nn.Module, ABC):
 
     def forward(self, noisy_next_obs: Tensor, c_noise: Tensor, obs: Tensor, act: Tensor) -> Tensor:
         """noisy_next_obs [N,C,H,W], c_noise [N] or [1], obs [N,T*C,H,W], act [N,T,...] -> [N,C,H,W]."""
-        n, t = act.shape[:2]
-        memory = self.encode(obs.unflatten(1, (t, -1)).flatten(0, 1), act.flatten(0, 1))
-        return self.recall(noisy_next_obs, c_noise, [x.unflatten(0, (n, t)) for x in memory], act[:, -1])
+        memory = self.remember(obs.unflatten(1, (act.size(1), -1)), act)
+        return self.recall(noisy_next_obs, c_noise, memory, act[:, -1])
+
+
+class FrameByFrameNetwork(MemoryNetwork):
+    """What is remembered of a frame depends on that frame and on the action taken at it alone, not on its age.
+
+    So it holds for as long as the frame is in the context: each has to be encoded once only.
+    """
+
+    @abstractmethod
+    def encode(self, frames: Tensor, act: Tensor) -> Memory:
+        """Past frames [M,C,H,W] in the scale of a context, actions taken at them [M,...] -> tensors [M,...]."""
+
+    def remember(self, frames: Tensor, act: Tensor) -> Memory:
+        return [x.unflatten(0, act.shape[:2]) for x in self.encode(frames.flatten(0, 1), act.flatten(0, 1))]
 
 
 def heads_of(x: Tensor, num_heads: int) -> Tensor:

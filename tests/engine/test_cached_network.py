@@ -18,6 +18,8 @@ from diamond_fast.envs.world_model import WorldModelEnv
 from diamond_fast.formulations.config import FlowConfig, FlowStepsConfig
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.dit.config import DiTConfig
+from diamond_fast.networks.memory import FrameByFrameNetwork
+from diamond_fast.networks.unet3d.config import UNet3DConfig
 from diamond_fast.spec import Discrete, Frame, Spec
 from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
 
@@ -34,7 +36,11 @@ NETWORKS = {
         encoder_channels=(8, 8),
     ),
     "dit": DiTConfig(num_steps_conditioning=3, patch_size=4, width=16, depth=2, num_heads=2),
+    "unet3d": UNet3DConfig(
+        num_steps_conditioning=3, cond_channels=16, depths=(1, 1), channels=(8, 16), attn_depths=(0, 0)
+    ),
 }
+WHOLE = {"unet3d"}  # what they remember of a frame depends on those before it: a context is remembered as a whole
 each_network = pytest.mark.parametrize("name", NETWORKS)
 
 
@@ -55,13 +61,14 @@ def films(n, length, seed=0):
 
 def counted(network, monkeypatch):
     """How many frames are encoded, call by call."""
-    counts, encode = [], network.encode
+    name = "encode" if isinstance(network, FrameByFrameNetwork) else "remember"
+    counts, encode = [], getattr(network, name)
 
     def counting(frames, act):
-        counts.append(len(frames))
+        counts.append(frames[..., 0, 0, 0].numel())
         return encode(frames, act)
 
-    monkeypatch.setattr(network, "encode", counting)
+    monkeypatch.setattr(network, name, counting)
     return counts
 
 
@@ -91,7 +98,7 @@ def test_remembering_changes_nothing_but_how_often_frames_are_encoded(name, monk
         with monkeypatch.context() as patched:
             counts = counted(network, patched)
             y = cached.sample(obs.flatten(1, 2), actions, noise[:, :n])
-        assert sum(counts) == expected
+        assert sum(counts) == (3 * n if name in WHOLE else expected)
         again = fast_sampler(denoiser.formulation, network, steps, CPU, torch.float32)
         fresh = again.sample(obs.flatten(1, 2), actions, noise[:, :n])
         torch.testing.assert_close(
@@ -140,7 +147,7 @@ def test_imagined_episodes_encode_one_frame_a_step(name, monkeypatch):
         counts.clear()
         infos = [env.step(np.array([t, 3 - t]))[4] for t in range(4)]  # the horizon is 5
         first[engine] = infos[0]["final_obs"].astype(int)
-        assert counts == ([8] * 4 if engine == "readable" else [2] * 4 + [2] * 3)
+        assert counts == ([8] * 4 if engine == "readable" or name in WHOLE else [2] * 4 + [2] * 3)
         env.close()
     assert np.abs(first["readable"] - first["program"]).max() <= 1  # a grey level, by truncation
 

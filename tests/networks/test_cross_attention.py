@@ -9,7 +9,8 @@ import torch
 from torch.autograd import gradcheck
 
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
-from diamond_fast.networks.cross_attention.model import CrossAttention2d, CrossAttentionNetwork, first_looking
+from diamond_fast.networks.cross_attention.model import MOST_POSITIONS, CrossAttention2d, CrossAttentionNetwork
+from diamond_fast.networks.levels import first_looking
 from diamond_fast.networks.memory import places
 from diamond_fast.spec import Box, Discrete, Frame, MultiBinary, Spec
 
@@ -169,7 +170,7 @@ def test_gradients_are_those_of_finite_differences():
 )
 def test_levels_of_at_most_256_positions_look(size, levels, first):
     frame = Frame(*size)
-    assert first_looking(frame, levels) == first
+    assert first_looking(frame, levels, MOST_POSITIONS) == first
     multiple = 2 ** (levels - 1)
     sizes = [tuple(math.ceil(s / multiple) * multiple // 2**level for s in size) for level in range(levels)]
     assert all(a[0] * a[1] >= b[0] * b[1] for a, b in pairwise(sizes))

@@ -23,26 +23,13 @@ from diamond_fast.networks.blocks import (
 from diamond_fast.networks.config import num_heads
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.exact import outside_autocast
-from diamond_fast.networks.memory import Memory, MemoryNetwork, heads_of, joined_frames, places
+from diamond_fast.networks.levels import first_looking, padded
+from diamond_fast.networks.memory import FrameByFrameNetwork, Memory, heads_of, joined_frames, places
 from diamond_fast.networks.unet.model import UNet
-from diamond_fast.spec import Frame, Spec
+from diamond_fast.spec import Spec
 
 MOST_POSITIONS = 256
 """Levels with more positions do not look at the past: the cost of looking grows with the square of their number."""
-
-
-def first_looking(frame: Frame, num_levels: int) -> int:
-    """The finest level of at most ``MOST_POSITIONS`` positions; the deepest if all have more."""
-    multiple = 2 ** (num_levels - 1)
-    height, width = (-(-size // multiple) * multiple for size in (frame.height, frame.width))
-    small = [(height >> level) * (width >> level) <= MOST_POSITIONS for level in range(num_levels - 1)]
-    return [*small, True].index(True)
-
-
-def padded(x: Tensor, num_levels: int) -> Tensor:
-    """x [N,C,H,W] with zeros at the right and the bottom, so that every level halves its size."""
-    multiple = 2 ** (num_levels - 1)
-    return F.pad(x, (0, -x.size(-1) % multiple, 0, -x.size(-2) % multiple))
 
 
 class CrossAttention2d(nn.Module):
@@ -120,7 +107,7 @@ class FrameEncoder(nn.Module):
         return features[::-1]
 
 
-class CrossAttentionNetwork(MemoryNetwork):
+class CrossAttentionNetwork(FrameByFrameNetwork):
     """F(c_in x, c_noise, past frames, past actions) of the noisy frame's U-Net and the past frames' encoder.
 
     The U-Net is told the last action, the encoder that of its frame. Levels look at the past behind their blocks, on
@@ -130,7 +117,7 @@ class CrossAttentionNetwork(MemoryNetwork):
     def __init__(self, cfg: CrossAttentionConfig, spec: Spec):
         super().__init__()
         self.spec = spec
-        self.first = first_looking(spec.frame, len(cfg.channels))
+        self.first = first_looking(spec.frame, len(cfg.channels), MOST_POSITIONS)
         self.noise_emb = FourierFeatures(cfg.cond_channels)
         self.act_emb = ActionEmbedding(spec.action, cfg.cond_channels)
         self.cond_proj = nn.Sequential(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diamond_fast.networks.blocks import NORM_EPS, ActionEmbedding, FourierFeatures
 from diamond_fast.networks.dit.config import DiTConfig
 from diamond_fast.networks.exact import outside_autocast
-from diamond_fast.networks.memory import Memory, MemoryNetwork, heads_of, joined_frames, places
+from diamond_fast.networks.memory import FrameByFrameNetwork, Memory, heads_of, joined_frames, places
 from diamond_fast.spec import Spec
 
 MLP_RATIO = 4
@@ -70,7 +70,7 @@ class Block(nn.Module):
         return x + mlp_gate[:, None] * self.mlp(modulated(x, mlp_shift, mlp_scale)), own
 
 
-class DiT(MemoryNetwork):
+class DiT(FrameByFrameNetwork):
     """F(c_in x, c_noise, past frames, past actions).
 
     The noisy frame is told its noise level and the last action, a past frame that it is clean and its own action.
