@@ -57,7 +57,7 @@ _UNET3D = replace(
 PRESETS: dict[str, config.RunConfig] = {
     # 64x64, six past frames, 120 000 updates, 20 denoising steps; widths are unpublished, parameters are the paper's
     "csgo-frame-stack": _FRAME_STACK,  # 122 M
-    "csgo-cross-attention": _CROSS_ATTENTION,  # 184 M: the same U-Net, and an encoder that makes a step 2.8 times as dear
+    "csgo-cross-attention": _CROSS_ATTENTION,  # 184 M, of which the encoder 62 M
     "csgo-unet3d": _UNET3D,  # 122 M too: the paper draws it and trains none
 }
 
