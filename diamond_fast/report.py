@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from diamond_fast.cli import parse, user_errors
+from diamond_fast.sweeps.folder import SweepFolder, is_sweep
+from diamond_fast.sweeps.plan import file_name
 
 if TYPE_CHECKING:  # --help needs no numpy
     from diamond_fast.reporting.comparison import Comparison, Estimate
@@ -26,7 +28,7 @@ class ReportArgs:
     All runs, finished and unfinished; runs of the same game are its seeds:
         python -m diamond_fast.report runs/*
 
-    All runs of a sweep, and which ones are missing:
+    All runs of a sweep, and which ones are missing; of a sweep with a grid, a report of each variant:
         python -m diamond_fast.report sweeps/paper
 
     The published agents alone:
@@ -53,43 +55,64 @@ def main(argv: Sequence[str] | None = None) -> None:
         out = args.out or DEFAULT_OUT
         if draws and out.exists() and not out.is_dir():
             raise ValueError(f"--out {out}: is a file; name a folder")
-        from diamond_fast.reporting.own_runs import read_runs
-        from diamond_fast.sweeps.folder import SweepFolder, is_sweep
+        from diamond_fast.reporting.own_runs import OwnRun, read_runs
 
-        folders, missing = list[Path](), list[str]()
-        for path in args.runs:
-            if not is_sweep(path):
-                folders.append(path)
-                continue
-            sweep = SweepFolder.open(path)
-            begun = [run.name for run in sweep.runs if sweep.run(run.name).metrics_file.is_file()]
-            folders += [sweep.run(name).path for name in begun]
-            missing += [run.name for run in sweep.runs if run.name not in begun]
-        skipped: list[str] = []
-        runs = read_runs(folders, skipped.append)
-        if args.runs and not runs and missing:
-            raise ValueError(f"{args.runs[0]}: none of its runs has finished an epoch yet")
-        if args.runs and not runs:
+        groups, skipped, read = _groups(args.runs), list[str](), dict[str, list[OwnRun]]()
+        for variant, (folders, missing) in groups.items():
+            runs = read_runs(folders, skipped.append)
+            if runs or not args.runs:
+                read[variant] = runs
+            elif missing:
+                skipped.append(f"{variant or args.runs[0]}: none of its runs has finished an epoch yet")
+        if not read:
             raise ValueError(f"{skipped[0]}{f' (and {len(skipped) - 1} more like it)' if skipped[1:] else ''}")
-        if draws:
-            out.mkdir(parents=True, exist_ok=True)
+        folder = {variant: out / file_name(variant) if len(groups) > 1 else out for variant in read}
+        for path in folder.values() if draws else ():
+            path.mkdir(parents=True, exist_ok=True)
     for line in skipped:
         print(f"Skipped: {line}", file=sys.stderr)
-    if missing:
-        print(f"Missing, since they have not finished an epoch: {', '.join(missing)}", file=sys.stderr)
     from diamond_fast.reporting.comparison import compare, to_json
     from diamond_fast.runs.durable import strict_json
 
-    comparison = compare(runs)
+    comparisons = {variant: compare(runs, groups[variant][1]) for variant, runs in read.items()}
     if draws:
         with user_errors():
-            write(comparison, out)
+            for variant, comparison in comparisons.items():
+                write(comparison, folder[variant])
     try:
-        print(strict_json(to_json(comparison)) if args.json else as_text(comparison), flush=True)
-        if draws:
-            print(f"Page: {out / 'index.html'}", file=sys.stderr if args.json else sys.stdout, flush=True)
+        if args.json:
+            data = {variant: to_json(comparison) for variant, comparison in comparisons.items()}
+            print(strict_json(data if len(groups) > 1 else data.popitem()[1]), flush=True)
+        for variant, comparison in comparisons.items():
+            if not args.json:
+                print(*[f"{variant}:"] * (len(groups) > 1), as_text(comparison), sep="\n", flush=True)
+            if draws:
+                page = f"Page: {folder[variant] / 'index.html'}"
+                print(page, file=sys.stderr if args.json else sys.stdout, flush=True)
     except BrokenPipeError:  # --json | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _groups(paths: Sequence[Path]) -> dict[str, tuple[list[Path], list[str]]]:
+    """By variant of a sweep with a grid, "" for all else: folders of runs, and names of those that are missing.
+
+    Raises:
+        ValueError: a sweep is damaged.
+    """
+    groups: dict[str, tuple[list[Path], list[str]]] = {}
+    for path in paths:
+        if not is_sweep(path):
+            groups.setdefault("", ([], []))[0].append(path)
+            continue
+        sweep = SweepFolder.open(path)
+        for planned in sweep.runs:
+            folders, missing = groups.setdefault(planned.variant, ([], []))
+            run = sweep.run(planned.name)
+            if run.metrics_file.is_file():
+                folders.append(run.path)
+            else:
+                missing.append(planned.name)
+    return groups or {"": ([], [])}
 
 
 def as_text(comparison: "Comparison") -> str:

@@ -27,6 +27,7 @@ from diamond_fast.sweeps.attempts import OVER, note, standings
 from diamond_fast.sweeps.folder import Planned, SweepFolder
 from diamond_fast.sweeps.plan import Share, plan
 from diamond_fast.sweeps.show import LOOK_EVERY, Display, as_table, summary, write_page
+from diamond_fast.sweeps.worker import PATIENCE
 
 PROGRAM = "python -m diamond_fast.sweep"
 OWN = ("--game", "--seed", "--out", "--resume", "--dry-run", "--profile")
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with user_errors():
             held.enter_context(sweep.only_driver())
         sweep.cancelled_file.unlink(missing_ok=True)
-        stop = held.enter_context(stop_signals())
+        stop = held.enter_context(stop_signals(3 * PATIENCE))  # the runs save first
         stop.how_to_go_on = sweep.command
         display = held.enter_context(Display(sweep))
         print(f"{len(runs)} runs: {args.out}\nPage: {args.out / 'index.html'}", flush=True)
@@ -130,8 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for s in found:
         if s.state == "failed":
             print(f"{s.name}: {s.line}", file=sys.stderr)
-    if args.then == "report":
-        _report(sweep)
+    if args.then == "report" and any(s.epochs for s in found):
+        report.main([str(args.out), "--out", str(args.out / "report")])
     if any(s.state != "finished" for s in found):
         print(f"Go on: {sweep.command}", file=sys.stderr)
         raise SystemExit(EXIT_FAILED)
@@ -286,15 +287,6 @@ def retry(sweep: SweepFolder) -> None:
 
 
 COMMANDS: dict[str, Callable[[SweepFolder], None]] = {"status": status, "cancel": cancel, "retry": retry}
-
-
-def _report(sweep: SweepFolder) -> None:
-    """A report of each variant; of a sweep without a grid, of all."""
-    for variant in dict.fromkeys(run.variant for run in sweep.runs):
-        begun = [sweep.run(r.name) for r in sweep.runs if r.variant == variant]
-        runs = [str(run.path) for run in begun if run.metrics_file.is_file()]
-        if runs:
-            report.main([*runs, "--out", str(sweep.path / "report" / variant)])
 
 
 if __name__ == "__main__":

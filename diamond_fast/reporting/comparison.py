@@ -107,11 +107,15 @@ class Comparison:
         return self.subject == OURS
 
 
-def compare(runs: Sequence[OwnRun]) -> Comparison:
+def compare(runs: Sequence[OwnRun], missing: Sequence[str] = ()) -> Comparison:
     """Our finished runs next to all published agents, on the benchmark's games that ours were played on.
 
     Unfinished runs and other games have learning curves, but no part in the aggregates. Without a finished run on a
     game of the benchmark the published agents stand alone, on all 26 games.
+
+    Args:
+        runs: ours.
+        missing: names of runs that a sweep wants and that have not finished an epoch.
     """
     ours = {game: seeds for game, seeds in by_game(runs).items() if game in ATARI_100K}
     scores = {
@@ -130,7 +134,10 @@ def compare(runs: Sequence[OwnRun]) -> Comparison:
     standings += rivals
     subject = OURS if any(scores.values()) else PUBLISHED_SUBJECT
     standings = _with_improvements(standings, subject)
-    return Comparison(games, subject, tuple(standings), tuple(runs), tuple(_coverage(runs, games) + remarks(runs)))
+    said = _coverage(runs, games) + remarks(runs)
+    if missing:
+        said.append(f"Missing, since they have not finished an epoch: {', '.join(missing)}.")
+    return Comparison(games, subject, tuple(standings), tuple(runs), tuple(said))
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from diamond_fast.drawing import Axes, Figure, Line2D, MaxNLocator, rc_context
 from diamond_fast.reporting.comparison import OURS, THRESHOLDS, Comparison, Estimate, Standing
 from diamond_fast.reporting.own_runs import OwnRun, by_game
 from diamond_fast.reporting.published import published_agents, scale
+from diamond_fast.reporting.statistics import interval_of_mean
 
 INK, FAINT, RULE = "#22262e", "#6b7280", "#e3e6ea"
 OURS_COLOUR, DIAMOND_COLOUR = "#d6336c", "#1864ab"
@@ -215,8 +216,9 @@ def _curve_panel(ax: Axes, seeds: Sequence[OwnRun], game: str, xs: Sequence[np.n
         start, end = max(x[0] for x in xs), min(x[-1] for x in xs)
         if start < end:
             grid = np.linspace(start, end, 200)
-            mean = np.mean([np.interp(grid, x, run.returns) for run, x in zip(seeds, xs, strict=True)], axis=0)
-            ax.plot(grid, mean, color=OURS_COLOUR, lw=2.6)
+            each = np.stack([np.interp(grid, x, run.returns) for run, x in zip(seeds, xs, strict=True)])
+            ax.fill_between(grid, *interval_of_mean(each), color=OURS_COLOUR, alpha=0.14, lw=0)
+            ax.plot(grid, each.mean(0), color=OURS_COLOUR, lw=2.6)
     if game in ATARI_100K:
         _draw_references(ax, game)
     ax.set_xlim(left=0)

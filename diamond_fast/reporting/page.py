@@ -24,7 +24,8 @@ CAPTIONS = {
     "averaged over games; 95 % intervals. Agents of which only means are published are left out.",
     "games": "",
     "curves": "Thin: each run's test returns, over a few games and so noisy; thick: the mean over runs, as far as all "
-    "have come. Rings: the final evaluation. Hours count training with its evaluations, without pauses.",
+    "have come; shaded: its 95 % interval of a bootstrap that resamples the runs. Rings: the final evaluation. Hours "
+    "count training with its evaluations, without pauses.",
 }
 METRIC_HEADINGS = {"mean": "Mean", "median": "Median", "iqm": "IQM", "optimality_gap": "Optimality gap"}
 

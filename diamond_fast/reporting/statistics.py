@@ -126,6 +126,13 @@ def bootstrapped(runs: Runs, statistics: Mapping[str, Statistic], seed: int = 0)
     return {name: np.concatenate(parts) for name, parts in chunks.items()}
 
 
+def interval_of_mean(curves: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Of the mean of several runs of one game at each of X places: float64 [R,X] to [2,X]. The same samples for all."""
+    runs, rng = Runs.of([curves[:, 0].tolist()]), np.random.default_rng(seed)
+    means = [weights @ curves for weights in _sampled_weights(runs, SAMPLED_RUNS // FEWEST_SAMPLES, rng)]
+    return interval(np.concatenate(means))
+
+
 def probability_of_improvement(x: Runs, y: Runs, x_weights: np.ndarray, y_weights: np.ndarray) -> np.ndarray:
     """How probably a run of ``x`` beats one of ``y`` on the same game, a tie counting half; mean over games.
 

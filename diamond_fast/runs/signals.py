@@ -21,14 +21,15 @@ class StopSignals:
     """Within ``with stop_signals() as stop``, a first SIGTERM, Ctrl-C or SIGHUP raises :class:`Stopped`.
 
     At once in general; within ``with stop.deferred()`` when :meth:`check` is called next, or at its end. Whoever has
-    not left 8 seconds later leaves there and then, without cleaning up; a second SIGTERM or Ctrl-C kills at once.
-    Either is as safe as SIGKILL, which what is on the disk must survive anyway.
+    not left 8 seconds later (or as many as are given) leaves there and then, without cleaning up; a second SIGTERM or
+    Ctrl-C kills at once. Either is as safe as SIGKILL, which what is on the disk must survive anyway.
 
     SIGHUP, which a terminal sends when it is closed, is never the second: it comes from the shell and from the kernel,
     and some systems send it together with a SIGTERM. If it is ignored from the start (nohup), it stays so.
     """
 
-    def __init__(self):
+    def __init__(self, seconds: float | None = None):
+        self._seconds = SECONDS_TO_SAVE if seconds is None else seconds
         self.how_to_go_on: str | None = None
         """Printed on the way out."""
         self._signal = 0  # until one has come
@@ -63,7 +64,7 @@ class StopSignals:
         if self.has_come:  # the first was a SIGHUP
             return
         self._signal = number
-        self._deadline = threading.Timer(SECONDS_TO_SAVE, self._leave_now)
+        self._deadline = threading.Timer(self._seconds, self._leave_now)
         self._deadline.daemon = True
         self._deadline.start()
         if not self._deferred:
@@ -80,9 +81,13 @@ class StopSignals:
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopSignals]:
-    """Exits with 128 + the signal's number after :class:`Stopped`, as shells report it: 130, 143 or 129."""
-    stop = StopSignals()
+def stop_signals(seconds: float | None = None) -> Iterator[StopSignals]:
+    """Exits with 128 + the signal's number after :class:`Stopped`, as shells report it: 130, 143 or 129.
+
+    Args:
+        seconds: to leave in; :data:`SECONDS_TO_SAVE` if None.
+    """
+    stop = StopSignals(seconds)
     if threading.current_thread() is not threading.main_thread():  # signals go to the main thread only
         yield stop
         return

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from diamond_fast.sweeps.attempts import OVER, TO_DO, note_loss, standings
@@ -84,7 +85,8 @@ def drive(sweep: SweepFolder, places: list[Slot], tick: Callable[[], None]) -> N
         for worker, _ in at_work.values():
             worker.terminate()
         for worker, _ in at_work.values():
-            worker.wait(2 * PATIENCE)
+            with suppress(subprocess.TimeoutExpired):  # it is told once more as this process ends
+                worker.wait(2 * PATIENCE)
 
 
 def _start(sweep: SweepFolder, name: str, slot: Slot) -> subprocess.Popen:

@@ -55,10 +55,15 @@ def plan(
         flags = [word for name, value in chosen for word in (f"--{name}", value)]
         name = "-".join(part for part in (title, variant, f"seed{seed}") if part)
         argv = (*world, *settings, *flags, "--seed", str(seed))
-        runs.append(Planned(re.sub(r"[^\w.,=+-]", "_", name), variant, argv))
+        runs.append(Planned(file_name(name), variant, argv))
     if len({run.name for run in runs}) < len(runs):
         raise ValueError("--games, --grid: name something twice")
     return runs
+
+
+def file_name(text: str) -> str:
+    """Of a run or a variant."""
+    return re.sub(r"[^\w.,=+-]", "_", text)
 
 
 def _short_names(names: Sequence[str]) -> dict[str, str]:

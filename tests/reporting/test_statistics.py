@@ -18,6 +18,7 @@ from diamond_fast.reporting.statistics import (
     game_means,
     interquartile_mean,
     interval,
+    interval_of_mean,
     mean,
     median,
     num_samples,
@@ -175,6 +176,21 @@ def test_interval_is_that_of_a_plain_bootstrap():
     samples = bootstrapped(runs, {"mean": mean, "iqm": interquartile_mean})
     for name, low_high in zip(("mean", "iqm"), expected.T, strict=True):
         assert interval(samples[name]) == pytest.approx(low_high, abs=0.012)  # 4 sigma of 2 000 samples
+
+
+@pytest.mark.parametrize("num_runs", [2, 3, 4])
+def test_interval_of_a_curve_is_that_of_all_possible_samples(num_runs):
+    curves = np.random.default_rng(num_runs).normal(size=(num_runs, 7)) ** 3
+    samples = np.stack([curves[list(drawn)].mean(0) for drawn in itertools.product(range(num_runs), repeat=num_runs)])
+    low, high = interval_of_mean(curves)
+    if num_runs < 4:  # samples of one run alone are more than 2.5 % of all
+        assert np.allclose((low, high), (curves.min(0), curves.max(0)))
+    else:
+        sorted_samples = np.sort(samples, axis=0)
+        for bound, percent in ((low, 2.5), (high, 97.5)):
+            at = len(samples) * percent / 100
+            assert np.all(bound >= sorted_samples[round(at - 3)])
+            assert np.all(bound <= sorted_samples[round(at + 3) - 1])
 
 
 def test_the_same_seed_gives_the_same_samples():

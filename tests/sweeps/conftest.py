@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from diamond_fast.reporting import statistics
 from diamond_fast.sweeps import local, worker
 from diamond_fast.sweeps.folder import Planned, SweepFolder
 
@@ -27,3 +28,10 @@ def make_sweep(tmp_path):
         return SweepFolder.create(tmp_path / "sweep", "python -m diamond_fast.sweep ...", runs)
 
     return make
+
+
+@pytest.fixture
+def few_samples(monkeypatch):
+    """A report's bootstrap takes moments."""
+    monkeypatch.setattr(statistics, "MOST_SAMPLES", 40)
+    monkeypatch.setattr(statistics, "FEWEST_SAMPLES", 40)

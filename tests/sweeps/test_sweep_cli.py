@@ -1,11 +1,14 @@
 """The command line: what it refuses, what it says, and a whole sweep of stubs."""
 
+import json
+
 import pytest
 
-from diamond_fast import sweep
+from diamond_fast import report, sweep
 from diamond_fast.sweeps import local
 from diamond_fast.sweeps.attempts import standings
-from diamond_fast.sweeps.folder import SweepFolder
+from diamond_fast.sweeps.folder import Planned, SweepFolder
+from diamond_fast.sweeps.worker import Attempt
 
 
 def refused(capsys, *argv):
@@ -76,10 +79,7 @@ def test_a_whole_sweep(stub, monkeypatch, capsys, tmp_path):
     page = (out / "index.html").read_text()
     assert "out of memory on cpu: lower the batch" in page
     assert 'http-equiv="refresh"' not in page
-    paths = [
-        (str(out / "runs" / name), str(out / "report" / variant)) for name, variant in (("a", "x=1"), ("b", "x=2"))
-    ]
-    assert reports == [[run, "--out", report] for run, report in paths]
+    assert reports == [[str(out), "--out", str(out / "report")]]
 
     sweep.main(["retry", str(out)])
     assert "1 failed runs may be gone on with: b." in capsys.readouterr().out
@@ -94,16 +94,34 @@ def test_a_whole_sweep(stub, monkeypatch, capsys, tmp_path):
     assert {s.state for s in standings(SweepFolder.open(out))} == {"finished"}
 
 
-def test_a_report_takes_a_sweep_and_names_what_is_missing(make_sweep, stub, tmp_path, capsys):
-    from diamond_fast import report
-    from diamond_fast.sweeps.worker import Attempt
-
+def test_a_report_takes_a_sweep_and_names_what_is_missing(make_sweep, stub, few_samples, capsys):
     folder = make_sweep(a="", b="")
     with pytest.raises(SystemExit):
         report.main([str(folder.path), "--json"])
     assert "none of its runs has finished an epoch yet" in capsys.readouterr().err
     Attempt(folder, "a").run()
     report.main([str(folder.path), "--json"])
+    data = json.loads(capsys.readouterr().out)
+    assert data["remarks"][-1] == "Missing, since they have not finished an epoch: b."
+    assert data["games"] == ["Boxing"]
+
+
+def test_a_report_of_a_grid_is_one_page_for_each_variant(stub, few_samples, monkeypatch, tmp_path, capsys):
+    runs = [Planned(f"{i}", f"data=a/b,x={i // 2}", ("--seed", f"{i}", "--epochs", "2")) for i in range(6)]
+    folder = SweepFolder.create(tmp_path / "sweep", "", runs)
+    for i in range(4):
+        Attempt(folder, f"{i}").run()
+    drawn = {}
+    monkeypatch.setattr(report, "write", lambda comparison, out: drawn.update({out.name: comparison}))
+    report.main([str(folder.path), "--out", str(tmp_path / "report")])
     said = capsys.readouterr()
-    assert "Missing, since they have not finished an epoch: b" in said.err
-    assert "Boxing" in said.out
+    assert "Skipped: data=a/b,x=2: none of its runs has finished an epoch yet" in said.err
+    assert said.out.count("Page:") == 2
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {"data=a_b,x=0", "data=a_b,x=1"} == set(drawn)
+    assert {run.path.name for run in drawn["data=a_b,x=1"].runs} == {"2", "3"}
+    report.main([str(folder.path), "--json"])
+    data = json.loads(capsys.readouterr().out)
+    assert {variant: [run["seed"] for run in of["runs"]] for variant, of in data.items()} == {
+        "data=a/b,x=0": [0, 1],
+        "data=a/b,x=1": [2, 3],
+    }
