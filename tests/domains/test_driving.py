@@ -1,14 +1,25 @@
 """CarRacing with two actions, and the driver that drives it."""
 
+import json
+from dataclasses import replace
+
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("Box2D", reason="CarRacing needs the extra driving")
 
+from diamond_fast.config import EvaluationConfig
+from diamond_fast.config_checks import checked
 from diamond_fast.domains.driving.driver import Driver, speed_shown
 from diamond_fast.domains.driving.env import ENV_ID
 from diamond_fast.domains.gym.adapter import GymSlot
+from diamond_fast.presets import PRESETS
+from diamond_fast.record import main as record_main
+from diamond_fast.runs.folder import RunFolder
+from diamond_fast.spec import Box
+from diamond_fast.training.trainer import Trainer
 
 
 def drive(slot, steps, seed):
@@ -79,3 +90,32 @@ def test_an_episode_depends_on_its_random_numbers_alone():
     )
     assert first == again
     assert first != other
+
+
+def test_a_policy_is_learned_in_imagination_from_a_recorded_drive(tmp_path, monkeypatch):
+    """The preset whole, with few updates: rewards of any size, and test games in CarRacing itself."""
+    monkeypatch.setattr("diamond_fast.training.evaluator.save_learning_curves", lambda path, lines: path)
+    record = ["--env", ENV_ID, "--player", "diamond_fast.domains.driving.driver:drive", "--max-steps", "24"]
+    assert record_main([*record, "--episodes", "2", "--out", str(tmp_path / "drives"), "--test", "0.5"]) == 0
+    preset = PRESETS["car-racing"]
+    few = {  # the first update of a model has a learning rate of 0
+        f"{model}_update": replace(
+            getattr(preset, f"{model}_update"), steps_first_epoch=1, steps_per_epoch=n, batch_size=1, lr_warmup_steps=0
+        )
+        for model, n in {"denoiser": 1, "reward_end": 1, "actor_critic": 2}.items()
+    }
+    evaluation = EvaluationConfig(every=1, num_episodes=1, num_final_episodes=2, num_envs=2, max_steps=3)
+    cfg = replace(
+        preset, **few, evaluation=evaluation, num_final_epochs=2, static_dataset=str(tmp_path / "drives/train")
+    )
+    trainer = Trainer(checked(cfg), RunFolder.create(tmp_path / "run", cfg), torch.device("cpu"))
+    try:
+        result = trainer.run()
+    finally:
+        trainer.close()
+    assert result.lengths.tolist() == [3, 3]
+    assert trainer.agent.spec.action == Box(2)
+    assert (trainer.agent.actor_critic.actor_linear.weight != 0).any()  # they began as zeros
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert ["actor_critic/updates" in line for line in lines[:2]] == [False, True]
+    assert all("test/return_mean" in line for line in lines[:2])

@@ -26,7 +26,7 @@ RANDOM_AND_PERFECT = {
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("preset", ["catch"])
+@pytest.mark.parametrize("preset", ["catch", "roll"])
 def test_a_game_is_learned_in_imagination(tmp_path, preset, seed):
     """The preset gets at least 80 % of the way from random to perfect play, on 100 real games."""
     torch.set_num_threads(2)
