@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.formulations.config import StepsConfig
-from diamond_fast.formulations.protocol import Randn
+from diamond_fast.formulations.protocol import Randn, Step
 from diamond_fast.networks.masking import masked_mean
 from diamond_fast.upsampling import FrameSampler
 from diamond_fast.world_model import Denoiser
@@ -53,7 +53,7 @@ class Distilled(NamedTuple):
 def distillation_loss(
     student: Denoiser,
     teacher: FrameSampler,
-    steps: StepsConfig,
+    step: Step,
     obs: Tensor,
     act: Tensor,
     mask: Tensor,
@@ -68,7 +68,7 @@ def distillation_loss(
     Args:
         student: is trained.
         teacher: draws with the denoiser as it is now; no gradient flows into it.
-        steps: the teacher's.
+        step: the student's (``only_step``).
         obs: [N,L,C,H,W] in [-1, 1], L > T. The L - T last frames are not looked at: only how many there are.
         act: [N,L,...].
         mask: [N,L] bool, False where a frame is padding; what would be drawn in its place does not count.
@@ -76,7 +76,6 @@ def distillation_loss(
         randn: source of standard normal numbers. One draw [N,C,H,W] a step, the noise that both begin with.
     """
     formulation, t = student.formulation, student.spec.context
-    step = formulation.plan(single_step(steps))[0]
     frames, losses, distances = list(obs.unbind(1)), [], []
     with student.learning():
         for i in range(obs.size(1) - t):
@@ -98,6 +97,11 @@ def distillation_loss(
 def single_step(steps: StepsConfig) -> StepsConfig:
     """How the student draws."""
     return replace(steps, num_steps=1)
+
+
+def only_step(denoiser: Denoiser, steps: StepsConfig) -> Step:
+    """The student's step, of a teacher that draws with these settings. Not while a graph is captured."""
+    return denoiser.formulation.plan(single_step(steps))[0]
 
 
 def _only(noise: Tensor) -> Randn:

@@ -91,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with stop_signals():
         with user_errors():
             check_limits(args)
+            args.check_steps(*args.denoising_steps)
             task, out = set_up(args)
         try:
             from diamond_fast.evaluation.measure import measure

@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         with user_errors():
             check_limits(args)
+            args.check_steps(*filter(None, (args.denoising_steps,)))
             play = _prepare_window(args) if args.window else _prepare_page(args)
         play()
     except KeyboardInterrupt:  # before the game began: in it, Ctrl-C is the usual way to end

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from diamond_fast.config import DenoiserConfig, InnerModelConfig, SamplerConfig
-from diamond_fast.distillation import HUBER_WIDTH, METRICS, distillation_loss, single_step
+from diamond_fast.distillation import HUBER_WIDTH, METRICS, distillation_loss, only_step, single_step
 from diamond_fast.engine.cpu_training import as_programs
 from diamond_fast.engine.fused_torch import Techniques
 from diamond_fast.engine.fused_training import fused
@@ -41,6 +41,9 @@ def make(kind="edm", seed=0):
     for p in denoiser.parameters():
         nn.init.normal_(p, std=0.1)  # some layers are zero at the start
     return denoiser
+
+
+STEP = only_step(make(), STEPS)
 
 
 def batch():
@@ -110,7 +113,7 @@ def test_loss_and_gradients_are_those_of_the_definition(metric):
     obs, act, mask = batch()
     noise = Noise()
     teacher = DiffusionSampler(denoiser, STEPS)
-    loss = distillation_loss(student, teacher, STEPS, obs, act, mask, METRICS[metric], noise)
+    loss = distillation_loss(student, teacher, STEP, obs, act, mask, METRICS[metric], noise)
     loss.total.backward()
     assert [x.shape for x in noise.drawn] == [(N, 3, HEIGHT, WIDTH)] * 2  # one a step, and the teacher draws none
     assert all(p.grad is None for p in denoiser.parameters())
@@ -169,7 +172,7 @@ def test_what_is_learned_is_what_the_sampler_draws_with_the_student():
 
     before = distance()
     for i in range(25):
-        loss = distillation_loss(student, teacher, STEPS, obs, act, mask, randn=Noise(5))
+        loss = distillation_loss(student, teacher, STEP, obs, act, mask, randn=Noise(5))
         assert i or loss.distance.item() == pytest.approx(before, abs=0.05)
         optimizer.zero_grad()
         loss.total.backward()
@@ -185,11 +188,11 @@ def test_padding_and_real_later_frames_do_not_count():
         obs[:, CONTEXT:] = other  # only their number matters
         student, teacher = make(seed=3), DiffusionSampler(make(), STEPS)
         with torch.no_grad():
-            losses.append(distillation_loss(student, teacher, STEPS, obs, act, mask, randn=Noise()).total.item())
+            losses.append(distillation_loss(student, teacher, STEP, obs, act, mask, randn=Noise()).total.item())
         act = act.clone()
         act[:, -1] = 2 - act[:, -1]  # taken at the last frame, which leads to none of them
     assert losses[0] == losses[1]
-    alone = distillation_loss(student, teacher, STEPS, obs, act, mask & False, randn=Noise())
+    alone = distillation_loss(student, teacher, STEP, obs, act, mask & False, randn=Noise())
     assert alone.total.item() == alone.distance.item() == 0
 
 
@@ -207,7 +210,7 @@ def test_the_fast_ways_of_training_agree(kind, way):
             trained = fused(student, torch.float32, replace(Techniques(), fused_edm=False))
         elif fast:
             trained = as_programs(student, torch.float32)
-        loss = distillation_loss(trained, teacher, KINDS[kind][1], obs, act, mask, randn=Noise())
+        loss = distillation_loss(trained, teacher, only_step(student, KINDS[kind][1]), obs, act, mask, randn=Noise())
         loss.total.backward()
         totals.append(loss.total.detach())
         grads.append([p.grad for p in student.parameters()])

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diamond_fast.config import EngineChoice, Precision, WorldModelConfig
+from diamond_fast.distillation import single_step
 from diamond_fast.engine.choose import candidates, choose_path
 from diamond_fast.engine.contest import Work
 from diamond_fast.engine.denoiser_arguments import (
@@ -31,6 +32,7 @@ from diamond_fast.formulations.edm import EDM
 from diamond_fast.networks.config import NetworkConfig
 from diamond_fast.networks.exact import outside_autocast
 from diamond_fast.official import find_official, read_weights
+from diamond_fast.runs.agents import load_agent
 from diamond_fast.spec import Spec
 from diamond_fast.world_model import Denoiser, PlainNetwork, Sampler
 
@@ -209,6 +211,26 @@ class FastDenoiser(nn.Module):
             return cls(weights, **options)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_run(cls, run: str | Path, student: bool = False, **options: Any) -> "FastDenoiser":
+        """The denoiser of a run's newest checkpoint, with the run's sampler.
+
+        Args:
+            run: its folder.
+            student: take the student instead, which draws in a single step.
+            options: as for the class.
+
+        Raises:
+            TypeError, ValueError, OSError: there is no such run or student, or an option does not fit.
+        """
+        trained = load_agent(Path(run))
+        sampler = trained.config.world_model.sampler
+        if not student:
+            return cls(trained.agent.denoiser, **{"sampler": sampler, **options})
+        if trained.agent.student is None:
+            raise ValueError(f"student: {trained.source} has none; --world-model.student trains one")
+        return cls(trained.agent.student, **{"sampler": single_step(sampler), **options})
 
     @property
     def denoiser(self) -> nn.Module:

@@ -45,7 +45,7 @@ def with_student(agent: Agent, cfg: WorldModelConfig) -> tuple[Agent, WorldModel
         ValueError: it has none.
     """
     if agent.student is None:
-        raise ValueError("student: the agent has none; train one with --world-model.student")
+        raise ValueError("student: the agent has none; --world-model.student trains one")
     alone = with_modules(agent, denoiser=agent.student, student=None)
     return alone, replace(cfg, student=False, sampler=single_step(cfg.sampler))
 

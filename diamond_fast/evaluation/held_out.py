@@ -7,12 +7,13 @@ import numpy as np
 import torch
 
 from diamond_fast.config import RunConfig
+from diamond_fast.distillation import distillation_loss, only_step
 from diamond_fast.evaluation.open_loop import seeded_randn
 from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES, RewardEndModel
 from diamond_fast.replay import Replay
 from diamond_fast.runs.metrics import classification
 from diamond_fast.upsampling import upsampler_loss
-from diamond_fast.world_model import Agent, Denoiser
+from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
 
 NUM_BATCHES = 4  # of the denoiser's loss
 MAX_BATCHES = 16  # of the reward/end model's sequences during training; with the paper's settings some 9 000 steps
@@ -23,13 +24,15 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
 
     Returns:
         ``denoiser/held_out_loss``, None if there are fewer steps than a sequence has; ``upsampler/held_out_loss`` if
-        there is an upsampler; if there is a reward/end model,
+        there is an upsampler; ``student/held_out_distance`` if there is a student; if there is a reward/end model,
         ``reward_end/held_out_loss`` and, as ``reward_end/held_out_reward/precision/+1`` and so on, precision, recall
         and F1 of each reward sign and of ends.
     """
     figures = {"denoiser/held_out_loss": denoiser_loss(agent, replay, cfg, seed)}
     if agent.upsampler is not None:
         figures["upsampler/held_out_loss"] = upsampler_loss_on(agent.upsampler, replay, cfg, seed)
+    if agent.student is not None:
+        figures["student/held_out_distance"] = student_distance(agent, replay, cfg, seed)
     if agent.rew_end_model is None:
         return figures
     at_most = MAX_BATCHES * cfg.reward_end_update.batch_size
@@ -56,6 +59,24 @@ def denoiser_loss(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> fl
     for _ in range(NUM_BATCHES):
         b = segments.next().to(device)
         total += agent.denoiser.loss(b.obs(), b.act, b.mask_padding, cfg.sigma_distribution, randn)
+    return total.item() / NUM_BATCHES
+
+
+@torch.no_grad()
+def student_distance(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> float | None:
+    """Mean absolute difference of the student's frames from the denoiser's, drawn from the same noise, in grey levels
+    of 255, on such batches as ``denoiser_loss`` has."""
+    if agent.student is None or replay.num_steps < cfg.denoiser_seq_length:
+        return None
+    steps, device = cfg.world_model.sampler, agent.denoiser.device
+    step, randn = only_step(agent.student, steps), seeded_randn(device, seed)
+    teacher = DiffusionSampler(agent.denoiser, steps)
+    segments = replay.segments(cfg.student_update.batch_size, cfg.denoiser_seq_length, seed=seed)
+    total = torch.zeros((), device=device)
+    for _ in range(NUM_BATCHES):
+        b = segments.next().to(device)
+        loss = distillation_loss(agent.student, teacher, step, b.obs(), b.act, b.mask_padding, randn=randn)
+        total += loss.distance
     return total.item() / NUM_BATCHES
 
 

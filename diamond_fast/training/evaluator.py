@@ -1,6 +1,7 @@
 """What a run measures of itself: test games, and its world model on what it was not trained on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Any
@@ -11,7 +12,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.domains import domain_of, has_env
 from diamond_fast.domains.environments import make_env
 from diamond_fast.engine.choose import Path
-from diamond_fast.engine.world import at_play, judged
+from diamond_fast.engine.world import at_play, judged, with_student
 from diamond_fast.evaluation.held_out import denoiser_loss, held_out_figures
 from diamond_fast.evaluation.open_loop import imagine_held_out
 from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluate
@@ -147,14 +148,22 @@ class Evaluator:
         return result
 
     def _save_pictures(self, replay: Replay, epoch: int, progress: Progress) -> None:
-        predictions = imagine_held_out(self.agent, replay, self.cfg, self.path, self.seed("held_out"))
+        self._save_pictures_of(self.agent, self.cfg, replay, f"epoch_{epoch:06d}.png", IMAGINED, progress)
+        if self.agent.student is not None:
+            agent, world_model = with_student(self.agent, self.cfg.world_model)
+            cfg, names = replace(self.cfg, world_model=world_model), (f"student_{epoch:06d}.png", f"student_{IMAGINED}")
+            self._save_pictures_of(agent, cfg, replay, *names, progress)
+
+    def _save_pictures_of(
+        self, agent: Agent, cfg: RunConfig, replay: Replay, grid: str, gif: str, progress: Progress
+    ) -> None:
+        predictions = imagine_held_out(agent, replay, cfg, self.path, self.seed("held_out"))
         if predictions is None:
             progress.say(f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together.")
             return
         segments = list(zip(predictions.real, predictions.imagined, strict=True))
-        path = self.folder.new_picture(f"epoch_{epoch:06d}.png")
-        save_frame_grid(path, segments, pictured_times(self.cfg.world_model.horizon))
-        save_gif(self.folder.new_picture(IMAGINED), segments)
+        save_frame_grid(self.folder.new_picture(grid), segments, pictured_times(cfg.world_model.horizon))
+        save_gif(self.folder.new_picture(gif), segments)
 
 
 def _figures(result: Evaluation) -> dict[str, Any]:

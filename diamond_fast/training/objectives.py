@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from diamond_fast.config import ActorCriticLossConfig, AugmentationConfig
-from diamond_fast.distillation import Metric, distillation_loss, pseudo_huber
+from diamond_fast.distillation import Metric, distillation_loss, only_step, pseudo_huber
 from diamond_fast.engine.recompute import Play, Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
 from diamond_fast.engine.world import Sampler, refresh
@@ -100,7 +100,8 @@ class StudentObjective(ReplayObjective):
         metric: Metric = pseudo_huber,
     ):
         super().__init__(segments, to_float)
-        self.student, self.denoiser, self.teacher, self.steps = student, denoiser, teacher, steps
+        self.student, self.denoiser, self.teacher = student, denoiser, teacher
+        self.step = only_step(student, steps)
         self.augmentation = augmentation or AugmentationConfig()
         self.metric = metric
         self.begun = False
@@ -125,7 +126,7 @@ class StudentObjective(ReplayObjective):
 
     def loss(self, frames: Tensor, pixel_mask: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
         obs, act = augment(self.to_float(frames, pixel_mask), act, pixel_mask, self.augmentation)
-        loss = distillation_loss(self.student, self.teacher, self.steps, obs, act, mask, self.metric)
+        loss = distillation_loss(self.student, self.teacher, self.step, obs, act, mask, self.metric)
         return loss.total, {"loss": loss.total.detach(), "distance": loss.distance}
 
     def state_dict(self) -> dict[str, Any]:

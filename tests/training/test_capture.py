@@ -19,10 +19,12 @@ from diamond_fast.config import (
     DenoiserConfig,
     InnerModelConfig,
     RewardEndConfig,
+    SamplerConfig,
     SigmaDistributionConfig,
     UpdateConfig,
 )
 from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
 from diamond_fast.engine.recompute import Played, play, recompute
@@ -32,9 +34,14 @@ from diamond_fast.kernels.frames_to_float import frames_to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.training.finite import FiniteGuard, NonFiniteError
-from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
+from diamond_fast.training.objectives import (
+    ActorCriticObjective,
+    DenoiserObjective,
+    RewardEndObjective,
+    StudentObjective,
+)
 from diamond_fast.training.update import Update
-from diamond_fast.world_model import Denoiser
+from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 N, CONTEXT, SIZE, ACTIONS = 3, 4, 8, 3
 
@@ -49,6 +56,22 @@ class Denoising(DenoiserObjective):
     def draw(self):
         frames, pixel_mask, act, _, _, mask = segments(CONTEXT + 2)
         return frames, pixel_mask, act, mask
+
+
+class Distilling(StudentObjective):
+    draw = Denoising.draw
+
+
+class Teacher:
+    """As ``FastDenoiser`` without graphs draws within a graph of someone else's: on the fused engine."""
+
+    def __init__(self, denoiser, steps, device, dtype):
+        arguments = denoiser.formulation, denoiser.inner_model, steps, torch.device(device), dtype
+        self.sampler = fast_sampler(*arguments, engine="fused")
+
+    def sample(self, obs, act, randn):
+        trajectory = self.sampler.sample(obs.flatten(1, 2), act, [randn(*obs[:, 0].shape, device=obs.device)])
+        return trajectory[-1], trajectory
 
 
 class Classifying(RewardEndObjective):
@@ -74,7 +97,7 @@ class Env:
 
 
 def make_objective(name, device="cpu", dtype=None):
-    """(model, objective) of one of the three, small; through the fused kernels in ``dtype`` if there is one."""
+    """(model, objective) of one of the models, small; through the fused kernels in ``dtype`` if there is one."""
     torch.manual_seed(0)
 
     def trained(model):
@@ -86,6 +109,13 @@ def make_objective(name, device="cpu", dtype=None):
         model = Denoiser(DenoiserConfig(InnerModelConfig(cond_channels=16, **small)), world(ACTIONS)).to(device)
         torch.nn.init.normal_(model.inner_model.conv_out.weight, std=0.1)
         return model, Denoising(trained(model), None, SigmaDistributionConfig(), floats)
+    if name == "student":
+        cfg, steps = DenoiserConfig(InnerModelConfig(cond_channels=16, **small)), SamplerConfig(num_steps=2)
+        model, denoiser = (Denoiser(cfg, world(ACTIONS)).to(device) for _ in "ab")
+        for module in (model, denoiser):
+            torch.nn.init.normal_(module.inner_model.conv_out.weight, std=0.1)
+        drawing = DiffusionSampler(denoiser, steps) if dtype is None else Teacher(denoiser, steps, device, dtype)
+        return model, Distilling(trained(model), denoiser, drawing, steps, None, floats)
     if name == "reward_end":
         model = RewardEndModel(RewardEndConfig(lstm_dim=6, cond_channels=8, **small), world(ACTIONS, SIZE)).to(device)
         return model, Classifying(trained(model), None, floats)
@@ -95,7 +125,7 @@ def make_objective(name, device="cpu", dtype=None):
     return model, ActorCriticObjective(trained(model), env, ActorCriticLossConfig(backup_every=5), way)
 
 
-NAMES = ["denoiser", "reward_end", "actor_critic"]
+NAMES = ["denoiser", "student", "reward_end", "actor_critic"]
 
 
 class Traced(Captured):
@@ -161,6 +191,7 @@ def state_of(update):
     [
         # in bfloat16 a trace adds up gradients in another order, which AdamW magnifies
         ("denoiser", 1, torch.float32, False),
+        pytest.param("student", 1, torch.float32, False, marks=pytest.mark.slow),
         ("reward_end", 1, torch.bfloat16, False),
         ("actor_critic", 2, torch.bfloat16, False),
         ("denoiser", 1, torch.float32, True),
@@ -213,14 +244,16 @@ def test_nothing_waits_for_a_gpu(name, dtype):
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_nothing_through_the_kernels_is_on_the_host(name):
-    """On a GPU that is not there: the denoiser's loss; the others' outputs, as losses have a softmax with no fake."""
+    """On a GPU that is not there: losses of denoiser and student; the others' outputs, as a softmax has no fake."""
     model, objective = make_objective(name, dtype=torch.bfloat16)
     batch = objective.draw()
     with fake_cuda():
         move_to_fake_cuda(model)
+        if name == "student":
+            move_to_fake_cuda(objective.teacher.sampler)
         batch = [fake(x) for x in batch]
         with no_host_traffic():
-            if name == "denoiser":
+            if name in ("denoiser", "student"):
                 out = objective.loss(*batch)[0]
             elif name == "reward_end":
                 obs, act = objective.to_float(*batch[:2]), batch[2]

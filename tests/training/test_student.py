@@ -4,15 +4,20 @@ import hashlib
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from crashes.tiny_run import TINY
 from interrupted_runs import go_on
 
+from diamond_fast import FastDenoiser
+from diamond_fast.agent_flags import AgentFlags
 from diamond_fast.config import SamplerConfig, UpdateConfig, of_kind
 from diamond_fast.config_checks import checked
 from diamond_fast.engine.world import imagination, with_student
 from diamond_fast.estimate import estimate
+from diamond_fast.playing.source import load_source
+from diamond_fast.playing.worlds import Dream
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.metrics import read_metrics
@@ -162,3 +167,45 @@ def test_the_cost_of_a_student():
     evaluation = (plain["actor_critic"].forward_flops - costs["actor_critic"].forward_flops) / (2 * 4)
     assert costs["student"].forward_flops == pytest.approx(2 * 2 * 4 * 2 * evaluation)  # frames, steps, samples
     assert costs["student"].updates == 3 + 2 * 1
+
+
+def test_evaluation_shows_both(whole):
+    path, _, trainer = whole
+    pictures = {p.name for p in (path / "pictures").iterdir()}
+    assert {"epoch_000002.png", "student_000002.png"} <= pictures
+    line = read_metrics(path / "metrics.jsonl")[2]
+    assert 0 < line["student/held_out_distance"] < 255
+    assert trainer.folder.newest_pictures()[0].name == "epoch_000002.png"
+
+
+def test_a_run_as_a_fast_denoiser_or_its_student(whole, tmp_path):
+    agent = load_agent(whole[0]).agent
+    obs, act = torch.rand(2, 4, 3, 12, 12) * 2 - 1, torch.zeros(2, 4, dtype=torch.int64)
+    noise = torch.randn(2, 3, 12, 12)
+    for student, denoiser, steps in ((False, agent.denoiser, 2), (True, agent.student, 1)):
+        fast = FastDenoiser.from_run(whole[0], student=student, dtype=torch.float32, engine="torch")
+        drawn, trajectory = fast.sample(obs, act, lambda *a, **k: noise)
+        expected, _ = DiffusionSampler(denoiser, SamplerConfig(num_steps=steps)).sample(obs, act, lambda *a, **k: noise)
+        assert len(trajectory) == steps + 1
+        assert (drawn - expected).abs().max() <= 2.01 / 255  # a grey level, where the last bit decides
+    go_on(
+        replace(TINY, num_final_epochs=0, collection=replace(TINY.collection, num_steps_total=60)), tmp_path / "without"
+    )
+    with pytest.raises(ValueError, match=r"^student: .* has none; --world-model.student trains one"):
+        FastDenoiser.from_run(tmp_path / "without", student=True)
+    with pytest.raises(ValueError, match=r"^--student: .* has none; --world-model.student trains one"):
+        AgentFlags(run=tmp_path / "without", student=True).load()
+
+
+def test_what_is_played_with_is_the_denoiser_unless_the_student_is_asked_for(whole):
+    student = load_agent(whole[0]).agent.student.state_dict()
+    for flags, steps in ((AgentFlags(run=whole[0]), 2), (AgentFlags(run=whole[0], student=True), 1)):
+        trained = flags.load()
+        same = torch.equal(trained.agent.denoiser.inner_model.conv_in.weight, student["inner_model.conv_in.weight"])
+        assert same == flags.student
+        assert not trained.config.world_model.student
+        dream = Dream(load_source(trained, torch.device("cpu")), trained.config.world_model, seed=0)
+        dream.begin()
+        assert len(dream.step(np.array(1)).trajectory) == steps + 1
+    with pytest.raises(ValueError, match=r"^--denoising-steps: must be 1 with --student, got 3"):
+        flags.check_steps(1, 3)
