@@ -17,7 +17,8 @@ from diamond_fast.train import TrainArgs, read_command_line
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 MODULES = {"replay": "replay.__main__"} | {
-    name: name for name in ("bench", "doctor", "evaluate", "five_actions", "play", "record", "report", "sweep", "train")
+    name: name
+    for name in ("bench", "doctor", "evaluate", "five_actions", "hub", "play", "record", "report", "sweep", "train")
 }
 
 

@@ -178,6 +178,13 @@ def latest_epoch(folder: Path) -> int | None:
     return _epoch(manifests[-1]) if manifests else None
 
 
+def files_of(folder: Path, epoch: int) -> list[Path]:
+    """An epoch's manifest and the files it names. Raises ValueError, OSError: it is damaged or missing."""
+    manifest = folder / f"{_name(epoch)}.json"
+    held = _unseal(manifest)
+    return [manifest, *(folder / held["folder"] / f"{name}.safetensors" for name in held["files"])]
+
+
 def uncommitted(folder: Path) -> list[Path]:
     """Folders of epochs whose manifests are not there."""
     committed = {path.stem for path in _manifests(folder)}
