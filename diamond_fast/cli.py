@@ -20,6 +20,9 @@ T = TypeVar("T")
 BAD_INPUT = 2
 """Exit code if the command line asks for something that cannot be."""
 
+SEPARATE = {"PIL": "pillow", "matplotlib": "matplotlib", "huggingface_hub": "huggingface_hub"}
+"""What an installation without them goes without: packages, by the name they are imported by."""
+
 UNBROKEN = 10_000  # columns on which no message wraps
 ONE_COLUMN = 100  # on a wider terminal the help stands in several columns
 
@@ -80,7 +83,9 @@ def user_errors() -> Iterator[None]:
         yield
     except EnvironmentFailedError as error:
         fail(str(error))
-    except ImportError:
+    except ImportError as error:
+        if package := SEPARATE.get((error.name or "").partition(".")[0]):
+            fail(f"{package} is not installed, and needed here; pip install {package}")
         if not (missing := _missing_parts()):
             raise
         folder = Path(__file__).parents[1]

@@ -45,6 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             from diamond_fast.devices import resolve_device
 
             device, study = resolve_device(args.device), import_module(kind.__module__)
+            import_module("diamond_fast.studies.output")  # if it cannot be drawn with, that is said before the work
             new = begin(out, name, args)
             try:
                 task = study.set_up(args, out)

@@ -1,10 +1,10 @@
 """Pictures that show what the world model imagines next to what really happened."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
 FRAME_WIDTH = 192
 """Least width of a frame in the picture, in pixels; frames grow by whole factors, so pixels stay square and sharp."""
@@ -18,6 +18,15 @@ ROWS = ("real", "imagined", "difference")
 
 Segment = tuple[np.ndarray, np.ndarray]
 """Real and imagined frames, each uint8 [T, H, W, 3]. Index t - 1 holds the t-th frame after the imagination's start."""
+
+
+@contextmanager
+def if_installed(say: Callable[[str], None]) -> Iterator[None]:
+    """For what draws: if Pillow or matplotlib is not installed, ``say`` is told, and nothing is drawn."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        say(f"Not drawn: {error}; pip install pillow matplotlib")
 
 
 def pictured_times(horizon: int) -> list[int]:
@@ -82,6 +91,8 @@ class _Sheet:
     """A picture with room for columns of three frames below each other, in one or more blocks of such columns."""
 
     def __init__(self, like: Segment, columns: int, blocks: int = 1):
+        from PIL import Image, ImageDraw, ImageFont
+
         height, width = like[0].shape[1:3]
         scale = max(1, -(-FRAME_WIDTH // width))
         self._cell = width * scale, height * scale
@@ -98,6 +109,8 @@ class _Sheet:
 
     def put(self, segment: Segment, t: int, column: int, block: int = 0) -> None:
         """The real frame after t steps, the imagined one and their absolute difference."""
+        from PIL import Image
+
         real, imagined = (frames[t - 1] for frames in segment)
         difference = np.abs(real.astype(np.int16) - imagined).astype(np.uint8)
         x = self._left + column * (self._cell[0] + GAP)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from diamond_fast.drawing import Axes, Figure, MaxNLocator, rc_context
+if TYPE_CHECKING:  # slow to import, and training can do without
+    from diamond_fast.drawing import Axes
 
 STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -38,6 +39,8 @@ def save_learning_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path
     Returns:
         ``path``.
     """
+    from diamond_fast.drawing import Figure, rc_context
+
     panels = [panel for panel in PANELS if any(panel[1] in line for line in lines)]
     hours = bool(lines) and lines[-1]["seconds"] >= 2 * 3600
     clock = ("hours", "seconds", 3600.0) if hours else ("minutes", "seconds", 60.0)
@@ -69,6 +72,8 @@ def save_error_curves(path: Path, curves: Mapping[str, tuple[np.ndarray, np.ndar
     Returns:
         ``path``.
     """
+    from diamond_fast.drawing import Figure, MaxNLocator, rc_context
+
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 4.2), layout="tight")
         ax = figure.subplots()
@@ -94,7 +99,7 @@ def points(lines: Sequence[Mapping[str, Any]], name: str, x: str, unit: float = 
     return np.array(xs, float), np.array(ys, float)
 
 
-def _draw_returns(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, unit: float) -> None:
+def _draw_returns(ax: "Axes", lines: Sequence[Mapping[str, Any]], key: str, unit: float) -> None:
     x, collected = points(lines, "collect/return_mean", key, unit)
     if len(x):
         ax.plot(x, collected, color=FAINT, lw=1, alpha=0.8, label="collected")
@@ -108,7 +113,7 @@ def _draw_returns(ax: Axes, lines: Sequence[Mapping[str, Any]], key: str, unit: 
 
 
 def _draw_panel(
-    ax: Axes, panel: tuple[str, str, str | None], lines: Sequence[Mapping[str, Any]], key: str, unit: float
+    ax: "Axes", panel: tuple[str, str, str | None], lines: Sequence[Mapping[str, Any]], key: str, unit: float
 ) -> None:
     label, trained, tested = panel
     ax.set_ylabel(label)

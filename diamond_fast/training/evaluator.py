@@ -20,7 +20,7 @@ from diamond_fast.replay import Replay
 from diamond_fast.replay.fitting import check_fits
 from diamond_fast.runs.folder import IMAGINED, LEARNING_CURVES, RunFolder
 from diamond_fast.runs.metrics import read_metrics
-from diamond_fast.runs.pictures import pictured_times, save_frame_grid, save_gif
+from diamond_fast.runs.pictures import if_installed, pictured_times, save_frame_grid, save_gif
 from diamond_fast.runs.plots import save_learning_curves
 from diamond_fast.runs.progress import Progress
 from diamond_fast.training.actions import check_full_frames
@@ -122,7 +122,8 @@ class Evaluator:
         return loss, {FINAL_LOSS: loss}
 
     def draw_learning_curves(self) -> None:
-        save_learning_curves(self.folder.new_picture(LEARNING_CURVES), read_metrics(self.folder.metrics_file))
+        with if_installed(print):
+            save_learning_curves(self.folder.new_picture(LEARNING_CURVES), read_metrics(self.folder.metrics_file))
 
     @property
     def _num_final_episodes(self) -> int:
@@ -162,8 +163,9 @@ class Evaluator:
             progress.say(f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together.")
             return
         segments = list(zip(predictions.real, predictions.imagined, strict=True))
-        save_frame_grid(self.folder.new_picture(grid), segments, pictured_times(cfg.world_model.horizon))
-        save_gif(self.folder.new_picture(gif), segments)
+        with if_installed(progress.say):
+            save_frame_grid(self.folder.new_picture(grid), segments, pictured_times(cfg.world_model.horizon))
+            save_gif(self.folder.new_picture(gif), segments)
 
 
 def _figures(result: Evaluation) -> dict[str, Any]:
