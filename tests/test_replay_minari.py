@@ -4,7 +4,7 @@ import gymnasium
 import numpy as np
 import pytest
 
-from diamond_fast.replay import load_recording
+from diamond_fast.replay import Replay, load_recording
 from diamond_fast.replay.__main__ import main
 from diamond_fast.spec import Box, Discrete
 
@@ -59,6 +59,45 @@ def test_pictures_and_actions_are_as_recorded(record, tmp_path, space, action):
         np.testing.assert_array_equal(episode.act, act)
         assert episode.rew.tolist() == [1, 2, 3, 4, 5]
         assert (bool(episode.end[-1]), bool(episode.trunc[-1])) == (i == 1, i == 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("action", [Discrete(6), Box(2)])
+def test_a_recording_goes_out_and_comes_back(tmp_path, monkeypatch, capsys, action):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    rng, no = np.random.default_rng(0), np.zeros(1, bool)
+    path = tmp_path / "journal"
+    replay = Replay.open(path, (8, 12, 3), capacity=20, action=None if isinstance(action, Discrete) else action)
+    for t in range(11):  # an end, a cut, and an episode whose end nobody saw
+        act = np.array([t % 6]) if isinstance(action, Discrete) else rng.normal(size=(1, 2)).astype(np.float32)
+        frames = rng.integers(256, size=(2, 1, 8, 12, 3), dtype=np.uint8)
+        replay.append(frames[0], act, np.full(1, t, np.float32), no | (t == 3), no | (t == 6), frames[1])
+    replay.commit()
+    replay.close()
+
+    assert main(["export", str(path), "--minari", "mine/tiny-v0"]) == 0
+    assert "mine/tiny-v0: 10 steps" in capsys.readouterr().out
+    assert run("--minari", "mine/tiny-v0", "--out", tmp_path / "back") == 0
+    before, after = Replay.load(path), load_recording(tmp_path / "back")
+    assert after.lengths.tolist() == [4, 3, 3]
+    for i in range(3):
+        old, new, steps = before.episode(i), after.episode(i), int(after.lengths[i])
+        np.testing.assert_array_equal(new.obs, old.obs[:steps])
+        np.testing.assert_array_equal(new.act, old.act[:steps])
+        np.testing.assert_array_equal(new.rew, old.rew[:steps])
+        np.testing.assert_array_equal(new.final_obs, old.obs[3] if i == 2 else old.final_obs)
+        assert (bool(new.end[-1]), bool(new.trunc[-1])) == (i == 0, i > 0)
+
+    for flags, message in (
+        (["--minari", "mine/tiny-v0"], "--minari mine/tiny-v0: cannot be written ("),
+        ([], "a second path, --minari: exactly one of them is needed"),
+        ([str(tmp_path / "x.npz"), "--minari", "y-v0"], "a second path, --minari: exactly one of them is needed"),
+    ):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main(["export", str(path), *flags])
+        assert stopped.value.code == 2
+        assert capsys.readouterr().err.startswith(message)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -37,11 +37,13 @@ class Verify:
 
 @dataclass(frozen=True)
 class Export:
-    """Write what a journal, or anything else that `info` reads, holds as one .npz recording."""
+    """Write what a journal, or anything else that `info` reads, holds as an .npz recording or a dataset of Minari."""
 
     path: Positional[Path]
-    out: Positional[Path]
+    out: Positional[Path | None] = None
     """This is the new file; its name ends in .npz."""
+    minari: Annotated[str | None, arg(metavar="ID")] = None
+    """Write a dataset of Minari of this name, such as boxing/expert-v0, instead of a file."""
 
 
 Size = Annotated[int | tuple[int, int] | None, Limits(minimum=1, maximum=2**14), arg(metavar="N")]
@@ -118,8 +120,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(summary(path))
             case Verify(path):
                 return verify(path)
-            case Export(path, out):
-                export(path, out)
+            case Export(path, out, minari):
+                export(path, out, minari)
             case Import():
                 check_limits(command)
                 import_any(command)
@@ -181,9 +183,20 @@ def verify(path: Path) -> int:
     return 0
 
 
-def export(path: Path, out: Path) -> None:
+def export(path: Path, out: Path | None, minari: str | None = None) -> None:
     from diamond_fast.replay.formats import load_recording, write_npz
 
+    if (out is None) == (minari is None):
+        raise ValueError("a second path, --minari: exactly one of them is needed; for instance export journal game.npz")
+    if out is None:
+        from diamond_fast.replay.fitting import check_fits
+        from diamond_fast.replay.minari_export import export_minari
+
+        assert minari is not None
+        replay = load_recording(path)
+        steps = export_minari(replay, minari, check_fits("path", path, replay, replay.frame_shape))
+        print(f"{minari}: {steps} steps in a dataset of Minari")
+        return
     refuse_to_overwrite(out)
     replay = load_recording(path)
     with put_when_done(out) as partial, errors_of(out):
