@@ -31,11 +31,11 @@ class Drift(StudyFlags):
 
     QUICK: ClassVar[Mapping[str, Any]] = {
         "preset": "quick",
-        "updates": 100,
+        "updates": 40,
         "train_seeds": 2,
         "denoising_steps": (1, 3),
-        "horizon": 20,
-        "trajectories": 8,
+        "horizon": 15,
+        "trajectories": 4,
     }
 
     MAY_GROW: ClassVar[tuple[str, ...]] = ("formulations", "train_seeds", "denoising_steps")
