@@ -19,6 +19,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 from diamond_fast import report, train
 from diamond_fast.cli import parse, parse_known, user_errors
 from diamond_fast.domains.atari.games import ATARI_100K
+from diamond_fast.one_line import counted
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.progress import duration
 from diamond_fast.runs.signals import stop_signals
@@ -55,7 +56,7 @@ class SweepArgs:
 
     Stop it; begin failed runs anew:
         python -m diamond_fast.sweep cancel sweeps/paper
-        python -m diamond_fast.sweep retry sweeps/paper
+        python -m diamond_fast.sweep retry --failed sweeps/paper
     """
 
     out: Annotated[Path, arg(metavar="DIR")]
@@ -103,12 +104,21 @@ class SweepName:
     """Its folder."""
 
 
+@dataclass(frozen=True)
+class ToRetry(SweepName):
+    """Which runs may be gone on with."""
+
+    failed: FlagCreatePairsOff[bool] = False
+    """Those that failed. It may be left out: no others ever need it."""
+
+
 @lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in COMMANDS:
         with user_errors():
-            return COMMANDS[argv[0]](SweepFolder.open(parse(SweepName, argv[1:], prog=f"{PROGRAM} {argv[0]}").folder))
+            what = ToRetry if argv[0] == "retry" else SweepName
+            return COMMANDS[argv[0]](SweepFolder.open(parse(what, argv[1:], prog=f"{PROGRAM} {argv[0]}").folder))
     with user_errors():
         args, settings = parse_known(SweepArgs, argv, prog=PROGRAM)
         check_limits(args)
@@ -282,8 +292,10 @@ def retry(sweep: SweepFolder) -> None:
     failed = [s.name for s in standings(sweep) if s.state == "failed"]
     for name in failed:
         note(sweep, name, "retry")
-    listed = f": {', '.join(failed)}" if failed else ""
-    print(f"{len(failed)} failed runs may be gone on with{listed}. Do so: {sweep.command}")
+    if failed:
+        print(f"{counted(len(failed), 'failed run')} may be gone on with: {', '.join(failed)}. Do so: {sweep.command}")
+    else:
+        print("No run has failed.")
 
 
 COMMANDS: dict[str, Callable[[SweepFolder], None]] = {"status": status, "cancel": cancel, "retry": retry}

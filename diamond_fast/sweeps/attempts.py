@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ TO_DO: tuple[State, ...] = ("waiting", "stopped", "lost")
 OVER: tuple[State, ...] = ("finished", "failed")
 SILENT = 90.0
 """Seconds without a sign of life after which a process counts as lost."""
+GO_ON = " Go on from the last checkpoint with: "
+"""A run alone says so as it stops; within a sweep, the sweep's command goes on with it."""
 MOST_LOST = 3
 """Attempts in a row that may be lost without finishing an epoch; then the run counts as failed."""
 
@@ -39,6 +42,8 @@ class Standing:
     """Mean return of the newest evaluation."""
     seconds: float
     """Of training."""
+    left: float | None
+    """Seconds of training to come, by the mean of its epochs so far; None unless it is at work and has finished one."""
     node: str
     """Of the newest attempt; empty before the first."""
     line: str
@@ -75,6 +80,7 @@ def standing(sweep: SweepFolder, name: str) -> Standing:
     attempts, run = _read(sweep.attempts_file(name)), _run(sweep.run(name).path)
     epochs = run.epochs if run else 0
     state, why = _state(sweep.alive_file(name), attempts, epochs)
+    said = last_line(sweep.log_file(name))
     return Standing(
         name=name,
         variant=sweep.planned(name).variant,
@@ -82,8 +88,9 @@ def standing(sweep: SweepFolder, name: str) -> Standing:
         epochs=epochs,
         score=run.score if run else None,
         seconds=run.seconds if run else 0.0,
+        left=_left(run, said) if run and state == "running" else None,
         node=str(attempts[-1]["node"]) if attempts else "",
-        line=why or ("" if state == "finished" else last_line(sweep.log_file(name))),
+        line=(why or ("" if state == "finished" else said)).partition(GO_ON)[0],
     )
 
 
@@ -95,6 +102,11 @@ def last_line(log: Path) -> str:
         file.seek(max(0, log.stat().st_size - 4096))
         lines = file.read().decode(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _left(run: OwnRun, said: str) -> float | None:
+    of = re.match(r"epoch \d+/(\d+):", said)  # as each line of a trainer at work begins
+    return run.seconds / run.epochs * max(int(of[1]) - run.epochs, 0) if of and run.epochs else None
 
 
 def epochs_done(sweep: SweepFolder, name: str) -> int:

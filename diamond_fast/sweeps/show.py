@@ -18,7 +18,7 @@ from diamond_fast.sweeps.folder import SweepFolder
 
 ORDER = ("running", "failed", "lost", "stopped", "waiting", "finished")
 """States, those first that a reader looks for."""
-HEAD = ("run", "state", "epochs", "return", "trained", "node", "last line")
+HEAD = ("run", "state", "epochs", "return", "trained", "left", "node", "last line")
 STYLES = {"running": "green", "failed": "red", "lost": "yellow", "stopped": "yellow", "finished": "bold"}
 LOOK_EVERY, PAGE_EVERY = 2.0, 10.0
 """Seconds."""
@@ -86,6 +86,9 @@ def as_table(found: Sequence[Standing], most: int | None = None) -> Table:
         most: rows; finished and waiting runs are left out first.
     """
     drawn = Table(*HEAD, title=summary(found), title_justify="left", box=None, pad_edge=False)
+    if most is not None:  # there is room for so many lines
+        drawn.expand, last = True, drawn.columns[-1]
+        last.ratio, last.no_wrap = 1, True
     rows = sorted(found, key=lambda s: ORDER.index(s.state))
     for s in rows[: max(most, 3)] if most is not None else rows:
         drawn.add_row(*_cells(s), style=STYLES.get(s.state))
@@ -102,7 +105,7 @@ def write_page(sweep: SweepFolder, found: Sequence[Standing]) -> None:
     rows: list[tuple[str, list[Cell]]] = []
     for s in found:
         shown = _cells(s)
-        values: tuple[Any, ...] = (s.name, ORDER.index(s.state), s.epochs, s.score, s.seconds, s.node, s.line)
+        values: tuple[Any, ...] = (s.name, ORDER.index(s.state), s.epochs, s.score, s.seconds, s.left, s.node, s.line)
         rows.append((s.state, [Cell(escape(text), value) for text, value in zip(shown, values, strict=True)]))
     head = [(name, "ascending") for name in HEAD]
     when = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -119,4 +122,5 @@ def write_page(sweep: SweepFolder, found: Sequence[Standing]) -> None:
 
 def _cells(s: Standing) -> tuple[str, ...]:
     score = "-" if s.score is None else f"{s.score:.2f}"
-    return s.name, s.state, str(s.epochs), score, duration(s.seconds), s.node, s.line
+    left = "-" if s.left is None else duration(s.left)
+    return s.name, s.state, str(s.epochs), score, duration(s.seconds), left, s.node, s.line

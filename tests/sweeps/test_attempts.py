@@ -44,9 +44,15 @@ def test_one_at_work_shows_its_last_line_and_figures(sweep):
     log_epochs(sweep, 2)
     sweep.log_file("a").write_text("epoch 1/3: x\nepoch 2/3: loss 0.1, 5 s left\n\n")
     s = standing(sweep, "a")
-    assert (s.state, s.epochs, s.score, s.seconds) == ("running", 2, 20.0, 5.0)
+    assert (s.state, s.epochs, s.score, s.seconds, s.left) == ("running", 2, 20.0, 5.0, 2.5)
     assert s.line == "epoch 2/3: loss 0.1, 5 s left"
     assert s.node
+
+
+def test_a_run_does_not_say_how_it_would_go_on_alone(sweep):
+    begin(sweep)
+    note(sweep, "a", "end", how="stopped", why="Stopped. Go on from the last checkpoint with: python -m x")
+    assert standing(sweep, "a").line == "Stopped."
 
 
 def test_silence_means_that_it_is_lost(sweep):

@@ -9,13 +9,13 @@ from diamond_fast.sweeps.attempts import Standing, note
 from diamond_fast.sweeps.show import Display, as_table, summary, write_page
 
 
-def standing(name, state, seconds=0.0, score=None, line=""):
-    return Standing(name, "", state, 3, score, seconds, "node7", line)
+def standing(name, state, seconds=0.0, score=None, line="", left=None):
+    return Standing(name, "", state, 3, score, seconds, left, "node7", line)
 
 
 FOUND = [
     standing("a", "finished", 100.0, 1.25),
-    standing("b", "running", 40.0, line="epoch 3/5: 20 s left"),
+    standing("b", "running", 40.0, line="epoch 3/5: 20 s left", left=95.0),
     standing("c", "waiting"),
     standing("d", "failed", 10.0, line="out of memory on <cuda>"),
 ]
@@ -41,8 +41,15 @@ def test_the_table_begins_with_what_a_reader_looks_for():
     shown = rows(as_table(FOUND))
     assert [line.split()[0] for line in shown] == ["b", "d", "c", "a"]
     assert shown[0].endswith("epoch 3/5: 20 s left")
+    assert "1 min 35 s" in shown[0]
     assert "1.25" in shown[3]
     assert [line.split()[0] for line in rows(as_table(FOUND, most=3))] == ["b", "d", "c"]
+
+
+def test_a_row_is_one_line_if_there_is_room_for_so_many():
+    long = standing("a", "failed", line="too little memory " * 20)
+    assert len(rows(as_table([long]))) > 1
+    assert len(rows(as_table([long], most=5))) == 1
 
 
 def test_the_page_needs_nothing_else_and_refreshes_until_the_end(make_sweep):

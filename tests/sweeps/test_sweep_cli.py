@@ -81,8 +81,10 @@ def test_a_whole_sweep(stub, monkeypatch, capsys, tmp_path):
     assert 'http-equiv="refresh"' not in page
     assert reports == [[str(out), "--out", str(out / "report")]]
 
+    sweep.main(["retry", "--failed", str(out)])
+    assert "1 failed run may be gone on with: b." in capsys.readouterr().out
     sweep.main(["retry", str(out)])
-    assert "1 failed runs may be gone on with: b." in capsys.readouterr().out
+    assert capsys.readouterr().out == "No run has failed.\n"
     sweep.main(argv)
     assert f"{out}: 2 finished" in capsys.readouterr().out
     sweep.main(["status", str(out)])
