@@ -1,4 +1,6 @@
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,23 @@ def make_sweep(tmp_path):
         return SweepFolder.create(tmp_path / "sweep", "python -m diamond_fast.sweep ...", runs)
 
     return make
+
+
+@pytest.fixture
+def once_at_work():
+    """``once_at_work(sweep, "ab", act)``: a thread calls ``act`` once these runs' stubs would save and leave."""
+
+    def wait_and_act(sweep, names, act):
+        logs, deadline = [sweep.log_file(name) for name in names], time.monotonic() + 60
+        while not all(log.exists() and "threads" in log.read_text() for log in logs):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        act()
+
+    def start(*arguments):
+        threading.Thread(target=wait_and_act, args=arguments, daemon=True).start()
+
+    return start
 
 
 @pytest.fixture

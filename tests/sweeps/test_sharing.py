@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import types
 from concurrent.futures import Future
 from importlib.util import find_spec
@@ -128,21 +127,21 @@ class TestJob:
         assert Job()(sweep.path, ["a", "b", "c"]) == ["finished", "failed", "finished"]
         assert told(sweep, "a").startswith("GPU 7,")
 
-    def test_sigterm_tells_all_of_them_to_save(self, make_sweep):
+    def test_sigterm_tells_all_of_them_to_save(self, make_sweep, once_at_work):
         sweep = make_sweep(a="--seconds 30", b="--seconds 30")
-        threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        once_at_work(sweep, "ab", lambda: os.kill(os.getpid(), signal.SIGTERM))
         before = signal.getsignal(signal.SIGTERM)
         assert Job()(sweep.path, ["a", "b"]) == ["stopped", "stopped"]
         assert signal.getsignal(signal.SIGTERM) is before
 
-    def test_what_goes_on_is_said_once_all_have_saved(self, make_sweep, monkeypatch):
+    def test_what_goes_on_is_said_once_all_have_saved(self, make_sweep, once_at_work, monkeypatch):
         helpers = types.ModuleType("submitit.helpers")
         helpers.DelayedSubmission = lambda *arguments: arguments
         monkeypatch.setitem(sys.modules, "submitit.helpers", helpers)
         sweep, job, again = make_sweep(a="--seconds 30", b="--seconds 30"), Job(), Future()
-        threading.Timer(0.7, lambda: again.set_result(job.checkpoint(sweep.path, ["a", "b"]))).start()
+        once_at_work(sweep, "ab", lambda: again.set_result(job.checkpoint(sweep.path, ["a", "b"])))
         job(sweep.path, ["a", "b"])
-        new, *arguments = again.result(10)
+        new, *arguments = again.result(60)
         assert isinstance(new, Job)
         assert new is not job
         assert arguments == [sweep.path, ["a", "b"]]

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import threading
 import time
 
 import pytest
@@ -60,19 +59,19 @@ def test_the_kernel_ends_it_for_lack_of_memory(make_sweep, monkeypatch):
     assert s.line.startswith("out of memory")
 
 
-def test_told_to_stop_it_saves_and_says_so(make_sweep):
+def test_told_to_stop_it_saves_and_says_so(make_sweep, once_at_work):
     sweep = make_sweep(a="--seconds 30")
     attempt = Attempt(sweep, "a")
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    once_at_work(sweep, "a", lambda: os.kill(os.getpid(), signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     s = attempt.run()
     assert (s.state, s.line) == ("stopped", "Stopped.")
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_cancelled_sweep_stops_and_begins_nothing(make_sweep):
+def test_a_cancelled_sweep_stops_and_begins_nothing(make_sweep, once_at_work):
     sweep = make_sweep(a="--seconds 30", b="")
-    threading.Timer(0.5, sweep.cancelled_file.touch).start()
+    once_at_work(sweep, "a", sweep.cancelled_file.touch)
     assert Attempt(sweep, "a").run().state == "stopped"
     assert Attempt(sweep, "b").run().state == "waiting"
 
