@@ -1,6 +1,7 @@
 """Runs the benchmarks, or some of them, and writes what they found: behind ``python -m diamond_fast.bench``."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,9 +11,12 @@ from typing import Literal
 from pages.document import read, read_all
 from pages.writing import readme_section, write_page, write_readme
 
+from diamond_fast.runs.signals import stop_with_parent
+
 BENCHMARKS = Path(__file__).parent
 RESULTS = BENCHMARKS / "results"
 LONGEST_BENCHMARK = 1800  # seconds; compilers take long
+PYTEST = (sys.executable, "-u", "-m", "pytest")
 STOPPED = 130  # exit code
 OK, TESTS_FAILED, NOTHING_TO_MEASURE = 0, 1, 5  # of pytest
 
@@ -74,21 +78,33 @@ def _written(folder: Path) -> dict[Path, int]:
 def run_suite(
     out: Path, effort: Effort, files: Sequence[Path], minutes: float | None, more: Sequence[str] = ()
 ) -> tuple[int, bool]:
-    """pytest's exit code, and whether Ctrl-C stopped it. Every benchmark is named as it is done."""
+    """pytest's exit code, and whether a signal stopped it. Every benchmark is named as it is done."""
     limit = [] if minutes is None else [f"--minutes={minutes}"]
     options = ["-m", "not slow", "--benchmark-only", "--benchmark-quiet", "-vv", "--effort", effort]
     options += ["-p", "no:cacheprovider", "-o", f"timeout={LONGEST_BENCHMARK}", f"--documents={out.resolve()}"]
     # pytest-benchmark measures nothing if it believes itself to be one of several parallel test processes
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
-    command = [sys.executable, "-u", "-m", "pytest", *map(str, files or [BENCHMARKS]), *options, *limit, *more]
-    stopped = False
-    with subprocess.Popen(command, cwd=BENCHMARKS.parent, env=environment) as pytest:
-        while pytest.poll() is None:
-            try:
-                pytest.wait()
-            except KeyboardInterrupt:  # Ctrl-C reaches pytest too, which then writes what it has
-                stopped = True
-    return pytest.returncode, stopped
+    command = [*PYTEST, *map(str, files or [BENCHMARKS]), *options, *limit, *more]
+    signals = [
+        each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) != signal.SIG_IGN
+    ]
+    told = 0
+    with subprocess.Popen(
+        command, cwd=BENCHMARKS.parent, env=environment, start_new_session=True, preexec_fn=stop_with_parent
+    ) as pytest:
+
+        def stop(number: int, frame: object) -> None:
+            nonlocal told
+            told += 1
+            pytest.send_signal(signal.SIGINT if told == 1 else signal.SIGKILL)  # it writes what it has, once
+
+        before = [signal.signal(each, stop) for each in signals]
+        try:
+            pytest.wait()
+        finally:
+            for each, handler in zip(signals, before, strict=True):
+                signal.signal(each, handler)
+    return pytest.returncode, told > 0
 
 
 def render() -> None:

@@ -1,5 +1,6 @@
 """SIGTERM, Ctrl-C and SIGHUP: leave where nothing is half done, in time, and say how to go on."""
 
+import ctypes
 import os
 import signal
 import sys
@@ -10,6 +11,8 @@ from types import FrameType
 
 SECONDS_TO_SAVE = 8.0
 """After a first signal. Whoever sends SIGTERM usually sends SIGKILL 10 seconds or more later."""
+_PR_SET_PDEATHSIG = 1
+_LIBC = ctypes.CDLL(None)  # a child between fork and exec must load nothing
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -103,3 +106,9 @@ def stop_signals(seconds: float | None = None) -> Iterator[StopSignals]:
             stop._deadline.cancel()
         for each, handler in zip(handled, before, strict=True):
             signal.signal(each, handler)
+
+
+def stop_with_parent() -> None:
+    """For a new child: the kernel tells it to stop if its parent dies. Linux alone; elsewhere it goes on."""
+    if sys.platform == "linux":
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from diamond_fast.runs.signals import stop_with_parent
 from diamond_fast.sweeps.attempts import OVER, TO_DO, note_loss, standings
 from diamond_fast.sweeps.folder import SweepFolder
 from diamond_fast.sweeps.plan import Share
-from diamond_fast.sweeps.worker import PATIENCE, stop_with_parent
+from diamond_fast.sweeps.worker import PATIENCE
 
 WORKER = (sys.executable, "-m", "diamond_fast.sweeps.worker")
 LOOK_EVERY = 0.5

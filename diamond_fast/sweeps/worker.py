@@ -4,7 +4,6 @@
 moment: its trainer is then told to stop, and whoever comes next goes on from the run's last checkpoint.
 """
 
-import ctypes
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 
 from diamond_fast import control_groups
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.runs.signals import stop_with_parent
 from diamond_fast.sweeps.attempts import Standing, epochs_done, last_line, note, standing
 from diamond_fast.sweeps.folder import SweepFolder
 
@@ -29,8 +29,6 @@ SIGN_EVERY = 5.0
 """Seconds between signs of life, and looks at whether the sweep is cancelled: both ask a file system that all share."""
 PATIENCE = 15.0
 """Seconds that a trainer has to save and leave. It takes 8 at most by itself."""
-_PR_SET_PDEATHSIG = 1
-_LIBC = ctypes.CDLL(None)  # a child between fork and exec must load nothing
 
 
 class Attempt:
@@ -135,12 +133,6 @@ def _end(trainer: subprocess.Popen) -> None:
     except subprocess.TimeoutExpired:
         trainer.kill()
         trainer.wait()
-
-
-def stop_with_parent() -> None:
-    """For a new child: the kernel tells it to stop if its parent dies. Linux alone; elsewhere it goes on."""
-    if sys.platform == "linux":
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _is_let_go(run: RunFolder) -> bool:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import suite
@@ -94,6 +95,43 @@ def test_what_was_measured_before_ctrl_c_is_written_and_every_benchmark_works_fr
     done = capfd.readouterr().out
     assert " PASSED" in done
     assert not any(row["benchmark"].rpartition(":")[2] + " PASSED" in done for row in before)
+
+
+WRITES_ONCE_TOLD = """
+import signal, sys, time
+def write(number, frame):
+    print("written", file=sys.stderr, flush=True)
+    time.sleep({seconds})
+    sys.exit(2)
+signal.signal(signal.SIGINT, write)
+print("begun", file=sys.stderr, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("told", "seconds", "code"), [
+    ([signal.SIGINT], 0, 2), ([signal.SIGTERM], 0, 2), ([signal.SIGHUP], 0, 2),
+    ([signal.SIGTERM, signal.SIGTERM], 60, -signal.SIGKILL),
+])  # fmt: skip
+def test_whoever_is_told_to_stop_tells_pytest_once(tmp_path, monkeypatch, capfd, told, seconds, code):
+    """Not only Ctrl-C, which a terminal sends to both. A second time ends it at once: rows are written already."""
+    monkeypatch.setattr(suite, "PYTEST", (sys.executable, "-S", "-c", WRITES_ONCE_TOLD.format(seconds=seconds)))
+    heard = []
+
+    def tell():
+        for word, number in zip(("begun", "written"), told, strict=False):
+            while word not in heard:
+                heard.extend(capfd.readouterr().err.split())
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=tell)
+    thread.start()
+    assert suite.run_suite(tmp_path, "tiny", [], None) == (code, True)
+    thread.join()
+    heard += capfd.readouterr().err.split()
+    assert heard == ["begun", "written"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.slow  # a rehearsal runs them, too
