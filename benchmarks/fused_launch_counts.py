@@ -83,16 +83,17 @@ class Fakes:
 
     Args:
         techniques: what the networks use.
+        num_steps: evaluations a frame; with a student 1.
     """
 
-    def __init__(self, techniques: Techniques):
+    def __init__(self, techniques: Techniques, num_steps: int = 3):
         self.cfg = cfg = RunConfig()
         agent = Agent(cfg, NUM_ACTIONS).requires_grad_(False)
         denoiser = agent.denoiser
         self.sampler = fast_sampler(
             denoiser.formulation,
             denoiser.inner_model,
-            cfg.world_model.sampler,
+            cfg.world_model.with_denoising_steps(num_steps).sampler,
             CPU,
             torch.bfloat16,
             techniques,
@@ -181,8 +182,7 @@ def categorical(logits: Tensor) -> Tensor:
 def counted(techniques: Techniques) -> dict[str, Launches]:
     """An evaluation, a step of a rollout, what a rollout has beside its steps, and the burn-in of some starts."""
     evaluation = Fakes(techniques).evaluation().launches
-    one, two = (Fakes(techniques).rollout(n).launches for n in (1, 2))
-    step = Launches(two.count - one.count, two.gigabytes - one.gigabytes)
+    one, step = of_step(techniques)
     return {
         "evaluation": evaluation,
         "step": step,
@@ -191,10 +191,18 @@ def counted(techniques: Techniques) -> dict[str, Launches]:
     }
 
 
+def of_step(techniques: Techniques, num_steps: int = 3) -> tuple[Launches, Launches]:
+    """A rollout of one imagined step, and what one step more adds."""
+    one, two = (Fakes(techniques, num_steps).rollout(n).launches for n in (1, 2))
+    return one, Launches(two.count - one.count, two.gigabytes - one.gigabytes)
+
+
 def main() -> None:
     for techniques in (Techniques(), Techniques(fused_convs=True)):
         for what, (count, gigabytes) in counted(techniques).items():
             print(f"fused_convs={techniques.fused_convs}, {what}: {count} launches, {gigabytes:.2f} GB")
+        count, gigabytes = of_step(techniques, num_steps=1)[1]
+        print(f"fused_convs={techniques.fused_convs}, step with a student: {count} launches, {gigabytes:.2f} GB")
 
 
 if __name__ == "__main__":

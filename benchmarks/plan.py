@@ -79,6 +79,7 @@ COSTS: dict[str, Callable[..., Cost]] = {
     "test_reward_end_over_sequence_length": lambda length: Cost(3, 0.5 * UPDATES["reward_end"] * length / 19),
     "test_epoch": lambda: Cost(5, 350),
     "test_step": lambda num_envs: Cost(5, 6 * num_envs),
+    "test_students_step": lambda num_envs: Cost(5, 2.5 * num_envs),
     "test_rollout": lambda num_envs: Cost(5, 100 * num_envs),
     "test_update_from_played_steps": lambda precision, batch: Cost(2, 3 * batch),
     "test_collection": lambda num_envs: Cost(8, 8),

@@ -24,17 +24,24 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from diamond_fast.config import RunConfig
+from diamond_fast.config import RunConfig, WorldModelConfig
+from diamond_fast.engine.denoiser_networks import fast_sampler
 from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.recompute import Played, usual_capacity
+from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.kernels import ada_group_norm_silu, dispatch
 from diamond_fast.kernels.frames_to_float import frames_to_float
-from diamond_fast.training.objectives import ActorCriticObjective, DenoiserObjective, RewardEndObjective
+from diamond_fast.training.objectives import (
+    ActorCriticObjective,
+    DenoiserObjective,
+    RewardEndObjective,
+    StudentObjective,
+)
 from diamond_fast.training.update import Update
-from diamond_fast.world_model import Agent
+from diamond_fast.world_model import Agent, Denoiser
 
 BATCH, NUM_ACTIONS, BURN_IN = 32, 18, 3
-MODELS = ("denoiser", "reward_end", "actor_critic")
+MODELS = ("denoiser", "student", "reward_end", "actor_critic")
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
 FREE |= {"_record_function_enter_new", "_record_function_exit"}
 MAX_TENSORS = {1: 110, 2: 64, 3: 48, 4: 36, 5: 30}  # of one foreach launch, by the number of lists
@@ -160,9 +167,22 @@ def as_on_a_gpu() -> Iterator[None]:
         yield
 
 
+class Teacher:
+    """Draws with the denoiser as ``FastDenoiser`` does within a graph of someone else's."""
+
+    def __init__(self, denoiser: Denoiser, steps: StepsConfig):
+        arguments = denoiser.formulation, denoiser.inner_model, steps, torch.device("meta"), torch.bfloat16
+        self.sampler = fast_sampler(*arguments, engine="fused")
+
+    def sample(self, obs: Tensor, act: Tensor, randn: Callable[..., Tensor]) -> tuple[Tensor, list[Tensor]]:
+        noise = torch.stack([randn(*obs[:, 0].shape, device=obs.device)])
+        trajectory = self.sampler.sample(obs.flatten(1, 2), act, noise)
+        return trajectory[-1], trajectory
+
+
 def make_update(model: str, batch: int = BATCH) -> tuple[Update, tuple[Tensor, ...]]:
     """An update of the paper's run on meta tensors, and its batch."""
-    cfg = RunConfig()
+    cfg = RunConfig(world_model=WorldModelConfig(student=model == "student"))
     with torch.device("meta"):
         agent = Agent(cfg, NUM_ACTIONS).to(memory_format=torch.channels_last)
     trained = fused(getattr(agent, {"reward_end": "rew_end_model"}.get(model, model)), torch.bfloat16)
@@ -174,13 +194,21 @@ def make_update(model: str, batch: int = BATCH) -> tuple[Update, tuple[Tensor, .
                 _played(cfg, batch),
             )
         else:
-            length = getattr(cfg, f"{model}_seq_length")
+            length = cfg.reward_end_seq_length if model == "reward_end" else cfg.denoiser_seq_length
             frames = torch.empty(batch, length, *cfg.frame_shape, dtype=torch.uint8)
             flags = torch.empty(batch, length, dtype=torch.bool)
             act, rew = torch.empty(batch, length, dtype=torch.int64), torch.empty(batch, length)
             if model == "denoiser":
                 objective, inputs = (
                     DenoiserObjective(trained, None, cfg.sigma_distribution, frames_to_float),
+                    (frames, flags, act, flags),
+                )
+            elif model == "student":
+                steps = cfg.world_model.sampler
+                objective, inputs = (
+                    StudentObjective(
+                        trained, agent.denoiser, Teacher(agent.denoiser, steps), steps, None, frames_to_float
+                    ),
                     (frames, flags, act, flags),
                 )
             else:

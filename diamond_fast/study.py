@@ -18,11 +18,12 @@ from diamond_fast.studies.drift import Drift
 from diamond_fast.studies.nfe import Nfe
 from diamond_fast.studies.settings import StudyFlags, UnfitInputError, begin
 from diamond_fast.studies.steps import Steps
+from diamond_fast.studies.student import Student
 
 PROGRAM = "python -m diamond_fast.study"
 EXIT_FAILED = 1
 
-STUDIES: dict[str, type[StudyFlags]] = {"drift": Drift, "steps": Steps, "nfe": Nfe}
+STUDIES: dict[str, type[StudyFlags]] = {"drift": Drift, "steps": Steps, "nfe": Nfe, "student": Student}
 """By name. ``set_up`` and ``run`` of the same module do it."""
 
 

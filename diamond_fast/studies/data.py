@@ -7,6 +7,7 @@ from diamond_fast.replay import Replay, load_recording
 from diamond_fast.replay.fitting import check_fits
 from diamond_fast.runs.durable import put_when_done
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.settings import require
 
 HELD_OUT_EVERY = 5
 """Every fifth episode is held out, unless the user says which are."""
@@ -70,3 +71,14 @@ def starts_of(replay: Replay, context: int, horizon: int, count: int) -> list[tu
             f"at most {most}"
         )
     return starts
+
+
+def starts_at(at: tuple[int, ...], replay: Replay, context: int) -> list[tuple[int, int]]:
+    """Where the contexts start of moments that ``--at`` names, pairs of episode and step. Raises ValueError."""
+    pairs = list(zip(at[::2], at[1::2], strict=True))
+    for episode, step in pairs:
+        require(episode < replay.num_episodes, "at", f"{episode}: there are {replay.num_episodes} episodes, from 0")
+        length = int(replay.lengths[episode])
+        right = context <= step < length
+        require(right, "at", f"{episode} {step}: the step must be from {context} to {length - 1}")
+    return [(episode, step - context) for episode, step in pairs]

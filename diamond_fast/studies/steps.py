@@ -77,7 +77,7 @@ class Task:
 
 def set_up(args: Steps, out: Path) -> Task:
     """Raises ValueError, OSError: what is asked for does not fit together."""
-    from diamond_fast.studies.data import starts_of
+    from diamond_fast.studies.data import starts_at, starts_of
     from diamond_fast.studies.trained import load_all
 
     agents, replay = load_all(args)
@@ -86,15 +86,8 @@ def set_up(args: Steps, out: Path) -> Task:
     if args.region:
         inside = args.region[2] <= height and args.region[3] <= width
         require(inside, "region", f"must lie within frames of {height} x {width} pixels")
-    if not args.at:
-        return Task(args, out, agents, replay, starts_of(replay, context, 1, args.moments))
-    pairs = list(zip(args.at[::2], args.at[1::2], strict=True))
-    for episode, step in pairs:
-        require(episode < replay.num_episodes, "at", f"{episode}: there are {replay.num_episodes} episodes, from 0")
-        length = int(replay.lengths[episode])
-        right = context <= step < length
-        require(right, "at", f"{episode} {step}: the step must be from {context} to {length - 1}")
-    return Task(args, out, agents, replay, [(episode, step - context) for episode, step in pairs])
+    starts = starts_at(args.at, replay, context) or starts_of(replay, context, 1, args.moments)
+    return Task(args, out, agents, replay, starts)
 
 
 def run(task: Task, device: "torch.device", stop: "StopSignals") -> Path:

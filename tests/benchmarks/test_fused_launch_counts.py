@@ -1,7 +1,7 @@
 """Launches and bytes of the fused path at the paper's shapes, by count: what a change costs or saves shows here."""
 
 import pytest
-from fused_launch_counts import Fakes, counted
+from fused_launch_counts import Fakes, counted, of_step
 
 from diamond_fast.engine.fused_torch import Techniques
 
@@ -22,6 +22,14 @@ def test_an_imagined_rollout(fused_convs, evaluation, step, beside, burn_in):
         "beside": beside,
         "burn-in": burn_in,
     }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fused_convs", "step"), [(False, (400, 3.12)), (True, (250, 2.01))])
+def test_a_students_imagined_step_is_less_than_half_of_three_evaluations(fused_convs, step):
+    """774 launches and 7.68 GB, with fused convolutions 414 and 4.79, are those of ``test_an_imagined_rollout``."""
+    count, gigabytes = of_step(Techniques(fused_convs=fused_convs), num_steps=1)[1]
+    assert (count, round(gigabytes, 2)) == step
 
 
 def test_an_evaluation():

@@ -9,10 +9,11 @@ from diamond_fast.networks.backend import res_block
 from diamond_fast.networks.blocks import ResBlock
 
 # What was counted, and some per cent for another version of torch.
-MOST = {"denoiser": (1490, 14.3), "reward_end": (465, 18.1), "actor_critic": (370, 8.3)}
+MOST = {"denoiser": (1490, 14.3), "student": (2780, 28.6), "reward_end": (465, 18.1), "actor_critic": (370, 8.3)}
 # Noise is drawn as the readable loss draws it, channels first: two of the loss's small inputs at each of two steps,
-# there and back. The reward/end model's LSTM takes features channels first, and gives their gradient so.
-LAYOUT_COPIES = {"denoiser": 8, "reward_end": 1, "actor_critic": 0}
+# there and back; the student's at the teacher's steps and at its own. The reward/end model's LSTM takes features
+# channels first, and gives their gradient so.
+LAYOUT_COPIES = {"denoiser": 8, "student": 16, "reward_end": 1, "actor_critic": 0}
 
 
 @pytest.mark.parametrize("model", list(MOST))
