@@ -119,17 +119,21 @@ def run(task: Task, device: "torch.device", stop: "StopSignals") -> Path:
     units = [(run, way) for run in task.agents for way in args.ways]
     todo = [(run, way) for run, way in units if not task.file(run, way).exists()]
     (task.out / "measured").mkdir(exist_ok=True)
-    with Progress(
-        len(todo), {"distil": args.updates * sum(args.ways[way][1] is not None for _, way in todo)}
-    ) as progress:
+    students = sum(args.ways[way][1] is not None for _, way in todo)
+    with Progress(len(todo), {"distil": args.updates * students}, unit="measurement") as progress:
         for run, way in todo:
-            stop.check()
             trained, (steps, metric) = task.agents[run], args.ways[way]
             if metric is not None:
                 with progress.phase("distil", args.updates) as phase:
-                    trained = distil(trained, args, task.most, metric, device, lambda: (stop.check(), phase.advance()))
-            content = io.BytesIO()
-            np.savez_compressed(content, **measure(task, trained, steps, device))
+
+                    def advance() -> None:
+                        stop.check()
+                        phase.advance()
+
+                    trained = distil(trained, args, task.most, metric, device, advance)
+            stop.check()
+            content, arrays = io.BytesIO(), measure(task, trained, steps, device)
+            np.savez_compressed(content, allow_pickle=False, **arrays)
             write_durably(task.file(run, way), content.getvalue())
             progress.epoch_done(f"{run}: {way}")
     return _write(task)
@@ -174,7 +178,10 @@ def _write(task: Task) -> Path:
         "levels. A student that draws the mean of futures has none. Behind ±: 95 % over runs.",
         "Rewards and ends: what the reward/end model reads off imagined frames, against what was recorded.",
     ]
-    table = [[way, *(output.shown(*row[key]) if row[key] else "–" for key in KEYS)] for way, row in rows.items()]  # noqa: RUF001
+    table = [
+        [way, *("–" if (found := row[key]) is None else output.shown(*found) for key in KEYS)]  # noqa: RUF001
+        for way, row in rows.items()
+    ]
     return output.write(
         task.out, "A student beside its teacher", remarks, results, pictures, ["", *KEYS.values()], table
     )

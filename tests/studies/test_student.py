@@ -37,7 +37,7 @@ def test_a_run_is_distilled_and_held_beside_its_teacher(tmp_path, monkeypatch, c
     )
     flags = [*flags.split(), *["--moments", "2", "--device", "cpu", "--engine", "readable", "--out", "out"]]
     study.main(flags)
-    assert "epoch 4/4: run: student, squared" in capsys.readouterr().out
+    assert "measurement 4/4: run: student, squared" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     ways = ["teacher, n = 1", "teacher, n = 2", "student, pseudo-huber", "student, squared"]
     assert list(results["by_run"]["run"]) == ways
