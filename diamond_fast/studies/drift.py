@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from tyro.conf import arg
 
+from diamond_fast.one_line import counted
 from diamond_fast.settings import Length, PositiveInt
 from diamond_fast.studies.settings import StudyFlags, users_input
 
@@ -170,7 +171,9 @@ def _measure(task: Task, name: str, seed: int, todo: list[int], device: "torch.d
                     lambda count, n=n: phase.advance(count * n),  # type: ignore[misc]
                 )
             measured.save(task.measured(name, seed, n))
-            progress.epoch_done(f"{name}, seed {seed}, {n} steps: error {measured.errors.mean():.2f} grey levels")
+            progress.epoch_done(
+                f"{name}, seed {seed}, {counted(n, 'step')}: error {measured.errors.mean():.2f} grey levels"
+            )
 
 
 def _write(task: Task, num_seeds: int) -> Path:

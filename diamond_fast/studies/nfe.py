@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from diamond_fast.one_line import counted
 from diamond_fast.settings import PositiveInt
 from diamond_fast.studies.trained import OfTrained
 
@@ -121,7 +122,9 @@ def run(task: Task, device: "torch.device", stop: "StopSignals") -> Path:
                 "error": float(imagined.errors.mean()),
             }
             write_durably(file, strict_json(figures).encode())
-            progress.epoch_done(f"{name}, {sampler_name}, {steps.num_steps} steps: {figures['error']:.2f} grey levels")
+            progress.epoch_done(
+                f"{name}, {sampler_name}, {counted(steps.num_steps, 'step')}: {figures['error']:.2f} grey levels"
+            )
     return _write(task, device)
 
 
