@@ -22,6 +22,7 @@ from diamond_fast.formulations.config import (
     StepsConfig,
 )
 from diamond_fast.networks.actor_critic.config import ActorCriticConfig, ActorCriticLossConfig
+from diamond_fast.networks.recurrent.config import Memory, MemoryConfig
 from diamond_fast.networks.reward_end.config import RewardEndConfig
 from diamond_fast.networks.unet.config import InnerModelConfig as InnerModelConfig  # to be had with the others
 from diamond_fast.registry import FORMULATIONS, NETWORKS, find
@@ -222,6 +223,11 @@ class RunConfig:
     """The denoiser learns this diffusion. The denoiser, its noise levels and its sampler have its settings."""
     network: Annotated[str, arg(metavar="NAME")] = "unet"
     """The denoiser has this network. The inner model has its settings."""
+    memory: Memory = "none"
+    """The world model remembers all frames and actions of an episode in layers of this kind, tells the denoiser what it
+    remembers in place of the last actions, and reads rewards and ends off it (EDELINE, arXiv 2502.00466). It is trained
+    in the denoiser's updates, and there is no reward/end model. none: there is one, and no memory, as in DIAMOND."""
+    memory_model: MemoryConfig = field(default_factory=MemoryConfig)
     denoiser: DiffusionConfig = field(default_factory=DenoiserConfig)
     denoiser_update: UpdateConfig = field(default_factory=UpdateConfig)
     student_update: UpdateConfig = field(
@@ -265,7 +271,9 @@ class RunConfig:
         from diamond_fast.spec import Frame, Spec
 
         height, width, channels = self.frame_shape
-        return Spec(Frame(height, width, channels), action, self.denoiser.inner_model.num_steps_conditioning)
+        context = self.denoiser.inner_model.num_steps_conditioning
+        memory = 0 if self.memory == "none" else self.memory_model.width
+        return Spec(Frame(height, width, channels), action, context, memory)
 
     @property
     def env_arguments(self) -> dict[str, Any]:
@@ -295,7 +303,7 @@ class RunConfig:
 
     @property
     def reward_end_seq_length(self) -> int:
-        """Frames in a reward/end training sequence: a rollout after its burn-in."""
+        """Frames in a reward/end training sequence, and in one of a memory: a rollout after its burn-in."""
         return self.world_model.horizon + self.denoiser.inner_model.num_steps_conditioning
 
     @property

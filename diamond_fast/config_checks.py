@@ -90,6 +90,7 @@ def _check_models(config: RunConfig) -> None:
         require(told or not noisy, path, "needs --denoiser.inner-model.context-noise: the network must be told of it")
     config.sigma_distribution.check("sigma_distribution")
     config.denoiser.inner_model.check("denoiser.inner_model")
+    _check_memory(config)
     _check_student(config)
     _check_upsampler(config)
     config.reward_end.check("reward_end")
@@ -110,6 +111,25 @@ def _check_student(config: RunConfig) -> None:
     require(not more, name, message)
     message = f"needs at least 2 --world-model.sampler.num-steps to learn from, got {steps.num_steps}"
     require(steps.num_steps > 1, name, message)
+
+
+def _check_memory(config: RunConfig) -> None:
+    if config.memory == "none":
+        return
+    for fits, why in (
+        (config.network == "unet", f"needs --network unet, got {config.network}"),
+        (not config.model_free, "has no use with --model-free"),
+        (config.upsampling == 1, f"needs --upsampling 1, got {config.upsampling}"),
+        (not config.world_model.student, "cannot be told to a --world-model.student"),
+    ):
+        require(fits, "memory", f"{config.memory} {why}")
+    config.memory_model.check("memory_model")
+    halvings, size = sum(config.memory_model.down), min(config.frame_shape[:2])
+    message = f"must be at least {2**halvings} (--memory-model.down halves it {halvings} times), got {size}"
+    require(size >> halvings >= 1, "frame_size", message)
+    longest, least = config.reward_end_seq_length, config.denoiser_seq_length
+    message = f"{config.memory} is trained on {longest} frames (context and horizon), the denoiser on {least} of them"
+    require(longest >= least, "memory", message)
 
 
 def _check_upsampler(config: RunConfig) -> None:

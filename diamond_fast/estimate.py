@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.networks.actor_critic.model import ActorCritic
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.one_line import one_line
+from diamond_fast.remembering import memory_loss
 from diamond_fast.runs.progress import duration
 from diamond_fast.spec import Action
 from diamond_fast.speed import (
@@ -85,7 +87,10 @@ def estimate(config: RunConfig, num_actions: Action | int) -> Estimate:
         agent = Agent(config, num_actions)
     epochs = _num_epochs(config)
     costs = {}
-    if not config.model_free:
+    if agent.memory is not None:
+        both = nn.ModuleDict({"denoiser": agent.denoiser, "memory": agent.memory})
+        costs["denoiser"] = _cost(both, config.denoiser_update, epochs, partial(_memory_loss, config))
+    elif not config.model_free:
         costs["denoiser"] = _cost(agent.denoiser, config.denoiser_update, epochs, partial(denoiser_loss, config))
     if agent.student is not None:
         evaluations = config.world_model.sampler.num_evaluations * (1 + config.num_autoregressive_steps)
@@ -165,6 +170,13 @@ def _reward_end_loss(config: RunConfig, reward_end: RewardEndModel, n: int) -> T
     return reward_end.loss(obs, act, torch.zeros_like(mask, dtype=torch.float32), ~mask, mask).total
 
 
+def _memory_loss(config: RunConfig, both: Any, n: int) -> Tensor:
+    obs, act, mask = batch_of_zeros(both.memory.spec, n, config.reward_end_seq_length, both.memory.device)
+    start, predicted = torch.zeros(1, dtype=torch.int64, device=obs.device), 1 + config.num_autoregressive_steps
+    of_sequence = obs, act, torch.zeros_like(mask, dtype=torch.float32), ~mask, mask, start, predicted
+    return memory_loss(both.denoiser, both.memory, *of_sequence, config.sigma_distribution).total
+
+
 def _upsampler_loss(config: RunConfig, upsampler: Denoiser, n: int) -> Tensor:
     length = config.upsampler_seq_length
     full, small = (
@@ -188,7 +200,7 @@ def _policy_cost(config: RunConfig, agent: Agent, epochs: int) -> Cost:
     Each of the rollout's episodes starts once per horizon, with both memories burned in on its context.
     """
     update, steps = config.actor_critic_update, config.actor_critic_loss.backup_every
-    policy, reward_end = agent.actor_critic, agent.rew_end_model
+    policy, reward_end = agent.actor_critic, agent.reward_end
     assert policy is not None
     assert reward_end is not None
     if config.model_free:
@@ -198,7 +210,12 @@ def _policy_cost(config: RunConfig, agent: Agent, epochs: int) -> Cost:
     burn_in = steps / config.world_model.horizon * (config.denoiser.inner_model.num_steps_conditioning - 1)
     obs, act, _ = batch_of_zeros(reward_end.spec, n, 1, reward_end.device)
     frame_flops = evaluations * count_flops(lambda: denoiser_forward(agent.denoiser, n))
-    reward_flops = count_flops(lambda: reward_end.predict(obs, act, obs))
+    if isinstance(reward_end, MemoryModel):
+        memory, empty = reward_end, torch.zeros(n, reward_end.state_width, device=obs.device)
+        reward_flops = count_flops(lambda: memory.classify(memory.step(obs[:, 0], act[:, 0], empty)[0]))
+    else:
+        model = reward_end
+        reward_flops = count_flops(lambda: model.predict(obs, act, obs))
     world_model = steps * frame_flops + (steps + burn_in) * reward_flops
     return _cost(policy, update, epochs, _policy_step, steps + burn_in, world_model * update.grad_acc_steps)
 

@@ -23,18 +23,19 @@ def export_denoiser(denoiser: Denoiser) -> torch.export.ExportedProgram:
     """``denoise`` as ``torch.export`` traces it, with its weights, for any batch of frames of its world's size.
 
     ``torch.export.save(program, "denoiser.pt2")`` writes it. ``torch.export.load("denoiser.pt2").module()`` is called
-    as ``denoise(noisy_next_obs, sigma, obs, act)``, with sigma [N].
+    as ``denoise(noisy_next_obs, sigma, obs, act)``, with sigma [N]; act is what the memory says [N,M], if there is one.
 
     Raises:
         torch's own errors, if the network has something that cannot be traced.
     """
     spec, weight = denoiser.spec, next(denoiser.parameters())
     n, c, h, w = 3, spec.frame.channels, spec.frame.height, spec.frame.width
+    act = torch.from_numpy(np.zeros((n, spec.context, *spec.action.shape), spec.action.dtype))
     arguments = (
         weight.new_zeros(n, c, h, w),
         weight.new_ones(n),
         weight.new_zeros(n, spec.context * c, h, w),
-        torch.from_numpy(np.zeros((n, spec.context, *spec.action.shape), spec.action.dtype)).to(weight.device),
+        weight.new_zeros(n, spec.memory) if spec.memory else act.to(weight.device),
     )
     batch = torch.export.Dim("batch")
     with torch.no_grad():

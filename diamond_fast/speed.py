@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.choose import choose_path, set_matmul_precision
-from diamond_fast.engine.contest import Work
+from diamond_fast.engine.contest import Work, told_nothing
 from diamond_fast.engine.graphs import WARM_UP_CALLS, Captured
 from diamond_fast.engine.path import Path
 from diamond_fast.engine.world import next_frame_sampler, trained
@@ -71,6 +71,7 @@ def measure_speed(
         Exception: of any kind, if not even the readable networks work.
     """
     on_gpu = device.type == "cuda"
+    config = replace(config, memory="none")  # the same convolutions
     load = "" if on_gpu else _load()
     batch_size = config.denoiser_update.batch_size if on_gpu else 1 if load else 2
     threads = torch.get_num_threads()
@@ -173,8 +174,9 @@ def _num_threads(count: int) -> Iterator[None]:
 
 def denoiser_forward(denoiser: Denoiser, n: int) -> Tensor:
     """One evaluation of the denoiser's network for n frames."""
-    obs, act, _ = batch_of_zeros(denoiser.spec, n, denoiser.spec.context, denoiser.device)
-    return denoiser.inner_model(obs[:, 0], torch.zeros(n, device=obs.device), obs.flatten(1, 2), act)
+    obs, _, _ = batch_of_zeros(denoiser.spec, n, denoiser.spec.context, denoiser.device)
+    told = told_nothing(denoiser.spec, n).to(obs.device)
+    return denoiser.inner_model(obs[:, 0], torch.zeros(n, device=obs.device), obs.flatten(1, 2), told)
 
 
 def denoiser_loss(config: RunConfig, denoiser: Denoiser, n: int) -> Tensor:

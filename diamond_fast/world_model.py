@@ -14,6 +14,7 @@ from diamond_fast.formulations.edm import context_condition
 from diamond_fast.formulations.protocol import Formulation, Randn, Step
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.masking import masked_mean
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.registry import load
 from diamond_fast.spec import Action, Discrete, Frame, Spec, as_spec, upsampler_spec
@@ -360,7 +361,8 @@ class Agent(nn.Module):
     """Denoiser, reward/end model and actor-critic, built from a run's settings, under the names published files use.
 
     If ``cfg.world_model_only``, reward/end model and actor-critic are None. The upsampler is None, unless
-    ``cfg.upsampling`` is above 1; the student of the denoiser, unless ``cfg.world_model.student``.
+    ``cfg.upsampling`` is above 1; the student of the denoiser, unless ``cfg.world_model.student``; the memory, unless
+    ``cfg.memory`` says its kind. Its heads are the reward/end model then, or it has none if the world model is alone.
 
     Args:
         cfg: of the run.
@@ -377,5 +379,14 @@ class Agent(nn.Module):
         self.student = Denoiser(cfg.denoiser, spec) if cfg.world_model.student else None
         two_stages, alone = cfg.upsampling > 1, cfg.world_model_only
         self.upsampler = make_upsampler(cfg.upsampler, spec.frame, cfg.upsampling) if two_stages else None
-        self.rew_end_model = None if alone else RewardEndModel(cfg.reward_end, spec)
+        head = None if alone else cfg.reward_end.reward_head
+        self.memory = None if cfg.memory == "none" else MemoryModel(cfg.memory_model, cfg.memory, spec, head)
+        self.rew_end_model = None if alone or self.memory is not None else RewardEndModel(cfg.reward_end, spec)
         self.actor_critic = None if alone else ActorCritic(cfg.actor_critic, spec)
+
+    @property
+    def reward_end(self) -> RewardEndModel | MemoryModel | None:
+        """What predicts rewards and ends, if anything does."""
+        if self.memory is not None and self.memory.head is not None:
+            return self.memory
+        return self.rew_end_model

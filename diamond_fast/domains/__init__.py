@@ -13,6 +13,7 @@ _FOLDERS = (
     "atari",
     "catch",
     "roll",
+    "recall",
     "doom",
     "gym",
     "recordings",

@@ -25,6 +25,7 @@ from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.formulations.edm import EDM
 from diamond_fast.formulations.protocol import Formulation
 from diamond_fast.one_line import one_line
+from diamond_fast.spec import Spec
 from diamond_fast.timing import wait_for
 from diamond_fast.world_model import Denoiser, PlainNetwork, Sampler
 
@@ -39,6 +40,13 @@ Begins = Callable[[str], None]
 Timer = Callable[[str, Callable[[], object], torch.device], float]
 
 
+def told_nothing(spec: Spec, n: int) -> Tensor:
+    """What a denoiser's network is told of the past beside its frames, all zeros: actions, or what a memory says."""
+    if spec.memory:
+        return torch.zeros(n, spec.memory)
+    return torch.zeros(n, spec.context, *spec.action.shape, dtype=getattr(torch, spec.action.dtype.name))
+
+
 @dataclass(frozen=True)
 class Work:
     """What is to be computed: frames drawn from a denoiser.
@@ -47,7 +55,7 @@ class Work:
         network, formulation, steps: of the denoiser; nothing of the network's weights is looked at.
         device: where.
         frames: N, C, H, W of the frames that are drawn in one call.
-        act: actions [N,T,...] of a call, of any values.
+        act: actions [N,T,...] of a call, or what a memory says [N,M], of any values.
         alone: whether nothing but frames is computed on the path; else rewards, ends and a policy are as well.
     """
 
@@ -63,8 +71,7 @@ class Work:
     def of(cls, denoiser: Denoiser, steps: StepsConfig, num_frames: int) -> "Work":
         """Frames drawn ``num_frames`` at a time from a denoiser where it is."""
         spec = denoiser.spec
-        dtype = getattr(torch, spec.action.dtype.name)
-        act = torch.zeros(num_frames, spec.context, *spec.action.shape, dtype=dtype)
+        act = told_nothing(spec, num_frames)
         frames = (num_frames, spec.frame.channels, spec.frame.height, spec.frame.width)
         return cls(denoiser.inner_model, denoiser.formulation, steps, denoiser.device, frames, act)
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.model import RewardEndEncoder, RewardEndModel
 from diamond_fast.networks.unet.model import InnerModel
 from diamond_fast.world_model import Denoiser
 
 Whole = TypeVar("Whole", bound=nn.Module)
-Model = TypeVar("Model", bound=Denoiser | RewardEndModel | ActorCritic)
+Model = TypeVar("Model", bound=Denoiser | RewardEndModel | MemoryModel | ActorCritic)
 
 
 class TrainableProgram:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from diamond_fast.formulations.config import SamplerConfig, StepsConfig
 from diamond_fast.spec import Action, Spec
+from diamond_fast.world_model import told_of_past
 
 
 def to_frames(name: str, x: Any, dims: int) -> Tensor:
@@ -31,21 +32,34 @@ def to_levels(name: str, sigma: Any, n: int, device: torch.device) -> Tensor:
 
 
 def to_actions(
-    frames: Tensor, context: Tensor, act: Any, channels: int, device: torch.device | None, spec: Spec | None
+    frames: Tensor,
+    context: Tensor,
+    act: Any,
+    channels: int,
+    device: torch.device | None,
+    spec: Spec | None,
+    memory: Any = None,
 ) -> Tensor:
-    """The actions as the network takes them, if all that it is given fits together.
+    """The actions as the network takes them, or the memory [N,M] it is told in their place, if all fits together.
 
     Args:
         frames: [N,T,C,H,W] as ``sample`` takes them, or [N,C,H,W] as ``denoise`` does.
         context: [N,T*C,H,W]. act: [N,T,...]. channels: C.
         device: where the network is, if anywhere.
         spec: the world it knows; None if nothing is known of it.
+        memory: what a memory says; None: there is none. Actions are not looked at then: it has seen them.
 
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
     """
     name, actions = ("prev_obs", "prev_act") if frames.dim() == 5 else ("obs", "act")
-    act = _as_given(actions, act, spec.action if spec else None)
+    remembers = spec is not None and spec.memory > 0
+    if remembers or memory is not None:
+        if spec is None:
+            raise ValueError("memory: a wrapped network knows none")
+        act = told_of_past(spec, act, memory, (len(frames),), context)
+    else:
+        act = _as_given(actions, act, spec.action if spec else None)
     if len(act) != len(frames):
         raise ValueError(f"{actions}: expected shape [{len(frames)}, T], got {list(act.shape)}")
     if len(context) != len(frames) or context.shape[-2:] != frames.shape[-2:]:
@@ -60,6 +74,8 @@ def to_actions(
             raise ValueError(
                 f"{name}: context and frame have {have} channels together, but the network takes {expected}"
             )
+        if remembers:
+            return act
         if act.size(1) != spec.context:
             steps = f"the {spec.context} actions taken at the context frames"
             raise ValueError(f"{actions}: expected {steps}, got {act.size(1)}")

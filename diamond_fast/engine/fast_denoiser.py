@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diamond_fast.config import EngineChoice, Precision, WorldModelConfig
 from diamond_fast.distillation import single_step
 from diamond_fast.engine.choose import candidates, choose_path
-from diamond_fast.engine.contest import Work
+from diamond_fast.engine.contest import Work, told_nothing
 from diamond_fast.engine.denoiser_arguments import (
     require_told,
     sampler_config,
@@ -126,7 +126,7 @@ class FastDenoiser(nn.Module):
             offset = _first(sigma_offset_noise, getattr(scales, "sigma_offset_noise", None), 0.1 if told else 0.3)
             context = NetworkConfig(num_steps_conditioning=knowing.spec.context)
             self.formulation = EDM(DenoiserConfig(context, sigma_data=float(data), sigma_offset_noise=float(offset)))
-            if sampler is None and knowing.spec.action.n == 0:
+            if sampler is None and knowing.spec.action.n == 0 and not knowing.spec.memory:
                 self.sampler_config = WorldModelConfig().upsampling
             elif sampler is None and (own.cfg.noise_context if own else told):
                 self.sampler_config = SamplerConfig(s_cond=PUBLISHED_S_COND)
@@ -292,6 +292,7 @@ class FastDenoiser(nn.Module):
         obs: Tensor,
         act: Tensor,
         sigma_cond: Tensor | float | None = None,
+        memory: Tensor | None = None,
     ) -> Tensor:
         """The estimate of the clean next frame, as ``Denoiser.denoise`` gives it.
 
@@ -301,6 +302,7 @@ class FastDenoiser(nn.Module):
             obs: [N,T*C,H,W] of floats, the T context frames in [-1, 1], oldest first.
             act: [N,T] int64 or int32, or [N,T,n] buttons or numbers, the actions taken at them.
             sigma_cond: noise level of ``obs``, as ``sigma``; None: without.
+            memory: [N,M] float32, what a memory says of everything before, for a denoiser that is told it; else None.
 
         Returns:
             [N,C,H,W] float32 in [-1, 1].
@@ -309,7 +311,7 @@ class FastDenoiser(nn.Module):
             TypeError, ValueError: an argument does not fit; the message names it.
         """
         noisy_next_obs, obs = to_frames("noisy_next_obs", noisy_next_obs, 4), to_frames("obs", obs, 4)
-        act = to_actions(noisy_next_obs, obs, act, noisy_next_obs.size(1), self.device, self._spec)
+        act = to_actions(noisy_next_obs, obs, act, noisy_next_obs.size(1), self.device, self._spec, memory)
         n, device = len(noisy_next_obs), obs.device
         levels = [to_levels("sigma", sigma, n, device)]
         if sigma_cond is not None:
@@ -322,7 +324,11 @@ class FastDenoiser(nn.Module):
 
     @by_itself
     def sample(
-        self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor] = torch.randn
+        self,
+        prev_obs: Tensor,
+        prev_act: Tensor,
+        randn: Callable[..., Tensor] = torch.randn,
+        memory: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """The next frame, as ``DiffusionSampler.sample`` draws it.
 
@@ -331,6 +337,7 @@ class FastDenoiser(nn.Module):
             prev_act: [N,T] int64 or int32, or [N,T,n] buttons or numbers, the actions taken at them.
             randn: source of standard normal numbers: the start [N,C,H,W], then one such draw per churned step, and T
                 for each step that adds noise to the context.
+            memory: [N,M] float32, what a memory says of everything so far, for a denoiser that is told it; else None.
 
         Returns:
             the next frame [N,C,H,W] float32 in [-1, 1], and the trajectory towards it: num_steps + 1 frames, start
@@ -339,7 +346,7 @@ class FastDenoiser(nn.Module):
         Raises:
             TypeError, ValueError: an argument does not fit; the message names it.
         """
-        frames, context, prev_act = self.given_context(prev_obs, prev_act)
+        frames, context, prev_act = self.given_context(prev_obs, prev_act, memory)
         if len(frames) == 0:
             trajectory = [torch.empty_like(frames) for _ in range(self.sampler_config.num_steps + 1)]
             return trajectory[-1], trajectory
@@ -348,12 +355,15 @@ class FastDenoiser(nn.Module):
             trajectory = fast.sample(context, prev_act, fast.noise(frames, randn))
         return trajectory[-1], trajectory
 
-    def given_context(self, prev_obs: Tensor, prev_act: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``sample``'s arguments, checked: frames like those to be drawn [N,C,H,W], context [N,T*C,H,W], actions."""
+    def given_context(
+        self, prev_obs: Tensor, prev_act: Tensor, memory: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """``sample``'s arguments, checked: frames like those to be drawn [N,C,H,W], context [N,T*C,H,W], and actions or
+        the memory."""
         prev_obs = to_frames("prev_obs", prev_obs, 5)
         n, t, c, h, w = prev_obs.shape
         context = prev_obs.reshape(n, t * c, h, w)
-        return prev_obs[:, 0], context, to_actions(prev_obs, context, prev_act, c, self.device, self._spec)
+        return prev_obs[:, 0], context, to_actions(prev_obs, context, prev_act, c, self.device, self._spec, memory)
 
     def _arithmetic(self, device: torch.device) -> AbstractContextManager:
         """The network's own; a wrapped network is left to the autocast it is called in."""
@@ -422,7 +432,7 @@ def _choose(
         spec = owner._spec
         assert spec is not None
         frames = torch.empty(32, spec.frame.channels, 64, 64, device="meta")
-        act = torch.zeros(32, spec.context, *spec.action.shape, dtype=getattr(torch, spec.action.dtype.name))
+        act = told_nothing(spec, 32)
     n, c, h, w = frames.shape
     work = Work(network, owner.formulation, owner.sampler_config, device, (n, c, h, w), act, alone=True)
     techniques = owner.techniques

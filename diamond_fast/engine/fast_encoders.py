@@ -1,4 +1,4 @@
-"""The reward/end model and the policy for use without gradients: encoders on the fastest path, the small rest as it is.
+"""Reward/end model, memory and policy for use without gradients: encoders on the fastest path, the small rest as it is.
 
 Encoders work on copies of the weights, in bfloat16 if the machine is made for it: ``refresh`` takes the weights as
 they are now. LSTMs and heads read the models' own float32 weights.
@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from diamond_fast.engine.cpu_program import CpuProgram
+from diamond_fast.engine.cpu_training import with_modules
 from diamond_fast.engine.denoiser_networks import padded
 from diamond_fast.engine.fused_convs import make_backend
 from diamond_fast.engine.fused_torch import Activation, Techniques
@@ -18,6 +19,8 @@ from diamond_fast.engine.lstm import Memory, unroll
 from diamond_fast.engine.path import PROGRAMS, Engine, fast_dtype, runs_on_amx
 from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.networks.actor_critic.model import ActorCritic, ActorCriticEncoder
+from diamond_fast.networks.exact import outside_autocast
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.model import RewardEndEncoder, RewardEndModel
 
 
@@ -129,6 +132,45 @@ def classify(
     memory, hidden = unroll(lstm.weight_hh_l0, gates, memory)
     logits, k = model.head(hidden), model.coding.num_logits
     return logits[..., :k], logits[..., k:], (memory.hx.unsqueeze(0), memory.cx.unsqueeze(0))
+
+
+class FastMemory(MemoryModel):
+    """Remembers as ``MemoryModel`` does, without gradients; layers and heads are the model's own, in float32.
+
+    Args:
+        model: whose weights are used.
+        dtype: of the encoder; the machine's fast one if None.
+        techniques: what to use on a GPU.
+        engine: as for ``FastEncoder``.
+    """
+
+    def __init__(
+        self,
+        model: MemoryModel,
+        dtype: torch.dtype | None = None,
+        techniques: Techniques | None = None,
+        engine: Engine | None = None,
+    ):
+        dtype = dtype or fast_dtype(model.device)
+        run = FastEncoder(model.encoder, model.device, dtype, techniques or Techniques(), engine, "encoder.0")
+        self.__dict__.update(with_modules(model, encoder=_Called(run)).__dict__)
+        self._run = run
+
+    def refresh(self) -> None:
+        self._run.refresh()
+
+
+class _Called(nn.Module):
+    """A fast encoder, called as the readable one is."""
+
+    def __init__(self, run: FastEncoder):
+        super().__init__()
+        self._run = run
+
+    @torch.no_grad()
+    def forward(self, obs: Tensor) -> Tensor:
+        with outside_autocast(obs.device):
+            return self._run([obs.float()])
 
 
 class FastPolicy:

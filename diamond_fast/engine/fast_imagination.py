@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
-from diamond_fast.engine.imagination import ImaginationState, InitialStates, NoRewardEnd, as_stored
+from diamond_fast.engine.fast_encoders import FastMemory, FastPolicy, FastRewardEnd
+from diamond_fast.engine.imagination import ImaginationState, InitialStates, NoRewardEnd, imagine
 from diamond_fast.engine.lasting import lasting
 from diamond_fast.engine.recompute import Play, Played, play
 from diamond_fast.engine.rollout import EnvStep, RolloutState
@@ -109,7 +109,7 @@ class FastImaginedEnv:
 
     Args:
         sampler: draws next frames.
-        reward_end: predicts rewards and ends.
+        reward_end: predicts rewards and ends, or remembers besides.
         horizon: steps before an episode is cut off.
         initial_states: where starts come from.
         num_envs: N.
@@ -121,7 +121,7 @@ class FastImaginedEnv:
     def __init__(
         self,
         sampler: FastDenoiser,
-        reward_end: FastRewardEnd | NoRewardEnd,
+        reward_end: FastRewardEnd | NoRewardEnd | FastMemory,
         horizon: int,
         initial_states: InitialStates,
         num_envs: int,
@@ -170,13 +170,10 @@ class FastImaginedEnv:
         s, obs = self.state, self._obs(self.state)
         acts = torch.cat((s.act[:, :-1], act.unsqueeze(1)), dim=1)
         with torch.autocast(act.device.type, enabled=False):  # every part has its own precision
-            drawn, self.trajectory = self.sampler.sample(obs, acts, self.randn)
-            next_frames, next_obs, nan = as_stored(drawn, self.to_float)
-            logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
-                obs[:, -1:], act.unsqueeze(1), next_obs.unsqueeze(1), (s.hx, s.cx)
-            )
-        rew = self.reward_end.coding.reward(logits_rew.squeeze(1), self.categorical) + nan
-        end = self.categorical(logits_end.squeeze(1)).bool()
+            made = imagine(self.sampler, self.reward_end, s, obs, acts, self.randn, self.to_float)
+        self.trajectory = made.trajectory
+        rew = self.reward_end.coding.reward(made.logits_rew, self.categorical) + made.nan
+        end = self.categorical(made.logits_end).bool()
         ep_len = s.ep_len + 1
         trunc = ep_len >= self.horizon
 
@@ -185,15 +182,15 @@ class FastImaginedEnv:
             self.starts.reserve(int(dead.sum()))
         fresh, self.started = self.starts.take(dead)
         alive = ImaginationState(
-            frames=torch.cat((s.frames[:, 1:], next_frames.unsqueeze(1)), dim=1),
+            frames=torch.cat((s.frames[:, 1:], made.frames.unsqueeze(1)), dim=1),
             pixel_mask=torch.cat((s.pixel_mask[:, 1:], torch.ones_like(trunc.unsqueeze(1))), dim=1),
             act=acts.roll(-1, dims=1),  # the last entry waits for the next action
-            hx=hx,
-            cx=cx,
+            hx=made.hx,
+            cx=made.cx,
             ep_len=ep_len,
         )
         obs = self._obs(self._set(_where(dead, fresh, alive)))
-        return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
+        return EnvStep(obs[:, -1], rew, end, trunc, final_obs=made.obs, burnin_obs=obs[:, :-1])
 
     def _obs(self, state: ImaginationState) -> Tensor:
         return self.to_float(state.frames, state.pixel_mask)

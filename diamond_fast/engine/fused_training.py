@@ -19,10 +19,11 @@ from diamond_fast.formulations.edm import context_condition
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.blocks import AdaGroupNorm
 from diamond_fast.networks.exact import outside_autocast
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.model import RewardEndModel
 from diamond_fast.world_model import Denoiser
 
-Model = TypeVar("Model", bound=Denoiser | RewardEndModel | ActorCritic)
+Model = TypeVar("Model", bound=Denoiser | RewardEndModel | MemoryModel | ActorCritic)
 
 
 class TrainableWalk:

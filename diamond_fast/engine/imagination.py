@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from diamond_fast.engine.rollout import EnvStep
 from diamond_fast.frames import ToFloat, to_float, to_uint8
 from diamond_fast.networks.actor_critic.distributions import sample_categorical
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.coding import RewardCoding, Signs
 from diamond_fast.replay import Segments
 
@@ -22,7 +23,11 @@ class Sampler(Protocol):
     """Draws next frames, as ``DiffusionSampler`` and ``FastDenoiser`` do."""
 
     def sample(
-        self, prev_obs: Tensor, prev_act: Tensor, randn: Callable[..., Tensor] = torch.randn
+        self,
+        prev_obs: Tensor,
+        prev_act: Tensor,
+        randn: Callable[..., Tensor] = torch.randn,
+        memory: Tensor | None = None,
     ) -> tuple[Tensor, list[Tensor]]: ...
 
 
@@ -46,8 +51,8 @@ class ImaginationState:
     frames: Tensor  # uint8 [N,T,H,W,C], oldest first
     pixel_mask: Tensor  # bool [N,T], False where a frame is padding
     act: Tensor  # [N,T,...]; the last entry is overwritten by the action taken
-    hx: Tensor  # [1,N,D] reward/end LSTM
-    cx: Tensor  # [1,N,D]
+    hx: Tensor  # [1,N,D] reward/end LSTM, or the world model's memory
+    cx: Tensor  # [1,N,D]; [1,N,0] with a memory
     ep_len: Tensor  # [N] int64, imagined steps so far
 
     @property
@@ -97,15 +102,70 @@ class NoRewardEnd:
         return self._only_zero.expand(n, t, 3), self._never.expand(n, t, 2), (memory, memory)
 
 
+class Imagined(NamedTuple):
+    """What the models make of an action."""
+
+    frames: Tensor  # uint8 [N,H,W,C]
+    obs: Tensor  # [N,C,H,W], what they stand for
+    logits_rew: Tensor  # [N,K]
+    logits_end: Tensor  # [N,2]
+    hx: Tensor  # [1,N,D]
+    cx: Tensor  # [1,N,D]
+    nan: Tensor  # [N] 0, or NaN if a frame has some
+    trajectory: list[Tensor]
+
+
+def imagine(
+    sampler: Sampler,
+    reward_end: RewardEnd | MemoryModel,
+    state: ImaginationState,
+    obs: Tensor,
+    acts: Tensor,
+    randn: Callable[..., Tensor],
+    to_float: ToFloat = to_float,
+) -> Imagined:
+    """The next frames, with rewards and ends.
+
+    A memory reads the frame acted on and the action first: the sampler is told what it says then, and rewards and ends
+    are read off it. The reward/end model looks at the next frame.
+
+    Args:
+        obs: [N,T,C,H,W] of the state. acts: [N,T,...] of the context, the action taken at last.
+    """
+    if isinstance(reward_end, MemoryModel):
+        told, memory = reward_end.step(obs[:, -1], acts[:, -1], state.hx[0])
+        drawn, trajectory = sampler.sample(obs, acts, randn, memory=told)
+        frames, next_obs, nan = as_stored(drawn, to_float)
+        return Imagined(frames, next_obs, *reward_end.classify(told), memory[None], state.cx, nan, trajectory)
+    drawn, trajectory = sampler.sample(obs, acts, randn)
+    frames, next_obs, nan = as_stored(drawn, to_float)
+    logits_rew, logits_end, (hx, cx) = reward_end.predict(
+        obs[:, -1:], acts[:, -1:], next_obs.unsqueeze(1), (state.hx, state.cx)
+    )
+    return Imagined(frames, next_obs, logits_rew.squeeze(1), logits_end.squeeze(1), hx, cx, nan, trajectory)
+
+
+def burn_in(reward_end: RewardEnd | MemoryModel, obs: Tensor, act: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What is remembered behind contexts obs [N,T,C,H,W], act [N,T,...], pixel_mask [N,T]: hx and cx, [1,N,D].
+
+    The last frame is not seen yet: the action taken at it is still to come.
+    """
+    if isinstance(reward_end, MemoryModel):
+        _, memory = reward_end(obs[:, :-1], act[:, :-1], pixel_mask[:, :-1])
+        return memory[None], memory.new_zeros(1, len(memory), 0)
+    *_, hx_cx = reward_end.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
+    return hx_cx
+
+
 class InitialStates:
-    """A pool of starts for imagined episodes: real contexts, with the reward/end LSTM burned in on them.
+    """A pool of starts for imagined episodes: real contexts, with the reward/end LSTM or memory burned in on them.
 
     Contexts are drawn ``num_batches`` batches at a time and kept as bytes on the device. A state names them by where
     the drawing began; they are drawn again only if starts are taken before the next ``clear``.
 
     Args:
         contexts: real frames.
-        reward_end: whose memory it is.
+        reward_end: what remembers.
         num_batches: drawn at a time, at least.
         to_float: makes floats of frames.
         captured: makes the burn-in of a part of the pool one CUDA graph, as ``Captured`` does; None: it is none.
@@ -114,7 +174,7 @@ class InitialStates:
     def __init__(
         self,
         contexts: Segments,
-        reward_end: RewardEnd,
+        reward_end: RewardEnd | MemoryModel,
         num_batches: int,
         to_float: ToFloat = to_float,
         captured: Callable[[str, Callable], Callable] | None = None,
@@ -186,9 +246,8 @@ class InitialStates:
         self.used = 0
 
     def burnt_in(self, frames: Tensor, pixel_mask: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-        """The reward/end LSTM's memory behind contexts, each [N,D]."""
-        obs = self.to_float(frames, pixel_mask)
-        *_, (hx, cx) = self.reward_end.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
+        """What is remembered behind contexts, each [N,D]."""
+        hx, cx = burn_in(self.reward_end, self.to_float(frames, pixel_mask), act, pixel_mask)
         return hx[0], cx[0]
 
 
@@ -197,7 +256,7 @@ class ImaginedEnv:
 
     Args:
         sampler: draws next frames.
-        reward_end: predicts rewards and ends.
+        reward_end: predicts rewards and ends, or remembers besides.
         horizon: steps before an episode is cut off.
         initial_states: where episodes start.
         num_envs: N.
@@ -207,7 +266,7 @@ class ImaginedEnv:
     def __init__(
         self,
         sampler: Sampler,
-        reward_end: RewardEnd,
+        reward_end: RewardEnd | MemoryModel,
         horizon: int,
         initial_states: InitialStates,
         num_envs: int,
@@ -233,29 +292,25 @@ class ImaginedEnv:
         assert self.state is not None
         s, obs = self.state, self.state.obs
         acts = torch.cat((s.act[:, :-1], act[:, None]), dim=1)
-        drawn, self.trajectory = self.sampler.sample(obs, acts, partial(torch.randn, generator=self.generator))
-        next_frames, next_obs, nan = as_stored(drawn)
-
-        logits_rew, logits_end, (hx, cx) = self.reward_end.predict(
-            obs[:, -1:], act[:, None], next_obs[:, None], (s.hx, s.cx)
-        )
+        made = imagine(self.sampler, self.reward_end, s, obs, acts, partial(torch.randn, generator=self.generator))
+        self.trajectory = made.trajectory
         categorical = partial(sample_categorical, generator=self.generator)
-        rew = self.reward_end.coding.reward(logits_rew.squeeze(1), categorical) + nan
-        end = categorical(logits_end.squeeze(1)).bool()
+        rew = self.reward_end.coding.reward(made.logits_rew, categorical) + made.nan
+        end = categorical(made.logits_end).bool()
         ep_len = s.ep_len + 1
         trunc = ep_len >= self.horizon
 
         self.state = ImaginationState(
-            frames=torch.cat((s.frames[:, 1:], next_frames[:, None]), dim=1),
+            frames=torch.cat((s.frames[:, 1:], made.frames[:, None]), dim=1),
             pixel_mask=torch.cat((s.pixel_mask[:, 1:], torch.ones_like(trunc[:, None])), dim=1),
             act=acts.roll(-1, dims=1),  # the last entry waits for the next action
-            hx=hx,
-            cx=cx,
+            hx=made.hx,
+            cx=made.cx,
             ep_len=ep_len,
         )
         self._restart((end | trunc).nonzero().flatten())
         obs = self.state.obs
-        return EnvStep(obs[:, -1], rew, end, trunc, final_obs=next_obs, burnin_obs=obs[:, :-1])
+        return EnvStep(obs[:, -1], rew, end, trunc, final_obs=made.obs, burnin_obs=obs[:, :-1])
 
     def begin_epoch(self) -> None:
         """Draws the starts to come anew: fresher than the published trainer's, left over from epochs before."""

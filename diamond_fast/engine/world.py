@@ -12,7 +12,7 @@ from diamond_fast.distillation import single_step
 from diamond_fast.engine.choose import Path
 from diamond_fast.engine.cpu_training import Model, as_programs, with_modules
 from diamond_fast.engine.fast_denoiser import FastDenoiser
-from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
+from diamond_fast.engine.fast_encoders import FastMemory, FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.fused_training import fused
 from diamond_fast.engine.imagination import ImaginedEnv, InitialStates, NoRewardEnd, Sampler
@@ -21,6 +21,7 @@ from diamond_fast.engine.recompute import Play, play, usual_capacity
 from diamond_fast.engine.rollout import BatchedEnv
 from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.networks.actor_critic.model import ActorCritic
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.replay import Segments
 from diamond_fast.world_model import Agent, Denoiser, DiffusionSampler
 
@@ -76,15 +77,18 @@ def imagination(
         agent, cfg = with_student(agent, cfg)
     graphs = path.graphs and num_steps is None  # a captured rollout holds the sampler's kernels itself
     sampler = next_frame_sampler(agent.denoiser, cfg.sampler, replace(path, graphs=graphs))
-    reward_end = agent.rew_end_model or NoRewardEnd(agent.denoiser.device)
+    reward_end = agent.memory or agent.rew_end_model or NoRewardEnd(agent.denoiser.device)
     if not isinstance(sampler, FastDenoiser):
         starts = InitialStates(contexts, reward_end, num_batches)
         return ImaginedEnv(sampler, reward_end, cfg.horizon, starts, num_envs, generator)
-    fast = (
-        reward_end
-        if isinstance(reward_end, NoRewardEnd)
-        else FastRewardEnd(reward_end, path.dtype, path.techniques, path.engine)
-    )
+    fast: NoRewardEnd | FastMemory | FastRewardEnd
+    how = path.dtype, path.techniques, path.engine
+    if isinstance(reward_end, NoRewardEnd):
+        fast = reward_end
+    elif isinstance(reward_end, MemoryModel):
+        fast = FastMemory(reward_end, *how)
+    else:
+        fast = FastRewardEnd(reward_end, *how)
     starts = InitialStates(contexts, fast, num_batches, path.to_float, captured)
     return FastImaginedEnv(sampler, fast, cfg.horizon, starts, num_envs, num_steps, generator)
 

@@ -102,7 +102,8 @@ def imagine(
         act[:, context - 1 :] = torch.from_numpy(np.asarray(action)).to(act)
         for rows in torch.arange(len(starts)).split(batch_size):
             seen = to_float(batch.frames[rows, :context].to(device))
-            parts.append(to_uint8(predict_frames(sampler, seen, act[rows].to(device), randn, advance)).cpu())
+            frames = predict_frames(sampler, seen, act[rows].to(device), randn, advance, agent.memory)
+            parts.append(to_uint8(frames).cpu())
         imagined[name] = torch.cat(parts).numpy()
     return Rollouts(batch.frames[:, context - 1].numpy().copy(), imagined)
 

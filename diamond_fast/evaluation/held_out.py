@@ -9,7 +9,9 @@ import torch
 from diamond_fast.config import RunConfig
 from diamond_fast.distillation import distillation_loss, only_step
 from diamond_fast.evaluation.open_loop import seeded_randn
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES, RewardEndModel
+from diamond_fast.remembering import memory_loss, num_starts
 from diamond_fast.replay import Replay
 from diamond_fast.runs.metrics import classification
 from diamond_fast.upsampling import upsampler_loss
@@ -24,7 +26,8 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
 
     Returns:
         ``denoiser/held_out_loss``, None if there are fewer steps than a sequence has; ``upsampler/held_out_loss`` if
-        there is an upsampler; ``student/held_out_distance`` if there is a student; if there is a reward/end model,
+        there is an upsampler; ``student/held_out_distance`` if there is a student; if there is a reward/end model, or a
+        memory with heads,
         ``reward_end/held_out_loss`` and, as ``reward_end/held_out_reward/precision/+1`` and so on, precision, recall
         and F1 of each reward sign and of ends.
     """
@@ -33,10 +36,10 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
         figures["upsampler/held_out_loss"] = upsampler_loss_on(agent.upsampler, replay, cfg, seed)
     if agent.student is not None:
         figures["student/held_out_distance"] = student_distance(agent, replay, cfg, seed)
-    if agent.rew_end_model is None:
+    if agent.reward_end is None:
         return figures
     at_most = MAX_BATCHES * cfg.reward_end_update.batch_size
-    quality = reward_end_quality(agent.rew_end_model, replay, cfg, at_most)
+    quality = reward_end_quality(agent.reward_end, replay, cfg, at_most)
     return figures | {
         "reward_end/held_out_loss": quality.loss,
         **{f"reward_end/held_out_reward/{name}": value for name, value in quality.reward.items()},
@@ -48,17 +51,26 @@ def held_out_figures(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) ->
 def denoiser_loss(agent: Agent, replay: Replay, cfg: RunConfig, seed: int) -> float | None:
     """The denoiser's training loss, on a few batches drawn uniformly from held-out episodes.
 
-    None if all of them together are shorter than one of its training sequences.
+    None if all of them together are shorter than one of its training sequences. With a memory, batches are sequences
+    of that, and what is predicted of them is spread evenly over their length.
     """
-    if replay.num_steps < cfg.denoiser_seq_length:
+    length = cfg.denoiser_seq_length if agent.memory is None else cfg.reward_end_seq_length
+    if replay.num_steps < length:
         return None
     device = agent.denoiser.device
     randn = seeded_randn(device, seed)
-    segments = replay.segments(cfg.denoiser_update.batch_size, cfg.denoiser_seq_length, seed=seed)
+    segments = replay.segments(cfg.denoiser_update.batch_size, length, seed=seed)
     total = torch.zeros((), device=device)
-    for _ in range(NUM_BATCHES):
+    for number in range(NUM_BATCHES):
         b = segments.next().to(device)
-        total += agent.denoiser.loss(b.obs(), b.act, b.mask_padding, cfg.sigma_distribution, randn)
+        if agent.memory is None:
+            total += agent.denoiser.loss(b.obs(), b.act, b.mask_padding, cfg.sigma_distribution, randn)
+            continue
+        predicted = 1 + cfg.num_autoregressive_steps
+        starts = num_starts(length, agent.spec.context, predicted)
+        start = torch.full((1,), (2 * number + 1) * starts // (2 * NUM_BATCHES), device=device)
+        of_sequence = b.obs(), b.act, b.rew, b.end, b.mask_padding, start, predicted
+        total += memory_loss(agent.denoiser, agent.memory, *of_sequence, cfg.sigma_distribution, randn).denoiser
     return total.item() / NUM_BATCHES
 
 
@@ -122,7 +134,7 @@ class RewardEndQuality(NamedTuple):
 
 @torch.no_grad()
 def reward_end_quality(
-    model: RewardEndModel,
+    model: RewardEndModel | MemoryModel,
     replay: Replay,
     cfg: RunConfig,
     at_most: int | None = None,
@@ -148,6 +160,7 @@ def reward_end_quality(
         b = replay.cut(windows[first : first + batch_size], length).to(device)
         mask = b.mask_padding.clone()
         mask[:, :-1] &= b.pixel_mask[:, 1:]
+        mask[:, -1] = False  # the next window's first
         result = model.loss(b.obs(), b.act, b.rew, b.end, mask)
         reward += result.confusion_reward
         end += result.confusion_end

@@ -118,10 +118,10 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
     agent, config = task.trained.agent, task.trained.config
     subject = judged(agent, task.path)
     quality = None
-    if subject.rew_end_model is not None:
+    if subject.reward_end is not None:
         num_windows = len(cut_into_windows(replay.lengths, config.reward_end_seq_length))
         with progress.phase("classify", num_windows) as phase:
-            quality = reward_end_quality(subject.rew_end_model, replay, config, advance=phase.advance)
+            quality = reward_end_quality(subject.reward_end, replay, config, advance=phase.advance)
     with progress.phase("imagine", task.num_imagined) as phase:
         compounding = _imagine(task, task.trained, task.path, replay, phase.advance)
         if compounding is not None and task.beside is not None:

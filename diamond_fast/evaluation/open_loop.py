@@ -9,9 +9,10 @@ from torch import Tensor
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.choose import Path
-from diamond_fast.engine.imagination import Sampler
+from diamond_fast.engine.imagination import Sampler, burn_in
 from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.frames import to_float, to_uint8
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.replay import Replay
 from diamond_fast.upsampling import upsampling_input
 from diamond_fast.world_model import Agent
@@ -84,7 +85,7 @@ def imagine_held_out(
     imagined = []
     for rows in torch.arange(len(starts)).split(batch_size):
         real_context = to_float(batch.frames[rows, :context].to(device))
-        small = predict_frames(sampler, real_context, act[rows].to(device), randn, advance)
+        small = predict_frames(sampler, real_context, act[rows].to(device), randn, advance, agent.memory)
         if upsampling is None:
             imagined.append(to_uint8(small).cpu())
         else:
@@ -120,6 +121,7 @@ def predict_frames(
     act: Tensor,
     randn: Callable[..., Tensor] = torch.randn,
     advance: Callable[[int], None] = lambda frames: None,
+    memory: MemoryModel | None = None,
 ) -> Tensor:
     """Frames imagined one after the other, each from its predecessors.
 
@@ -127,12 +129,13 @@ def predict_frames(
         context: [S,T,C,H,W] real frames in [-1, 1].
         act: [S,T+K] int64; the action at index T+k-1 leads to predicted frame k (from 0).
         advance: told S after each step.
+        memory: the world model's, if it has one. It has seen no more than the context at first.
 
     Returns:
         [S,K,C,H,W].
     """
     frames = []
-    for frame in imagined_frames(sampler, context, act, randn):
+    for frame in imagined_frames(sampler, context, act, randn, memory):
         frames.append(frame)
         advance(len(act))
     return torch.stack(frames, dim=1)
@@ -140,13 +143,23 @@ def predict_frames(
 
 @torch.no_grad()
 def imagined_frames(
-    sampler: Sampler, context: Tensor, act: Tensor, randn: Callable[..., Tensor] = torch.randn
+    sampler: Sampler,
+    context: Tensor,
+    act: Tensor,
+    randn: Callable[..., Tensor] = torch.randn,
+    memory: MemoryModel | None = None,
 ) -> Iterator[Tensor]:
     """The frames of ``predict_frames`` one by one, [S,C,H,W]: no more than a context of them is kept."""
     t = context.size(1)
     frames = list(context.unbind(1))
+    if memory is not None:
+        seen = torch.ones(len(act), t, dtype=torch.bool, device=context.device)
+        state = burn_in(memory, context, act[:, :t], seen)[0][0]
     for k in range(act.size(1) - t):
-        frame, _ = sampler.sample(torch.stack(frames, dim=1), act[:, k : k + t], randn)
+        told = {}
+        if memory is not None:
+            told["memory"], state = memory.step(frames[-1], act[:, k + t - 1], state)
+        frame, _ = sampler.sample(torch.stack(frames, dim=1), act[:, k : k + t], randn, **told)
         frames = [*frames[1:], frame]
         yield frame
 

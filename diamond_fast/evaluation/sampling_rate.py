@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diamond_fast.config import RunConfig
+from diamond_fast.engine.contest import told_nothing
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.path import Path
 from diamond_fast.evaluation.open_loop import spread
@@ -42,17 +43,26 @@ def measure_sampling_rate(
     sampler = DiffusionSampler(agent.denoiser, s) if path is None else FastDenoiser(agent.denoiser, s, engine=path)
     batch = replay.cut(starts, context)
     obs, act = to_float(batch.frames.to(device)), batch.act.to(device)
-    rate = frames_per_second(sampler, obs, act, seconds)
+    told = None if agent.memory is None else told_nothing(agent.denoiser.spec, len(starts)).to(device)
+    rate = frames_per_second(sampler, obs, act, seconds, told)
     return SamplingRate(
         sampler.path if isinstance(sampler, FastDenoiser) else "plain", len(starts), rate, rate * s.num_evaluations
     )
 
 
-def frames_per_second(sampler: DiffusionSampler | FastDenoiser, obs: Tensor, act: Tensor, seconds: float) -> float:
-    """Next frames drawn a second, after contexts [N,T,C,H,W] and their actions [N,T]: the median over batches."""
+def frames_per_second(
+    sampler: DiffusionSampler | FastDenoiser, obs: Tensor, act: Tensor, seconds: float, memory: Tensor | None = None
+) -> float:
+    """Next frames drawn a second, after contexts [N,T,C,H,W] and their actions [N,T]: the median over batches.
+
+    ``memory``: what one says of them [N,M], for a denoiser that is told it; what it takes to read it is not counted.
+    """
 
     def sample() -> None:
-        sampler.sample(obs, act)
+        if memory is None:
+            sampler.sample(obs, act)
+        else:
+            sampler.sample(obs, act, memory=memory)
         wait_for(obs.device)
 
     return len(obs) / statistics.median(t.wall for t in timed(sample, seconds, at_least=3))

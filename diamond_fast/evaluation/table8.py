@@ -52,7 +52,7 @@ def measure_row(
         "lpips": None if lpips is None else sum(lpips) / len(lpips),
         **videos.distances(predictions),
         "frames_per_second": frames_one_after_the_other(agent, replay, cfg, path),
-        "parameters": sum(p.numel() for p in agent.denoiser.parameters()),
+        "parameters": sum(p.numel() for model in (agent.denoiser, agent.memory) if model for p in model.parameters()),
     }
 
 
@@ -66,7 +66,7 @@ def frames_one_after_the_other(agent: Agent, replay: Replay, cfg: RunConfig, pat
     seen, act = to_float(batch.frames[:, :context].to(device)), batch.act.to(device)
 
     def video() -> None:
-        predict_frames(sampler, seen, act)
+        predict_frames(sampler, seen, act, memory=agent.memory)
         wait_for(device)
 
     return cfg.world_model.horizon / min(t.wall for t in timed(video, seconds))

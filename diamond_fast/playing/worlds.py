@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diamond_fast.config import SamplerConfig, WorldModelConfig
-from diamond_fast.engine.imagination import ImaginationState
+from diamond_fast.engine.imagination import ImaginationState, burn_in
 from diamond_fast.engine.world import imagination
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.frames import to_float
@@ -94,9 +94,8 @@ class Dream(World):
         """Go on from these frames."""
         model = self._env.reward_end
         context = beginning.context.to(model.device)
-        obs = context.obs()
         with torch.no_grad():
-            *_, (hx, cx) = model.predict(obs[:, :-1], context.act[:, :-1], obs[:, 1:])
+            hx, cx = burn_in(model, context.obs(), context.act, context.pixel_mask)
         ep_len = torch.zeros(1, dtype=torch.int64, device=model.device)
         self._env.state = ImaginationState(context.frames, context.pixel_mask, context.act.clone(), hx, cx, ep_len)
         if self._source.enlarges:

@@ -47,6 +47,7 @@ def load_all(args: OfTrained) -> "tuple[dict[str, TrainedAgent], Replay]":
     for name, trained in agents.items():
         cfg = trained.config
         require(not cfg.model_free, "runs", f"{name} is model-free: it has no world model")
+        require(cfg.memory == "none", "runs", f"{name} has a memory (--memory), which no study carries along")
         check_fits("--data", args.data, replay, cfg.frame_shape, trained.agent.spec.action)
         for count in args.denoising_steps:
             cfg.world_model.with_denoising_steps(count)

@@ -29,9 +29,8 @@ def find_action(
         networks = saved_action(saved)
     action = of_game or (Discrete(cfg.num_actions) if cfg.num_actions else networks)
     if cfg.static_dataset is not None:
-        least = (
-            cfg.denoiser_seq_length if cfg.world_model_only else max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
-        )
+        alone = cfg.world_model_only and cfg.memory == "none"
+        least = cfg.denoiser_seq_length if alone else max(cfg.denoiser_seq_length, cfg.reward_end_seq_length)
         if cfg.upsampling > 1:
             least = max(least, cfg.upsampler_seq_length)
         action = check_fits("--static-dataset", cfg.static_dataset, replay, cfg.frame_shape, action, least)

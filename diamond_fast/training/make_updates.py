@@ -3,6 +3,8 @@
 from dataclasses import replace
 from functools import partial
 
+from torch import nn
+
 from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.engine.choose import Path
 from diamond_fast.engine.graphs import Captured, Pool
@@ -14,12 +16,13 @@ from diamond_fast.training.augment import check_mirrored
 from diamond_fast.training.objectives import (
     ActorCriticObjective,
     DenoiserObjective,
+    MemoryObjective,
     RewardEndObjective,
     StudentObjective,
     UpsamplerObjective,
 )
 from diamond_fast.training.process_group import ProcessGroup
-from diamond_fast.training.update import Update
+from diamond_fast.training.update import Objective, Update
 from diamond_fast.world_model import Agent
 
 
@@ -58,14 +61,19 @@ def make_updates(
     env: BatchedEnv
     if real_env is None:
         check_mirrored(cfg.augmentation, agent.denoiser.spec.action)
-        denoiser = DenoiserObjective(
-            train(agent.denoiser),
-            segments(0, cfg.denoiser_update, cfg.denoiser_seq_length),
-            cfg.sigma_distribution,
-            path.to_float,
-            cfg.augmentation,
-        )
-        updates["denoiser"] = make_update("denoiser", agent.denoiser, denoiser, cfg.denoiser_update)
+        world: Objective
+        model: nn.Module = agent.denoiser
+        if agent.memory is None:
+            sequences = segments(0, cfg.denoiser_update, cfg.denoiser_seq_length)
+            how = cfg.sigma_distribution, path.to_float, cfg.augmentation
+            world = DenoiserObjective(train(agent.denoiser), sequences, *how)
+        else:
+            model = nn.ModuleDict({"denoiser": agent.denoiser, "memory": agent.memory})
+            sequences = segments(0, cfg.denoiser_update, cfg.reward_end_seq_length)
+            how = cfg.sigma_distribution, path.to_float, cfg.augmentation
+            predicted = 1 + cfg.num_autoregressive_steps
+            world = MemoryObjective(train(agent.denoiser), train(agent.memory), sequences, predicted, *how)
+        updates["denoiser"] = make_update("denoiser", model, world, cfg.denoiser_update)
         if agent.student is not None:
             drawn_in = cfg.world_model.sampler
             student = StudentObjective(
@@ -82,14 +90,15 @@ def make_updates(
             both_sizes = segments(3, cfg.upsampler_update, cfg.upsampler_seq_length, full=True)
             upsampler = UpsamplerObjective(train(agent.upsampler), both_sizes, cfg.sigma_distribution, path.to_float)
             updates["upsampler"] = make_update("upsampler", agent.upsampler, upsampler, cfg.upsampler_update)
-        if agent.rew_end_model is None:
+        if agent.actor_critic is None:
             return updates
-        reward_end = RewardEndObjective(
-            train(agent.rew_end_model),
-            segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True),
-            path.to_float,
-        )
-        updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
+        if agent.rew_end_model is not None:
+            reward_end = RewardEndObjective(
+                train(agent.rew_end_model),
+                segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True),
+                path.to_float,
+            )
+            updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
         contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
         num_envs = cfg.actor_critic_update.batch_size // (1 if group is None else group.size)
         steps, num_batches = cfg.actor_critic_loss.backup_every, cfg.world_model.num_batches_to_preload

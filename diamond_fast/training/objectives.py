@@ -15,7 +15,9 @@ from diamond_fast.engine.world import Sampler, refresh
 from diamond_fast.formulations.config import LevelsConfig, StepsConfig
 from diamond_fast.frames import ToFloat, to_float
 from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
+from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.model import RewardEndModel
+from diamond_fast.remembering import memory_loss, num_starts
 from diamond_fast.replay import Segments
 from diamond_fast.training.augment import augment
 from diamond_fast.training.update import Figures, Inputs
@@ -136,6 +138,55 @@ class StudentObjective(ReplayObjective):
         super().load_state_dict(state)
         self.begun = state["begun"]
         refresh(self.teacher)
+
+
+class MemoryObjective(ReplayObjective):
+    """A world model with a memory: score matching, and classification of rewards and ends, in one loss.
+
+    Args:
+        num_predicted: frames that the denoiser predicts one after the other, from anywhere in a sequence.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        memory: MemoryModel,
+        segments: Segments,
+        num_predicted: int,
+        sigma_distribution: LevelsConfig,
+        to_float: ToFloat = to_float,
+        augmentation: AugmentationConfig | None = None,
+    ):
+        super().__init__(segments, to_float)
+        self.augmentation = augmentation or AugmentationConfig()
+        self.denoiser, self.memory = denoiser, memory
+        self.sigma_distribution = sigma_distribution
+        self.num_predicted = num_predicted
+
+    def draw(self) -> Inputs:
+        """Behind the batch: the frame that the denoiser's part begins at, one for all sequences."""
+        device = self.denoiser.device
+        batch = self.segments.next().to(device)
+        starts = num_starts(batch.act.size(1), self.denoiser.spec.context, self.num_predicted)
+        start = torch.randint(starts, (1,), device=device)
+        return batch.frames, batch.pixel_mask, batch.act, batch.rew, batch.end, batch.mask_padding, start
+
+    def loss(
+        self, frames: Tensor, pixel_mask: Tensor, act: Tensor, rew: Tensor, end: Tensor, mask: Tensor, start: Tensor
+    ) -> tuple[Tensor, Figures]:
+        obs, act = augment(self.to_float(frames, pixel_mask), act, pixel_mask, self.augmentation)
+        of_sequence = obs, act, rew, end, mask, start, self.num_predicted
+        loss = memory_loss(self.denoiser, self.memory, *of_sequence, self.sigma_distribution)
+        figures = {"loss": loss.denoiser.detach()}
+        if loss.heads is not None:
+            figures |= {
+                "loss_total": loss.total.detach(),
+                "loss_reward": loss.heads.reward.detach(),
+                "loss_end": loss.heads.end.detach(),
+                "confusion_reward": loss.heads.confusion_reward,
+                "confusion_end": loss.heads.confusion_end,
+            }
+        return loss.total, figures
 
 
 class UpsamplerObjective(ReplayObjective):

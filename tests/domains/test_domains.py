@@ -63,7 +63,10 @@ def test_every_world_is_known_by_its_name():
     ("settings", "message"),
     [
         ({"domain": "atri"}, "--domain atri: unknown; did you mean atari?"),
-        ({"domain": "nothing like it"}, "--domain nothing like it: unknown; known: atari, catch, roll, doom, gym, r"),
+        (
+            {"domain": "nothing like it"},
+            "--domain nothing like it: unknown; known: atari, catch, roll, recall, doom, gym, r",
+        ),
         ({"domain": "atari"}, "--game: --domain atari needs it"),
         ({"domain": "gym"}, "--env-id: --domain gym needs it"),
         ({"domain": "recordings"}, "--game, --env-id: exactly one of them is needed, got neither"),

@@ -13,7 +13,9 @@ from diamond_fast.engine import fast_denoiser
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.graphs import WARM_UP_CALLS, own_casts
 from diamond_fast.engine.path import Path
+from diamond_fast.networks.recurrent.config import MemoryConfig
 from diamond_fast.training import make_updates
+from diamond_fast.world_model import Agent
 
 
 @pytest.fixture
@@ -47,6 +49,27 @@ def test_of_updates_and_rollouts(audited, grad_acc_steps):
     names = {captured.name: captured for captured in audited if captured.captures}
     starts = "starts of imagined episodes"
     assert set(names) == {"denoiser", "reward_end", "actor_critic", "imagined rollout", starts}
+    for name, captured in names.items():
+        assert captured.captures == 1
+        assert len(captured.reads) > 10
+        assert captured.gone() == [], name
+
+
+@torch.backends.mkldnn.flags(enabled=False)
+def test_of_a_world_model_with_a_memory(audited):
+    """One update for all of it; the memory's encoder has copies of its own while it plays."""
+    update = UpdateConfig(batch_size=3, lr_warmup_steps=1)
+    memory = MemoryConfig(channels=(8,), down=(1,), action_width=4, width=8, layers=1, state=2)
+    world_model = replace(SMALL_WORLD.world_model, num_batches_to_preload=1)
+    cfg = replace(SMALL_WORLD, memory="mamba", memory_model=memory, world_model=world_model, denoiser_update=update)
+    cfg = replace(cfg, actor_critic_update=update, actor_critic_loss=ActorCriticLossConfig(backup_every=3))
+    path = replace(choose_path(torch.device("cpu"), "fp32"), engine="fused", graphs=True)
+    updates = make_updates.make_updates(cfg, Agent(cfg, 4), make_replay([30, 25, 20]), path, segments_seed=0)
+    for num_updates in (WARM_UP_CALLS + 1, 1, 1):
+        for each in updates.values():
+            each.train(num_updates, lambda: None)
+    names = {captured.name: captured for captured in audited if captured.captures}
+    assert set(names) == {"denoiser", "actor_critic", "imagined rollout", "starts of imagined episodes"}
     for name, captured in names.items():
         assert captured.captures == 1
         assert len(captured.reads) > 10

@@ -38,7 +38,8 @@ class AttentionLayer(RecurrentLayer):
         age = now[:, None] - now
         # A step looks at itself even if it is padding: of nothing there is no mean.
         seen = (age >= 0) & (age <= self.past) & (real[:, None] | (age == 0))
-        scores = torch.where(seen[:, None], self.age[:, age.clamp(0, self.past)], -torch.inf)
+        by_age = self.age.index_select(1, age.clamp(0, self.past).flatten()).unflatten(1, (length, length))
+        scores = torch.where(seen[:, None], by_age, -torch.inf)
         y = self._attend(x, q, k, v, scores)
         kept = torch.cat((k, v, real[..., None].to(x.dtype)), dim=-1).detach() * real[..., None]
         kept = F.pad(kept, (0, 0, self.past, 0))[:, length:]

@@ -1,0 +1,38 @@
+"""Recall, a game that needs a memory of more frames than a denoiser sees. A Gymnasium environment like any other."""
+
+from dataclasses import replace
+
+from diamond_fast import config
+from diamond_fast.domains import catch, gym
+from diamond_fast.networks.recurrent.config import MemoryConfig
+
+ENV_ID = "diamond_fast/Recall-v0"
+
+_CATCH = catch.DOMAIN.presets["catch"]
+_PRESET = replace(
+    _CATCH,
+    env_id=ENV_ID,
+    memory="mamba",
+    memory_model=MemoryConfig(channels=(16, 16, 32), down=(1, 1, 1), action_width=16, width=64, layers=2),
+    # An imagined episode that begins with the ball in sight goes on until it is back.
+    world_model=replace(_CATCH.world_model, horizon=22, sampler=config.SamplerConfig(num_steps=1)),
+    # One denoising step draws a frame from noise that hides everything: there is most to be learned.
+    sigma_distribution=config.SigmaDistributionConfig(loc=0.4),
+    denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=2_000, batch_size=16),
+    actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, backup_every=22),
+)
+
+
+def _checked(cfg: config.RunConfig) -> config.RunConfig:
+    if cfg.env_id not in (None, ENV_ID):
+        raise ValueError(f"--env-id: --domain recall is {ENV_ID}, got {cfg.env_id}")
+    return gym.DOMAIN.checked(replace(cfg, env_id=ENV_ID))
+
+
+DOMAIN = replace(
+    gym.DOMAIN,
+    name="recall",
+    owns=lambda cfg: cfg.env_id == ENV_ID,
+    checked=_checked,
+    presets={"recall": _PRESET},
+)

@@ -1,0 +1,43 @@
+"""Playing in a world model with a memory: carried through pauses, begun anew with every start."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from playing.conftest import TINY, untrained
+
+from diamond_fast.engine.imagination import burn_in
+from diamond_fast.networks.recurrent.config import MemoryConfig
+from diamond_fast.spec import MultiBinary
+
+MEMORY = MemoryConfig(channels=(4, 4), down=(1, 1), action_width=3, width=6, layers=1, state=2)
+CFG = replace(TINY, env_id=None, static_dataset="noise", world_model_only=True, memory="mamba", memory_model=MEMORY)
+
+
+def test_a_dream_remembers(make_session):
+    source = untrained(CFG, MultiBinary(2))
+    memory = source.agent.memory
+    session, paused = (make_session(of=source, horizon=20, seed=3) for _ in "ab")
+    for each in (session, paused):
+        each.switch_world("replay")
+        each.seek(1, 8)
+        each.dream_from_here()
+    context = source.replay.segment(1, 5, 9)
+    began, _ = burn_in(memory, context.obs(), context.act, context.pixel_mask)
+    torch.testing.assert_close(session._world._env.state.hx, began)
+
+    frames, state = [], began[0]
+    for _ in range(3):
+        obs, act = session._world._env.state.obs[:, -1], torch.zeros(1, 2, dtype=torch.uint8)
+        _, state = memory.step(obs, act, state)
+        session.step()
+        torch.testing.assert_close(session._world._env.state.hx[0], state)
+        frames.append(session.view().frame)
+        paused.paused = not paused.paused  # it makes no difference when somebody looks
+        paused.view()
+        paused.step()
+        np.testing.assert_array_equal(paused.view().frame, frames[-1])
+    session.restart()
+    torch.testing.assert_close(session._world._env.state.hx, began)
+    session.step()
+    np.testing.assert_array_equal(session.view().frame, frames[0])
