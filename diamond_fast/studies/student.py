@@ -44,6 +44,8 @@ class Student(OfTrained):
     """Number of next frames drawn of each moment."""
     moments: PositiveInt = 8
     """Number of moments, spread evenly over the episodes, if --at does not say which."""
+    reader: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Rewards and ends are read off imagined frames by this run's reward/end model; if not given, by each run's own."""
     at: Annotated[tuple[CountInt, ...], arg(metavar="EPISODE STEP ...")] = ()
     """The moments: pairs of episode and step of the frame that is drawn, both counted from 0."""
 
@@ -75,6 +77,8 @@ class Task:
     replay: "Replay"
     starts: list[tuple[int, int]]
     moments: list[tuple[int, int]]
+    reader: "TrainedAgent | None" = None
+    """Of rewards and ends; None: each world model's own agent."""
 
     @property
     def context(self) -> int:
@@ -102,7 +106,19 @@ def set_up(args: Student, out: Path) -> Task:
     context = next(iter(agents.values())).agent.spec.context
     starts = starts_of(replay, context, args.horizon, args.trajectories)
     moments = starts_at(args.at, replay, context) or starts_of(replay, context, 1, args.moments)
-    return Task(args, out, agents, replay, starts, moments)
+    return Task(args, out, agents, replay, starts, moments, None if args.reader is None else _reader(args, replay))
+
+
+def _reader(args: Student, replay: "Replay") -> "TrainedAgent":
+    """Raises ValueError, OSError: there is no such run, it has no reward/end model, or it is of another world."""
+    from diamond_fast.replay.fitting import check_fits
+    from diamond_fast.runs.agents import load_agent
+
+    assert args.reader is not None
+    reader = load_agent(args.reader)
+    require(reader.agent.rew_end_model is not None, "reader", f"{args.reader} has no reward/end model")
+    check_fits("--data", str(args.data), replay, reader.config.frame_shape, reader.agent.spec.action)
+    return reader
 
 
 def run(task: Task, device: "torch.device", stop: "StopSignals") -> Path:

@@ -21,7 +21,7 @@ from diamond_fast.engine.world import trained as as_trained
 from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.evaluation.open_loop import predict_frames, seeded_randn
 from diamond_fast.frames import to_float, to_uint8
-from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES
+from diamond_fast.networks.reward_end.model import END_NAMES, REWARD_NAMES, RewardEndModel
 from diamond_fast.runs.agents import TrainedAgent
 from diamond_fast.runs.metrics import classification
 from diamond_fast.runs.plots import STYLE
@@ -90,8 +90,9 @@ def measure(task: "Task", trained: TrainedAgent, steps: int, device: torch.devic
         sampler, task.replay, task.starts, task.context, args.horizon, [1], args.seed, args.batch_size, device
     )
     found = {"errors": trajectories.errors, "samples": _samples(task, sampler, device)}
-    if trained.agent.rew_end_model is not None and trained.agent.rew_end_model.coding.signs:
-        found |= _rewards_and_ends(task, trained, sampler, device)
+    model = (task.reader or trained).agent.rew_end_model
+    if model is not None and model.coding.signs:
+        found |= _rewards_and_ends(task, model.to(device).eval(), trained.config.world_model.horizon, sampler, device)
     return found
 
 
@@ -108,12 +109,10 @@ def _samples(task: "Task", sampler: Sampler, device: torch.device) -> np.ndarray
 
 @torch.no_grad()
 def _rewards_and_ends(
-    task: "Task", trained: TrainedAgent, sampler: Sampler, device: torch.device
+    task: "Task", model: RewardEndModel, horizon: int, sampler: Sampler, device: torch.device
 ) -> dict[str, np.ndarray]:
     """Counts [3,3] and [2,2], rows recorded, columns read off imagined frames: as far as the policy imagines."""
-    model, t = trained.agent.rew_end_model, task.context
-    assert model is not None
-    horizon = min(trained.config.world_model.horizon, task.args.horizon)
+    t, horizon = task.context, min(horizon, task.args.horizon)
     batch = task.replay.cut(task.starts, t + horizon)
     seen, act = to_float(batch.frames[:, :t].to(device)), batch.act.to(device)
     imagined = predict_frames(sampler, seen, act, seeded_randn(device, task.args.seed))

@@ -35,7 +35,10 @@ def test_a_run_is_distilled_and_held_beside_its_teacher(tmp_path, monkeypatch, c
     flags = (
         f"student --data {data} --runs run --denoising-steps 1 2 --updates 2 --horizon 3 --trajectories 2 --samples 3"
     )
-    flags = [*flags.split(), *["--moments", "2", "--device", "cpu", "--engine", "readable", "--out", "out"]]
+    flags = [
+        *flags.split(),
+        *["--moments", "2", "--device", "cpu", "--engine", "readable", "--reader", "run", "--out", "out"],
+    ]
     study.main(flags)
     assert "measurement 4/4: run: student, squared" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
