@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     from diamond_fast.domains import domain_of
     from diamond_fast.engine.choose import choose_path
     from diamond_fast.engine.contest import Work
-    from diamond_fast.evaluation import held_actions
+    from diamond_fast.evaluation import fixed_actions, held_actions
     from diamond_fast.replay.fitting import check_fits
 
     args = parse(Args, argv, prog="python examples/held_actions.py")
@@ -67,26 +67,26 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         agent.to(device).eval()
         path = choose_path(device, cfg.precision, cfg.engine, work=Work.of(agent.denoiser, cfg.world_model.sampler, 32))
         args.out.mkdir(parents=True, exist_ok=True)
-    rollouts = held_actions.imagine_fixed(agent, replay, cfg, path, list(rows.values()), args.starts, args.seed)
+    rollouts = fixed_actions.imagine(agent, replay, cfg, path, rows, args.seed, args.starts)
     if rollouts is None:
         raise SystemExit(f"--horizon {args.horizon}: no episode of {args.recording} is so long")
     found = held_actions.effects(rollouts)
     results: dict[str, Any] = {}
-    for i, (name, row) in enumerate(rows.items()):
-        imagined = {effect: values[i].tolist() for effect, values in found.items()}
+    for name, row in rows.items():
+        imagined = {effect: values.tolist() for effect, values in found[name].items()}
         recorded = held_actions.recorded_effects(replay, row, count=100)
         results[name] = {"imagined": imagined, "recorded": {k: v.tolist() for k, v in recorded.items()}}
         for kind, effects in results[name].items():
             print(f"{name:>10} {kind}: " + ", ".join(f"{k} {v[0]:.2f} ± {v[1]:.2f}" for k, v in effects.items()))
     (args.out / "effects.json").write_text(json.dumps({"epoch": trained.epoch, "effects": results}, indent=1))
-    for start in range(min(3, rollouts.imagined.shape[1])):
-        save(args.out / f"actions_{start}.png", rollouts.last_seen[start], rollouts.imagined[:, start])
+    for start, last_seen in enumerate(rollouts.last_seen[:3]):
+        save(args.out / f"actions_{start}.png", last_seen, [frames[start] for frames in rollouts.imagined.values()])
     return results
 
 
-def save(file: Path, last_seen: np.ndarray, imagined: np.ndarray) -> None:
-    """A row for each action: the last real frame, and imagined ones [A,K,H,W,3] at the steps in ``COLUMNS``."""
-    times = [t for t in COLUMNS if t <= imagined.shape[1]]
+def save(file: Path, last_seen: np.ndarray, imagined: list[np.ndarray]) -> None:
+    """A row for each action: the last real frame, and imagined ones [K,H,W,3] at the steps in ``COLUMNS``."""
+    times = [t for t in COLUMNS if t <= len(imagined[0])]
     rows = [np.concatenate([last_seen, *frames[np.array(times) - 1]], axis=1) for frames in imagined]
     Image.fromarray(np.concatenate(rows)).quantize(128).save(file, optimize=True)
 

@@ -8,11 +8,9 @@ import torch
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.choose import Path
-from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.evaluation.intervals import ci95
-from diamond_fast.evaluation.open_loop import predict_frames, seeded_randn, spread
+from diamond_fast.evaluation.open_loop import imagine_held_out, spread
 from diamond_fast.evaluation.optical_flow import motion
-from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.replay import Replay
 from diamond_fast.world_model import Agent
 
@@ -80,32 +78,21 @@ def imagine(
     Args:
         replay: moments are spread over its episodes.
         cfg: its sampler and horizon count.
-        actions: one action each, as of the recording, repeated in every step after the recorded context.
+        actions: one or more, [*action.shape] each, held from the last real frame on.
         count: moments.
         advance: told how many frames are imagined, whenever some are.
 
     Returns:
-        None if no episode is as long as context and horizon together.
+        None if no episode is as long as context and horizon together. Of an agent with an upsampler, and a recording of
+        its size, full frames.
     """
-    context, horizon = cfg.denoiser.inner_model.num_steps_conditioning, cfg.world_model.horizon
-    starts = spread(replay.lengths, context + horizon, count)
-    if not starts:
-        return None
-    device = agent.denoiser.device
-    sampler = next_frame_sampler(agent.denoiser, cfg.world_model.sampler, path)
-    batch = replay.cut(starts, context + horizon)
-    imagined = {}
+    last_seen, imagined = None, {}
     for name, action in actions.items():
-        randn, parts = seeded_randn(device, seed), []
-        act = batch.act.clone()
-        # The action at index context - 1 leads to the first imagined frame.
-        act[:, context - 1 :] = torch.from_numpy(np.asarray(action)).to(act)
-        for rows in torch.arange(len(starts)).split(batch_size):
-            seen = to_float(batch.frames[rows, :context].to(device))
-            frames = predict_frames(sampler, seen, act[rows].to(device), randn, advance, agent.memory)
-            parts.append(to_uint8(frames).cpu())
-        imagined[name] = torch.cat(parts).numpy()
-    return Rollouts(batch.frames[:, context - 1].numpy().copy(), imagined)
+        found = imagine_held_out(agent, replay, cfg, path, seed, count, batch_size, advance, instead=action)
+        if found is None:
+            return None
+        last_seen, imagined[name] = found.last_seen, found.imagined
+    return None if last_seen is None else Rollouts(last_seen, imagined)
 
 
 def flow(frames: np.ndarray, region: Region) -> np.ndarray:

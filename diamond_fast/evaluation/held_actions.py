@@ -1,28 +1,18 @@
-"""What actions do in imagination: the same start and noise, one action held throughout, and how pictures move."""
+"""What actions do in imagination and in the recording: how pictures move under any actions that are held."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from diamond_fast.config import RunConfig
-from diamond_fast.engine.choose import Path
+from diamond_fast.evaluation.fixed_actions import Rollouts
 from diamond_fast.evaluation.intervals import ci95
-from diamond_fast.evaluation.open_loop import imagine_held_out
 from diamond_fast.replay import Replay
 from diamond_fast.spec import Action, Discrete, Mixed
-from diamond_fast.world_model import Agent
 
 EFFECTS = ("sideways", "apart", "differs")
 """Pixels a frame by which the picture moves to the right; by which its halves move apart, as they do for someone who
 walks on; and grey levels by which it differs from that under the first action."""
-
-
-class Rollouts(NamedTuple):
-    """Frames under A fixed actions from S starts."""
-
-    last_seen: np.ndarray  # uint8 [S,H,W,C], the real frame before the first imagined one
-    imagined: np.ndarray  # uint8 [A,S,K,H,W,C]
 
 
 def action_row(action: Action, given: Any) -> np.ndarray:
@@ -43,35 +33,16 @@ def action_row(action: Action, given: Any) -> np.ndarray:
     return row.astype(action.dtype)
 
 
-def imagine_fixed(
-    agent: Agent, replay: Replay, cfg: RunConfig, path: Path, rows: list[np.ndarray], starts: int, seed: int
-) -> Rollouts | None:
-    """``horizon`` frames under each action, from the same starts and with the same noise.
-
-    Args:
-        cfg: its sampler and horizon count.
-        rows: actions [*action.shape].
-        starts: so many, spread over the recording.
-        seed: of the noise.
-
-    Returns:
-        None if no episode is long enough.
-    """
-    found = [imagine_held_out(agent, replay, cfg, path, seed, starts, instead=row) for row in rows]
-    if any(each is None for each in found):
-        return None
-    known = [each for each in found if each is not None]
-    return Rollouts(known[0].last_seen, np.stack([each.imagined for each in known]))
-
-
-def effects(rollouts: Rollouts) -> dict[str, np.ndarray]:
-    """By the names in ``EFFECTS``: float64 [A,2], the mean over starts and half the width of its 95 % interval."""
-    last_seen = np.broadcast_to(rollouts.last_seen[None, :, None], rollouts.imagined[:, :, :1].shape)
-    frames = np.concatenate((last_seen, rollouts.imagined), axis=2)
-    found = moved(frames[:, :, :-1], frames[:, :, 1:])
-    difference = np.abs(rollouts.imagined.astype(np.float32) - rollouts.imagined[:1])
-    found["differs"] = difference.mean(axis=(-3, -2, -1), dtype=np.float64)
-    return {name: _with_interval(found[name].mean(axis=2).T) for name in EFFECTS}
+def effects(rollouts: Rollouts) -> dict[str, dict[str, np.ndarray]]:
+    """Of each action, by the names in ``EFFECTS``: float64 [2], the mean over moments and half its 95 % interval."""
+    first = next(iter(rollouts.imagined.values())).astype(np.float32)
+    found = {}
+    for name, imagined in rollouts.imagined.items():
+        frames = np.concatenate((rollouts.last_seen[:, None], imagined), axis=1)
+        values = moved(frames[:, :-1], frames[:, 1:])
+        values["differs"] = np.abs(imagined - first).mean(axis=(-3, -2, -1), dtype=np.float64)
+        found[name] = {effect: _with_interval(values[effect].mean(axis=1)) for effect in EFFECTS}
+    return found
 
 
 def recorded_effects(replay: Replay, row: np.ndarray, count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -92,7 +63,7 @@ def recorded_effects(replay: Replay, row: np.ndarray, count: int, seed: int = 0)
     nearest = order[np.argsort(np.concatenate(distances)[order], kind="stable")][:count]
     batch = replay.cut([places[i] for i in nearest], 2, full=replay.full_shape is not None)
     frames = (batch.frames if replay.full_shape is None else batch.full_frames).numpy()
-    return {name: _with_interval(values[:, None])[0] for name, values in moved(frames[:, 0], frames[:, 1]).items()}
+    return {name: _with_interval(values) for name, values in moved(frames[:, 0], frames[:, 1]).items()}
 
 
 def moved(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
@@ -139,5 +110,5 @@ def sideways(before: np.ndarray, after: np.ndarray) -> np.ndarray:
 
 
 def _with_interval(values: np.ndarray) -> np.ndarray:
-    """Independent values [N,M] -> [M,2]"""
-    return np.stack((values.mean(axis=0), ci95(values)), axis=-1)
+    """Independent values [N] -> [2]"""
+    return np.array([values.mean(), ci95(values)])

@@ -9,7 +9,7 @@ import torch
 from small_world import SMALL_WORLD
 
 from diamond_fast.engine.choose import Path
-from diamond_fast.evaluation import fixed_actions
+from diamond_fast.evaluation import open_loop
 from diamond_fast.evaluation.fixed_actions import Effect, five_actions, imagine, obedience, turning_in
 from diamond_fast.replay import Replay
 from diamond_fast.spec import Box
@@ -65,7 +65,7 @@ def recording():
 
 
 def found_of(model, recording, monkeypatch, moments=6):
-    monkeypatch.setattr(fixed_actions, "next_frame_sampler", lambda *_: model)
+    monkeypatch.setattr(open_loop, "next_frame_sampler", lambda *_: model)
     told = five_actions(np.concatenate([recording.episode(i).act for i in range(6)]))
     agent = Agent(CFG, Box(2))
     rollouts = imagine(agent, recording, CFG, PATH, told, 0, moments, batch_size=4)
@@ -108,7 +108,7 @@ def test_an_effect_is_beyond_doubt_if_its_whole_interval_is():
 def test_nothing_is_said_of_recordings_that_are_too_short(recording):
     cfg = replace(CFG, world_model=replace(CFG.world_model, horizon=30))
     agent = Agent(CFG, Box(2))
-    assert imagine(agent, recording, cfg, PATH, {}, 0, 3) is None
+    assert imagine(agent, recording, cfg, PATH, {"straight": np.zeros(2)}, 0, 3) is None
     assert turning_in(recording, 30, 3, REGION) == 0
 
 
@@ -120,7 +120,7 @@ def test_the_command_writes_figures_and_pictures(recording, monkeypatch, tmp_pat
     monkeypatch.setattr(command.AgentFlags, "load", lambda self: TrainedAgent(Agent(CFG, Box(2)), cfg, "here"))
     monkeypatch.setattr(command, "domain_of", lambda cfg: replace(command_domain(), load_recording=lambda _: recording))
     for model, code in ((Obeys(), 0), (Ignores(), 1)):
-        monkeypatch.setattr(fixed_actions, "next_frame_sampler", lambda *_, model=model: model)
+        monkeypatch.setattr(open_loop, "next_frame_sampler", lambda *_, model=model: model)
         out = tmp_path / str(code)
         arguments = ["--run", "r", "--held-out", "h", "--moments", "6", "--out", str(out), "--device", "cpu"]
         assert command.main([*arguments, "--region", "0", "0", "32", "32"]) == code

@@ -7,15 +7,8 @@ from small_world import SMALL_WORLD as CFG
 from small_world import make_agent, make_replay
 
 from diamond_fast.engine.choose import choose_path
-from diamond_fast.evaluation.held_actions import (
-    Rollouts,
-    action_row,
-    effects,
-    imagine_fixed,
-    moved,
-    recorded_effects,
-    sideways,
-)
+from diamond_fast.evaluation.fixed_actions import Rollouts, imagine
+from diamond_fast.evaluation.held_actions import action_row, effects, moved, recorded_effects, sideways
 from diamond_fast.evaluation.open_loop import imagine_held_out
 from diamond_fast.replay import Replay
 from diamond_fast.replay.buffer import Episode
@@ -65,13 +58,14 @@ def test_effects_are_means_over_starts():
     starts, frames = np.array([0, 9, 20]), np.arange(5)
     idle = np.stack([[panorama(start)] * 5 for start in starts])
     turning = np.stack([[panorama(start + 2 * t) for t in frames] for start in starts])
-    found = effects(Rollouts(idle[:, 0], np.stack([idle[:, 1:], turning[:, 1:]])))
-    np.testing.assert_allclose(found["sideways"][:, 0], [0, -2], atol=0.1)
-    assert found["sideways"][1, 1] < 0.3
-    assert found["differs"][0].tolist() == [0, 0]
+    found = effects(Rollouts(idle[:, 0], {"idle": idle[:, 1:], "turning": turning[:, 1:]}))
+    assert found["idle"]["sideways"][0] == pytest.approx(0, abs=0.1)
+    assert found["turning"]["sideways"][0] == pytest.approx(-2, abs=0.1)
+    assert found["turning"]["sideways"][1] < 0.3
+    assert found["idle"]["differs"].tolist() == [0, 0]
     grey = np.abs(turning[:, 1:].astype(float) - idle[:, 1:]).mean(axis=(1, 2, 3, 4))
     half_width = 4.3027 * grey.std(ddof=1) / np.sqrt(3)
-    np.testing.assert_allclose(found["differs"][1], [grey.mean(), half_width], rtol=1e-4)
+    np.testing.assert_allclose(found["turning"]["differs"], [grey.mean(), half_width], rtol=1e-4)
 
 
 def test_a_held_action_is_what_a_recording_with_it_gives():
@@ -81,17 +75,17 @@ def test_a_held_action_is_what_a_recording_with_it_gives():
     episode = replay.episode(0)
     held = Replay(CFG.frame_shape, capacity=31, action=replay.action)
     held.append_episode(episode._replace(act=np.full_like(episode.act, 2)))
-    rollouts = imagine_fixed(agent, replay, CFG, READABLE, [np.int64(1), np.int64(2)], starts=2, seed=3)
+    rollouts = imagine(agent, replay, CFG, READABLE, {"one": np.int64(1), "two": np.int64(2)}, seed=3, count=2)
     recorded = imagine_held_out(agent, held, CFG, READABLE, seed=3, count=2)
     past = CFG.denoiser.inner_model.num_steps_conditioning - 1
-    assert rollouts.imagined.shape == (2, 2, CFG.world_model.horizon, 8, 8, 3)
+    assert rollouts.imagined["two"].shape == (2, CFG.world_model.horizon, 8, 8, 3)
     assert past > 0
     np.testing.assert_array_equal(rollouts.last_seen, recorded.last_seen)
-    assert (rollouts.imagined[0] != rollouts.imagined[1]).any()
+    assert (rollouts.imagined["one"] != rollouts.imagined["two"]).any()
     # From then on no recorded action is among those that a frame depends on, but frames before it are.
-    first = imagine_fixed(agent, held, CFG, READABLE, [np.int64(2)], starts=2, seed=3)
-    np.testing.assert_array_equal(first.imagined[0], recorded.imagined)
-    assert imagine_fixed(agent, make_replay([4]), CFG, READABLE, [np.int64(1)], starts=2, seed=3) is None
+    first = imagine(agent, held, CFG, READABLE, {"two": np.int64(2)}, seed=3, count=2)
+    np.testing.assert_array_equal(first.imagined["two"], recorded.imagined)
+    assert imagine(agent, make_replay([4]), CFG, READABLE, {"one": np.int64(1)}, seed=3, count=2) is None
 
 
 def test_the_recording_shows_what_an_action_does():
