@@ -236,9 +236,11 @@ def _coverage(runs: Sequence[OwnRun], games: Sequence[str]) -> list[str]:
     single = [game for game, seeds in by_game(finished).items() if len(seeds) == 1]
     if single:
         said.append(f"No intervals for diamond_fast: only one finished run of {', '.join(single)}.")
-    if unfinished := [run for run in runs if not run.finished]:
-        names = ", ".join(map(str, unfinished))
-        said.append(f"Unfinished, and so not in any aggregate: {names}.")
+    alone = [run for run in runs if run.settings.get("world_model_only")]
+    unfinished = [run for run in runs if not run.finished and run not in alone]
+    for what, those in (("Unfinished", unfinished), ("World models without a policy", alone)):
+        if those:
+            said.append(f"{what}, and so not in any aggregate: {', '.join(map(str, those))}.")
     if others := sorted({run.game for run in runs} - set(ATARI_100K)):
         said.append(f"Not among the 26 games of Atari 100k, and so not in any aggregate: {', '.join(others)}.")
     return said

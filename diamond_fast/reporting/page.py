@@ -117,7 +117,8 @@ def _runs_table(runs: Sequence[OwnRun]) -> str:
     head += [(name, "descending") for name in ("Real steps", "Training time", "Score", "Human-normalised")]
     rows = []
     for run in runs:
-        state = f"finished, {run.num_final_episodes} final games" if run.finished else f"unfinished, epoch {run.epochs}"
+        at = "a world model alone" if run.settings.get("world_model_only") else "unfinished"
+        state = f"finished, {run.num_final_episodes} final games" if run.finished else f"{at}, epoch {run.epochs}"
         score, normalised = Cell("none yet"), Cell("–")  # noqa: RUF001
         if run.score is not None:
             so_far = "" if run.finished else " <span class='interval'>so far</span>"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diamond_fast.domains.atari.games import ATARI_100K
+from diamond_fast.reporting import page
 from diamond_fast.reporting.comparison import THRESHOLDS, compare, to_json
 from diamond_fast.reporting.own_runs import read_runs
 from diamond_fast.runs.durable import strict_json
@@ -70,6 +71,17 @@ def test_one_run_has_no_interval(write_run):
     assert comparison.standing("DIAMOND").improvement.low is None
     assert comparison.standing("DIAMOND").metrics["mean"].low is not None
     assert "No intervals for diamond_fast: only one finished run of Pong." in comparison.remarks
+
+
+def test_a_world_model_alone_is_not_called_unfinished(write_run):
+    folders = [write_run("Pong", 0, tests=(), world_model_only=True, static_dataset="x"), write_run("Hero", 1)]
+    runs = read_runs(folders)
+    said = compare(runs).remarks
+    assert "World models without a policy, and so not in any aggregate: Pong seed 0." in said
+    assert "Unfinished, and so not in any aggregate: Hero seed 1." in said
+    states = page._runs_table(runs)
+    assert "a world model alone, epoch 0" in states
+    assert "unfinished, epoch 20" in states
 
 
 def test_unfinished_runs_alone_leave_the_published_agents(write_run):
