@@ -54,7 +54,7 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
     num_actions = state[ACTION_WEIGHT if two_stages else NUM_ACTIONS_KEY].size(0)
     action = MultiBinary(num_actions) if two_stages else num_actions
     with torch.device("meta"):  # networks of other settings may be large
-        expected = Agent(cfg, action).state_dict()
+        expected = _of_published(Agent(cfg, action).state_dict())
     wrong = [
         f"{name} is missing" if name not in state else f"{name} is {list(state[name].shape)}, not {list(p.shape)}"
         for name, p in expected.items()
@@ -64,15 +64,20 @@ def load_official(source: str | Path, cfg: RunConfig | None = None) -> Agent:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise ValueError(f"{path}: its networks differ from the settings: {wrong[0]}{more}")
     agent = Agent(cfg, action)
-    agent.load_state_dict(state)
+    agent.load_state_dict(state, strict=False)  # nothing but a student's are missing: that follows in training
     return agent
 
 
 def export_official(agent: Agent, path: str | Path) -> None:
-    """Writes an agent in the published form, so that the published code loads it."""
+    """Writes an agent in the published form, so that the published code loads it. A student is left out."""
     published = PUBLISHED_NAMES.get(type(agent.denoiser.cfg), OWN_NAME)
-    state = {name: p.detach().cpu().contiguous() for name, p in agent.state_dict().items()}
+    state = {name: p.detach().cpu().contiguous() for name, p in _of_published(agent.state_dict()).items()}
     torch.save({name.replace(OWN_NAME, published, 1): p for name, p in state.items()}, path)
+
+
+def _of_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those weights of an agent that published ones have too."""
+    return {name: p for name, p in state.items() if not name.startswith("student.")}
 
 
 def _with_own_names(path: Path, state: Mapping[str, Tensor], cfg: RunConfig) -> dict[str, Tensor]:

@@ -134,8 +134,8 @@ def _find_prefix(names: Iterable[str]) -> str:
     names, noise = set(names), "noise_emb.weight"
     found = {name.removesuffix(noise) for name in names if name == noise or name.endswith(f".{noise}")}
     prefixes = sorted(prefix for prefix in found if f"{prefix}conv_in.weight" in names)
-    if len(prefixes) > 1:  # of a world in two resolutions, the one that does not only enlarge
-        prefixes = [prefix for prefix in prefixes if "upsampler" not in prefix.split(".")]
+    if len(prefixes) > 1:  # of an agent, the one that neither only enlarges nor is the denoiser's student
+        prefixes = [prefix for prefix in prefixes if not {"upsampler", "student"} & set(prefix.split("."))]
     if not prefixes:
         raise ValueError("denoiser: these are not a denoiser's weights (no conv_in.weight); for others use wrap()")
     if len(prefixes) > 1:

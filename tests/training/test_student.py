@@ -10,7 +10,7 @@ import torch
 from crashes.tiny_run import TINY
 from interrupted_runs import go_on
 
-from diamond_fast import FastDenoiser
+from diamond_fast import FastDenoiser, export_official, load_official
 from diamond_fast.agent_flags import AgentFlags
 from diamond_fast.config import SamplerConfig, UpdateConfig, of_kind
 from diamond_fast.config_checks import checked
@@ -209,3 +209,23 @@ def test_what_is_played_with_is_the_denoiser_unless_the_student_is_asked_for(who
         assert len(dream.step(np.array(1)).trajectory) == steps + 1
     with pytest.raises(ValueError, match=r"^--denoising-steps: must be 1 with --student, got 3"):
         flags.check_steps(1, 3)
+
+
+def test_published_files_hold_no_student(whole, tmp_path):
+    """Written without; read for a run with one, which is then as new. FastDenoiser takes the denoiser of the two."""
+    _, _, trainer = whole
+    agent = trainer.agent
+    export_official(agent, tmp_path / "agent.pt")
+    held = torch.load(tmp_path / "agent.pt", weights_only=True)
+    assert not any(name.startswith("student") for name in held)
+    read = load_official(tmp_path / "agent.pt", trainer.cfg)
+    assert torch.equal(read.denoiser.inner_model.conv_in.weight, agent.denoiser.inner_model.conv_in.weight)
+    assert read.student is not None
+    obs, act = torch.rand(1, 4, 3, 12, 12) * 2 - 1, torch.zeros(1, 4, dtype=torch.int64)
+    noise = torch.randn(1, 3, 12, 12)
+    drawn = []
+    for given in (agent.denoiser, agent, agent.state_dict()):
+        fast = FastDenoiser(given, SamplerConfig(num_steps=1), dtype=torch.float32, engine="torch")
+        drawn.append(fast.sample(obs, act, lambda *a, **k: noise)[0])
+    assert torch.equal(drawn[0], drawn[1])
+    assert torch.equal(drawn[0], drawn[2])
