@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from refusals import one_line_refusal
 from small_world import SMALL_WORLD, make_replay
 
 from diamond_fast import evaluate
@@ -44,12 +45,7 @@ def run_main(args):
 
 
 def refusal(capsys, args):
-    with pytest.raises(SystemExit) as stop:
-        run_main(args)
-    assert stop.value.code == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err.strip()
+    return one_line_refusal(capsys, evaluate.main, args.split())
 
 
 def test_a_module_that_only_the_run_names_is_not_imported(capsys, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import urllib.request
 from types import SimpleNamespace
 
 import pytest
+from refusals import one_line_refusal
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -64,12 +65,7 @@ def run(tmp_path):
     ],
 )
 def test_wrong_input_is_one_line(args, message, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(args)
-    assert stopped.value.code == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
+    assert message in one_line_refusal(capsys, main, args)
 
 
 def test_a_module_that_only_the_run_names_is_not_imported(tmp_path, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusals import one_line_refusal
 
 from diamond_fast import train
 from diamond_fast.config import RunConfig
@@ -35,12 +36,7 @@ def run_main(args):
 
 def refusal(capsys, args):
     """The one line that a command line is refused with."""
-    with pytest.raises(SystemExit) as stop:
-        run_main(args)
-    assert stop.value.code == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err.strip()
+    return one_line_refusal(capsys, train.main, args.split())
 
 
 # --- help -----------------------------------------------------------------------------------------------------------

@@ -10,17 +10,13 @@ import threading
 
 import pytest
 import suite
+from refusals import one_line_refusal
 
 from diamond_fast import bench
 
 
 def refused(capsys, *args: str) -> str:
-    with pytest.raises(SystemExit) as stop:
-        bench.main(args)
-    assert stop.value.code == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err
+    return one_line_refusal(capsys, bench.main, args)
 
 
 def test_bad_input_is_one_line(capsys, tmp_path):
@@ -41,7 +37,7 @@ def test_a_missing_package_is_one_line(capsys, monkeypatch):
 
 def test_an_installation_without_the_benchmarks_says_so(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "BENCHMARKS", tmp_path / "benchmarks")
-    expected = "the benchmarks are not part of an installation: clone the project and pip install -e '.[dev]'\n"
+    expected = "the benchmarks are not part of an installation: clone the project and pip install -e '.[dev]'"
     assert refused(capsys, "--render-only") == refused(capsys, "--compare", "a", "b") == expected
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from PIL import Image
+from refusals import one_line_refusal
 
 from diamond_fast import report
 
@@ -20,12 +21,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 
 def refusal(capsys, *args):
     """The one line that a command line is refused with."""
-    with pytest.raises(SystemExit) as stop:
-        report.main(args)
-    assert stop.value.code == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    return err.strip()
+    return one_line_refusal(capsys, report.main, args)
 
 
 def test_help_is_instant_and_imports_nothing_heavy():

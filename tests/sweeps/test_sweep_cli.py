@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from refusals import one_line_refusal
 
 from diamond_fast import report, sweep
 from diamond_fast.sweeps import local
@@ -12,12 +13,7 @@ from diamond_fast.sweeps.worker import Attempt
 
 
 def refused(capsys, *argv):
-    with pytest.raises(SystemExit) as stop:
-        sweep.main([*argv])
-    assert stop.value.code == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1, said
-    return said
+    return one_line_refusal(capsys, sweep.main, argv)
 
 
 @pytest.mark.parametrize(
