@@ -267,6 +267,8 @@ def dry_run(args: SweepArgs, runs: Sequence[Planned]) -> None:
         f"{len(runs)} runs, {seconds / 3600:,.1f} {what}-hours one after the other on one {what} like this "
         f"({device}), without playing games"
     )
+    if (at_a_time := min(args.concurrent or 1, len(runs))) > 1:
+        print(f"{seconds / 3600 / at_a_time:,.1f} hours with {at_a_time} at a time, each on a {what} of its own")
 
 
 def status(sweep: SweepFolder) -> None:

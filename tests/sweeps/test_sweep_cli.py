@@ -1,6 +1,7 @@
 """The command line: what it refuses, what it says, and a whole sweep of stubs."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from refusals import one_line_refusal
@@ -54,6 +55,25 @@ def test_the_runs_of_the_paper(tmp_path):
     runs = sweep.planned(*sweep.parse_known(sweep.SweepArgs, argv))
     assert len({run.name for run in runs}) == len(runs) == 130
     assert runs[0].argv == ("--game", "Alien", "--preset", "quick", "--seed", "0")
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(monkeypatch, tmp_path, capsys):
+    class Estimate:
+        def seconds(self, speed):
+            return speed
+
+    monkeypatch.setattr("diamond_fast.estimate.estimate", lambda config, action: Estimate())
+    hours = {1: 2, 3: 5}
+    speed = lambda config, *_: SimpleNamespace(now=3600 * hours[config.world_model.sampler.num_steps])  # noqa: E731
+    monkeypatch.setattr("diamond_fast.estimate.measure_speed", speed)
+    argv = ["--out", str(tmp_path / "s"), "--games", "Boxing", "Pong", "--seeds", "3", "--preset", "quick"]
+    sweep.main([*argv, "--grid", "world-model.sampler.num-steps", "1", "3", "--concurrent", "4", "--dry-run"])
+    first, second, whole, at_a_time = capsys.readouterr().out.splitlines()
+    assert first.startswith("num-steps=1: 6 runs of 2 h")
+    assert second.startswith("num-steps=3: 6 runs of 5 h")
+    assert whole.startswith("12 runs, 42.0 machine-hours one after the other")
+    assert at_a_time == "10.5 hours with 4 at a time, each on a machine of its own"
+    assert not (tmp_path / "s").exists()
 
 
 def test_a_whole_sweep(stub, monkeypatch, capsys, tmp_path):
