@@ -117,6 +117,7 @@ def _groups(paths: Sequence[Path]) -> dict[str, tuple[list[Path], list[str]]]:
 
 def as_text(comparison: "Comparison") -> str:
     """A table for the terminal, and the remarks under it."""
+    from diamond_fast.reporting.published import published_aggregates
 
     def shown(estimate: "Estimate") -> str:
         low_high = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
@@ -127,7 +128,7 @@ def as_text(comparison: "Comparison") -> str:
     lines: list[tuple[str, ...]] = [("agent", "seeds", "mean", "median", "IQM", "optimality gap")]
     lines += [(s.name, s.seeds, *(shown(s.metrics[name]) for name in columns)) for s in comparison.standings]
     table = ["".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, "", *comparison.remarks])
+    return "\n".join([*table, "", *comparison.remarks, *map(str, published_aggregates())])
 
 
 def write(comparison: "Comparison", out: Path) -> None:

@@ -10,7 +10,7 @@ from diamond_fast.reporting.comparison import OURS, Comparison, Estimate, Standi
 from diamond_fast.reporting.html import Cell, document, figure_of, table
 from diamond_fast.reporting.latex import games_table
 from diamond_fast.reporting.own_runs import OwnRun
-from diamond_fast.reporting.published import published_agents, scale, scale_sources
+from diamond_fast.reporting.published import published_agents, published_aggregates, scale, scale_sources
 from diamond_fast.reporting.statistics import FEWEST_SAMPLES, MOST_SAMPLES
 from diamond_fast.runs.progress import duration
 
@@ -146,7 +146,8 @@ def _sources() -> str:
     rows += [(a.name, a.kind, a.paper, a.source, a.note) for a in published_agents()]
     head = [(name, "ascending") for name in ("Agent", "Kind", "Paper", "Scores from", "Note")]
     shown = [("", [Cell(escape(text), text, 'class="wrap"') for text in texts]) for texts in rows]
-    return table(head, shown, column_classes=["text"] * len(head))
+    others = "".join(f"\n<p>{escape(str(agent))}</p>" for agent in published_aggregates())
+    return table(head, shown, column_classes=["text"] * len(head)) + others
 
 
 def _method() -> str:

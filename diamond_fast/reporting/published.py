@@ -33,6 +33,24 @@ class PublishedAgent:
 
 
 @dataclass(frozen=True)
+class PublishedAggregates:
+    """An agent of which only aggregates over the 26 games were found: it stands in no table or picture."""
+
+    name: str
+    paper: str
+    source: str
+    """Where they were read."""
+    mean: float
+    iqm: float
+    ours: str
+    """What there is of ours to compare, in a sentence."""
+
+    def __str__(self) -> str:
+        read = f"mean {self.mean}, IQM {self.iqm} ({self.paper}; from {self.source})"
+        return f"Published without scores by game: {self.name}, {read}. {self.ours}"
+
+
+@dataclass(frozen=True)
 class Scale:
     """What is 0 and what is 1 in human-normalised scores."""
 
@@ -50,6 +68,12 @@ class Scale:
 def published_agents() -> tuple[PublishedAgent, ...]:
     """World models first, each kind in the order of ``scores/SOURCES.json``."""
     return tuple(_agent(**entry) for entry in _read("SOURCES")["agents"])
+
+
+@cache
+def published_aggregates() -> tuple[PublishedAggregates, ...]:
+    """Agents that have no scores by game here, from ``scores/SOURCES.json``."""
+    return tuple(PublishedAggregates(**entry) for entry in _read("SOURCES")["aggregates"])
 
 
 @cache

@@ -5,7 +5,9 @@ from statistics import fmean
 import pytest
 
 from diamond_fast.domains.atari.games import ATARI_100K
-from diamond_fast.reporting.published import published_agents, scale, scale_sources
+from diamond_fast.report import as_text
+from diamond_fast.reporting.comparison import compare
+from diamond_fast.reporting.published import published_agents, published_aggregates, scale, scale_sources
 
 PAPER_TABLE_1 = {  # random, human, DIAMOND
     "Alien": (227.8, 7127.7, 744.1), "Amidar": (5.8, 1719.5, 225.8), "Assault": (222.4, 742.0, 1526.4),
@@ -45,3 +47,13 @@ def test_human_normalised():
     assert scale().normalised("Boxing", 0.1) == 0
     assert scale().normalised("Boxing", 12.1) == 1
     assert scale().normalised("Pong", -3.05) == pytest.approx(0.5)
+
+
+def test_an_agent_without_scores_by_game_is_told_and_compared_with_nothing():
+    (edeline,) = published_aggregates()
+    assert (edeline.name, edeline.mean, edeline.iqm) == ("EDELINE", 1.87, 0.94)
+    comparison = compare([])
+    assert "EDELINE" not in {standing.name for standing in comparison.standings}
+    last = as_text(comparison).splitlines()[-1]
+    assert "EDELINE, mean 1.87, IQM 0.94 (arXiv 2502.00466" in last
+    assert "No run of diamond_fast" in last
