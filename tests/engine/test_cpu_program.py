@@ -83,6 +83,23 @@ def test_convolution_of_two_inputs_and_a_residual(engine, kernel):
     assert relative_error(engine.run(walk, x), truth) < engine.tolerance(3e-4)
 
 
+@pytest.mark.parametrize("size", [(5, 7), (13, 14), (1, 3)])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolution_whose_weights_are_more_than_its_map(engine, size, kernel):
+    """Many channels of few pixels, worked on as a whole; two inputs of which neither fills its last block."""
+    first = randomised(nn.Conv2d(204, 91, 1))
+    conv = randomised(nn.Conv2d(295, 299, kernel, padding=kernel // 2), seed=1)
+    x = frames(2, 204, *size)
+
+    def walk(b, v):
+        return b.conv(conv, [b.conv(first, [v]), v])
+
+    y = engine.rounded(F.conv2d(engine.rounded(x), engine.rounded(first.weight), first.bias.double()).float())
+    both = torch.cat((y, engine.rounded(x)), dim=1)
+    truth = F.conv2d(both, engine.rounded(conv.weight), conv.bias.double(), padding=kernel // 2)
+    assert relative_error(engine.run(walk, x), truth) < engine.tolerance(3e-4, fine=1e-5)
+
+
 @pytest.mark.parametrize("size", [(64, 64), (5, 7), (1, 2)])
 @pytest.mark.parametrize("channels", [(3, 0), (48, 0), (64, 64), (16, 16), (96, 32)])
 @pytest.mark.parametrize("mean", [0.0, -2.3, 60.0])

@@ -90,8 +90,11 @@ def forward(m, x, cond):
     return m(x) if cond is None else m(x, cond)
 
 
+WIDE = [(9, 104, 100, 3, 1), (9, 288, 300, 1, 1)]  # whose weights are more than a small map
+
+
 @pytest.mark.parametrize("size", [(16, 16), (5, 7), (33, 18), (1, 1)])
-@pytest.mark.parametrize("shape", [(3, 40, 7, 3, 1), (20, 64, 33, 3, 2), (33, 33, 70, 1, 1)])
+@pytest.mark.parametrize("shape", [(3, 40, 7, 3, 1), (20, 64, 33, 3, 2), (33, 33, 70, 1, 1), *WIDE])
 def test_convolutions(engine, size, shape):
     assert_gradients(engine, Block(*shape), block_walk, forward, randn(2, shape[0], *size))
 

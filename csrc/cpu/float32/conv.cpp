@@ -1,5 +1,6 @@
 // Before: the input is normalised and activated while its rows are laid beside each other with a border of zeros.
-// 3x3 with stride 1 goes by Winograd's tiles, a few rows of them at a time; 1x1 and stride 2 by a plain product.
+// 3x3 with stride 1 goes by Winograd's tiles, a few rows of them at a time; stride 2 by a plain product. 1x1, which has
+// no norm and no border, is a product with the input as it lies there.
 // After: bias, residual, statistics for the next norm, all while the sums are in the first-level cache.
 #include "conv.hpp"
 
@@ -105,14 +106,15 @@ Conv::Conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value
       out_step_(round_up(spec.out_channels, kBlock)), repeat_(spec.upsample ? 2 : 1), taps_(spec.kernel * spec.kernel),
       h_(values[spec.inputs[0]].h * repeat_), w_(values[spec.inputs[0]].w * repeat_),
       out_h_((h_ - 1) / spec.stride + 1), out_w_((w_ - 1) / spec.stride + 1),
-      plan_(tile_size(h_, w_), h_, w_, step_), back_plan_(tile_size(h_, w_), h_, w_, out_step_) {
+      plan_(tile_size(h_, w_), h_, w_, step_, out_step_),
+      back_plan_(tile_size(h_, w_), h_, w_, out_step_, step_) {
   for (int input : spec.inputs) {
     const Value& v = values[input];
     for (int c = 0; c < v.padded(); ++c) in_at_.push_back(c < v.channels ? in_channels_ + c : -1);
     in_channels_ += v.channels;
   }
   constexpr int kFloats = 96 * 1024 / sizeof(float);  // of the input: it stays in the second-level cache
-  rows_ = std::clamp(kFloats / (spec.stride * laid_pitch() * step_), 1, out_h_);
+  rows_ = whole() ? out_h_ : std::clamp(kFloats / (spec.stride * laid_pitch() * step_), 1, out_h_);
   raw_.assign(weight_size(), 0.0f);
   weight_.assign(by_tiles() ? plan_.weight_size(out_step_) : products_size(), 0.0f);
   bias_.assign(out_step_, 0.0f);
@@ -139,8 +141,8 @@ void Conv::set_weight(const float* weight, const float* bias) {
 }
 
 size_t Conv::scratch_bytes() const {
-  const size_t size = by_tiles() ? plan_.scratch_size() : laid_size(rows_read()) + static_cast<size_t>(out_w_) * kPanel;
-  return size * sizeof(float);
+  const size_t directly = laid_size(rows_read()) + static_cast<size_t>(out_w_) * kPanel;
+  return sizeof(float) * (by_tiles() ? plan_.scratch_size() : spec_.kernel == 1 ? kPixels * kPanel : directly);
 }
 
 size_t Conv::common_bytes(int hands) const {
@@ -214,14 +216,9 @@ void Conv::multiply_rows(int strip, int first, const float* laid, float* sums, W
   const float* panel = weight_.data() + static_cast<size_t>(taps_) * step_ * first;
   const size_t row = static_cast<size_t>(laid_pitch()) * step_, stride = static_cast<size_t>(spec_.stride) * step_;
   for (int y = top; y < std::min(top + rows_, out_h_); ++y, laid += spec_.stride * row) {
-    in_groups(out_w_, [&](int x, int count) {
-      const float* runs[3];
-      for (int k = 0; k < spec_.kernel; ++k) runs[k] = laid + k * row + x * stride;
-      with_constants(count, columns / kLanes, [&](auto r, auto v) {
-        multiply_block<decltype(r)::value, decltype(v)::value>(runs, spec_.kernel, length, stride, panel,
-                                                               sums + x * columns, columns);
-      });
-    });
+    Run runs[3];
+    for (int k = 0; k < spec_.kernel; ++k) runs[k] = {laid + k * row, length, stride};
+    multiply(runs, spec_.kernel, out_w_, panel, columns / kLanes, sums, columns);
     for (int c = 0; c < columns; c += kLanes) {
       auto column = writer.open((first + c) / kLanes, strip, y == top);
       for (int x = 0; x < out_w_; ++x) column.put(y * out_w_ + x, load(sums + x * columns + c));
@@ -233,7 +230,9 @@ void Conv::multiply_rows(int strip, int first, const float* laid, float* sums, W
 void Conv::run(const Sample& sample) const {
   std::unique_ptr<Normaliser> normaliser;
   if (spec_.norm.groups > 0) normaliser = std::make_unique<Normaliser>(spec_.norm, sample, spec_.inputs);
-  if (!by_tiles()) {
+  if (spec_.kernel == 1) {
+    run_pixel_by_pixel(sample);
+  } else if (!by_tiles()) {
     run_directly(sample, normaliser.get());
   } else {
     plan_.out == 4 ? run_by_tiles<4>(sample, normaliser.get()) : run_by_tiles<2>(sample, normaliser.get());
@@ -250,6 +249,35 @@ void Conv::run_directly(const Sample& sample, const Normaliser* normaliser) cons
     lay(sample, normaliser, strip * rows_ * spec_.stride - border(), rows_read(), laid);
     for (int panel = i / strips(); panel * kPanel < out_step_; panel += panels) {
       multiply_rows(strip, panel * kPanel, laid, sums, writer);
+    }
+  });
+}
+
+// 1x1: pixels are the rows of a product as they lie there, those of two inputs beside each other.
+void Conv::run_pixel_by_pixel(const Sample& sample) const {
+  const int panels = plenty(strips(), sample.hands()) ? 1 : (out_step_ + kPanel - 1) / kPanel;  // that are shared out
+  sample.share(strips() * panels, [&](int i, uint8_t* scratch) {
+    auto* sums = reinterpret_cast<float*>(scratch);
+    Writer writer(sample, spec_, bias_.data(), out_value_, sample.has_grad == nullptr ? output_ : -1);
+    const int strip = i % strips(), top = strip * rows_ * out_w_, end = std::min(top + rows_ * out_w_, out_h_ * out_w_);
+    for (int first = i / strips() * kPanel; first < out_step_; first += panels * kPanel) {
+      const int columns = std::min(kPanel, out_step_ - first);
+      const float* panel = weight_.data() + static_cast<size_t>(step_) * first;
+      for (int begin = top; begin < end; begin += kPixels) {
+        const int pixels = std::min(kPixels, end - begin);
+        const float* next = whole() && begin == top ? panel + static_cast<size_t>(step_) * columns : nullptr;
+        Run runs[2];
+        for (size_t k = 0; k < spec_.inputs.size(); ++k) {
+          const int input = spec_.inputs[k], step = sample.values[input].padded();
+          runs[k] = {sample.data(input) + static_cast<size_t>(begin) * step, step, static_cast<size_t>(step)};
+        }
+        multiply(runs, static_cast<int>(spec_.inputs.size()), pixels, panel, columns / kLanes, sums, columns, next);
+        for (int c = 0; c < columns; c += kLanes) {
+          auto column = writer.open((first + c) / kLanes, strip, begin == top);
+          for (int p = 0; p < pixels; ++p) column.put(begin + p, load(sums + p * columns + c));
+          column.close();
+        }
+      }
     }
   });
 }

@@ -43,6 +43,7 @@ class Conv : public Op {
   template <int kOut>
   void run_by_tiles(const Sample& sample, const Normaliser* normaliser) const;
   void run_directly(const Sample& sample, const Normaliser* normaliser) const;
+  void run_pixel_by_pixel(const Sample& sample) const;
   void multiply_rows(int strip, int first, const float* laid, float* sums, Writer& writer) const;
   void weight_backward(const Sample& sample, const Normaliser* normaliser, float* scratch, float* products) const;
   void input_backward(const Sample& sample, float* grads, float* scratch) const;
@@ -54,6 +55,9 @@ class Conv : public Op {
   }
   bool by_tiles() const { return spec_.kernel == 3 && spec_.stride == 1; }
   bool weights_by_tiles() const { return by_tiles() && plan_.out == 4; }  // with small tiles little is saved
+  // Of 1x1: whether the weights are more than the input and too many for the cache, so that they are read only once.
+  bool whole() const { return spec_.kernel == 1 && out_h_ * out_w_ <= out_step_ && products_size() > kInCache; }
+  static constexpr int kPixels = 60;  // of 1x1, that are multiplied together: a multiple of most numbers of rows
   int border() const { return spec_.kernel / 2; }
   int laid_pitch() const { return w_ + 2 * border(); }
   size_t laid_size(int rows) const { return static_cast<size_t>(rows) * laid_pitch() * step_; }
@@ -63,6 +67,7 @@ class Conv : public Op {
   // Whether a strip for each is enough for all; else they share a strip's channels too.
   static bool plenty(int strips, int hands) { return hands == 1 || strips >= 3 * hands; }
   bool by_strips(int hands) const {
+    if (plan_.whole) return false;
     return hands == 1 || (plenty(plan_.strips(), hands) && weight_.size() < plan_.strips() * plan_.input_size());
   }
   size_t products_size() const { return static_cast<size_t>(taps_) * step_ * out_step_; }

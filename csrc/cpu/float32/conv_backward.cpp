@@ -102,8 +102,8 @@ void Conv::input_backward(const Sample& sample, float* grads, float* scratch) co
       for (int first = 0; first < step_; first += kPanel) {
         const int columns = std::min(kPanel, step_ - first);
         const size_t pixel = static_cast<size_t>(y) * w_;
-        multiply(out_grads + pixel * out_step_, w_, out_step_, out_step_, panel, columns / kLanes,
-                 grads + pixel * step_ + first, step_);
+        const Run run{out_grads + pixel * out_step_, out_step_, static_cast<size_t>(out_step_)};
+        multiply(&run, 1, w_, panel, columns / kLanes, grads + pixel * step_ + first, step_);
         panel += static_cast<size_t>(out_step_) * columns;
       }
     }

@@ -8,20 +8,29 @@ namespace cpu {
 
 constexpr int kPanel = 2 * kLanes;  // columns of a packed matrix that lie together
 
-// to[r][n] = sum over runs and k of runs[.][r * step + k] * b[.][k][n], of kR rows and kV vectors of columns
+struct Run {  // what rows of a matrix have at so many successive places, the next row a step further
+  const float* from;
+  int length;
+  size_t step;
+};
+
+// to[r][n] = sum over runs and k of run[r][k] * b[.][k][n], of kR rows from the first on and kV vectors of columns
+// next: what is fetched from memory meanwhile, fetch numbers with every k; nothing if that is 0.
 template <int kR, int kV>
-inline void multiply_block(const float* const* runs, int num_runs, int length, size_t step, const float* b, float* to,
-                           size_t to_step) {
+inline void multiply_block(const Run* runs, int num_runs, int first, const float* b, float* to, size_t to_step,
+                           const float* next, int fetch) {
   Vec sum[kR][kV];
 #pragma GCC unroll 16
   for (int r = 0; r < kR; ++r) {
 #pragma GCC unroll 2
     for (int v = 0; v < kV; ++v) sum[r][v] = set1(0.0f);
   }
-  for (int run = 0; run < num_runs; ++run) {
-    const float* a = runs[run];
-    for (int k = 0; k < length; ++k, ++a, b += kV * kLanes) {
+  for (int i = 0; i < num_runs; ++i) {
+    const size_t step = runs[i].step;
+    const float* a = runs[i].from + first * step;
+    for (int k = 0; k < runs[i].length; ++k, ++a, b += kV * kLanes, next += fetch) {
       Vec column[kV];
+      if (fetch > 0) __builtin_prefetch(next);
 #pragma GCC unroll 2
       for (int v = 0; v < kV; ++v) column[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
@@ -94,14 +103,19 @@ inline void in_groups(int rows, Function&& function) {
   }
 }
 
-// rows x length, a row step apart, times a packed panel of so many vectors -> [rows, to_step]
-inline void multiply(const float* a, int rows, int length, size_t step, const float* b, int vectors, float* to,
-                     size_t to_step) {
+// So many rows of runs, one beside the other, times a packed panel of so many vectors -> [rows, to_step]
+// next: the panel that will be wanted then, if it is worth fetching from memory in time.
+inline void multiply(const Run* runs, int num_runs, int rows, const float* b, int vectors, float* to, size_t to_step,
+                     const float* next = nullptr) {
+  int length = 0;
+  for (int i = 0; i < num_runs; ++i) length += runs[i].length;
+  const int groups = (rows + kRows - 1) / kRows, fetch = next == nullptr ? 0 : (vectors * kLanes + groups - 1) / groups;
   in_groups(rows, [&](int first, int count) {
-    const float* run = a + first * step;
     with_constants(count, vectors, [&](auto r, auto v) {
-      multiply_block<decltype(r)::value, decltype(v)::value>(&run, 1, length, step, b, to + first * to_step, to_step);
+      multiply_block<decltype(r)::value, decltype(v)::value>(runs, num_runs, first, b, to + first * to_step, to_step, next,
+                                                             fetch);
     });
+    next += static_cast<size_t>(fetch) * length;
   });
 }
 

@@ -75,17 +75,21 @@ struct Winograd<4> {
   }
 };
 
+constexpr int kInCache = 320 * 1024 / sizeof(float);  // numbers that the second-level cache holds beside others
+
 // How a map of h x w pixels is cut into tiles, and how many rows of tiles are worked on at once: as many as leave their
-// transforms in the second-level cache, and small maps as a whole.
+// transforms in the second-level cache. A map whose transforms are fewer numbers than the weights', and these too many
+// for the cache, is worked on as a whole: so its weights are read once.
 struct TilePlan {
   int out, in, across, down, rows, pitch;  // pitch: pixels of a row of the input, laid out with its border
   int step, places;
+  bool whole;
 
-  TilePlan(int out, int h, int w, int step) : out(out), in(out + 2), step(step), places(in * in) {
-    constexpr int kFloats = 320 * 1024 / sizeof(float);
+  TilePlan(int out, int h, int w, int step, int out_step) : out(out), in(out + 2), step(step), places(in * in) {
     across = (w + out - 1) / out;
     down = (h + out - 1) / out;
-    rows = std::clamp(kFloats / (places * across * step), 1, down);
+    whole = across * down <= out_step && weight_size(out_step) > kInCache;
+    rows = whole ? down : std::clamp(kInCache / (places * across * step), 1, down);
     pitch = across * out + 2;
   }
   int tiles() const { return rows * across; }
@@ -178,7 +182,9 @@ void multiply_tiles(const TilePlan& plan, int h, int w, int strip, int first, in
   const size_t in_place = plan.input_place(), out_place = plan.output_place();
   const float* panel = weight + static_cast<size_t>(plan.places) * step * first;
   for (int place = 0; place < kIn * kIn; ++place, panel += static_cast<size_t>(step) * columns) {
-    multiply(input + place * in_place, tiles, step, step, panel, columns / kLanes, sums + place * out_place, columns);
+    const float* next = plan.whole ? panel + static_cast<size_t>(step) * columns : nullptr;  // behind the last: any
+    const Run run{input + place * in_place, step, static_cast<size_t>(step)};
+    multiply(&run, 1, tiles, panel, columns / kLanes, sums + place * out_place, columns, next);
   }
   for (int c = 0; c < columns; c += kLanes) {
     auto column = sink.open((first + c) / kLanes, strip, true);
