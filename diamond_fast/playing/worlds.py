@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diamond_fast.config import SamplerConfig, WorldModelConfig
 from diamond_fast.engine.imagination import ImaginationState, burn_in
+from diamond_fast.engine.lasting import lasting
 from diamond_fast.engine.world import imagination
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.frames import to_float
@@ -83,6 +84,7 @@ class Dream(World):
         self._restarted = False  # the environment has put the next start in place by itself
         self.set_denoising_steps(cfg.sampler.num_steps)
 
+    @lasting
     def begin(self) -> Start:
         if self._source.enlarges:  # the environment keeps small frames of its starts only
             return self.begin_from(Beginning(self._whole_context()))
@@ -90,14 +92,15 @@ class Dream(World):
             self._env.reset()
         return self._started()
 
+    @lasting
     def begin_from(self, beginning: Beginning) -> Start:
-        """Go on from these frames."""
+        """Go on from these frames, which stay as they are: the environment writes over its own."""
         model = self._env.reward_end
         context = beginning.context.to(model.device)
-        with torch.no_grad():
-            hx, cx = burn_in(model, context.obs(), context.act, context.pixel_mask)
+        hx, cx = burn_in(model, context.obs(), context.act, context.pixel_mask)
         ep_len = torch.zeros(1, dtype=torch.int64, device=model.device)
-        self._env.state = ImaginationState(context.frames, context.pixel_mask, context.act.clone(), hx, cx, ep_len)
+        frames, pixel_mask, act = context.frames.clone(), context.pixel_mask.clone(), context.act.clone()
+        self._env.state = ImaginationState(frames, pixel_mask, act, hx, cx, ep_len)
         if self._source.enlarges:
             self._full = context.full_obs()[:, -self._source.num_full :] if beginning.full is None else beginning.full
         return self._started()

@@ -9,7 +9,9 @@ import torch
 from diamond_fast.playing.recorder import Recorder
 from diamond_fast.playing.session import Session
 from diamond_fast.playing.source import load_source
+from diamond_fast.playing.starts import Beginning
 from diamond_fast.playing.wire import describe, encode_view
+from diamond_fast.playing.worlds import Dream
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent
 from diamond_fast.spec import MultiBinary
@@ -48,6 +50,19 @@ def test_full_frames_are_played_again_with_the_same_seed(two_stages, make_sessio
         if np.array_equal(frame, first)
     ]
     assert starts  # play begins at a real frame, in full
+
+
+def test_a_fast_path_writes_over_neither_the_beginning_nor_what_inference_mode_made(two_stages):
+    """It keeps its state in the same tensors for every step."""
+    source = replace(two_stages, cfg=replace(two_stages.cfg, engine="torch"))
+    dream = Dream(source, source.cfg.world_model, seed=0)
+    context = source.replay.cut([(0, 2)], source.agent.spec.context, full=True)
+    before = context.frames.clone()
+    with torch.inference_mode():
+        for begin in (dream.begin, lambda: dream.begin_from(Beginning(context))):
+            begin()
+            dream.step(source.panel.idle)
+    assert torch.equal(context.frames, before)
 
 
 def test_what_was_recorded_is_shown_in_full_and_dreamt_on_from(two_stages, tmp_path):
