@@ -19,6 +19,7 @@ from test_trainer import TINY, train
 
 from diamond_fast.config import UpdateConfig
 from diamond_fast.config_checks import checked
+from diamond_fast.distillation import distillation_loss
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
@@ -68,6 +69,8 @@ def given_batches(name, objective):
         if name == "denoiser":
             noise = [torch.randn(shape) for _ in range(2) for shape in ((N,), (N, 3, 1, 1), (N, 3, 8, 8))]
             batches.append((obs, act, every, *noise))
+        elif name == "student":
+            batches.append((obs, act, every, *torch.randn(2, N, 3, 8, 8)))
         elif name == "reward_end":
             batches.append((to_uint8(obs), every, act, torch.randn(N, 6), torch.rand(N, 6) < 0.2, every))
         else:  # no burn-ins, which belong to steps rather than to rows
@@ -95,6 +98,14 @@ def train_on_given(group, name, folder):
             return value, {"loss": value.detach()}
 
         objective.loss = loss
+    if name == "student":
+
+        def distil(obs, act, mask, *noise):
+            noise, arguments = iter(noise), (model, objective.teacher, objective.step, obs, act, mask)
+            value = distillation_loss(*arguments, randn=lambda *shape, device: next(noise))
+            return value.total, {"loss": value.total.detach()}
+
+        objective.loss = distil
     cfg = UpdateConfig(lr=1e-2, lr_warmup_steps=1, max_grad_norm=0.5)
     update = Update(name, model, objective, cfg, nullcontext, group=group)
     figures = update.train(4, lambda: None)
