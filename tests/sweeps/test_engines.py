@@ -77,7 +77,7 @@ def test_the_driver_workers_and_trainers_are_killed_fifty_times(tmp_path, alone)
         driver = subprocess.Popen(command(out, 3, "--concurrent", "2"), start_new_session=True)
         while killed < 50 and driver.poll() is None:
             time.sleep(rng.uniform(0.5, 8))
-            what = rng.choice(["sweeps.worker .*/s ", "diamond_fast.train .*/s/runs/", "driver"])
+            what = rng.choice([f"sweeps.worker {out} ", f"diamond_fast.train .*{out}/runs/", "driver"])
             victims = [driver.pid] if what == "driver" else pids(what)
             for pid in victims[:1]:
                 kill(pid)
@@ -142,7 +142,7 @@ class TestSubmitit:
         with slurm(tmp_path, "n1", cores=len(os.sched_getaffinity(0))):
             argv = command(out, 3, "--engine", "slurm", "--gpus-per-run", "0", "--minutes-per-job", "30")
             driver = subprocess.Popen(argv)
-            while len(pids("diamond_fast.train .*/s/runs/")) < 1:
+            while len(pids(f"diamond_fast.train .*{out}/runs/")) < 1:
                 assert driver.poll() is None
                 time.sleep(0.2)
             time.sleep(6)
@@ -180,7 +180,7 @@ class TestSubmitit:
         out = tmp_path / "s"
         with slurm(tmp_path, "n1", cores=4):
             driver = subprocess.Popen(command(out, 3, "--engine", "slurm", "--gpus-per-run", "0.5"))
-            while len(trainers := pids("diamond_fast.train .*/s/runs/")) < 2:
+            while len(trainers := pids(f"diamond_fast.train .*{out}/runs/")) < 2:
                 assert driver.poll() is None
                 time.sleep(0.2)
             told = [Path(f"/proc/{pid}/environ").read_bytes().split(b"\0") for pid in trainers]
