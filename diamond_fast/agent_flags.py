@@ -12,6 +12,9 @@ from diamond_fast.settings import require
 if TYPE_CHECKING:
     from diamond_fast.runs.agents import TrainedAgent
 
+DEMO = "demo"
+"""What --pretrained and --init-from call the world model that comes with the package."""
+
 
 @dataclass(frozen=True)
 class AgentFlags:
@@ -20,7 +23,8 @@ class AgentFlags:
     checkpoint: Annotated[Path | None, arg(metavar="FILE")] = None
     """Take this published agent's .pt file, or one checkpoint of a run, such as checkpoints/epoch_000012.json."""
     pretrained: Annotated[str | None, arg(metavar="GAME")] = None
-    """Take the published agent for this game, which is fetched from the Hub."""
+    """Take the published agent for this game, which is fetched from the Hub; or demo, the world model that comes with
+    the package."""
     game: Annotated[str | None, arg(metavar="NAME")] = None
     """The agent of --checkpoint plays this game, if the file's name does not say it."""
     env_id: Annotated[str | None, arg(metavar="ID")] = None

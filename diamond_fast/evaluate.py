@@ -41,6 +41,9 @@ class EvaluateArgs(AgentFlags):
     A published agent, 10 games, errors over 50 imagined frames with 1, 3 and 10 denoising steps:
         python -m diamond_fast.evaluate --pretrained Boxing --episodes 10 --horizon 50 --denoising-steps 1 3 10
 
+    The world model that comes with the package, on a game that comes with it:
+        python -m diamond_fast.evaluate --pretrained demo --horizon 100
+
     The world model alone, on a recording:
         python -m diamond_fast.evaluate --checkpoint Boxing.pt --episodes 0 --held-out boxing.npz
 
@@ -148,6 +151,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
 
     device = resolve_device(args.device)
     trained = args.load()
+    args = replace(args, held_out=args.held_out or trained.recording)
     config = trained.config
     num_episodes = _num_episodes(args, config)
     horizon, num_steps = config.world_model.horizon, config.world_model.sampler.num_steps

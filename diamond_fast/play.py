@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import FlagCreatePairsOff, arg
 
-from diamond_fast.agent_flags import AgentFlags
+from diamond_fast.agent_flags import DEMO, AgentFlags
+from diamond_fast.browser import open_page
 from diamond_fast.cli import parse, user_errors
 from diamond_fast.config import Seed
 from diamond_fast.one_line import counted
@@ -29,6 +30,9 @@ SLOW = 5.0  # frames a second
 class PlayArgs(AgentFlags):
     """Play inside a world model: in the browser, with keyboard or touch.
 
+    Open a dream of Breakout, with nothing to train, fetch or install:
+        python -m diamond_fast.play
+
     Play in the dream of a run, also while it is still training:
         python -m diamond_fast.play --run runs/Boxing-20260101-120000-seed0
 
@@ -45,7 +49,9 @@ class PlayArgs(AgentFlags):
     """You or the agent hold the controls at the beginning."""
     denoising_steps: Annotated[int | None, Limits(minimum=1, maximum=50), arg(metavar="N")] = None
     """Each imagined frame takes so many denoising steps. If it is not given, the run's number is taken."""
-    horizon: Annotated[int, Limits(minimum=1, maximum=10_000)] = 50
+    horizon: Annotated[
+        int | None, Limits(minimum=1, maximum=10_000), arg(help_behavior_hint="(default: 50; 500 in the demo)")
+    ] = None
     """After so many imagined steps an episode is cut off and the next begins. Training uses 15."""
     seed: Seed = 0
     """The seed fixes starts, noise and the agent's actions."""
@@ -66,17 +72,23 @@ class PlayArgs(AgentFlags):
 @lasting_output()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(PlayArgs, argv, prog=PROGRAM)
+    nothing_else = args.run is args.checkpoint is args.pretrained is None
+    if nothing_else:
+        args = replace(args, pretrained=DEMO)
+    if args.horizon is None:
+        args = replace(args, horizon=500 if args.pretrained == DEMO else 50)
     try:
         with user_errors():
             check_limits(args)
             args.check_steps(*filter(None, (args.denoising_steps,)))
-            play = _prepare_window(args) if args.window else _prepare_page(args)
+            play = _prepare_window(args) if args.window else _prepare_page(args, opens=nothing_else)
         play()
     except KeyboardInterrupt:  # before the game began: in it, Ctrl-C is the usual way to end
         raise SystemExit(EXIT_INTERRUPTED) from None
 
 
-def _prepare_page(args: PlayArgs) -> Callable[[], None]:
+def _prepare_page(args: PlayArgs, opens: bool) -> Callable[[], None]:
+    """``opens``: the page is opened in a browser, if there is one."""
     try:
         from diamond_fast.playing import server
     except ModuleNotFoundError as error:
@@ -88,6 +100,8 @@ def _prepare_page(args: PlayArgs) -> Callable[[], None]:
     session, frame_rate = _set_up(args)
     page = server.PlayServer(GameLoop(session), session.recorder, describe(session, frame_rate), args.host)
     print(*server.invitation(listening, page.token, args.host), sep="\n", flush=True)
+    if opens:
+        open_page(server.address(listening, page.token))  # it is answered as soon as the game begins
     return _then_tell(lambda: asyncio.run(server.serve(page, listening)), session)
 
 
@@ -136,6 +150,7 @@ def _set_up(args: PlayArgs) -> tuple["Session", float]:
     source = load_source(args.load(), device)
     folder = args.recordings / f"{source.title}-{time.strftime('%Y%m%d-%H%M%S')}"
     recorder = Recorder(folder, source.frame_shape, args.speed, source.recorded_action)
+    assert args.horizon is not None
     session = Session(
         source, recorder, args.world, args.player, args.denoising_steps, args.horizon, args.seed, args.speed
     )

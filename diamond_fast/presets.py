@@ -36,6 +36,20 @@ _QUICK = replace(
     evaluation=config.EvaluationConfig(every=2, num_episodes=1, num_final_episodes=3),
 )
 
+_DEMO = replace(
+    _SMALL_NETWORKS,
+    game="Breakout",
+    world_model_only=True,
+    num_final_epochs=1_000,
+    denoiser_update=config.UpdateConfig(
+        steps_first_epoch=100, steps_per_epoch=100, batch_size=4, lr=1e-3, lr_warmup_steps=100
+    ),
+    # One step draws a frame, so what is learned is mostly how to draw one from the noise that it begins with.
+    sigma_distribution=config.SigmaDistributionConfig(loc=1.0, scale=0.8),
+    world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=1), horizon=100),
+    evaluation=config.EvaluationConfig(every=10),
+)
+
 _SMALL = replace(
     _PAPER,
     denoiser=config.DenoiserConfig(
@@ -56,6 +70,7 @@ PRESETS: dict[str, config.RunConfig] = {
         for name, (network, inner_model) in architecture_presets.SMALL_NETWORKS.items()
     },
     "quick": _QUICK,  # the whole pipeline in minutes on a CPU; far too short to learn
+    "demo": _DEMO,  # the world model that comes with the package, from a recording: docs/demo.md
     **architecture_presets.PRESETS,  # the paper's two architectures at its sizes, and what they came from
     **recording_presets.PRESETS,  # worlds in two resolutions, from recordings alone
     **{name: preset for domain in DOMAINS.values() for name, preset in domain.presets.items()},

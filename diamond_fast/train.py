@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 from tyro.conf import FlagCreatePairsOff, arg
 
+from diamond_fast.agent_flags import DEMO
 from diamond_fast.cli import expected_failure, is_ordinary, parse, user_errors
 from diamond_fast.config import MACHINE_FLAGS, RunConfig, of_kind
 from diamond_fast.config_checks import checked
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.spec import Action
     from diamond_fast.training.process_group import ProcessGroup
     from diamond_fast.training.trainer import Trainer
+    from diamond_fast.world_model import Agent
 
 PROGRAM = "python -m diamond_fast.train"
 EXIT_FAILED = 1  # numbers that are not finite, a full disk, too little memory
@@ -85,7 +87,8 @@ class TrainArgs:
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """The networks run on this device."""
     init_from: Annotated[str | None, arg(metavar="PATH|GAME")] = None
-    """Start from a published agent: a .pt file, or a game's name to fetch its agent from the Hub."""
+    """Start from a published agent: a .pt file, or a game's name to fetch its agent from the Hub; or from demo, the
+    world model that comes with the package, with the settings of --preset demo."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """The scalars are sent to this dashboard, in addition to metrics.jsonl."""
     cuda_graphs: bool = True
@@ -172,6 +175,8 @@ def read_command_line(argv: Sequence[str]) -> TrainArgs:
     if resume is not None:
         return _read_resumed(argv, Path(resume))
     preset = next(iter(DOMAINS[domain].presets), "auto") if domain in DOMAINS else "auto"
+    if _last_value(argv, "--init-from") == DEMO:
+        preset = DEMO
     defaults = known_presets().get(_last_value(argv, "--preset") or preset, PRESETS["atari100k"])
     args = _parse(argv, _of_kind(argv, defaults), preset)
     if args.preset == "auto" and _device(args).type == "cpu":
@@ -235,7 +240,6 @@ def _last_value(argv: Sequence[str], name: str) -> str | None:
 
 def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     """The trainer of a new or a resumed run. ``held`` keeps its folder locked and closes it in the end."""
-    from diamond_fast.official import load_official
     from diamond_fast.runs.folder import RunFolder, names_module
     from diamond_fast.runs.metrics import require_installed
     from diamond_fast.training.process_group import leave_process_group
@@ -246,7 +250,7 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     if group is not None:
         held.callback(leave_process_group)
     require_installed(args.logger)
-    agent = None if args.init_from is None else load_official(args.init_from, args.config)
+    agent = None if args.init_from is None else _agent_to_start_from(args.init_from, args.config)
     if args.resume is None:
         if args.preset == "auto":
             print(_why_this_preset(args, device), flush=True)
@@ -270,6 +274,21 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
     along = f" and {group.size - 1} more" if group is not None else ""
     print(f"{args.config.title} on {device}{along}, seed {args.config.seed}: {folder.path}\n{trainer.path}", flush=True)
     return trainer
+
+
+def _agent_to_start_from(source: str, config: RunConfig) -> "Agent":
+    """Raises ValueError, OSError: there is none, or its networks are not those of the settings."""
+    if source != DEMO:
+        from diamond_fast.official import load_official
+
+        return load_official(source, config)
+    from diamond_fast.runs.demo import load_demo
+
+    agent, made_with = load_demo()
+    for name in ("world_model_only", "formulation", "network", "denoiser", "upsampling"):
+        if (its := getattr(made_with, name)) != getattr(config, name):
+            raise ValueError(f"--init-from demo: needs the networks of --preset demo; {flag(name)} differs from {its}")
+    return agent
 
 
 def _join_process_group(args: TrainArgs) -> "ProcessGroup":

@@ -50,7 +50,7 @@ def run(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ([], "--run, --checkpoint, --pretrained: exactly one of them is needed"),
+        (["--game", "Boxing"], "--game: only a --checkpoint needs it"),
         (["--run", "a", "--pretrained", "Boxing"], "exactly one of them is needed"),
         (["--run", "a", "--game", "Boxing"], "--game: only a --checkpoint needs it"),
         (["--run", "nowhere"], "nowhere: no such folder"),

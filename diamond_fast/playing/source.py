@@ -122,6 +122,8 @@ def load_source(trained: TrainedAgent, device: torch.device) -> Source:
     following: dict[int, np.ndarray] = {}
     if trained.folder is not None:
         replay = domain_of(cfg).load_recording(Path(cfg.static_dataset or trained.folder.journal))
+    if trained.recording is not None:
+        replay, replay_name = domain_of(cfg).load_recording(trained.recording), "the game that comes with it"
     if trained.weights is not None:
         replay, following = load_spawns(trained.weights, cfg, agent.spec.action)
         replay_name = "the published starts"

@@ -7,7 +7,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.domains.atari.games import resolve_game
 from diamond_fast.official import WORLDS, find_official, load_official
 from diamond_fast.recording_presets import CSGO
-from diamond_fast.runs import checkpoint
+from diamond_fast.runs import checkpoint, demo
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.spec import Action, Discrete, action_from_json
 from diamond_fast.world_model import Agent
@@ -30,6 +30,8 @@ class TrainedAgent:
     """The run's; None for a published agent."""
     weights: Path | None = None
     """File of a published world, beside which its starts may lie."""
+    recording: Path | None = None
+    """Of games it was not trained on, if it comes with one."""
 
 
 def load_agent(
@@ -44,7 +46,8 @@ def load_agent(
     Args:
         run: a run's folder, whose newest whole checkpoint is taken.
         file: a published agent's ``.pt``, or one checkpoint of a run, ``checkpoints/epoch_000012.json``.
-        pretrained: a game, whose agent is fetched from the Hub; or csgo, a world without one.
+        pretrained: a game, whose agent is fetched from the Hub; csgo, a world without one; or demo, the world that
+            comes with the package.
         game: what a ``.pt`` plays; needed if its name, such as ``Boxing.pt``, does not say it.
         env_id: the run's environment; needed if its id begins with a module (``RunFolder.read_config``).
 
@@ -60,6 +63,9 @@ def load_agent(
         return _of_run(run, file, env_id)
     if env_id is not None:
         raise ValueError("--env-id: only a run needs it; published agents play Atari games")
+    if pretrained == demo.FOLDER.name:
+        agent, config = demo.load_demo()
+        return TrainedAgent(agent, config, "the demo", recording=demo.FOLDER / demo.RECORDING)
     if pretrained is not None and pretrained.lower() in WORLDS:
         return _published_world(pretrained.lower())
     if pretrained is not None:

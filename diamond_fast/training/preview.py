@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path as FilePath
 
 from diamond_fast.config import RunConfig
@@ -85,9 +86,9 @@ class Preview:
 
     def _refresh(self, say: Callable[[str], None]) -> None:
         predictions = None
-        if not self._cfg.model_free:
+        if not self._cfg.model_free and find_spec("PIL") is not None:
             predictions = imagine_held_out(self._agent, self._replay, self._cfg, self._path, self._seed, count=1)
-        if predictions is None:  # no model of frames, or no episode is long enough
+        if predictions is None:  # no model of frames, no episode that is long enough, or no Pillow
             self._write_page()
             return
         strip = self._folder.new_picture(STRIP)

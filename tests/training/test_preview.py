@@ -139,3 +139,10 @@ def test_without_an_episode_that_is_long_enough_there_is_the_page_alone(preview,
     preview._refresh(said.append)
     assert pictures(preview) == ["index.html", "version.js"]
     assert said == []
+
+
+def test_without_pillow_there_is_the_page_alone(preview, said, monkeypatch):
+    monkeypatch.setattr(preview_module, "find_spec", lambda name: None)
+    preview._refresh(said.append)
+    assert pictures(preview) == ["index.html", "version.js"]
+    assert said == []

@@ -1,0 +1,164 @@
+"""The world model that comes with the package: what is in its folder, and every program that takes it."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from small_world import SMALL_WORLD
+
+from diamond_fast import evaluate, play, train
+from diamond_fast.evaluate import EvaluateArgs
+from diamond_fast.playing.source import load_source
+from diamond_fast.presets import PRESETS
+from diamond_fast.replay import load_recording
+from diamond_fast.runs.agents import load_agent
+from diamond_fast.runs.demo import FOLDER, load_demo, write_demo
+from diamond_fast.world_model import Agent
+
+ALONE = replace(SMALL_WORLD, game="Breakout", world_model_only=True, static_dataset="/mine/a", held_out="/mine/b")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "game").write_bytes(b"a game")
+    torch.manual_seed(0)
+    agent = Agent(ALONE, num_actions=4)
+    write_demo(tmp_path / "demo", agent, ALONE, tmp_path / "game", {"hours": 2.5})
+    return tmp_path / "demo", agent
+
+
+# --- the format -------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_is_read(folder):
+    path, agent = folder
+    loaded, config = load_demo(path)
+    assert config == replace(ALONE, static_dataset=None, held_out=None)  # nobody else has these
+    before = agent.state_dict()
+    for name, value in loaded.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, before[name].bfloat16().float())
+    assert sorted(p.name for p in path.iterdir()) == [
+        "config.json",
+        "config.json.sha256",
+        "game.journal",
+        "made.json",
+        "weights.safetensors",
+    ]
+    assert (path / "game.journal").read_bytes() == b"a game"
+    assert json.loads((path / "made.json").read_text()) == {"hours": 2.5}
+
+
+@pytest.mark.parametrize("damage", [b"", b"no weights", b"half"])
+def test_damaged_weights_are_one_line(folder, damage):
+    path = folder[0] / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:1000] if damage == b"half" else damage)
+    with pytest.raises(ValueError, match=r"weights\.safetensors: does not hold the weights of .*config\.json$"):
+        load_demo(folder[0])
+
+
+def test_damaged_settings_are_one_line(folder):
+    path = folder[0] / "config.json"
+    path.write_text(path.read_text().replace("Breakout", "Pong"))
+    with pytest.raises(ValueError, match="differs from its checksum"):
+        load_demo(folder[0])
+
+
+def test_only_a_world_model_alone_is_written(tmp_path):
+    with pytest.raises(ValueError, match="--world-model-only"):
+        write_demo(tmp_path / "demo", Agent(SMALL_WORLD, 4), SMALL_WORLD, tmp_path, {})
+    assert not (tmp_path / "demo").exists()
+
+
+# --- the one in the package -------------------------------------------------------------------------------------------
+
+
+def test_it_is_small_and_says_where_it_is_from():
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 12e6
+    made = json.loads((FOLDER / "made.json").read_text())
+    assert made["licence"] == "MIT"
+    for stage in made["stages"]:
+        assert stage["updates"] > 0
+        assert stage["hours"] > 0
+        assert len(stage["curves"]["denoiser/loss"]) == len(stage["curves"]["seconds"])
+    text = b"".join((FOLDER / name).read_bytes() for name in ("config.json", "made.json"))
+    assert b"/home" not in text
+    assert b"/tmp" not in text
+
+
+def test_it_needs_neither_its_run_nor_the_game(monkeypatch):
+    """Its actions have numbers instead of names then."""
+    monkeypatch.setattr("diamond_fast.domains.atari.rom_id", lambda game: 1 / 0)
+    source = load_source(load_agent(pretrained="demo"), torch.device("cpu"))
+    assert source.action_names == ("0", "1", "2", "3")
+    assert source.replay.num_steps > 1000
+    assert source.frame_shape == (64, 64, 3)
+    assert source.agent.actor_critic is None
+
+
+@torch.no_grad()
+def test_it_knows_breakout():
+    """From a context of the game, the next frame it imagines is nearer to the real one than the last frame is."""
+    trained = load_agent(pretrained="demo")
+    episode = load_recording(trained.recording).episode(0)
+    starts = np.linspace(0, len(episode.act) - 5, 24).astype(int)
+    frames = torch.from_numpy(np.stack([episode.obs[t : t + 5] for t in starts])).permute(0, 1, 4, 2, 3) / 127.5 - 1
+    act = torch.from_numpy(np.stack([episode.act[t : t + 4] for t in starts]))
+    sampler_cfg = trained.config.world_model.sampler
+    assert sampler_cfg.num_steps == 1
+    denoiser = trained.agent.denoiser
+    noise = torch.randn(24, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * sampler_cfg.sigma_max
+    level = torch.full((24,), sampler_cfg.sigma_max)
+    imagined = denoiser.denoise(noise, level, frames[:, :4].flatten(1, 2), act)
+    error, of_the_last = ((frames[:, 4] - guess).square().mean().item() for guess in (imagined, frames[:, 3]))
+    assert error < 0.5 * of_the_last
+
+
+# --- the programs that take it ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("args", "opened"), [([], 1), (["--pretrained", "demo"], 0)])
+def test_play_opens_it_if_nothing_else_is_given(args, opened, monkeypatch, capsys, tmp_path):
+    pages, served = [], []
+
+    async def serve(page, listening):
+        served.append(page)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(play, "open_page", lambda url: pages.append(url) or True)
+    monkeypatch.setattr("diamond_fast.playing.server.serve", serve)
+    play.main([*args, "--engine", "readable"])
+    assert len(served) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].startswith("Breakout on ")
+    assert [f"Play at {url}" for url in pages] == said[2:3] * opened
+
+
+def test_training_goes_on_from_it():
+    args = train.read_command_line(["--init-from", "demo"])
+    assert args.config == PRESETS["demo"]
+    agent = train._agent_to_start_from("demo", args.config)
+    weights = load_demo()[0].state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in agent.state_dict().items())
+    with pytest.raises(ValueError, match="--init-from demo: needs the networks of --preset demo; --world-model-only"):
+        train._agent_to_start_from("demo", replace(PRESETS["quick"], game="Breakout"))
+    wider = train.read_command_line(["--init-from", "demo", "--denoiser.inner-model.channels", "32", "32", "32"])
+    with pytest.raises(ValueError, match="--denoiser differs"):
+        train._agent_to_start_from("demo", wider.config)
+
+
+def test_evaluate_measures_it_on_the_game_that_comes_with_it(tmp_path):
+    task, out = evaluate.set_up(EvaluateArgs(pretrained="demo", engine="readable", out=tmp_path / "out"))
+    assert (task.num_episodes, task.env) == (0, None)
+    recording = load_recording(FOLDER / "game.journal")
+    assert task.held_out.num_steps == recording.num_steps
+    os.rmdir(out)
+
+
+def test_a_recording_of_ones_own_comes_first(tmp_path):
+    other = tmp_path / "other.npz"
+    with pytest.raises(OSError, match="other"):
+        evaluate.set_up(EvaluateArgs(pretrained="demo", held_out=other, out=tmp_path / "out"))
