@@ -14,6 +14,7 @@ from diamond_fast.registry import find
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import stop_signals
 from diamond_fast.settings import check_limits
+from diamond_fast.studies.architectures import Architectures
 from diamond_fast.studies.drift import Drift
 from diamond_fast.studies.nfe import Nfe
 from diamond_fast.studies.settings import StudyFlags, UnfitInputError, begin
@@ -23,7 +24,13 @@ from diamond_fast.studies.student import Student
 PROGRAM = "python -m diamond_fast.study"
 EXIT_FAILED = 1
 
-STUDIES: dict[str, type[StudyFlags]] = {"drift": Drift, "steps": Steps, "nfe": Nfe, "student": Student}
+STUDIES: dict[str, type[StudyFlags]] = {
+    "drift": Drift,
+    "steps": Steps,
+    "nfe": Nfe,
+    "student": Student,
+    "architectures": Architectures,
+}
 """By name. ``set_up`` and ``run`` of the same module do it."""
 
 
@@ -31,7 +38,7 @@ STUDIES: dict[str, type[StudyFlags]] = {"drift": Drift, "steps": Steps, "nfe": N
 def main(argv: Sequence[str] | None = None) -> None:
     name, *flags = sys.argv[1:] if argv is None else argv or [""]
     if name in ("-h", "--help"):
-        heads = (f"  {key:8}{(study.__doc__ or '').strip().splitlines()[0]}" for key, study in STUDIES.items())
+        heads = (f"  {key:15}{(study.__doc__ or '').strip().splitlines()[0]}" for key, study in STUDIES.items())
         print(
             f"usage: {PROGRAM} NAME --data PATH ...\n\n" + "\n".join(heads) + f"\n\n{PROGRAM} NAME --help lists flags"
         )

@@ -11,7 +11,7 @@ from diamond_fast.evaluation.videos import VideoDistances
 from diamond_fast.frames import to_float
 from diamond_fast.one_line import counted
 from diamond_fast.replay import Replay
-from diamond_fast.timing import timed, wait_for
+from diamond_fast.timing import Timing, timed, wait_for
 from diamond_fast.world_model import Agent
 
 NUM_FRAMES, NUM_STEPS = 16, 20
@@ -45,19 +45,21 @@ def measure_row(
         perceptual: of these, from ``Perceptual.distances``.
     """
     lpips = perceptual["lpips"]
+    each = one_after_the_other(agent, replay, cfg, path)
     return {
         "videos": len(predictions.real),
         "frames": predictions.real.shape[1],
         "fid": perceptual["fid"],
         "lpips": None if lpips is None else sum(lpips) / len(lpips),
         **videos.distances(predictions),
-        "frames_per_second": frames_one_after_the_other(agent, replay, cfg, path),
+        "frames_per_second": 1 / each.wall,
+        "processor_seconds_per_frame": each.cpu,
         "parameters": sum(p.numel() for model in (agent.denoiser, agent.memory) if model for p in model.parameters()),
     }
 
 
-def frames_one_after_the_other(agent: Agent, replay: Replay, cfg: RunConfig, path: Path, seconds: float = 1.0) -> float:
-    """Frames a second of one video, each frame drawn from those before: the fastest of some videos."""
+def one_after_the_other(agent: Agent, replay: Replay, cfg: RunConfig, path: Path, seconds: float = 1.0) -> Timing:
+    """Time for a frame of one video, each frame drawn from those before: the least of some videos."""
     context = cfg.denoiser.inner_model.num_steps_conditioning
     length = context + cfg.world_model.horizon
     batch = replay.cut(spread(replay.lengths, length, 1), length)
@@ -69,7 +71,8 @@ def frames_one_after_the_other(agent: Agent, replay: Replay, cfg: RunConfig, pat
         predict_frames(sampler, seen, act, memory=agent.memory)
         wait_for(device)
 
-    return cfg.world_model.horizon / min(t.wall for t in timed(video, seconds))
+    videos = timed(video, seconds)
+    return Timing(*(min(times) / cfg.world_model.horizon for times in zip(*videos, strict=True)))
 
 
 def check_counts(perceptual: Perceptual, replay: Replay, cfg: RunConfig, num_videos: int) -> None:

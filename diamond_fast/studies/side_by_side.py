@@ -8,6 +8,7 @@ import torch
 
 from diamond_fast.config import EngineChoice, RunConfig, of_kind
 from diamond_fast.config_checks import checked
+from diamond_fast.networks.config import NetworkConfig
 from diamond_fast.presets import PRESETS
 from diamond_fast.registry import FORMULATIONS, find
 from diamond_fast.replay import load_recording
@@ -22,9 +23,18 @@ PARTS = 10
 
 
 def run_config(
-    preset: str, formulation: str, seed: int, updates: int, recordings: tuple[Path, Path], engine: EngineChoice
+    preset: str,
+    formulation: str,
+    seed: int,
+    updates: int,
+    recordings: tuple[Path, Path],
+    engine: EngineChoice,
+    network: tuple[str, NetworkConfig] | None = None,
 ) -> RunConfig:
     """A world model alone, learned from a recording; its formulation's own settings are defaults.
+
+    Args:
+        network: name and settings of the denoiser's; None: the preset's.
 
     Raises:
         ValueError: there is no such preset or formulation, or the recording does not fit.
@@ -32,6 +42,8 @@ def run_config(
     cfg = find(PRESETS, "--preset", preset)
     if formulation != cfg.formulation:
         cfg = of_kind(cfg, formulation, cfg.network)
+    if network is not None:
+        cfg = replace(cfg, network=network[0], denoiser=replace(cfg.denoiser, inner_model=network[1]))
     training, held_out = recordings
     height, width, _ = load_recording(training).frame_shape
     parts = min(PARTS, updates)

@@ -1,0 +1,137 @@
+"""Networks of other architectures that take as many operations for a frame as a given U-Net, and what they cost."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+
+from diamond_fast.config import DenoiserConfig, RunConfig
+from diamond_fast.estimate import estimate
+from diamond_fast.networks.config import NetworkConfig
+from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
+from diamond_fast.networks.dit.config import DiTConfig
+from diamond_fast.networks.memory import MemoryNetwork
+from diamond_fast.networks.unet.config import InnerModelConfig
+from diamond_fast.networks.unet3d.config import UNet3DConfig
+from diamond_fast.spec import Action, Spec
+from diamond_fast.speed import batch_of_zeros, count_flops, denoiser_forward
+from diamond_fast.world_model import Denoiser
+
+MOST_PATCHES = 64
+SHARES = 32
+"""Widths are tried in steps of a 32nd of the U-Net's, up to twice as wide."""
+
+
+def operations(inner: NetworkConfig, spec: Spec) -> int:
+    """FLOPs of one evaluation for one frame, nothing of the past being remembered."""
+    with torch.device("meta"), torch.no_grad():
+        denoiser = Denoiser(DenoiserConfig(inner), spec)
+        return count_flops(lambda: denoiser_forward(denoiser, 1))
+
+
+def as_many(network: str, unet: InnerModelConfig, spec: Spec) -> NetworkConfig:
+    """The network of that architecture that comes nearest to a U-Net in operations, in worlds of that kind.
+
+    Convolutional ones have the U-Net's levels and blocks, and differ in width. A transformer has as many blocks as its
+    default, patches as small as ``MOST_PATCHES`` allow, and differs in width.
+
+    Raises:
+        ValueError: none is made for this architecture.
+    """
+    if network == "unet":
+        return unet
+    if network not in FAMILIES:
+        raise ValueError(f"--networks {network}: no widths to choose from; known: unet, {', '.join(FAMILIES)}")
+    common = {"img_channels": unet.img_channels, "num_steps_conditioning": spec.context}
+    family = [replace(cfg, **common) for cfg in FAMILIES[network](unet, spec)]
+    wanted = operations(unet, spec)
+    low, high = 0, len(family) - 1  # the last that takes no more, by bisection: operations grow with width
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if operations(family[middle], spec) <= wanted else (low, middle - 1)
+    near = family[low : low + 2]
+    return min(near, key=lambda cfg: abs(operations(cfg, spec) - wanted))
+
+
+def _widths(unet: InnerModelConfig) -> Iterator[tuple[int, ...]]:
+    """The U-Net's channels, narrower and wider, in even numbers."""
+    shares = (step / SHARES for step in range(4, 2 * SHARES + 1))
+    yield from dict.fromkeys(tuple(max(2, 2 * round(c * share / 2)) for c in unet.channels) for share in shares)
+
+
+def _fitting(cfgs: Iterator[NetworkConfig]) -> list[NetworkConfig]:
+    """Those whose widths split into groups and heads."""
+    fitting = []
+    for cfg in cfgs:
+        try:
+            cfg.check("network")
+        except ValueError:
+            continue
+        fitting.append(cfg)
+    return fitting
+
+
+def _cross_attention(unet: InnerModelConfig, spec: Spec) -> list[NetworkConfig]:
+    return _fitting(
+        CrossAttentionConfig(
+            cond_channels=unet.cond_channels,
+            depths=unet.depths,
+            channels=widths,
+            attn_depths=unet.attn_depths,
+            encoder_depths=unet.depths,
+            encoder_channels=widths,
+        )
+        for widths in _widths(unet)
+    )
+
+
+def _unet3d(unet: InnerModelConfig, spec: Spec) -> list[NetworkConfig]:
+    return _fitting(
+        UNet3DConfig(
+            cond_channels=unet.cond_channels, depths=unet.depths, channels=widths, attn_depths=unet.attn_depths
+        )
+        for widths in _widths(unet)
+    )
+
+
+def _dit(unet: InnerModelConfig, spec: Spec) -> list[NetworkConfig]:
+    size = 1
+    while -(-spec.frame.height // size) * -(-spec.frame.width // size) > MOST_PATCHES:
+        size *= 2
+    return _fitting(DiTConfig(patch_size=size, width=width) for width in range(8, 1025, 8))
+
+
+FAMILIES: dict[str, Callable[[InnerModelConfig, Spec], list[NetworkConfig]]] = {
+    "cross_attention": _cross_attention,
+    "unet3d": _unet3d,
+    "dit": _dit,
+}
+"""Networks of one architecture, from narrow to wide."""
+
+
+def costs_of(cfg: RunConfig, action: Action) -> dict[str, int]:
+    """What the denoiser costs in operations and memory, counted.
+
+    Returns:
+        ``operations`` of an evaluation that remembers nothing, and ``recall_operations`` of one to which the past is
+        known; ``remembered_bytes`` of the past for one video, in float32; ``training_bytes`` that are kept for the
+        backward pass of one sequence.
+    """
+    spec = cfg.spec(action)
+    inner = cfg.denoiser.inner_model
+    total = operations(inner, spec)
+    cost = estimate(replace(cfg, denoiser_update=replace(cfg.denoiser_update, batch_size=1)), action).costs["denoiser"]
+    remembered, recall = 0, total
+    with torch.device("meta"), torch.no_grad():
+        network = Denoiser(DenoiserConfig(inner), spec).inner_model
+        if isinstance(network, MemoryNetwork):
+            obs, act, _ = batch_of_zeros(spec, 1, spec.context, torch.device("meta"))
+            memory = network.remember(obs, act)
+            remembered = sum(x.numel() * x.element_size() for x in memory)
+            recall = count_flops(lambda: network.recall(obs[:, 0], torch.zeros(1), memory, act[:, 0]))
+    return {
+        "operations": total,
+        "recall_operations": recall,
+        "remembered_bytes": remembered,
+        "training_bytes": cost.activation_bytes,
+    }
