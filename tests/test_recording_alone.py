@@ -74,7 +74,7 @@ def test_a_run_from_beginning_to_end(capsys, tmp_path, recording):
     assert [line["epoch"] for line in lines] == [1, 2]
     assert all(line["denoiser/updates"] == 2 for line in lines)
     assert not any(name.startswith(("test/", "final_test/", "collect/")) for line in lines for name in line)
-    assert sorted(file.name for file in (folder / "pictures").iterdir()) == ["epoch_000001.png", "epoch_000002.png"]
+    assert sorted(file.name for file in (folder / "pictures").glob("*.png")) == ["epoch_000001.png", "epoch_000002.png"]
 
     code, out, err = said(capsys, train.main, "--resume", folder)
     assert (code, err) == (0, "")

@@ -30,7 +30,7 @@ class Architectures(StudyFlags):
         python -m diamond_fast.study architectures --data runs/catch --quick
 
     Nearer to the paper, on a GPU, with weights for FVD, FID and LPIPS:
-        python -m diamond_fast.study architectures --data doom.journal --contexts 6 --updates 50000 --videos 1024 ...
+        python -m diamond_fast.study architectures --data doom.journal --contexts 6 --updates 50000 --videos 1024
     """
 
     QUICK: ClassVar[Mapping[str, Any]] = {

@@ -54,7 +54,7 @@ def test_it_is_resumed_to_its_end(run, capsys, monkeypatch):
     for i in range(episodes.replay.num_episodes - 1):  # the last one was still being played
         assert (after.episode(i).obs == episodes.replay.episode(i).obs).all()
     assert {path.name for path in (run / "pictures").iterdir()} == {
-        "epoch_000004.png", "imagined.gif", "learning_curves.png"
+        "epoch_000004.png", "imagined.gif", "learning_curves.png", "index.html", "version.js"
     }  # fmt: skip
 
 
