@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from diamond_fast.one_line import one_line
 from diamond_fast.replay.buffer import Episode, Replay
 from diamond_fast.replay.sources.extra import needed
@@ -39,7 +41,7 @@ def export_minari(replay: Replay, dataset_id: str, action: Action) -> int:
         package.create_dataset_from_buffers(
             dataset_id,
             buffers,
-            observation_space=spaces.Box(0, 255, replay.frame_shape, "uint8"),
+            observation_space=spaces.Box(0, 255, replay.frame_shape, np.uint8),
             action_space=space,
             jpeg_encoding=False,
         )
