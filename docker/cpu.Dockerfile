@@ -1,5 +1,5 @@
 # docker build -f docker/cpu.Dockerfile -t diamond_fast:cpu .
-# docker run --rm -it -v "$PWD/runs:/work/runs" diamond_fast:cpu python -m diamond_fast.train --preset catch
+# docker run --rm -it -v "$PWD/runs:/home/dream/runs" diamond_fast:cpu python -m diamond_fast.train --preset catch
 FROM python:3.12-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY . /source
@@ -7,9 +7,9 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels /source
 
 FROM python:3.12-slim
 # without this index, torch comes with gigabytes of CUDA
-RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir "torch>=2.11,<2.14" --index-url https://download.pytorch.org/whl/cpu
 COPY --from=build /wheels /wheels
 RUN wheel=$(ls /wheels/*.whl) && pip install --no-cache-dir "$wheel[play]" && rm -r /wheels
-WORKDIR /work
+WORKDIR /home/dream
 EXPOSE 8000
 CMD ["python", "-m", "diamond_fast.doctor"]

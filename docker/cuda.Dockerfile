@@ -1,5 +1,5 @@
 # docker build -f docker/cuda.Dockerfile -t diamond_fast:cuda .
-# docker run --rm -it --gpus all -v "$PWD/runs:/work/runs" diamond_fast:cuda python -m diamond_fast.train --game Boxing
+# docker run --rm -it --gpus all -v "$PWD/runs:/home/dream/runs" diamond_fast:cuda python -m diamond_fast.train --game Boxing
 # torch's own wheels bring CUDA's libraries, so the host needs nothing but the driver and NVIDIA's container toolkit.
 FROM python:3.12-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
@@ -11,6 +11,6 @@ FROM python:3.12-slim
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 COPY --from=build /wheels /wheels
 RUN wheel=$(ls /wheels/*.whl) && pip install --no-cache-dir "$wheel[play]" && rm -r /wheels
-WORKDIR /work
+WORKDIR /home/dream
 EXPOSE 8000
 CMD ["python", "-m", "diamond_fast.doctor"]
