@@ -97,7 +97,7 @@ def test_a_new_world_is_a_run_like_any_other(lamps):
     assert (cfg.title, cfg.frame_shape, domain_of(cfg)) == ("lamps", (24, 40, 3), toy_world.DOMAIN)
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error::UserWarning")  # tyro's; not what other tests leave to the garbage collector
 def test_its_preset_is_one_of_the_command_lines(lamps, capsys):
     """A world that is registered while the program runs: its name alone takes its preset, a choice like any."""
     for flags in (["--domain", "lamps"], ["--preset", "lamps"]):
