@@ -13,6 +13,10 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+
+from diamond_fast.openmp import share_cores
+
+share_cores()  # as every command does
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))  # readable twins that tests and benchmarks share

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import tyro
 
 from diamond_fast.envs.failure import EnvironmentFailedError
+from diamond_fast.openmp import share_cores
 
 T = TypeVar("T")
 
@@ -28,7 +29,7 @@ ONE_COLUMN = 100  # on a wider terminal the help stands in several columns
 
 
 def parse(cls: type[T], args: Sequence[str] | None = None, *, default: T | None = None, prog: str | None = None) -> T:
-    """The dataclass ``cls`` filled in from the command line. Imports no torch.
+    """The dataclass ``cls`` filled in from the command line. Imports no torch, whose idle threads will sleep soon.
 
     Args:
         cls: its fields become flags, the text under them their help, its docstring the head of ``--help``.
@@ -51,6 +52,7 @@ def parse_known(
     cls: type[T], args: Sequence[str], *, default: T | None = None, prog: str | None = None
 ) -> tuple[T, list[str]]:
     """As :func:`parse`, with the words that are none of the dataclass's flags or their values, in their order."""
+    share_cores()
     options: dict[str, Any] = {"args": list(args), "prog": prog, "return_unknown_args": True}
     if default is not None:
         options["default"] = default

@@ -17,6 +17,7 @@ LAYERS = [
         "_replay",
         "_cpu",
         "one_line",
+        "openmp",
         "arguments",
         "area",
         "control_groups",
