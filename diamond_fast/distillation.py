@@ -43,6 +43,32 @@ Metric = Callable[[Tensor], Tensor]
 METRICS: dict[str, Metric] = {"pseudo-huber": pseudo_huber, "squared": squared}
 
 
+class Drawn(NamedTuple):
+    """A frame of the teacher's, and what it was drawn from."""
+
+    context: Tensor  # [N,T*C,H,W]
+    act: Tensor  # [N,T,...]
+    trajectory: list[Tensor]
+    """[N,C,H,W] each, from the noise at the start to the frame."""
+
+
+Objective = Callable[[Denoiser, Step, Drawn, Metric], tuple[Tensor, Tensor]]
+"""Called as objective(student, its only step, what the teacher drew, metric): the losses [N], with gradients, and the
+student's frames [N,C,H,W] from the same noise, without."""
+
+
+def regression(student: Denoiser, step: Step, drawn: Drawn, metric: Metric) -> tuple[Tensor, Tensor]:
+    """The ``Objective`` above: onto the teacher's frame, from the noise at the start."""
+    formulation, noise, frame = student.formulation, drawn.trajectory[0], drawn.trajectory[-1]
+    noisy = formulation.perturb(noise, step, iter(()))
+    level = torch.full((len(noise),), step.level, dtype=torch.float32, device=noise.device)
+    output = student.predict(noisy, level, drawn.context, drawn.act)
+    target = formulation.target(frame, noisy, level, noisy)  # nothing but noise is in them
+    losses = metric(output.float() - target)
+    with torch.no_grad():
+        return losses, formulation.estimate(noisy, output, level)
+
+
 class Distilled(NamedTuple):
     total: Tensor
     """Scalar: the loss."""
@@ -59,6 +85,7 @@ def distillation_loss(
     mask: Tensor,
     metric: Metric = pseudo_huber,
     randn: Randn = torch.randn,
+    objective: Objective = regression,
 ) -> Distilled:
     """How far the student's single steps are from the teacher's frames, averaged over autoregressive steps.
 
@@ -74,23 +101,21 @@ def distillation_loss(
         mask: [N,L] bool, False where a frame is padding; what would be drawn in its place does not count.
         metric: of the difference from the target: [N,C,H,W] -> [N].
         randn: source of standard normal numbers. One draw [N,C,H,W] a step, the noise that both begin with.
+        objective: what the student learns of the teacher's trajectory.
     """
-    formulation, t = student.formulation, student.spec.context
+    t = student.spec.context
     frames, losses, distances = list(obs.unbind(1)), [], []
     with student.learning():
         for i in range(obs.size(1) - t):
             noise = randn(*frames[0].shape, device=obs.device)
             past, acts, counts = torch.stack(frames[i : i + t], dim=1), act[:, i : i + t], mask[:, i + t]
-            drawn, _ = teacher.sample(past, acts, _only(noise))
-            noisy = formulation.perturb(noise, step, iter(()))
-            level = torch.full((len(obs),), step.level, dtype=torch.float32, device=obs.device)
-            output = student.predict(noisy, level, past.flatten(1, 2), acts)
-            target = formulation.target(drawn, noisy, level, noisy)  # nothing but noise is in them
-            losses.append(masked_mean(metric(output.float() - target), counts))
-            with torch.no_grad():
-                frames[i + t] = formulation.estimate(noisy, output, level)
-                difference = (frames[i + t] - drawn).abs().mean(dim=(1, 2, 3)) * GREY_LEVELS
-                distances.append(masked_mean(difference, counts))
+            frame, trajectory = teacher.sample(past, acts, _only(noise))
+            values, frames[i + t] = objective(
+                student, step, Drawn(past.flatten(1, 2), acts, [noise, *trajectory[1:]]), metric
+            )
+            losses.append(masked_mean(values, counts))
+            difference = (frames[i + t] - frame).abs().mean(dim=(1, 2, 3)) * GREY_LEVELS
+            distances.append(masked_mean(difference, counts))
     return Distilled(torch.stack(losses).mean(), torch.stack(distances).mean())
 
 

@@ -51,6 +51,7 @@ LAYERS = [
         "world_model",
         "upsampling",
         "distillation",
+        "consistency",
         "remembering",
         "official",
         "exporting",

@@ -33,7 +33,8 @@ class Student(OfTrained):
     denoising_steps: tuple[PositiveInt, ...] = (1, 3)
     """The teacher's numbers of denoising steps; from the most of them the student learns."""
     metrics: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ("pseudo-huber", "squared")
-    """A student is trained with each of these metrics of the difference from its target."""
+    """A student is trained with each of these metrics of the difference from its target. consistency: with
+    pseudo-huber, from each point of the teacher's trajectory to the next."""
     updates: PositiveInt = 2_000
     """Number of updates of each student, on what its world model learned from, with its batches and learning rate."""
     horizon: PositiveInt = 200
@@ -50,12 +51,12 @@ class Student(OfTrained):
     """The moments: pairs of episode and step of the frame that is drawn, both counted from 0."""
 
     def check(self) -> None:
-        from diamond_fast.distillation import METRICS
+        from diamond_fast.consistency import TRAINED_WITH
         from diamond_fast.registry import find
 
         super().check()
         for name in self.metrics:
-            find(METRICS, "--metrics", name)
+            find(TRAINED_WITH, "--metrics", name)
         require(bool(self.metrics), "metrics", "needs at least one")
         require(self.samples > 1, "samples", f"must be at least 2, got {self.samples}")
         require(len(self.at) % 2 == 0, "at", f"needs pairs of episode and step, got {len(self.at)} numbers")
@@ -94,6 +95,7 @@ class Task:
 
 def set_up(args: Student, out: Path) -> Task:
     """Raises ValueError, OSError: what is asked for does not fit together."""
+    from diamond_fast.consistency import CONSISTENCY
     from diamond_fast.studies.data import starts_at, starts_of
     from diamond_fast.studies.trained import load_all
 
@@ -101,8 +103,11 @@ def set_up(args: Student, out: Path) -> Task:
     for name, trained in agents.items():
         cfg = trained.config
         require(cfg.upsampling == 1, "runs", f"{name} has two resolutions, which have no student")
-        more = cfg.world_model.sampler.draws_more("world_model.sampler")
+        steps = cfg.world_model.sampler
+        more = steps.draws_more("world_model.sampler")
         require(not more, "runs", f"{name} draws more noise than at the start ({more}): it has no student")
+        fits = CONSISTENCY not in args.metrics or (cfg.formulation == "edm" and getattr(steps, "order", 1) == 1)
+        require(fits, "metrics", f"{CONSISTENCY} is for EDM's steps of order 1, and {name} has others; leave it out")
     context = next(iter(agents.values())).agent.spec.context
     starts = starts_of(replay, context, args.horizon, args.trajectories)
     moments = starts_at(args.at, replay, context) or starts_of(replay, context, 1, args.moments)

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from diamond_fast.config import UpdateConfig
-from diamond_fast.distillation import METRICS
+from diamond_fast.consistency import CONSISTENCY, TRAINED_WITH, Consistency
+from diamond_fast.distillation import regression
 from diamond_fast.domains import domain_of
 from diamond_fast.drawing import Figure, rc_context
 from diamond_fast.engine.choose import choose_path
@@ -73,8 +74,16 @@ def distil(
     replay = domain_of(cfg).load_recording(Path(cfg.static_dataset or trained.folder.journal))  # type: ignore[union-attr]
     segments = replay.segments(update.batch_size, cfg.denoiser_seq_length, seed=args.seed)
     teacher = next_frame_sampler(agent.denoiser, drawn_in, path)
+    learned = Consistency(student.formulation.plan(drawn_in)) if metric == CONSISTENCY else regression
     objective = StudentObjective(
-        as_trained(student, path), agent.denoiser, teacher, drawn_in, segments, path.to_float, metric=METRICS[metric]
+        as_trained(student, path),
+        agent.denoiser,
+        teacher,
+        drawn_in,
+        segments,
+        path.to_float,
+        metric=TRAINED_WITH[metric],
+        learned=learned,
     )
     Update("student", student, objective, update, path.autocast).train(args.updates, advance)
     alone = with_modules(agent, denoiser=student, student=None)

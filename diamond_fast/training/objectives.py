@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import Module
 
 from diamond_fast.config import ActorCriticLossConfig, AugmentationConfig
-from diamond_fast.distillation import Metric, distillation_loss, only_step, pseudo_huber
+from diamond_fast.distillation import Metric, distillation_loss, only_step, pseudo_huber, regression
+from diamond_fast.distillation import Objective as DistillationObjective
 from diamond_fast.engine.recompute import Play, Played, recompute
 from diamond_fast.engine.rollout import BatchedEnv, Rollout, RolloutState, initial_state, rollout
 from diamond_fast.engine.world import Sampler, refresh
@@ -88,6 +89,7 @@ class StudentObjective(ReplayObjective):
         teacher: draws with the denoiser, on copies of its weights or not.
         steps: the teacher's.
         metric: of differences.
+        learned: what the student learns of the teacher's trajectory.
     """
 
     def __init__(
@@ -100,12 +102,13 @@ class StudentObjective(ReplayObjective):
         to_float: ToFloat = to_float,
         augmentation: AugmentationConfig | None = None,
         metric: Metric = pseudo_huber,
+        learned: DistillationObjective = regression,
     ):
         super().__init__(segments, to_float)
         self.student, self.denoiser, self.teacher = student, denoiser, teacher
         self.step = only_step(student, steps)
         self.augmentation = augmentation or AugmentationConfig()
-        self.metric = metric
+        self.metric, self.learned = metric, learned
         self.begun = False
         """Whether a batch was ever drawn: until then the student has nothing of its own to lose."""
 
@@ -128,7 +131,9 @@ class StudentObjective(ReplayObjective):
 
     def loss(self, frames: Tensor, pixel_mask: Tensor, act: Tensor, mask: Tensor) -> tuple[Tensor, Figures]:
         obs, act = augment(self.to_float(frames, pixel_mask), act, pixel_mask, self.augmentation)
-        loss = distillation_loss(self.student, self.teacher, self.step, obs, act, mask, self.metric)
+        sequence = obs, act, mask
+        how = self.metric, torch.randn, self.learned
+        loss = distillation_loss(self.student, self.teacher, self.step, *sequence, *how)
         return loss.total, {"loss": loss.total.detach(), "distance": loss.distance}
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +13,13 @@ from interrupted_runs import go_on
 from test_drift import make_recording
 
 from diamond_fast import study
-from diamond_fast.config import SamplerConfig
+from diamond_fast.config import SamplerConfig, of_kind
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.studies import student_measures
+from diamond_fast.studies.student import Student, set_up
 from diamond_fast.studies.student_measures import figures_of, over_runs
+
+HEUN = replace(TINY.world_model, sampler=SamplerConfig(order=2))
 
 
 def test_a_run_is_distilled_and_held_beside_its_teacher(tmp_path, monkeypatch, capsys):
@@ -38,11 +43,13 @@ def test_a_run_is_distilled_and_held_beside_its_teacher(tmp_path, monkeypatch, c
     flags = [
         *flags.split(),
         *["--moments", "2", "--device", "cpu", "--engine", "readable", "--reader", "run", "--out", "out"],
+        *["--metrics", "pseudo-huber", "squared", "consistency"],
     ]
     study.main(flags)
-    assert "measurement 4/4: run: student, squared" in capsys.readouterr().out
+    assert "measurement 5/5: run: student, consistency" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     ways = ["teacher, n = 1", "teacher, n = 2", "student, pseudo-huber", "student, squared"]
+    ways.append("student, consistency")
     assert list(results["by_run"]["run"]) == ways
     figures = results["by_run"]["run"]
     assert figures["teacher, n = 2"]["to_teacher"] == 0
@@ -63,7 +70,7 @@ def test_a_run_is_distilled_and_held_beside_its_teacher(tmp_path, monkeypatch, c
     ("flags", "message"),
     [
         ("--denoising-steps 1", "--denoising-steps: needs one above 1"),
-        ("--metrics cubed", "--metrics cubed: unknown; known: pseudo-huber, squared"),
+        ("--metrics cubed", "--metrics cubed: unknown; known: pseudo-huber, squared, consistency"),
         ("--samples 1", "--samples: must be at least 2, got 1"),
         ("--at 0 5 1", "--at: needs pairs of episode and step, got 3 numbers"),
     ],
@@ -74,6 +81,15 @@ def test_what_cannot_be_is_refused(flags, message, tmp_path, monkeypatch, capsys
         study.main(f"student --data a.npz --runs run {flags}".split())
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", [of_kind(TINY, "flow", "unet"), replace(TINY, world_model=HEUN)])
+def test_consistency_needs_edms_steps_of_order_1(config, monkeypatch):
+    monkeypatch.setattr(
+        "diamond_fast.studies.trained.load_all", lambda args: ({"a": SimpleNamespace(config=config)}, None)
+    )
+    with pytest.raises(ValueError, match=r"^--metrics: consistency is for EDM's steps of order 1, and a has others"):
+        set_up(Student(runs=(Path("a"),), metrics=("consistency",)), Path("out"))
 
 
 def test_figures_by_hand():
