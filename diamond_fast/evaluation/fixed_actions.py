@@ -4,13 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from diamond_fast.config import RunConfig
 from diamond_fast.engine.choose import Path
 from diamond_fast.evaluation.intervals import ci95
 from diamond_fast.evaluation.open_loop import imagine_held_out, spread
-from diamond_fast.evaluation.optical_flow import motion
+from diamond_fast.evaluation.optical_flow import flow
 from diamond_fast.replay import Replay
 from diamond_fast.world_model import Agent
 
@@ -95,7 +94,7 @@ def imagine(
     return None if last_seen is None else Rollouts(last_seen, imagined)
 
 
-def flow(frames: np.ndarray, region: Region) -> np.ndarray:
+def flow_of(frames: np.ndarray, region: Region) -> np.ndarray:
     """float32 [S,T-1,2]: how far the picture moved to the right and down from each frame to the next.
 
     Args:
@@ -103,9 +102,8 @@ def flow(frames: np.ndarray, region: Region) -> np.ndarray:
         region: what is looked at: parts that never move, such as a car's bonnet, would hold it fast.
     """
     top, left, bottom, right = region
-    x = torch.from_numpy(frames[:, :, top:bottom, left:right].copy()).movedim(-1, -3) / 255
-    moved = [motion(segment[:-1], segment[1:]) for segment in x]
-    return torch.stack(moved).numpy()
+    seen = frames[:, :, top:bottom, left:right]
+    return flow(seen[:, :-1], seen[:, 1:])
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ def obedience(rollouts: Rollouts, recorded_turning: float, region: Region) -> Ob
     """
     means, speeds = {}, {}
     for name, frames in rollouts.imagined.items():
-        moved = flow(np.concatenate((rollouts.last_seen[:, None], frames), axis=1), region)
+        moved = flow_of(np.concatenate((rollouts.last_seen[:, None], frames), axis=1), region)
         means[name] = moved[..., 0].mean(1)
         speeds[name] = np.linalg.norm(moved, axis=-1).mean(1)
     return Obedience(
@@ -160,7 +158,7 @@ def turning_in(replay: Replay, length: int, count: int, region: Region) -> float
     if len(starts) < 2:
         return 0.0
     batch = replay.cut(starts, length)
-    moved = flow(batch.frames.numpy(), region)[..., 0].mean(1)
+    moved = flow_of(batch.frames.numpy(), region)[..., 0].mean(1)
     steered = batch.act[:, :-1, 0].numpy().mean(1)
     if moved.std() == 0 or steered.std() == 0:
         return 0.0

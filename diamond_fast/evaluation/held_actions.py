@@ -7,6 +7,7 @@ import numpy as np
 
 from diamond_fast.evaluation.fixed_actions import Rollouts
 from diamond_fast.evaluation.intervals import ci95
+from diamond_fast.evaluation.optical_flow import flow
 from diamond_fast.replay import Replay
 from diamond_fast.spec import Action, Discrete, Mixed
 
@@ -67,46 +68,17 @@ def recorded_effects(replay: Replay, row: np.ndarray, count: int, seed: int = 0)
 
 
 def moved(before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
-    """``sideways`` and ``apart`` between frames uint8 [...,H,W,C]. -> float64 [...] each
+    """``sideways`` and ``apart`` between frames uint8 [...,H,W,C]. -> float32 [...] each
 
     The lowest third of the picture is left out: there are hands, instruments or a car, which stay.
     """
     before, after = (frames[..., : -(-2 * frames.shape[-3] // 3), :, :] for frames in (before, after))
     half = before.shape[-2] // 2
-    left, right = (sideways(before[..., part, :], after[..., part, :]) for part in (slice(half), slice(-half, None)))
-    return {"sideways": sideways(before, after), "apart": right - left}
-
-
-def sideways(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """By how many pixels pictures moved to the right, a quarter of the width at most.
-
-    The shift under which the two differ least (mean square over what both show), and between whole pixels the lowest
-    point of the parabola through the three values there.
-
-    Args:
-        before, after: uint8 [...,H,W,C].
-
-    Returns:
-        float64 [...].
-    """
-    leading, width = before.shape[:-3], before.shape[-2]
-    first, second = (frames.reshape(-1, *frames.shape[-3:]).mean(-1, dtype=np.float32) for frames in (before, after))
-    most = width // 4
-    shifts = np.array(sorted(range(-most, most + 1), key=abs))  # of equal ones the smallest: nothing to be seen moves
-    differences = {
-        by: np.square(
-            second[:, :, max(by, 0) : width + min(by, 0)] - first[:, :, max(-by, 0) : width - max(by, 0)]
-        ).mean(axis=(1, 2), dtype=np.float64)
-        for by in shifts.tolist()
-    }
-    best = shifts[np.stack([differences[by] for by in shifts.tolist()]).argmin(axis=0)]
-    found = best.astype(np.float64)
-    for i, by in enumerate(best.tolist()):
-        if abs(by) < most:
-            less, here, more = (differences[near][i] for near in (by - 1, by, by + 1))
-            bend = less - 2 * here + more
-            found[i] += 0.5 * (less - more) / bend if bend > 0 else 0.0
-    return found.reshape(leading)
+    whole, left, right = (
+        flow(before[..., part, :], after[..., part, :])[..., 0]
+        for part in (slice(None), slice(half), slice(-half, None))
+    )
+    return {"sideways": whole, "apart": right - left}
 
 
 def _with_interval(values: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from small_world import make_agent, make_replay
 
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.evaluation.fixed_actions import Rollouts, imagine
-from diamond_fast.evaluation.held_actions import action_row, effects, moved, recorded_effects, sideways
+from diamond_fast.evaluation.held_actions import action_row, effects, moved, recorded_effects
 from diamond_fast.evaluation.open_loop import imagine_held_out
+from diamond_fast.evaluation.optical_flow import flow
 from diamond_fast.replay import Replay
 from diamond_fast.replay.buffer import Episode
 from diamond_fast.spec import Box, Discrete, Mixed, MultiBinary
@@ -30,14 +31,15 @@ def test_motion_is_found_to_a_part_of_a_pixel():
     offsets = np.array([0, 1, -1, 3.5, -7.25, 10])
     before = np.stack([panorama(5)] * len(offsets))
     after = np.stack([panorama(5 + offset) for offset in offsets])
-    np.testing.assert_allclose(sideways(before, after), -offsets, atol=0.12)
-    np.testing.assert_allclose(sideways(before[None], after[None]), -offsets[None], atol=0.12)
+    np.testing.assert_allclose(flow(before, after)[..., 0], -offsets, atol=0.12)
+    np.testing.assert_allclose(flow(before[None], after[None])[..., 0], -offsets[None], atol=0.12)
+    np.testing.assert_allclose(moved(before, after)["sideways"], -offsets, atol=0.12)
     np.testing.assert_allclose(moved(before, after)["apart"], 0, atol=0.3)
 
 
 def test_nothing_to_be_seen_does_not_move():
     blank = np.full((2, 6, 12, 3), 77, np.uint8)
-    assert (sideways(blank, blank) == 0).all()
+    assert (flow(blank, blank) == 0).all()
 
 
 def test_halves_move_apart_for_someone_who_walks_on():
