@@ -17,7 +17,7 @@ from diamond_fast.networks.actor_critic.distributions import (
     SquashedGaussian,
     distribution_of,
 )
-from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss
+from diamond_fast.networks.actor_critic.model import ActorCritic, actor_critic_loss, lambda_returns
 from diamond_fast.spec import Box, Discrete, Frame, Mixed, MultiBinary, Spec
 
 N, T, SIZE = 3, 4, 3
@@ -209,7 +209,7 @@ def test_a_mixed_action_from_uniform_numbers(temperature):
 def plain_loss(action, outputs, val, drawn, rew, end, trunc, val_bootstrap, cfg):
     """The paper's appendix D, word by word, in Python's own numbers."""
     n, t = len(rew), len(rew[0])
-    actions = values = entropies = 0.0
+    advantages, log_probs, entropies = [], [], []
     for i in range(n):
         following = val_bootstrap[i][t - 1]
         for j in reversed(range(t)):
@@ -222,10 +222,16 @@ def plain_loss(action, outputs, val, drawn, rew, end, trunc, val_bootstrap, cfg)
                 mixed = (1 - cfg.lambda_) * val_bootstrap[i][j] + cfg.lambda_ * following
                 following = sign + cfg.gamma * mixed
             log_prob, entropy = plain_log_prob_and_entropy(action, outputs[i][j], drawn[i][j])
-            actions -= log_prob * (following - val[i][j])
-            values += (following - val[i][j]) ** 2
-            entropies += entropy
-    actions, values, entropy = actions / (n * t), cfg.weight_value_loss * values / (n * t), entropies / (n * t)
+            advantages.append(following - val[i][j])
+            log_probs.append(log_prob)
+            entropies.append(entropy)
+    values = cfg.weight_value_loss * sum(a**2 for a in advantages) / (n * t)
+    if cfg.normalise_advantages:
+        mean = sum(advantages) / (n * t)
+        deviation = math.sqrt(sum((a - mean) ** 2 for a in advantages) / (n * t))
+        advantages = [(a - mean) / max(1, deviation) for a in advantages]
+    actions = -sum(a * log_prob for a, log_prob in zip(advantages, log_probs, strict=True)) / (n * t)
+    entropy = sum(entropies) / (n * t)
     return [actions + values - cfg.weight_entropy_loss * entropy, actions, values, -cfg.weight_entropy_loss * entropy]
 
 
@@ -246,16 +252,23 @@ def plain_log_prob_and_entropy(action, outputs, drawn):
 
 
 @pytest.mark.parametrize("action", KINDS[1:], ids=IDS[1:])
-def test_the_loss_equals_a_plain_transcription(action):
-    ours, cfg = distribution_of(action), ActorCriticLossConfig(gamma=0.9, lambda_=0.7, weight_entropy_loss=0.1)
+@pytest.mark.parametrize("size", [None, 1.0, 40.0])
+def test_the_loss_equals_a_plain_transcription(action, size):
+    """Also with normalised advantages, whose deviation is below 1 or far above."""
+    cfg = ActorCriticLossConfig(gamma=0.9, lambda_=0.7, weight_entropy_loss=0.1, normalise_advantages=size is not None)
+    ours = distribution_of(action)
     g = torch.Generator().manual_seed(6)
     outputs = random_outputs(ours, N, T, seed=6, scale=1.0)
     drawn = draws(ours, outputs, seed=6)
     val, rew, boot = torch.randn(3, N, T, generator=g, dtype=torch.float64)
+    val, boot = (0.3 * (size or 1) * x for x in (val, boot))
     end, trunc = (torch.rand(N, T, generator=g) < 0.3 for _ in range(2))
     assert (end & ~trunc).any()
     assert (trunc & ~end).any()
     loss = actor_critic_loss(outputs, val, drawn, rew, end, trunc, boot, cfg, ours)
+    if size is not None:
+        deviation = (lambda_returns(rew, end, trunc, boot, cfg.gamma, cfg.lambda_) - val).std(correction=0)
+        assert (deviation > 3) if size > 1 else (deviation < 0.97)
     arguments = (x.tolist() for x in (outputs, val, drawn, rew, end, trunc, boot))
     assert [x.item() for x in loss[:4]] == pytest.approx(plain_loss(action, *arguments, cfg), rel=1e-9)
     assert loss.policy_entropy_bits.item() == pytest.approx(-loss.entropy.item() / 0.1 / math.log(2), rel=1e-9)

@@ -51,7 +51,9 @@ _POLICY = config.RunConfig(
         weight_decay=0.0,
         max_grad_norm=100.0,
     ),
-    actor_critic_loss=config.ActorCriticLossConfig(backup_every=10, gamma=0.95, weight_entropy_loss=0.01),
+    actor_critic_loss=config.ActorCriticLossConfig(
+        backup_every=10, gamma=0.95, weight_entropy_loss=0.03, normalise_advantages=True
+    ),
     world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=1), horizon=10, num_batches_to_preload=16),
     evaluation=config.EvaluationConfig(every=4, num_episodes=4, num_final_episodes=20, num_envs=4, max_steps=300),
 )

@@ -42,3 +42,7 @@ class ActorCriticLossConfig:
     """Weight of the value network's squared error in the loss."""
     weight_entropy_loss: NonNegativeFloat = 0.001
     """Weight of the policy's entropy in the loss. A larger weight makes for more exploration."""
+    normalise_advantages: bool = False
+    """Take their mean in the batch from all advantages, and divide them by their deviation if that is above 1. For
+    rewards that are not signs: the value network needs long to reach their returns, and until then all actions seem
+    good. Each process of several, and each of accumulated batches, does so on its own."""

@@ -172,7 +172,10 @@ def actor_critic_loss(
     log_prob_act, entropies = distribution.log_prob_and_entropy(logits, act)
     entropy = entropies.mean()
 
-    loss_actions = (-log_prob_act * (returns - val).detach()).mean()
+    advantages = (returns - val).detach()
+    if cfg.normalise_advantages:
+        advantages = (advantages - advantages.mean()) / advantages.std(correction=0).clamp(min=1)
+    loss_actions = (-log_prob_act * advantages).mean()
     loss_values = cfg.weight_value_loss * F.mse_loss(val, returns)
     loss_entropy = -cfg.weight_entropy_loss * entropy
     return ActorCriticLoss(
