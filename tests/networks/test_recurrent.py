@@ -193,6 +193,28 @@ def test_gradients_through_time(kind):
     assert torch.autograd.gradcheck(lambda x, *_: layer(x, real)[0], (x, *layer.parameters()))
 
 
+@pytest.mark.parametrize(("kind", "updates"), [("mamba", 150), ("gru", 80), ("attention", 60)])
+def test_a_cue_is_learned_20_steps_later(kind, updates):
+    """Which of two signs the first vector had, among others that say nothing, told by the last output of one layer."""
+    width, length, batch_size = 16, 21, 32
+    torch.manual_seed(0)
+    layer, out = LAYERS[kind](MemoryConfig(width=width, state=8)), torch.nn.Linear(width, 1)
+    optimiser = torch.optim.Adam([*layer.parameters(), *out.parameters()], lr=1e-2)
+    real, losses = torch.ones(batch_size, length, dtype=torch.bool), []
+    for _ in range(updates):
+        x = torch.randn(batch_size, length, width) / 2
+        cue = torch.randint(2, (batch_size,)).float()
+        x[:, 1:, 0], x[:, 0, 0] = 0, 4 * cue - 2
+        last = torch.nn.functional.rms_norm(layer(x, real)[0][:, -1], (width,))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(out(last)[:, 0], cue)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert sum(losses[:10]) / 10 > 0.6  # who knows nothing has log(2) = 0.69
+    assert sum(losses[-10:]) / 10 < 0.3
+
+
 def scan_inputs(dtype=torch.float64):
     g = torch.Generator().manual_seed(2)
 

@@ -33,7 +33,7 @@ class MemoryConfig:
     convolution: Length = 4
     """Steps that the convolution of a mamba layer sees."""
     window: Length = 32
-    """Steps, the present one included, that attention looks back on."""
+    """Steps, the present one included, that attention looks back on, and a gru when training begins."""
 
     def check(self, path: str) -> None:
         """Raises ValueError if settings do not fit together; ``path`` is where they stand in a run's."""

@@ -1,4 +1,4 @@
-"""A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) as a layer."""
+"""A gated recurrent unit (Cho et al. 2014, arXiv 1406.1078) as a layer, which begins with gates that remember."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,11 @@ from diamond_fast.networks.recurrent.layer import RecurrentLayer
 
 
 class GRULayer(RecurrentLayer):
-    """x + h, with h from the normalised x and the h before. At a step that is padding, h stays. It remembers h."""
+    """x + h, with h from the normalised x and the h before. At a step that is padding, h stays. It remembers h.
+
+    Gates half open forget a thing within five steps, and no gradient comes back from further. So the update gates begin
+    with times to remember of up to ``cfg.window`` steps (Tallec & Ollivier 2018, arXiv 1804.11188).
+    """
 
     def __init__(self, cfg: MemoryConfig):
         super().__init__()
@@ -17,6 +21,9 @@ class GRULayer(RecurrentLayer):
         self.from_input = nn.Linear(cfg.width, 3 * cfg.width)
         self.from_state = nn.Linear(cfg.width, 3 * cfg.width)
         nn.init.orthogonal_(self.from_state.weight)
+        with torch.no_grad():  # sigmoid(log(n)) = 1 - 1 / (n + 1): so much of h is kept at a step
+            _, update, _ = self.from_input.bias.chunk(3)
+            update.uniform_(1, max(cfg.window - 1, 1)).log_()
 
     def forward(self, x: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
         inputs, h, hs = self.from_input(self.norm(x)), x.new_zeros(len(x), self.state_width), []
