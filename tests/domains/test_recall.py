@@ -5,7 +5,7 @@ import pytest
 
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import domain_of
-from diamond_fast.domains.recall.env import HIDDEN, Recall, side_of
+from diamond_fast.domains.recall.env import HIDDEN, STAYS, Recall, side_of
 from diamond_fast.presets import PRESETS
 
 BALL, PADDLE, CLOCK = (255, 255, 255), (0, 255, 0), (255, 0, 0)
@@ -37,10 +37,10 @@ def test_a_ball_is_seen_once_and_comes_back():
         ball = list(range(24))[side_of(game.ball)]
         sides.add(game.ball)
         shown = [columns(frame, BALL) for frame in frames]
-        assert shown == [ball, *[[]] * (HIDDEN - 1), ball, ball]
+        assert shown == [ball, *[[]] * (HIDDEN - 1), *[ball] * STAYS]
         assert columns(frames[-1], PADDLE) == ball
-        assert [len(columns(frame, CLOCK)) for frame in frames] == list(range(HIDDEN + 2))
-        assert rewards == [0.0] * (HIDDEN - 1) + [1.0, 0.0]
+        assert [len(columns(frame, CLOCK)) for frame in frames] == list(range(HIDDEN + STAYS))
+        assert rewards == [0.0] * (HIDDEN - 1) + [1.0] * STAYS
         assert frames.shape[1:] == (24, 24, 3)
     assert sides == {0, 2}
 
@@ -55,16 +55,16 @@ def test_between_the_balls_nothing_tells_the_side():
 @pytest.mark.parametrize(
     ("player", "mean"),
     [
-        (lambda seen, t: seen, 1.0),  # it remembers
-        (lambda seen, t: seen if t == 0 else 1, 1.0),  # it goes there at once, and stays
+        (lambda seen, t: seen, 5.0),  # it remembers
+        (lambda seen, t: seen if t == 0 else 1, 5.0),  # it goes there at once, and stays
         (lambda seen, t: 0, 0.0),  # always on the left
-        (lambda seen, t: 1, -1.0),  # always in the middle
-        (lambda seen, t: 2 - seen, -1.0),
+        (lambda seen, t: 1, -5.0),  # always in the middle
+        (lambda seen, t: 2 - seen, -5.0),
     ],
 )
 def test_what_players_get(player, mean):
     returns = [sum(play(player, seed)[2]) for seed in range(200)]
-    assert np.mean(returns) == pytest.approx(mean, abs=0.15 if mean == 0 else 0)
+    assert np.mean(returns) == pytest.approx(mean, abs=0.75 if mean == 0 else 0)
 
 
 def test_the_preset_is_of_this_world():

@@ -18,7 +18,7 @@ _PRESET = replace(
     world_model=replace(_CATCH.world_model, horizon=22, sampler=config.SamplerConfig(num_steps=1)),
     # One denoising step draws a frame from noise that hides everything: there is most to be learned.
     sigma_distribution=config.SigmaDistributionConfig(loc=0.4),
-    denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=2_000, batch_size=16),
+    denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=2_000, batch_size=16, lr=2e-3),
     actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, backup_every=22),
 )
 

@@ -12,7 +12,7 @@ HIDDEN = 20  # steps until the ball, seen in the first frame, is back
 _SIZE = 24  # pixels
 _SIDE = 6  # pixels: of the ball and of the paddle
 _PLACES = (2, 9, 16)  # left sides of the paddle, and of the ball, which is never in the middle
-_STAYS = 2  # steps that the ball is seen at the end: an episode's last frame is no target of a denoiser
+STAYS = 5  # frames with the ball at the end: what it is worth can be learned from them before it is remembered
 _BALL_COLOUR = (255, 255, 255)
 _PADDLE_COLOUR = (0, 255, 0)
 _CLOCK_COLOUR = (255, 0, 0)
@@ -20,11 +20,12 @@ _CLOCK_COLOUR = (255, 0, 0)
 
 class Recall(gymnasium.Env):
     """A ball shows at the top, on the left or on the right, in the first frame alone. After 20 steps it is back at the
-    bottom, on the same side, for two frames.
+    bottom, on the same side, for five frames.
 
     Observations are uint8 [24,24,3]: the ball in white, a green paddle in one of three places, and a red clock that
-    grows by a pixel a step. Actions: 0 left, 1 stay, 2 right. When the ball is back the reward is +1 if the paddle is
-    where it is, else -1. A perfect player scores 1. One who stays on one side scores 0 on average.
+    grows by a pixel a step. Actions: 0 left, 1 stay, 2 right. Once the ball is back, nothing moves, and for each of the
+    frames the reward is +1 if the paddle is where the ball is, else -1. A perfect player scores 5. One who stays on one
+    side scores 0 on average.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
@@ -47,11 +48,11 @@ class Recall(gymnasium.Env):
         return self.render(), {}
 
     def step(self, action: int):
-        if self._t < HIDDEN:  # once the ball is back, nothing moves
+        if self._t < HIDDEN:
             self.paddle = min(max(self.paddle + int(action) - 1, 0), 2)
         self._t += 1
-        reward = 0.0 if self._t != HIDDEN else 1.0 if self.paddle == self.ball else -1.0
-        return self.render(), reward, self._t == HIDDEN + _STAYS - 1, False, {}
+        reward = 0.0 if self._t < HIDDEN else 1.0 if self.paddle == self.ball else -1.0
+        return self.render(), reward, self._t == HIDDEN + STAYS - 1, False, {}
 
     def render(self) -> np.ndarray:
         frame = np.zeros((_SIZE, _SIZE, 3), np.uint8)
