@@ -134,8 +134,8 @@ def classify(
     return logits[..., :k], logits[..., k:], (memory.hx.unsqueeze(0), memory.cx.unsqueeze(0))
 
 
-class FastMemory(MemoryModel):
-    """Remembers as ``MemoryModel`` does, without gradients; layers and heads are the model's own, in float32.
+class FastMemory:
+    """Remembers as ``MemoryModel`` does; layers and heads are the model's own, in float32.
 
     Args:
         model: whose weights are used.
@@ -152,12 +152,31 @@ class FastMemory(MemoryModel):
         engine: Engine | None = None,
     ):
         dtype = dtype or fast_dtype(model.device)
-        run = FastEncoder(model.encoder, model.device, dtype, techniques or Techniques(), engine, "encoder.0")
-        self.__dict__.update(with_modules(model, encoder=_Called(run)).__dict__)
-        self._run = run
+        self._run = FastEncoder(model.encoder, model.device, dtype, techniques or Techniques(), engine, "encoder.0")
+        self._memory = with_modules(model, encoder=_Called(self._run))
+        self.coding = model.coding
+
+    @property
+    def device(self) -> torch.device:
+        return self._memory.device
 
     def refresh(self) -> None:
         self._run.refresh()
+
+    @torch.no_grad()
+    def __call__(self, obs: Tensor, act: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes as in ``MemoryModel.forward``."""
+        return self._memory(obs, act, real)
+
+    @torch.no_grad()
+    def step(self, obs: Tensor, act: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes as in ``MemoryModel.step``."""
+        return self._memory.step(obs, act, state)
+
+    @torch.no_grad()
+    def classify(self, e: Tensor) -> tuple[Tensor, Tensor]:
+        """Shapes as in ``MemoryModel.classify``."""
+        return self._memory.classify(e)
 
 
 class _Called(nn.Module):
@@ -167,7 +186,6 @@ class _Called(nn.Module):
         super().__init__()
         self._run = run
 
-    @torch.no_grad()
     def forward(self, obs: Tensor) -> Tensor:
         with outside_autocast(obs.device):
             return self._run([obs.float()])

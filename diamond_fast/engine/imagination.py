@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from torch import Tensor
 from diamond_fast.engine.rollout import EnvStep
 from diamond_fast.frames import ToFloat, to_float, to_uint8
 from diamond_fast.networks.actor_critic.distributions import sample_categorical
-from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.coding import RewardCoding, Signs
 from diamond_fast.replay import Segments
 
@@ -42,6 +41,22 @@ class RewardEnd(Protocol):
     def predict(
         self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]: ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """Remembers an episode, and reads rewards and ends off that, as ``MemoryModel`` and ``FastMemory`` do."""
+
+    coding: RewardCoding
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def __call__(self, obs: Tensor, act: Tensor, real: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def step(self, obs: Tensor, act: Tensor, state: Tensor) -> tuple[Tensor, Tensor]: ...
+
+    def classify(self, e: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass
@@ -117,7 +132,7 @@ class Imagined(NamedTuple):
 
 def imagine(
     sampler: Sampler,
-    reward_end: RewardEnd | MemoryModel,
+    reward_end: RewardEnd | Remembering,
     state: ImaginationState,
     obs: Tensor,
     acts: Tensor,
@@ -132,7 +147,7 @@ def imagine(
     Args:
         obs: [N,T,C,H,W] of the state. acts: [N,T,...] of the context, the action taken at last.
     """
-    if isinstance(reward_end, MemoryModel):
+    if isinstance(reward_end, Remembering):
         told, memory = reward_end.step(obs[:, -1], acts[:, -1], state.hx[0])
         drawn, trajectory = sampler.sample(obs, acts, randn, memory=told)
         frames, next_obs, nan = as_stored(drawn, to_float)
@@ -145,12 +160,12 @@ def imagine(
     return Imagined(frames, next_obs, logits_rew.squeeze(1), logits_end.squeeze(1), hx, cx, nan, trajectory)
 
 
-def burn_in(reward_end: RewardEnd | MemoryModel, obs: Tensor, act: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
+def burn_in(reward_end: RewardEnd | Remembering, obs: Tensor, act: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
     """What is remembered behind contexts obs [N,T,C,H,W], act [N,T,...], pixel_mask [N,T]: hx and cx, [1,N,D].
 
     The last frame is not seen yet: the action taken at it is still to come.
     """
-    if isinstance(reward_end, MemoryModel):
+    if isinstance(reward_end, Remembering):
         _, memory = reward_end(obs[:, :-1], act[:, :-1], pixel_mask[:, :-1])
         return memory[None], memory.new_zeros(1, len(memory), 0)
     *_, hx_cx = reward_end.predict(obs[:, :-1], act[:, :-1], obs[:, 1:])
@@ -174,7 +189,7 @@ class InitialStates:
     def __init__(
         self,
         contexts: Segments,
-        reward_end: RewardEnd | MemoryModel,
+        reward_end: RewardEnd | Remembering,
         num_batches: int,
         to_float: ToFloat = to_float,
         captured: Callable[[str, Callable], Callable] | None = None,
@@ -266,7 +281,7 @@ class ImaginedEnv:
     def __init__(
         self,
         sampler: Sampler,
-        reward_end: RewardEnd | MemoryModel,
+        reward_end: RewardEnd | Remembering,
         horizon: int,
         initial_states: InitialStates,
         num_envs: int,
