@@ -23,6 +23,16 @@ def test_a_formulation_in_one_file(monkeypatch):
     assert np.mean(losses[-10:]) < 0.7 * losses[0]
 
 
+def test_an_open_future(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["open_future.py", "--teacher-updates", "1", "--updates", "1", "--samples", "4"])
+    runpy.run_path(str(EXAMPLES / "open_future.py"), run_name="__main__")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["way"] for row in rows][:3] == ["teacher, n = 1", "teacher, n = 3", "student, pseudo-huber"]
+    assert len(rows) == 5
+    assert (rows[1]["from the teacher"], rows[1]["the teacher's column"]) == (0, 1)
+    assert all(row["from the teacher"] > 0 for row in rows[2:])
+
+
 def test_own_game(monkeypatch, capsys, tmp_path):
     monkeypatch.syspath_prepend(EXAMPLES)
     import own_game
