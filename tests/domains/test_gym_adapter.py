@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from diamond_fast.config import RunConfig
+from diamond_fast.domains import DOMAINS
 from diamond_fast.domains.environments import make_real_env
 from diamond_fast.domains.gym.adapter import GymSlot
 from diamond_fast.envs.failure import EnvironmentFailedError
@@ -268,6 +270,17 @@ def test_numbers_from_minus_1_to_1_stand_for_the_bounds(dtype):
         assert slot.recv().reward == env.given_action[0, 0]
         assert env.given_action.dtype == dtype
         np.testing.assert_allclose(env.given_action, theirs, rtol=0, atol=1e-6)
+
+
+def test_numbers_rest_at_the_environments_0():
+    """Those of a player who touches nothing; a number that cannot change has a rest, too."""
+    space = spaces.Box(np.float32([-1, 0, 2, 3]), np.float32([1, 1, 4, 3]))
+    gymnasium.register("EchoHere-v0", entry_point=lambda: Echo(shape=(8, 8), actions=space))
+    try:
+        controls = DOMAINS["gym"].controls(RunConfig(env_id="EchoHere-v0"))
+    finally:
+        del gymnasium.registry["EchoHere-v0"]
+    assert controls.idle.tolist() == [0, -1, -1, -1]
 
 
 @pytest.mark.parametrize("shape", [5, (2, 3)])

@@ -44,6 +44,7 @@ def _action_names(cfg: RunConfig) -> list[str]:
 
 def _controls(cfg: RunConfig) -> "Controls | None":
     """What every number is if nobody touches anything: 0, as the environment counts."""
+    import numpy as np
     from gymnasium import spaces
 
     from diamond_fast.controls import default_controls
@@ -60,8 +61,8 @@ def _controls(cfg: RunConfig) -> "Controls | None":
     names = _NAMES.get(cfg.env_id, ())
     if not isinstance(space, spaces.Box):
         return default_controls(action, names) if names else None
-    low, high = space.low.ravel(), space.high.ravel()
-    rests = (-2 * low / (high - low) - 1).clip(-1, 1)  # of ours, which go from -1 to 1
+    low, high = space.low.ravel().astype(float), space.high.ravel().astype(float)
+    rests = (-2 * low / np.where(high > low, high - low, 1) - 1).clip(-1, 1)  # of ours, which go from -1 to 1
     return default_controls(action, names, rests.tolist())
 
 

@@ -101,16 +101,16 @@ class RewardEndModel(nn.Module):
         self, obs: Tensor, act: Tensor, next_obs: Tensor, hx_cx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """
-            Args:
-                obs, next_obs: [N,T,C,H,W] in [-1, 1].
-                act: [N,T,...].
-        hx_cx: LSTM state, each [1,N,D]; zeros if None.
+        Args:
+            obs, next_obs: [N,T,C,H,W] in [-1, 1].
+            act: [N,T,...].
+            hx_cx: LSTM state, each [1,N,D]; zeros if None.
 
-            Returns:
-                reward logits [N,T,3], or [N,T,K] of another ``coding``, end logits [N,T,2], the LSTM's new state.
+        Returns:
+            reward logits [N,T,3], or [N,T,K] of another ``coding``, end logits [N,T,2], the LSTM's new state.
 
-            Raises:
-                TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
+        Raises:
+            TypeError, ValueError: an argument is not of that kind, shape or range; the message names it.
         """
         weight, n, t = self.act_emb.weight, *self._check_sequence(obs, act)
         check_tensor("next_obs", next_obs, tuple(obs.shape), weight)
