@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diamond_fast.networks.recurrent import selective_scan as scans
 from diamond_fast.networks.recurrent.config import MemoryConfig
 from diamond_fast.networks.recurrent.model import LAYERS, MemoryModel
 from diamond_fast.networks.recurrent.selective_scan import selective_scan, selective_scan_reference
@@ -225,8 +226,11 @@ def scan_inputs(dtype=torch.float64):
     return [x.requires_grad_() for x in (u, dt, -randn(4, 3).exp(), b, c)]
 
 
-def test_scan_is_its_reference():
-    """Values and gradients, in float64 and, against that, in float32."""
+@pytest.mark.parametrize("in_rounds", [False, True], ids=["cpu", "gpu"])
+def test_scan_is_its_reference(in_rounds, monkeypatch):
+    """Values and gradients, in float64 and, against that, in float32, in both orders of the recurrence."""
+    if in_rounds:
+        monkeypatch.setattr(scans, "_step_by_step", scans._in_rounds)
     truth = scan_inputs()
     y, h = selective_scan_reference(*truth)
     weights = torch.linspace(-1, 1, y.numel(), dtype=torch.float64).view_as(y)
@@ -242,7 +246,7 @@ def test_scan_is_its_reference():
 
 
 def test_scan_keeps_its_states_once():
-    """What autograd keeps for the way back: the inputs and one tensor of L x N x D x S numbers, but for its first."""
+    """What autograd keeps for the way back: the inputs and one tensor of L x N x D x S numbers."""
     kept = {}
     inputs = scan_inputs(torch.float32)
 
@@ -253,7 +257,7 @@ def test_scan_keeps_its_states_once():
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         selective_scan(*inputs)
     n, length, d = inputs[0].shape
-    assert sum(kept.values()) == sum(x.numel() for x in inputs) + (length + 1) * n * d * 3
+    assert sum(kept.values()) == sum(x.numel() for x in inputs) + length * n * d * 3
 
 
 # --- the whole memory -----------------------------------------------------------------------------------------------
