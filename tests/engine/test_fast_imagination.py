@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from engine.imagined_games import ACTIONS, CFG, CONTEXT, ENVS, HORIZON, SIZE, make_replay, make_twin
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
 
 from diamond_fast.config import (
@@ -11,8 +12,6 @@ from diamond_fast.config import (
     DenoiserConfig,
     InnerModelConfig,
     RewardEndConfig,
-    SamplerConfig,
-    WorldModelConfig,
 )
 from diamond_fast.engine import recompute
 from diamond_fast.engine.cpu_program import why_unavailable
@@ -20,18 +19,16 @@ from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastPolicy, FastRewardEnd
 from diamond_fast.engine.fast_imagination import FastImaginedEnv, ImaginedRollouts
 from diamond_fast.engine.given_weights import Watch
-from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
+from diamond_fast.engine.imagination import ImaginationState, InitialStates
 from diamond_fast.engine.recompute import Played, play
 from diamond_fast.engine.rollout import RolloutState, initial_state, rollout
 from diamond_fast.networks.actor_critic import distributions
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.reward_end.model import RewardEndModel
-from diamond_fast.replay import Replay
 from diamond_fast.spec import Box, Discrete, Frame, Spec
-from diamond_fast.world_model import Denoiser, DiffusionSampler
+from diamond_fast.world_model import Denoiser
 
-SIZE, CONTEXT, ENVS, ACTIONS, HORIZON, STEPS = 8, 4, 5, 3, 3, 6
-CFG = WorldModelConfig(SamplerConfig(num_steps=2), horizon=HORIZON, num_batches_to_preload=20)
+STEPS = 6
 
 AMX = pytest.param(
     torch.bfloat16,
@@ -60,26 +57,6 @@ def make_models(action):
 @pytest.fixture(scope="module")
 def replay():
     return make_replay(Discrete(ACTIONS))
-
-
-def make_replay(action):
-    g = torch.Generator().manual_seed(1)
-    replay = Replay((SIZE, SIZE, 3), capacity=60, action=action)
-    for t in range(40):
-        frame, last = torch.randint(256, (2, 1, SIZE, SIZE, 3), generator=g, dtype=torch.uint8).numpy()
-        end = torch.tensor([t % 13 == 12]).numpy()
-        act = torch.randint(ACTIONS, (1,), generator=g).numpy()
-        if action.shape:
-            act = action.sample(lambda shape: torch.rand(shape, dtype=torch.float64, generator=g).numpy(), (1,))
-        replay.append(frame, act, torch.zeros(1).numpy(), end, ~end & False, last)
-    replay.commit()
-    return replay
-
-
-def make_twin(models, replay, seed=0):
-    starts = InitialStates(replay.segments(ENVS, CONTEXT, seed=seed), models[1], CFG.num_batches_to_preload)
-    sampler = DiffusionSampler(models[0], CFG.sampler)
-    return ImaginedEnv(sampler, models[1], HORIZON, starts, ENVS, torch.Generator().manual_seed(seed))
 
 
 def make_fast(models, replay, seed=0, dtype=torch.float32, num_batches=CFG.num_batches_to_preload, engine="auto"):

@@ -3,23 +3,21 @@ GPU that is not there."""
 
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
+from engine.imagined_games import ACTIONS, CFG, CONTEXT, ENVS, HORIZON, SIZE, make_replay, make_twin
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
 
 from diamond_fast.config import (
     ActorCriticConfig,
     DenoiserConfig,
     InnerModelConfig,
-    SamplerConfig,
-    WorldModelConfig,
 )
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastMemory, FastPolicy
 from diamond_fast.engine.fast_imagination import FastImaginedEnv
 from diamond_fast.engine.given_weights import Watch
-from diamond_fast.engine.imagination import ImaginationState, ImaginedEnv, InitialStates
+from diamond_fast.engine.imagination import ImaginationState, InitialStates
 from diamond_fast.engine.recompute import play
 from diamond_fast.engine.rollout import RolloutState, initial_state
 from diamond_fast.frames import to_float, to_uint8
@@ -27,12 +25,10 @@ from diamond_fast.networks.actor_critic import distributions
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.recurrent.config import MemoryConfig
 from diamond_fast.networks.recurrent.model import LAYERS, MemoryModel
-from diamond_fast.replay import Replay
 from diamond_fast.spec import Discrete, Frame, Spec
 from diamond_fast.world_model import Denoiser, DiffusionSampler
 
-SIZE, CONTEXT, ENVS, ACTIONS, HORIZON, STEPS = 8, 4, 5, 3, 3, 4
-CFG = WorldModelConfig(SamplerConfig(num_steps=2), horizon=HORIZON, num_batches_to_preload=8)
+STEPS = 4
 MEMORY = MemoryConfig(channels=(32,), down=(1,), action_width=4, width=6, layers=2, state=2, convolution=3, window=3)
 SPEC = Spec(Frame(SIZE, SIZE), Discrete(ACTIONS), CONTEXT, memory=MEMORY.width)
 
@@ -53,20 +49,7 @@ def make_models(kind):
 
 @pytest.fixture(scope="module")
 def replay():
-    rng = np.random.default_rng(1)
-    replay = Replay((SIZE, SIZE, 3), capacity=60)
-    for t in range(40):
-        frames = rng.integers(256, size=(2, 1, SIZE, SIZE, 3), dtype=np.uint8)
-        end = np.array([t % 13 == 12])
-        replay.append(frames[0], rng.integers(ACTIONS, size=1), np.zeros(1, np.float32), end, ~end & False, frames[1])
-    replay.commit()
-    return replay
-
-
-def make_twin(models, replay):
-    starts = InitialStates(replay.segments(ENVS, CONTEXT), models[1], CFG.num_batches_to_preload)
-    dice = torch.Generator().manual_seed(0)
-    return ImaginedEnv(DiffusionSampler(models[0], CFG.sampler), models[1], HORIZON, starts, ENVS, dice)
+    return make_replay(Discrete(ACTIONS))
 
 
 def make_fast(models, replay, engine="torch"):
