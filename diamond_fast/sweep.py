@@ -17,7 +17,7 @@ from rich.console import Console
 from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg
 
 from diamond_fast import report, train
-from diamond_fast.cli import parse, parse_known, user_errors
+from diamond_fast.cli import fail, parse, parse_known, user_errors
 from diamond_fast.domains.atari.games import ATARI_100K
 from diamond_fast.one_line import counted
 from diamond_fast.runs.output import lasting_output
@@ -134,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         stop = held.enter_context(stop_signals(3 * PATIENCE))  # the runs save first
         stop.how_to_go_on = sweep.command
         display = held.enter_context(Display(sweep))
-        print(f"{len(runs)} runs: {args.out}\nPage: {args.out / 'index.html'}", flush=True)
+        print(f"{counted(len(runs), 'run')}: {args.out}\nPage: {args.out / 'index.html'}", flush=True)
         drive(sweep, display.tick)
     found = standings(sweep)
     print(f"{args.out}: {summary(found)}")
@@ -225,7 +225,14 @@ def engine(args: SweepArgs) -> Drive:
     if which("sbatch") is None:
         raise ValueError("--engine slurm: there is no sbatch here; call this from a node that can submit jobs")
     queue = slurm.Queue(args.minutes_per_job, args.partition, args.slurm)
-    return lambda sweep, tick: slurm.drive(sweep, share, queue, tick)
+
+    def drive(sweep: SweepFolder, tick: Callable[[], None]) -> None:
+        try:
+            slurm.drive(sweep, share, queue, tick)
+        except slurm.Refused as error:
+            fail(str(error))
+
+    return drive
 
 
 def _cluster_share(args: SweepArgs) -> Share:
@@ -261,10 +268,10 @@ def dry_run(args: SweepArgs, runs: Sequence[Planned]) -> None:
         action = train.action_of(config)
         one = estimate(config, action).seconds(measure_speed(config, action, device).now)
         seconds += len(alike) * one
-        print(f"{variant or 'all'}: {len(alike)} runs of {duration(one)} each, such as {alike[0].name}")
+        print(f"{variant or 'all'}: {counted(len(alike), 'run')} of {duration(one)} each, such as {alike[0].name}")
     what = "GPU" if device.type == "cuda" else "machine"
     print(
-        f"{len(runs)} runs, {seconds / 3600:,.1f} {what}-hours one after the other on one {what} like this "
+        f"{counted(len(runs), 'run')}, {seconds / 3600:,.1f} {what}-hours one after the other on one {what} like this "
         f"({device}), without playing games"
     )
     if (at_a_time := min(args.concurrent or 1, len(runs))) > 1:

@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from diamond_fast.one_line import one_line
 from diamond_fast.runs.durable import strict_json, write_durably
 from diamond_fast.sweeps.attempts import OVER, TO_DO, Standing, note_loss, standings, times_begun
 from diamond_fast.sweeps.folder import SweepFolder
@@ -24,6 +26,10 @@ SAVE_BEFORE = 90
 """Seconds before the end of a job's time at which it is told."""
 MOST_AT_A_TIME = 256
 """Runs, if nobody says how many."""
+
+
+class Refused(Exception):
+    """Slurm takes no job, as if there is no such partition or no controller."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,9 @@ def drive(sweep: SweepFolder, share: Share, queue: Queue, tick: Callable[[], Non
 
     Args:
         tick: called every few seconds.
+
+    Raises:
+        Refused: by Slurm, before it took any job.
     """
     jobs = _Jobs(sweep, share, queue)
     while True:
@@ -101,6 +110,7 @@ class _Jobs:
         self._folder, self._file = (sweep.path / "slurm").resolve(), sweep.path / "slurm_jobs.json"
         self._sweep = replace(sweep, path=sweep.path.resolve())
         self._begun = dict[str, int]()  # how often each run had been begun as its job was submitted
+        self._taken, self._refusal = False, ""  # whether Slurm has taken any of ours, and what it said last if not
         self._on_slurm = queue.cluster == "slurm"
         more = {"slurm_max_num_timeout": 10**6} if self._on_slurm else {}  # a long run times out often
         self._executor = submitit.AutoExecutor(self._folder, cluster=queue.cluster, **more)
@@ -141,11 +151,28 @@ class _Jobs:
         return {name: f"job {job.job_id} ended before it began; see {job.paths.stderr}" for name, job in jobs.items()}
 
     def submit(self, names: Sequence[str]) -> None:
+        """If Slurm, which took some before, refuses them now, it is asked again at the next look.
+
+        Raises:
+            Refused: these are the first ones.
+        """
+        from submitit.core.utils import FailedJobError
+
         if not names:
             return
         of_jobs = [tuple(names[i : i + self._runs_per_job]) for i in range(0, len(names), self._runs_per_job)]
-        self._begun |= {name: times_begun(self._sweep, name) for name in names}
-        jobs = self._executor.map_array(Job(), [self._sweep.path] * len(of_jobs), of_jobs)
+        begun = {name: times_begun(self._sweep, name) for name in names}
+        try:
+            jobs = self._executor.map_array(Job(), [self._sweep.path] * len(of_jobs), of_jobs)
+        except FailedJobError as error:
+            before, self._refusal = self._refusal, f"--engine slurm: no job is taken: {one_line(error)}"
+            if not self._taken:
+                raise Refused(self._refusal) from None
+            if self._refusal != before:
+                print(self._refusal, file=sys.stderr, flush=True)
+            return
+        self._taken, self._refusal = True, ""
+        self._begun |= begun
         self._jobs |= {name: job for job, those in zip(jobs, of_jobs, strict=True) for name in those}
         ids = {name: job.job_id for name, job in self._jobs.items()}
         write_durably(self._file, strict_json(ids).encode())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from diamond_fast import sweep
 from diamond_fast.sweeps import local, on_ray, slurm, worker
 from diamond_fast.sweeps.attempts import TO_DO, note, standings
 from diamond_fast.sweeps.plan import Share
@@ -43,7 +44,7 @@ def test_processes_of_this_machine(five, stub, monkeypatch):
 @pytest.fixture
 def submitit(monkeypatch):
     """Stands in for submitit: what was asked for, and jobs that never begin."""
-    asked, jobs = {}, []
+    asked, jobs, refusals = {}, [], []
 
     class Asked:
         def __init__(self, folder, job_id):
@@ -60,13 +61,17 @@ def submitit(monkeypatch):
             asked.update(parameters)
 
         def map_array(self, job, folders, names):
+            if refusals:
+                raise FailedJobError(refusals.pop())
             jobs.append([*zip(folders, names, strict=True)])
             return [Asked(None, f"{len(jobs)}_{i}") for i in range(len(names))]
 
-    module = types.ModuleType("submitit")
+    module, utils = types.ModuleType("submitit"), types.ModuleType("submitit.core.utils")
     module.AutoExecutor, module.SlurmJob, module.LocalJob = Executor, Asked, Asked
-    monkeypatch.setitem(sys.modules, "submitit", module)
-    return types.SimpleNamespace(asked=asked, jobs=jobs)
+    FailedJobError = utils.FailedJobError = type("FailedJobError", (RuntimeError,), {})
+    for part in (module, types.ModuleType("submitit.core"), utils):
+        monkeypatch.setitem(sys.modules, part.__name__, part)
+    return types.SimpleNamespace(asked=asked, jobs=jobs, refusals=refusals)
 
 
 def test_one_job_of_slurm_has_as_many_runs_as_share_its_gpu(five, submitit):
@@ -95,6 +100,29 @@ def test_jobs_of_slurm(five, submitit, gpus, concurrent, runs, jobs, parallel):
     assert {len(names) for _, names in submitit.jobs[0][:-1]} == {runs}
     assert submitit.asked["gpus_per_node"] == gpus or gpus == 0.25
     assert submitit.asked["slurm_array_parallelism"] == parallel
+
+
+def test_a_slurm_that_takes_no_job_ends_the_sweep_in_one_line(five, submitit, capsys, monkeypatch):
+    monkeypatch.setattr(sweep, "find_spec", lambda name: name)
+    monkeypatch.setattr(sweep, "which", lambda name: name)
+    submitit.refusals.append("sbatch: error: invalid partition\nsbatch: error: Batch job submission failed")
+    drive = sweep.engine(sweep.SweepArgs(five.path, engine="slurm", partition="typo"))
+    with pytest.raises(SystemExit) as stop:
+        drive(five, lambda: None)
+    assert stop.value.code == 2
+    expected = "sbatch: error: invalid partition sbatch: error: Batch job submission failed"
+    assert capsys.readouterr().err == f"--engine slurm: no job is taken: {expected}\n"
+
+
+def test_one_that_takes_none_for_a_while_is_asked_again(five, submitit, capsys):
+    jobs = slurm._Jobs(five, Share(None, 0, 1), Queue(60, None, ()))
+    jobs.submit("a")
+    submitit.refusals.extend(["full", "full"])
+    for _ in range(3):
+        assert jobs.ended_in_vain("b") == {}
+        jobs.submit("b")
+    assert capsys.readouterr().err == "--engine slurm: no job is taken: full\n"
+    assert len(submitit.jobs) == 2
 
 
 def test_jobs_that_end_before_they_begin_are_given_up(five, submitit, monkeypatch):
