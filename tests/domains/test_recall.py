@@ -70,7 +70,7 @@ def test_what_players_get(player, mean):
 def test_the_preset_is_of_this_world():
     cfg = checked(PRESETS["recall"])
     assert domain_of(cfg).name == "recall"
-    assert cfg.memory == "mamba"
+    assert cfg.memory == "gru"
     assert cfg.world_model.horizon > HIDDEN  # an imagined episode that begins with the ball sees it come back
     with pytest.raises(ValueError, match="--env-id: --domain recall is"):
         domain_of(cfg).checked(PRESETS["catch"])

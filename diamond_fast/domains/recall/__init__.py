@@ -12,13 +12,13 @@ _CATCH = catch.DOMAIN.presets["catch"]
 _PRESET = replace(
     _CATCH,
     env_id=ENV_ID,
-    memory="mamba",
+    memory="gru",
     memory_model=MemoryConfig(channels=(16, 16, 32), down=(1, 1, 1), action_width=16, width=64, layers=2),
     # An imagined episode that begins with the ball in sight goes on until it is back.
     world_model=replace(_CATCH.world_model, horizon=22, sampler=config.SamplerConfig(num_steps=1)),
     # One denoising step draws a frame from noise that hides everything: there is most to be learned.
     sigma_distribution=config.SigmaDistributionConfig(loc=0.4),
-    denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=2_000, batch_size=16, lr=2e-3),
+    denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=1_000, lr=3e-3),
     actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, backup_every=22),
 )
 
