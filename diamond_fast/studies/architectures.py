@@ -189,6 +189,8 @@ def run(task: Task, device: "torch.device", stop: "StopSignals") -> Path:
 
 def _measure(task: Task, model: Model, todo: list[int], device: "torch.device") -> None:
     """A row of the table for each of these numbers of denoising steps."""
+    import torch
+
     from diamond_fast.engine.choose import choose_path
     from diamond_fast.engine.contest import Work
     from diamond_fast.evaluation.open_loop import pixel_errors
@@ -202,7 +204,7 @@ def _measure(task: Task, model: Model, todo: list[int], device: "torch.device") 
     (task.out / "measured").mkdir(exist_ok=True)
     with users_input():  # a folder that somebody changed meanwhile
         trained = load_agent(task.out / "runs" / str(model))
-    trained.agent.to(device).eval()
+    trained.agent.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload] # torch's stubs lack it
     frames = len(task.starts) * args.horizon
     with Progress(len(todo), {"imagine": frames * sum(todo)}, unit="measurement") as progress:
         for n in todo:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -32,8 +33,9 @@ def operations(inner: NetworkConfig, spec: Spec) -> int:
 def as_many(network: str, unet: InnerModelConfig, spec: Spec) -> NetworkConfig:
     """The network of that architecture that comes nearest to a U-Net in operations, in worlds of that kind.
 
-    Convolutional ones have the U-Net's levels and blocks, and differ in width. A transformer has as many blocks as its
-    default, patches as small as ``MOST_PATCHES`` allow, and differs in width.
+    Convolutional ones have the U-Net's levels and blocks, and differ in width, first all levels as the U-Net's do, then
+    those below the finest. A transformer has as many blocks as its default, patches as small as ``MOST_PATCHES`` allow,
+    and differs in width.
 
     Raises:
         ValueError: none is made for this architecture.
@@ -43,14 +45,20 @@ def as_many(network: str, unet: InnerModelConfig, spec: Spec) -> NetworkConfig:
     if network not in FAMILIES:
         raise ValueError(f"--networks {network}: no widths to choose from; known: unet, {', '.join(FAMILIES)}")
     common = {"img_channels": unet.img_channels, "num_steps_conditioning": spec.context}
-    family = [replace(cfg, **common) for cfg in FAMILIES[network](unet, spec)]
     wanted = operations(unet, spec)
-    low, high = 0, len(family) - 1  # the last that takes no more, by bisection: operations grow with width
+    near = _around(wanted, [replace(cfg, **common) for cfg in FAMILIES[network](unet, spec)], spec)
+    if network in FINER:
+        near += _around(wanted, FINER[network](near[0]), spec)
+    return min(near, key=lambda cfg: abs(operations(cfg, spec) - wanted))
+
+
+def _around(wanted: int, family: list[NetworkConfig], spec: Spec) -> list[NetworkConfig]:
+    """The last of a family, from narrow to wide, that takes no more operations, and the next one if there is one."""
+    low, high = 0, len(family) - 1  # by bisection: operations grow with width
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if operations(family[middle], spec) <= wanted else (low, middle - 1)
-    near = family[low : low + 2]
-    return min(near, key=lambda cfg: abs(operations(cfg, spec) - wanted))
+    return family[low : low + 2]
 
 
 def _widths(unet: InnerModelConfig) -> Iterator[tuple[int, ...]]:
@@ -107,6 +115,24 @@ FAMILIES: dict[str, Callable[[InnerModelConfig, Spec], list[NetworkConfig]]] = {
     "dit": _dit,
 }
 """Networks of one architecture, from narrow to wide."""
+
+
+def _wider_below(*fields: str) -> Callable[[Any], list[NetworkConfig]]:
+    """Makes of a network those with up to twice as many channels at all levels but the finest."""
+
+    def wider(cfg: Any) -> list[NetworkConfig]:
+        finest, *below = cfg.channels
+        more = ((finest, *(c + extra for c in below)) for extra in range(0, max(below, default=0) + 1, 2))
+        return _fitting(replace(cfg, **dict.fromkeys(fields, widths)) for widths in more)
+
+    return wider
+
+
+FINER: dict[str, Callable[[Any], list[NetworkConfig]]] = {
+    "cross_attention": _wider_below("channels", "encoder_channels"),
+    "unet3d": _wider_below("channels"),
+}
+"""From one network to the next wider one of its family, in smaller steps."""
 
 
 def costs_of(cfg: RunConfig, action: Action) -> dict[str, int]:

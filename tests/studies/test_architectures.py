@@ -15,6 +15,7 @@ from test_drift import make_recording
 from diamond_fast import study
 from diamond_fast.evaluation.intervals import t_quantile_975
 from diamond_fast.frames import to_float, to_uint8
+from diamond_fast.networks.dit.config import DiTConfig
 from diamond_fast.networks.unet3d.config import UNet3DConfig
 from diamond_fast.presets import PRESETS
 from diamond_fast.replay import load_recording
@@ -122,14 +123,21 @@ def test_a_verdict_needs_the_interval(shift, said):
 @pytest.mark.slow
 @pytest.mark.parametrize("network", FAMILIES)
 def test_networks_take_about_as_many_operations(network):
-    """None of the family comes nearer than the one that is taken, and it comes near."""
+    """A little narrower or wider, the one that is taken would be no nearer; and it is near."""
     unet, spec = PRESETS["quick"].denoiser.inner_model, Spec(Frame(24, 24), Discrete(3), 4)
     wanted, chosen = operations(unet, spec), as_many(network, unet, spec)
-    assert operations(chosen, spec) == pytest.approx(wanted, rel=0.2)
-    family = [replace(cfg, num_steps_conditioning=4) for cfg in FAMILIES[network](unet, spec)]
-    at = family.index(chosen)
-    off = [abs(operations(cfg, spec) - wanted) for cfg in family[max(0, at - 1) : at + 2]]
-    assert min(off) == abs(operations(chosen, spec) - wanted)
+    assert operations(chosen, spec) == pytest.approx(wanted, rel=0.06)
+    off = [abs(operations(cfg, spec) - wanted) for cfg in _neighbours(chosen)]
+    assert min(off) >= abs(operations(chosen, spec) - wanted)
+
+
+def _neighbours(cfg):
+    """A little narrower and a little wider: the transformer, or a convolutional network below its finest level."""
+    if isinstance(cfg, DiTConfig):
+        return [replace(cfg, width=cfg.width + change) for change in (-8, 8)]
+    fields = [field for field in ("channels", "encoder_channels") if hasattr(cfg, field)]
+    widths = [(cfg.channels[0], *(c + change for c in cfg.channels[1:])) for change in (-2, 2)]
+    return [replace(cfg, **dict.fromkeys(fields, w)) for w in widths]
 
 
 def test_costs_are_counted():
