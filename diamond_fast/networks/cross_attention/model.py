@@ -63,9 +63,8 @@ class CrossAttention2d(nn.Module):
         q = self.q_proj(self.norm(x) + places(h, w, c, x.device).mT.unflatten(1, (h, w)))
         k, v = past.chunk(2, dim=-1)
         k = k + self.age_emb.weight.unflatten(1, (self.num_heads, 1, -1)).to(k.dtype)
-        y = F.scaled_dot_product_attention(
-            heads_of(q.flatten(2).mT, self.num_heads), joined_frames(k), joined_frames(v)
-        )
+        q = heads_of(q.flatten(2).mT.contiguous(), self.num_heads)  # of other strides torch makes all scores at once
+        y = F.scaled_dot_product_attention(q, joined_frames(k), joined_frames(v))
         return x + self.out_proj(y.transpose(2, 3).reshape(x.shape))
 
 
