@@ -1,13 +1,16 @@
-"""Frames drawn one after the other from six past ones, which are remembered, beside encoding all of them at every step.
+"""Frames drawn one after the other from past ones that are remembered: beside encoding all of them at every step, and
+beside a U-Net that has them stacked, over the context's length.
 
 pytest benchmarks/test_cached_network.py --benchmark-only
 """
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
 import torch
 from drawing import measure_evaluations
+from torch.profiler import ProfilerActivity, profile
 from workloads import NUM_ACTIONS, Frames, make_denoiser
 
 from diamond_fast.config import DenoiserConfig, SamplerConfig
@@ -15,9 +18,12 @@ from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.dit.config import DiTConfig
+from diamond_fast.networks.memory import FrameByFrameNetwork, MemoryNetwork
 from diamond_fast.networks.unet3d.config import UNet3DConfig
+from diamond_fast.presets import PRESETS
 from diamond_fast.spec import Discrete, Frame, Spec
-from diamond_fast.world_model import DiffusionSampler
+from diamond_fast.speed import batch_of_zeros, count_flops, denoiser_forward
+from diamond_fast.world_model import Denoiser, DiffusionSampler
 
 CONTEXT = 6
 NETWORKS = {
@@ -26,29 +32,91 @@ NETWORKS = {
     "unet3d": UNet3DConfig(num_steps_conditioning=CONTEXT),
 }
 MOMENTS = 64
+STEPS = 3
+
+
+def one_after_the_other(sampler, film, act):
+    """Draws the next frame of a film [N,T,C,H,W], whose moments follow one another."""
+    context, moments = film.size(1) - MOMENTS, count()
+
+    def call():
+        t = next(moments) % MOMENTS
+        return sampler.sample(film[:, t : t + context], act[:, t : t + context])
+
+    return call
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_remembered_frames(measure, machine, effort, device, network):
-    batch, size, steps = {"full": 8, "quick": 2, "tiny": 1}[effort], 16 if effort == "tiny" else 64, 3
-    spec, cfg = Spec(Frame(size, size), Discrete(NUM_ACTIONS), CONTEXT), SamplerConfig(num_steps=steps)
+    batch, size = {"full": 8, "quick": 2, "tiny": 1}[effort], 16 if effort == "tiny" else 64
+    spec, cfg = Spec(Frame(size, size), Discrete(NUM_ACTIONS), CONTEXT), SamplerConfig(num_steps=STEPS)
     denoiser = make_denoiser(DenoiserConfig(NETWORKS[network]), device, spec)
     film = torch.rand(batch, MOMENTS + CONTEXT, 3, size, size, device=device) * 2 - 1
     act = torch.randint(NUM_ACTIONS, film.shape[:2], device=device)
 
-    def one_after_the_other(sampler):
-        moments = count()
-
-        def call():
-            t = next(moments) % MOMENTS
-            return sampler.sample(film[:, t : t + CONTEXT], act[:, t : t + CONTEXT])
-
-        return call
-
     candidates = {
-        "as written": one_after_the_other(DiffusionSampler(denoiser, cfg)),
-        "remembered": one_after_the_other(FastDenoiser(denoiser, cfg, engine=choose_path(device))),
+        "as written": one_after_the_other(DiffusionSampler(denoiser, cfg), film, act),
+        "remembered": one_after_the_other(FastDenoiser(denoiser, cfg, engine=choose_path(device)), film, act),
     }
     frames = Frames(film[:, :CONTEXT], act[:, :CONTEXT])
     case = {"network": network, "context": CONTEXT}
-    measure_evaluations(measure, machine, "cached_network", denoiser, frames, steps, candidates, "remembered", case)
+    measure_evaluations(measure, machine, "cached_network", denoiser, frames, STEPS, candidates, "remembered", case)
+
+
+@pytest.mark.parametrize("context", [4, 8, 16])
+@pytest.mark.parametrize("network", ["cross_attention", "dit", "unet3d"])
+def test_cost_of_context(measure, effort, device, network, context):
+    """One frame, by the small network of each architecture and by the small U-Net.
+
+    Beside the times stand its share of the U-Net's operations, as they are done; how much longer than that share it
+    takes; and the most megabytes of torch's tensors that are held meanwhile besides the weights. The memory that a
+    compiled program has of its own is not among them.
+    """
+    size = 16 if effort == "tiny" else 64
+    spec = Spec(Frame(size, size), Discrete(NUM_ACTIONS), context)
+    film = torch.rand(1, MOMENTS + context, 3, size, size, device=device) * 2 - 1
+    act = torch.randint(NUM_ACTIONS, film.shape[:2], device=device)
+    candidates, operations, held = {}, [], []
+    for name, preset in (("unet", "small"), (network, f"small-{network.replace('_', '-')}")):
+        inner_model = replace(PRESETS[preset].denoiser.inner_model, num_steps_conditioning=context)
+        denoiser = make_denoiser(DenoiserConfig(inner_model), device, spec).to(memory_format=torch.channels_last)
+        fast = FastDenoiser(denoiser, SamplerConfig(num_steps=STEPS), engine=choose_path(device))
+        candidates[name] = one_after_the_other(fast, film, act)
+        operations.append(operations_of_a_frame(denoiser.cfg, spec))
+        held.append(held_bytes(candidates[name]))
+    share = operations[1] / operations[0]
+    turns = measure.take_turns(candidates)
+    longer = min(turns.seconds[network]) / min(turns.seconds["unet"]) / share
+    also = {"of the U-Net's operations": round(share, 2), "time over that share": round(longer, 2)}
+    also["MB held"] = round(held[1] / 1e6, 2)
+    also["MB held by the U-Net"] = round(held[0] / 1e6, 2)
+    case = {"network": network, "context": context, "steps": STEPS, "frames": f"{size}x{size}"}
+    measure.row("cached_network", case, turns, network, also=also)
+
+
+@torch.no_grad()
+def operations_of_a_frame(cfg, spec):
+    """FLOPs of all its steps, and of what is to be remembered anew before them."""
+    with torch.device("meta"):
+        denoiser = Denoiser(cfg, spec)
+        network = denoiser.inner_model
+        if not isinstance(network, MemoryNetwork):
+            return STEPS * count_flops(lambda: denoiser_forward(denoiser, 1))
+        obs, act, _ = batch_of_zeros(spec, 1, spec.context, torch.device("meta"))
+        new = 1 if isinstance(network, FrameByFrameNetwork) else spec.context
+        memory = network.remember(obs, act)
+        remembering = count_flops(lambda: network.remember(obs[:, :new], act[:, :new]))
+        return remembering + STEPS * count_flops(lambda: network.recall(obs[:, 0], torch.zeros(1), memory, act[:, 0]))
+
+
+def held_bytes(call):
+    """The most that is held at once by tensors which a second call makes, and what the first one left to it."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+        call()
+    held = peak = 0
+    for event in recorded.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return peak
