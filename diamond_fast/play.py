@@ -30,7 +30,7 @@ SLOW = 5.0  # frames a second
 class PlayArgs(AgentFlags):
     """Play inside a world model: in the browser, with keyboard or touch.
 
-    Open a dream of Breakout, with nothing to train, fetch or install:
+    Open a dream of Boxing, with nothing to train, fetch or install:
         python -m diamond_fast.play
 
     Play in the dream of a run, also while it is still training:

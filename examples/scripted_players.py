@@ -1,6 +1,7 @@
 """Recordings of players that see the ball by its colour and go where it comes down: what studies can learn from.
 
 python examples/scripted_players.py breakout breakout.journal            # 60,000 steps: minutes
+python examples/scripted_players.py boxing boxing.journal --noise 0.15 --hold 8
 python examples/scripted_players.py catch catch.journal --steps 10000    # seconds
 """
 
@@ -42,6 +43,20 @@ def play_breakout(frame: np.ndarray, before: np.ndarray, last: int) -> int:
     return right if away > 0 else left
 
 
+def play_boxing(frame: np.ndarray, before: np.ndarray, last: int) -> int:
+    """Walks up to the black boxer, level with him, and hits every other step. Frames are uint8 [48,48,3]."""
+    fire, up, right, left, down, up_right, up_left, down_right, down_left = range(1, 10)
+    ring = frame[9:40, 11:38]
+    white, black = _centre(ring.min(-1) > 190), _centre(ring.max(-1) < 30)
+    if white is None or black is None:
+        return fire
+    dy, dx = black - white
+    rows, columns = int(np.sign(dy)) * (abs(dy) > 2), int(np.sign(dx)) * (abs(dx) > 7)
+    if rows == columns == 0:
+        return 0 if last == fire else fire
+    return [[up_left, up, up_right], [left, fire, right], [down_left, down, down_right]][1 + rows][1 + columns]
+
+
 def play_catch(frame: np.ndarray, before: np.ndarray, last: int) -> int:
     """Moves the green paddle below the white ball. Frames are uint8 [24,24,3]."""
     left, stay, right = range(3)
@@ -58,17 +73,19 @@ def _centre(mask: np.ndarray) -> np.ndarray | None:
 
 PLAYERS = {
     "breakout": (play_breakout, RunConfig(game="Breakout")),
+    "boxing": (play_boxing, RunConfig(game="Boxing", frame_size=48)),
     "catch": (play_catch, RunConfig(env_id=ENV_ID, frame_size=24)),
 }
 
 
-def record(world: str, path: Path, steps: int, noise: float = 0.1, seed: int = 0) -> list[float]:
+def record(world: str, path: Path, steps: int, noise: float = 0.1, seed: int = 0, hold: int = 1) -> list[float]:
     """Plays whole games until so many steps are recorded. Returns their scores.
 
     Args:
         path: of the journal.
         noise: how often anything is done instead: a world model should have seen misses.
         seed: of the games and the noise.
+        hold: for how many steps the same is done instead, as a hand holds a key.
     """
     play, cfg = PLAYERS[world]
     make_slot = domain_of(cfg).make_slot
@@ -77,10 +94,15 @@ def record(world: str, path: Path, steps: int, noise: float = 0.1, seed: int = 0
         replay = Replay.open(temporary, slot.frame.shape, capacity=steps + MOST_STEPS_OF_A_GAME, action=slot.action)
         while replay.num_steps < steps:
             frame, _ = slot.reset(seed + len(scores))
-            before, act, over = frame, 0, False
+            before, act, over, held = frame, 0, False, 0
             scores.append(0.0)
             while not over:
-                act = int(rng.integers(slot.action.n)) if rng.random() < noise else play(frame, before, act)
+                if held > 0:
+                    held -= 1
+                elif rng.random() < noise:
+                    act, held = int(rng.integers(slot.action.n)), hold - 1
+                else:
+                    act = play(frame, before, act)
                 slot.send(np.int64(act))
                 step = slot.recv()
                 over = step.terminated or step.truncated
@@ -100,9 +122,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="the journal to write")
     parser.add_argument("--steps", type=int, default=60_000)
     parser.add_argument("--noise", type=float, default=0.1, help="how often anything is done instead")
+    parser.add_argument("--hold", type=int, default=1, help="for how many steps the same is done instead")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    scores = record(args.world, args.out, args.steps, args.noise, args.seed)
+    scores = record(args.world, args.out, args.steps, args.noise, args.seed, args.hold)
     print(f"{len(scores)} games, score {np.mean(scores):.1f} on average, from {min(scores):g} to {max(scores):g}")
 
 

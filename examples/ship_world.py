@@ -1,10 +1,13 @@
 """Makes the world model that comes with the package from a run of --preset demo: see docs/demo.md.
 
-python examples/ship_world.py runs/demo runs/demo-slower --recording breakout-test.journal --out diamond_fast/demo
+python examples/ship_world.py runs/demo1 runs/demo2 --average 3 --recording boxing-test.journal --out diamond_fast/demo
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 import diamond_fast
 from diamond_fast.runs.agents import load_agent
@@ -14,6 +17,15 @@ from diamond_fast.runs.metrics import read_metrics
 CURVES = ("epoch", "seconds", "denoiser/loss", "denoiser/held_out_loss")
 
 
+def average(run: Path, num_checkpoints: int) -> dict[str, torch.Tensor]:
+    """The mean of an agent's weights over the newest checkpoints of its run: less noise of the last updates."""
+    files = sorted((run / "checkpoints").glob("*.json"))[-num_checkpoints:]
+    if len(files) < num_checkpoints:
+        raise SystemExit(f"--average: {run} keeps {len(files)} checkpoints, asked for {num_checkpoints}")
+    states = [load_agent(file=file).agent.state_dict() for file in files]
+    return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -21,6 +33,8 @@ def main() -> None:
     )
     parser.add_argument("--recording", type=Path, required=True, help="a journal of games it was not trained on")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--average", type=int, default=1, metavar="N", help="newest checkpoints of the last run")
+    parser.add_argument("--denoising-steps", type=int, help="a frame takes in play (default: the run's)")
     args = parser.parse_args()
     stages = []
     for run in args.runs:
@@ -33,12 +47,19 @@ def main() -> None:
                 "updates": updates,
                 "batch_size": update.batch_size,
                 "lr": update.lr,
+                "num_autoregressive_steps": trained.config.num_autoregressive_steps,
                 "hours": round(lines[-1]["seconds"] / 3600, 2),
                 "curves": {name: [line.get(name) for line in lines] for name in CURVES},
             }
         )
-    made = {"licence": "MIT", "how": "docs/demo.md", "version": diamond_fast.__version__, "stages": stages}
-    write_demo(args.out, trained.agent, trained.config, args.recording, made)
+    trained.agent.load_state_dict(average(args.runs[-1], args.average))
+    config = trained.config
+    if args.denoising_steps is not None:
+        sampler = replace(config.world_model.sampler, num_steps=args.denoising_steps)
+        config = replace(config, world_model=replace(config.world_model, sampler=sampler))
+    made = {"licence": "MIT", "how": "docs/demo.md", "version": diamond_fast.__version__}
+    made |= {"checkpoints_averaged": args.average, "stages": stages}
+    write_demo(args.out, trained.agent, config, args.recording, made)
     size = sum(path.stat().st_size for path in args.out.iterdir())
     print(f"{args.out}: {size / 1e6:.2f} MB, from {trained.source}")
 

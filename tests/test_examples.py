@@ -76,3 +76,17 @@ def test_scripted_players(monkeypatch, tmp_path):
         assert step.lives >= 4  # one who does not look has lost them all by then
     slot.close()
     assert score >= 3
+
+    slot = AtariSlot("Boxing", 48)
+    frame, _ = slot.reset(0)
+    before, act, apart = frame, 0, []
+    for _ in range(120):
+        act = scripted_players.play_boxing(frame, before, act)
+        slot.send(np.int64(act))
+        frame, before = slot.recv().frame.copy(), frame
+        ring = frame[9:40, 11:38]
+        white, black = (np.argwhere(seen).mean(0) for seen in (ring.min(-1) > 190, ring.max(-1) < 30))
+        apart.append(np.linalg.norm(white - black))
+    slot.close()
+    assert apart[0] > 15
+    assert np.mean(apart[60:]) < 10
