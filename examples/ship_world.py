@@ -6,6 +6,7 @@ python examples/ship_world.py runs/demo1 runs/demo2 --average 3 --recording boxi
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,7 @@ def main() -> None:
     if args.denoising_steps is not None:
         sampler = replace(config.world_model.sampler, num_steps=args.denoising_steps)
         config = replace(config, world_model=replace(config.world_model, sampler=sampler))
-    made = {"licence": "MIT", "how": "docs/demo.md", "version": diamond_fast.__version__}
+    made: dict[str, Any] = {"licence": "MIT", "how": "docs/demo.md", "version": diamond_fast.__version__}
     made |= {"checkpoints_averaged": args.average, "stages": stages}
     write_demo(args.out, trained.agent, config, args.recording, made)
     size = sum(path.stat().st_size for path in args.out.iterdir())
