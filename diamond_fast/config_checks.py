@@ -97,7 +97,8 @@ def _check_models(config: RunConfig) -> None:
     config.actor_critic.check("actor_critic")
     halvings, shown = sum(config.actor_critic.down), " ".join(map(str, dict.fromkeys(config.frame_shape[:2])))
     message = f"must be at least {2**halvings} (--actor-critic.down halves it {halvings} times), got {shown}"
-    require(min(config.frame_shape[:2]) >> halvings >= 1, "frame_size", message)
+    enough = config.world_model_only or min(config.frame_shape[:2]) >> halvings >= 1
+    require(enough, "frame_size", message)
 
 
 def _check_student(config: RunConfig) -> None:

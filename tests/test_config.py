@@ -170,6 +170,11 @@ def test_what_cannot_work_is_refused_in_one_line(path, value, message):
     assert "\n" not in str(caught.value)
 
 
+def test_frames_smaller_than_a_policy_could_see_are_allowed_without_one():
+    alone = replace(BOXING, world_model_only=True, frame_size=(8, 10))
+    assert checked(alone) == alone
+
+
 def test_an_infinite_upper_noise_level_is_allowed():
     assert checked(with_setting(BOXING, "world_model.sampler.s_tmax", float("inf"))) == BOXING
 
