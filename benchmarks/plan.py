@@ -89,6 +89,7 @@ COSTS: dict[str, Callable[..., Cost]] = {
     "test_append": lambda: Cost(4, 1),
     "test_boxing_on_disk": lambda: Cost(20, 1),
     "test_recordings": lambda stage, batch_size, seq_length: Cost(60, 4),
+    "test_waits": lambda stage: Cost(60, 8),
     "test_two_stages": lambda stage: Cost(40, {"both": 25, "denoiser": 7, "upsampler": 18}[stage]),
     "test_import": lambda: Cost(30, 60),
     "test_start_up": lambda: Cost(0, 130),
