@@ -101,21 +101,29 @@ _QUICK = replace(
 
 _DOOM = replace(
     _QUICK,
+    frame_size=(15, 20),
+    num_autoregressive_steps=0,
     num_final_epochs=50,
-    # Past frames without noise, and larger noise on the next one, are learned in far fewer updates.
+    # Frames are drawn in one step from noise that hides them, and learned so.
+    sigma_distribution=config.SigmaDistributionConfig(loc=1.5, scale=0.5),
     denoiser=config.DenoiserConfig(
         config.InnerModelConfig(cond_channels=128, depths=(1, 1, 1), channels=(32, 32, 64), attn_depths=(0, 0, 0)),
+        sigma_data=0.35,  # these frames' own
         sigma_offset_noise=0.1,
     ),
-    sigma_distribution=config.SigmaDistributionConfig(),
-    denoiser_update=replace(_FEW_UPDATES, steps_first_epoch=60, steps_per_epoch=60, lr=1e-3),
-    upsampler_update=replace(_FEW_UPDATES, steps_first_epoch=15, steps_per_epoch=15, batch_size=2, lr=1e-3),
-    world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=3), horizon=20),
-    evaluation=config.EvaluationConfig(every=10),
+    denoiser_update=replace(_FEW_UPDATES, steps_first_epoch=200, steps_per_epoch=200, batch_size=16, lr=2e-3),
+    upsampler=replace(
+        _QUICK.upsampler,
+        inner_model=replace(_QUICK.upsampler.inner_model, channels=(24, 24, 32)),
+        sigma_data=0.35,
+    ),
+    upsampler_update=replace(_FEW_UPDATES, steps_first_epoch=30, steps_per_epoch=30, batch_size=4, lr=1e-3),
+    world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=1), horizon=20),
+    evaluation=config.EvaluationConfig(every=15),
 )
 
 PRESETS: dict[str, config.RunConfig] = {
     "recording": _RECORDING,  # for a GPU with 8 to 12 GB
     "recording-quick": _QUICK,  # for a CPU
-    "doom": _DOOM,  # a deathmatch, recorded by --env doom, on a CPU
+    "doom": _DOOM,  # the rooms of --env doom, on a CPU
 }

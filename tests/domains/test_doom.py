@@ -14,12 +14,26 @@ from diamond_fast.domains import domain_of
 from diamond_fast.domains.doom import ENV_ID
 from diamond_fast.domains.doom.player import Wanderer
 from diamond_fast.domains.gym.adapter import GymSlot
+from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.record import main
 from diamond_fast.replay import load_recording
 from diamond_fast.spec import Box, Mixed, MultiBinary
 
 ACTION = Mixed(parts=(("clicks", MultiBinary(1)), ("keys", MultiBinary(4)), ("mouse_x", Box(1)), ("mouse_y", Box(1))))
 needs_doom = pytest.mark.skipif(find_spec("vizdoom") is None, reason="needs pip install 'diamond_fast[doom]'")
+
+
+class Found:
+    """The game once the vest is found."""
+
+    def __init__(self, game):
+        self.game = game
+
+    def is_episode_finished(self):
+        return True
+
+    def __getattr__(self, name):
+        return getattr(self.game, name)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +96,25 @@ def test_the_mouse_turns_the_view(slot):
     assert -15 < moved[0] < -0.5 * 6 * degree
     assert 0.5 * 6 * degree < moved[1] < 15
     assert moved[4] < 0 < moved[3]
+
+
+@needs_doom
+def test_rooms(monkeypatch):
+    """They repeat themselves, turn as matches do, and are over with the vest."""
+    rooms = GymSlot(ENV_ID, (120, 160), {"scene": "rooms"})
+    try:
+        acts = [row(right=0.3)] * 10
+        first, again = (frames(rooms, 3, acts) for _ in range(2))
+        np.testing.assert_array_equal(first, again)
+        assert np.median([shift(*pair, axis=1) for pair in pairwise(first)]) < -3
+        monkeypatch.setattr(rooms._env.unwrapped, "_game", Found(rooms._env.unwrapped._game))
+        rooms.send(row())
+        last = rooms.recv()
+        assert (last.reward, last.terminated, last.truncated) == (1.0, True, False)
+    finally:
+        rooms.close()
+    with pytest.raises(EnvironmentFailedError, match="scene: expected one of deathmatch, rooms, got space"):
+        GymSlot(ENV_ID, 64, {"scene": "space"})
 
 
 @needs_doom

@@ -178,3 +178,13 @@ def test_presets_fit_what_they_are_for(name, monkeypatch):
     total = estimate.__wrapped__(PRESETS[name], MultiBinary(20))
     assert list(total.costs) == ["denoiser", "upsampler"]
     assert total.model_bytes < 8e9
+
+
+def test_doom_is_learned_at_the_noise_that_its_one_step_begins_with():
+    """No other level is ever asked for."""
+    cfg = PRESETS["doom"]
+    steps = (cfg.world_model.sampler, cfg.world_model.upsampling)
+    levels = cfg.sigma_distribution
+    for sampler in steps:
+        assert sampler.num_steps == 1
+        assert abs(np.log(sampler.sigma_max) - levels.loc) < levels.scale

@@ -21,6 +21,7 @@ MOST_DEGREES = 15.0
 """The player turns at most so far in a step; up and down, too."""
 _TICS = 3  # of the game a step, the last of which is drawn
 _STEPS_PER_MATCH = round(120 * FRAMES_PER_SECOND)
+_SCENES = {"deathmatch": ("cig.wad", "map02"), "rooms": ("my_way_home.wad", "map01")}
 _KEYS = ("MOVE_FORWARD", "MOVE_LEFT", "MOVE_BACKWARD", "MOVE_RIGHT")  # w, a, s, d
 _RULES = (
     "-host 1 -deathmatch +sv_forcerespawn 1 +sv_respawnprotect 1 +sv_spawnfarthest 1 +sv_noautoaim 1 +sv_nocrouch 1 "
@@ -29,23 +30,29 @@ _RULES = (
 
 
 class Deathmatch(gymnasium.Env):
-    """Two minutes of everyone against everyone on a small map, at 35/3 frames a second.
+    """Two minutes of everyone against everyone on a small map, or alone in several rooms. 35/3 frames a second.
 
     Observations are uint8 [120,160,3]. An action is a dictionary: ``keys``, which are held (w, a, s, d: forward, left,
     back, right), ``clicks`` (shoot), and ``mouse_x`` and ``mouse_y``, by how many degrees the view turns to the right
     and downwards. A kill is worth 1, a death by one's own doing -1. Who dies goes on elsewhere a step later; the match
-    ends with its time alone.
+    ends with its time alone. Who is alone finds a vest in one of the rooms, which is worth 1 and the end.
 
     Every match is a new process: ViZDoom's bots do not repeat themselves in a second match of the same.
 
     Args:
-        bots: opponents.
+        bots: opponents in a deathmatch.
+        scene: ``deathmatch`` or ``rooms``.
+
+    Raises:
+        ValueError: there is no such scene.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012
 
-    def __init__(self, bots: int = 3, render_mode: str | None = None):
-        self.bots, self.render_mode = bots, render_mode
+    def __init__(self, bots: int = 3, render_mode: str | None = None, scene: str = "deathmatch"):
+        if scene not in _SCENES:
+            raise ValueError(f"scene: expected one of {', '.join(_SCENES)}, got {scene}")
+        self.bots, self.render_mode = bots if scene == "deathmatch" else 0, render_mode
         self.observation_space = spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         turn = spaces.Box(-MOST_DEGREES, MOST_DEGREES, (1,), np.float32)
         self.action_space = spaces.Dict(
@@ -57,7 +64,7 @@ class Deathmatch(gymnasium.Env):
             }
         )
         self._folder = tempfile.TemporaryDirectory(prefix="doom-")  # the game writes its settings
-        self._game = _game(Path(self._folder.name) / "settings.ini")
+        self._game = _game(Path(self._folder.name) / "settings.ini", scene)
         self._frame = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
         self._frags = self._steps = 0
 
@@ -79,6 +86,8 @@ class Deathmatch(gymnasium.Env):
         right, up = float(action["mouse_x"][0]) / _TICS, -float(action["mouse_y"][0]) / _TICS
         self._game.make_action([*map(float, action["keys"]), float(action["clicks"][0]), right, up], _TICS)
         self._steps += 1
+        if self._game.is_episode_finished():
+            return self._frame, 1.0, True, False, {}
         before, self._frags = self._frags, int(self._game.get_game_variable(vizdoom.GameVariable.FRAGCOUNT))
         return self.render(), float(self._frags - before), False, self._steps == _STEPS_PER_MATCH, {}
 
@@ -92,11 +101,12 @@ class Deathmatch(gymnasium.Env):
         self._folder.cleanup()
 
 
-def _game(settings: Path) -> "vizdoom.DoomGame":
+def _game(settings: Path, scene: str) -> "vizdoom.DoomGame":
     game = vizdoom.DoomGame()
     game.set_doom_config_path(str(settings))
-    game.set_doom_scenario_path(str(Path(vizdoom.scenarios_path) / "cig.wad"))
-    game.set_doom_map("map02")
+    file, level = _SCENES[scene]
+    game.set_doom_scenario_path(str(Path(vizdoom.scenarios_path) / file))
+    game.set_doom_map(level)
     game.set_mode(vizdoom.Mode.PLAYER)
     game.set_screen_resolution(vizdoom.ScreenResolution.RES_160X120)
     game.set_screen_format(vizdoom.ScreenFormat.RGB24)
@@ -107,5 +117,6 @@ def _game(settings: Path) -> "vizdoom.DoomGame":
     game.set_episode_timeout(0)
     buttons = (*_KEYS, "ATTACK", "TURN_LEFT_RIGHT_DELTA", "LOOK_UP_DOWN_DELTA")
     game.set_available_buttons([getattr(vizdoom.Button, name) for name in buttons])
-    game.add_game_args(_RULES)
+    if scene == "deathmatch":
+        game.add_game_args(_RULES)
     return game
