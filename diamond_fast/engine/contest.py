@@ -55,6 +55,7 @@ class Work:
         network, formulation, steps: of the denoiser; nothing of the network's weights is looked at.
         device: where.
         frames: N, C, H, W of the frames that are drawn in one call.
+        past: number of frames before each of them that the network sees.
         act: actions [N,T,...] of a call, or what a memory says [N,M], of any values.
         alone: whether nothing but frames is computed on the path; else rewards, ends and a policy are as well.
     """
@@ -64,6 +65,7 @@ class Work:
     steps: StepsConfig
     device: torch.device
     frames: tuple[int, int, int, int]
+    past: int
     act: Tensor
     alone: bool = False
 
@@ -73,7 +75,7 @@ class Work:
         spec = denoiser.spec
         act = told_nothing(spec, num_frames)
         frames = (num_frames, spec.frame.channels, spec.frame.height, spec.frame.width)
-        return cls(denoiser.inner_model, denoiser.formulation, steps, denoiser.device, frames, act)
+        return cls(denoiser.inner_model, denoiser.formulation, steps, denoiser.device, frames, spec.context, act)
 
     @property
     def walks(self) -> bool:
@@ -177,12 +179,11 @@ def contest(work: Work, paths: Sequence[Path], begins: Begins, timer: Timer = cl
     network = _with_random_weights(work.network, work.device)
     generator = torch.Generator(work.device).manual_seed(0)
     n, c, h, w = work.frames
-    channels = work.act.size(1) * c
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, device=work.device)
 
-    context, act = normal(n, channels, h, w).clamp(-1, 1), work.act.to(work.device)
+    context, act = normal(n, work.past * c, h, w).clamp(-1, 1), work.act.to(work.device)
     twin = Sampler(work.formulation, PlainNetwork(network), work.steps, work.device)
     noise = normal(twin.num_draws, n, c, h, w)
     inputs = (noise[0], context, act)

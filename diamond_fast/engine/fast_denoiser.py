@@ -428,13 +428,14 @@ def _choose(
     """The path for this device. With techniques that are given it is the one expected to be fastest."""
     if isinstance(owner.engine, EnginePath):
         return owner.engine
+    spec = owner._spec
     if frames is None or act is None:
-        spec = owner._spec
         assert spec is not None
         frames = torch.empty(32, spec.frame.channels, 64, 64, device="meta")
         act = told_nothing(spec, 32)
     n, c, h, w = frames.shape
-    work = Work(network, owner.formulation, owner.sampler_config, device, (n, c, h, w), act, alone=True)
+    past = act.size(1) if spec is None else spec.context
+    work = Work(network, owner.formulation, owner.sampler_config, device, (n, c, h, w), past, act, alone=True)
     techniques = owner.techniques
     precision: Precision | torch.dtype = owner.dtype or "bf16"
     if techniques is None:

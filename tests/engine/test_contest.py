@@ -10,6 +10,7 @@ from diamond_fast.engine import contest as contest_module
 from diamond_fast.engine.choose import candidates
 from diamond_fast.engine.contest import Row, Work, best, contest
 from diamond_fast.engine.contest_in_child import contest_in_child
+from diamond_fast.world_model import Denoiser
 
 CPU = torch.device("cpu")
 STEPS = SMALL_WORLD.world_model.sampler
@@ -59,6 +60,14 @@ def test_the_faster_one_of_two_that_agree():
     assert rows["torch"].seconds == pytest.approx(0.005)  # for a frame
     assert best(list(rows.values())) == rows["torch"]
     assert rows["torch"].gain(list(rows.values())) == "3.00 times as fast as readable"
+
+
+def test_a_memory_is_wider_than_the_past_is_long():
+    """What it says stands in place of the actions, and says nothing of how many frames the network sees."""
+    denoiser = Denoiser(SMALL_WORLD.denoiser, replace(make_agent().denoiser.spec, memory=7))
+    rows, _ = held(replace(Work.of(denoiser, STEPS, 2), alone=True), {"torch": 0.01, "readable": 0.03})
+    assert [row.why_not for row in rows.values()] == [None, None]
+    assert 0 < rows["torch"].error < 1e-5
 
 
 def test_readable_may_win():
