@@ -114,7 +114,14 @@ _DOOM = replace(
     denoiser_update=replace(_FEW_UPDATES, steps_first_epoch=200, steps_per_epoch=200, batch_size=16, lr=2e-3),
     upsampler=replace(
         _QUICK.upsampler,
-        inner_model=replace(_QUICK.upsampler.inner_model, channels=(24, 24, 32)),
+        inner_model=config.InnerModelConfig(
+            num_steps_conditioning=1,
+            cond_channels=64,
+            depths=(1, 1, 1),
+            channels=(24, 24, 32),
+            attn_depths=(0, 0, 0),
+            context_noise=True,
+        ),
         sigma_data=0.35,
     ),
     upsampler_update=replace(_FEW_UPDATES, steps_first_epoch=30, steps_per_epoch=30, batch_size=4, lr=1e-3),
