@@ -117,11 +117,15 @@ def test_whoever_is_told_to_stop_tells_pytest_once(tmp_path, monkeypatch, capfd,
                 heard.extend(capfd.readouterr().err.split())
             os.kill(os.getpid(), number)
 
+    at_hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup has these tests ignore it
     before = signal.getsignal(signal.SIGTERM)
     thread = threading.Thread(target=tell)
     thread.start()
-    assert suite.run_suite(tmp_path, "tiny", [], None) == (code, True)
-    thread.join()
+    try:
+        assert suite.run_suite(tmp_path, "tiny", [], None) == (code, True)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGHUP, at_hangup)
     heard += capfd.readouterr().err.split()
     assert heard == ["begun", "written"]
     assert signal.getsignal(signal.SIGTERM) is before
