@@ -72,6 +72,15 @@ _FEW_UPDATES = config.UpdateConfig(
     steps_first_epoch=200, steps_per_epoch=200, batch_size=8, lr=5e-4, lr_warmup_steps=20, max_grad_norm=10.0
 )
 
+_SMALL_UPSAMPLER = config.InnerModelConfig(
+    num_steps_conditioning=1,
+    cond_channels=64,
+    depths=(1, 1, 1),
+    channels=(16, 16, 32),
+    attn_depths=(0, 0, 0),
+    context_noise=True,
+)
+
 _QUICK = replace(
     _RECORDING,
     num_autoregressive_steps=1,
@@ -85,14 +94,7 @@ _QUICK = replace(
     denoiser_update=_FEW_UPDATES,
     upsampler=replace(
         CSGO.upsampler,
-        inner_model=config.InnerModelConfig(
-            num_steps_conditioning=1,
-            cond_channels=64,
-            depths=(1, 1, 1),
-            channels=(16, 16, 32),
-            attn_depths=(0, 0, 0),
-            context_noise=True,
-        ),
+        inner_model=_SMALL_UPSAMPLER,
     ),
     upsampler_update=replace(_FEW_UPDATES, steps_first_epoch=60, steps_per_epoch=60, batch_size=2),
     upsampler_autoregressive_steps=0,
@@ -114,14 +116,7 @@ _DOOM = replace(
     denoiser_update=replace(_FEW_UPDATES, steps_first_epoch=200, steps_per_epoch=200, batch_size=16, lr=2e-3),
     upsampler=replace(
         _QUICK.upsampler,
-        inner_model=config.InnerModelConfig(
-            num_steps_conditioning=1,
-            cond_channels=64,
-            depths=(1, 1, 1),
-            channels=(24, 24, 32),
-            attn_depths=(0, 0, 0),
-            context_noise=True,
-        ),
+        inner_model=replace(_SMALL_UPSAMPLER, channels=(24, 24, 32)),
         sigma_data=0.35,
     ),
     upsampler_update=replace(_FEW_UPDATES, steps_first_epoch=30, steps_per_epoch=30, batch_size=4, lr=1e-3),

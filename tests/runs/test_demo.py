@@ -99,14 +99,19 @@ def test_it_needs_neither_its_run_nor_the_game(monkeypatch):
     assert source.agent.actor_critic is None
 
 
+def demo_and_moments(first, count):
+    """The demo, and moments of its game from the step ``first`` on: frames [count,5,C,H,W] and the actions between."""
+    trained = load_agent(pretrained="demo")
+    episode = load_recording(trained.recording).episode(0)
+    starts = np.linspace(first, len(episode.act) - 5, count).astype(int)
+    frames = torch.from_numpy(np.stack([episode.obs[t : t + 5] for t in starts])).permute(0, 1, 4, 2, 3) / 127.5 - 1
+    return trained, frames, torch.from_numpy(np.stack([episode.act[t : t + 4] for t in starts]))
+
+
 @torch.no_grad()
 def test_it_knows_boxing():
     """From a context of the game, the next frame it guesses is nearer to the real one than the last frame is."""
-    trained = load_agent(pretrained="demo")
-    episode = load_recording(trained.recording).episode(0)
-    starts = np.linspace(0, len(episode.act) - 5, 24).astype(int)
-    frames = torch.from_numpy(np.stack([episode.obs[t : t + 5] for t in starts])).permute(0, 1, 4, 2, 3) / 127.5 - 1
-    act = torch.from_numpy(np.stack([episode.act[t : t + 4] for t in starts]))
+    trained, frames, act = demo_and_moments(first=0, count=24)
     sigma = trained.config.world_model.sampler.sigma_max
     noise = torch.randn(24, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * sigma
     guessed = trained.agent.denoiser.denoise(noise, torch.full((24,), sigma), frames[:, :4].flatten(1, 2), act)
@@ -117,11 +122,8 @@ def test_it_knows_boxing():
 @torch.no_grad()
 def test_the_white_boxer_goes_where_he_is_sent():
     """Over 8 steps. In the recordings he moves by about 4 pixels up, right and down then, and by 6 to the left."""
-    trained = load_agent(pretrained="demo")
-    episode = load_recording(trained.recording).episode(0)
-    starts = np.linspace(100, len(episode.act) - 5, 8).astype(int)
-    context = torch.from_numpy(np.stack([episode.obs[t : t + 4] for t in starts])).permute(0, 1, 4, 2, 3) / 127.5 - 1
-    before = torch.from_numpy(np.stack([episode.act[t : t + 3] for t in starts]))
+    trained, frames, act = demo_and_moments(first=100, count=8)
+    context, before = frames[:, :4], act[:, :3]
     sampler = DiffusionSampler(trained.agent.denoiser, trained.config.world_model.sampler)
 
     def white(frames):
