@@ -87,8 +87,9 @@ class TrainArgs:
     device: Annotated[str, arg(metavar="auto|cpu|cuda|cuda:N")] = "auto"
     """The networks run on this device."""
     init_from: Annotated[str | None, arg(metavar="PATH|GAME")] = None
-    """Start from a published agent: a .pt file, or a game's name to fetch its agent from the Hub; or from demo, the
-    world model that comes with the package, with the settings of --preset demo."""
+    """Start from the networks of another run (its folder, or one of its checkpoints/epoch_*.json); from a published
+    agent (a .pt file, or a game's name to fetch its agent from the Hub); or from demo, the world model that comes with
+    the package, with the settings of --preset demo."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """The scalars are sent to this dashboard, in addition to metrics.jsonl."""
     cuda_graphs: bool = True
@@ -278,10 +279,18 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
 
 def _agent_to_start_from(source: str, config: RunConfig) -> "Agent":
     """Raises ValueError, OSError: there is none, or its networks are not those of the settings."""
-    if source != DEMO:
-        from diamond_fast.official import load_official
+    if source == DEMO:
+        return _demo_to_start_from(config)
+    if (path := Path(source)).is_dir() or path.suffix == ".json":
+        from diamond_fast.runs.agents import agent_of_settings
 
-        return load_official(source, config)
+        return agent_of_settings(path, config)
+    from diamond_fast.official import load_official
+
+    return load_official(source, config)
+
+
+def _demo_to_start_from(config: RunConfig) -> "Agent":
     from diamond_fast.runs.demo import load_demo
 
     agent, made_with = load_demo()

@@ -98,6 +98,28 @@ def _of_run(run: Path | None, manifest: Path | None, env_id: str | None) -> Trai
     return TrainedAgent(agent, config, f"{folder.path}, epoch {saved.epoch}", saved.epoch, folder)
 
 
+def agent_of_settings(source: Path, cfg: RunConfig) -> Agent:
+    """An agent of these settings that begins with a run's weights. The run's other settings do not matter.
+
+    Args:
+        source: a run's folder, whose newest whole checkpoint is taken, or one checkpoint, ``epoch_000012.json``.
+
+    Raises:
+        ValueError: there is no whole checkpoint, or its networks are not those of the settings.
+        OSError: a file is missing or unreadable.
+    """
+    if source.is_dir():
+        saved = checkpoint.load_latest(RunFolder.open(source).checkpoints)
+    else:
+        saved = checkpoint.load(source)
+    agent = Agent(cfg, saved_action(saved))
+    try:
+        load_weights(agent, cfg, saved, "the settings")
+    except ValueError as error:
+        raise ValueError(f"--init-from {source}: {error}") from None
+    return agent
+
+
 def saved_action(saved: checkpoint.Checkpoint) -> Action:
     """What a run's networks can do: said by the checkpoint or, in older ones, by its weights. No environment is needed.
 
@@ -120,8 +142,11 @@ def check_actions(who: str, known: Action, cfg: RunConfig, action: Action) -> No
         raise ValueError(f"{who} knows {knows}, {cfg.name} has {has}")
 
 
-def load_weights(agent: Agent, cfg: RunConfig, saved: checkpoint.Checkpoint) -> None:
+def load_weights(agent: Agent, cfg: RunConfig, saved: checkpoint.Checkpoint, settings: str = "config.json") -> None:
     """Copy a checkpoint's weights into an agent of these settings, on whatever device.
+
+    Args:
+        settings: what ``cfg`` is called when the weights are of other ones.
 
     Raises:
         ValueError: they are of other settings.
@@ -129,11 +154,11 @@ def load_weights(agent: Agent, cfg: RunConfig, saved: checkpoint.Checkpoint) -> 
     learned = saved.state.get("formulation", RunConfig.formulation)  # older runs had no other
     if learned != cfg.formulation:
         message = f"it was trained with --formulation {learned}, not {cfg.formulation}"
-        raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit config.json: {message}")
+        raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit {settings}: {message}")
     for name, model in agent.named_children():
         weights, expected = saved.tensors.get(name, {}), model.state_dict()
         if {key: value.shape for key, value in weights.items()} != {key: v.shape for key, v in expected.items()}:
-            raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit config.json: {name} differs")
+            raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit {settings}: {name} differs")
         model.load_state_dict(weights)
 
 

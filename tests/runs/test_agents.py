@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from diamond_fast import train
 from diamond_fast.config import RunConfig
 from diamond_fast.official import export_official
 from diamond_fast.presets import PRESETS
@@ -38,6 +39,20 @@ def test_of_a_run_the_newest_checkpoint_is_taken(tmp_path):
     assert (loaded.config, loaded.epoch) == (CATCH, 12)
     assert loaded.source == f"{folder.path}, epoch 12"
     assert agents.saved_action(checkpoint.load_latest(folder.checkpoints)) == Discrete(3)
+
+
+def test_another_run_begins_with_its_networks_and_settings_of_its_own(tmp_path):
+    folder, old = RunFolder.create(tmp_path / "run", CATCH), Agent(CATCH, num_actions=3)
+    save(folder, 4, old)
+    longer = replace(CATCH, num_autoregressive_steps=3)
+    for source in (folder.path, folder.checkpoints / "epoch_000004.json"):
+        assert same_weights(old, train._agent_to_start_from(str(source), longer))
+    wider = replace(CATCH, actor_critic=replace(CATCH.actor_critic, lstm_dim=32))
+    message = f"--init-from {folder.path}: the checkpoint of epoch 4 does not fit the settings: actor_critic differs"
+    with pytest.raises(ValueError, match=message):
+        train._agent_to_start_from(str(folder.path), wider)
+    with pytest.raises(ValueError, match="not the folder of a run"):
+        train._agent_to_start_from(str(tmp_path), CATCH)
 
 
 @pytest.mark.parametrize(
