@@ -17,6 +17,7 @@ from diamond_fast.networks.unet.model import InnerModel
 from diamond_fast.world_model import DiffusionSampler
 
 LEVEL = 2 / 255
+SIZE = 32
 
 BF16 = pytest.param(
     torch.bfloat16,
@@ -26,7 +27,7 @@ BF16 = pytest.param(
 
 def inputs(n=2, seed=0, num_actions=4):
     generator = torch.Generator().manual_seed(seed)
-    obs = torch.randint(0, 256, (n, 4, 3, 64, 64), generator=generator) / 255 * 2 - 1
+    obs = torch.randint(0, 256, (n, 4, 3, SIZE, SIZE), generator=generator) / 255 * 2 - 1
     return obs, torch.randint(0, num_actions, (n, 4), generator=generator)
 
 
@@ -75,7 +76,7 @@ def test_error_before_quantisation(size, dtype, tolerance):
     for low, high in ((2e-3, 0.05), (0.5, 5.0)):
         sigma = torch.tensor([low, high])
         x = (
-            torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)) * sigma.view(-1, 1, 1, 1)
+            torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1)) * sigma.view(-1, 1, 1, 1)
             + obs[:, -3:]
         )
         cs = twin.formulation.conditioners(sigma)
@@ -90,7 +91,7 @@ def test_error_before_quantisation(size, dtype, tolerance):
 def test_last_step_is_within_two_levels_and_does_not_drift(dtype):
     twin = denoiser("paper")
     obs, act = inputs(n=4)
-    x = obs[:, -1] + 2e-3 * torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    x = obs[:, -1] + 2e-3 * torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
     obs, sigma = obs.flatten(1, 2), torch.full((4,), 2e-3)
     levels = (FastDenoiser(twin, dtype=dtype).denoise(x, sigma, obs, act) - twin.denoise(x, sigma, obs, act)) / LEVEL
     assert levels.abs().max() < 2.01
@@ -188,9 +189,9 @@ def test_wrap_gives_any_network_the_same_sampler():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prev_obs": torch.zeros(2, 3, 3, 64, 64)}, "prev_obs: context and frame have 12 channels together"),
-        ({"prev_obs": torch.zeros(2, 4, 3, 64, 64, dtype=torch.uint8)}, "prev_obs: expected a tensor of floats"),
-        ({"prev_obs": torch.zeros(2, 4, 3, 0, 64)}, "prev_obs: expected shape"),
+        ({"prev_obs": torch.zeros(2, 3, 3, SIZE, SIZE)}, "prev_obs: context and frame have 12 channels together"),
+        ({"prev_obs": torch.zeros(2, 4, 3, SIZE, SIZE, dtype=torch.uint8)}, "prev_obs: expected a tensor of floats"),
+        ({"prev_obs": torch.zeros(2, 4, 3, 0, SIZE)}, "prev_obs: expected shape"),
         ({"prev_act": torch.zeros(2, 4)}, "prev_act: expected an int64 or int32 tensor, got torch.float32"),
         ({"prev_act": torch.zeros(3, 4, dtype=torch.int64)}, r"prev_act: expected shape \[2, T\]"),
         ({"prev_act": torch.zeros(2, 3, dtype=torch.int64)}, "prev_act: expected the 4 actions"),
@@ -235,4 +236,4 @@ def test_a_module_among_others():
     assert {k.removeprefix("denoiser.") for k in holder.state_dict()} == set(twin.state_dict())
     assert holder.denoiser.to("cpu").device == torch.device("cpu")
     obs, act = inputs(n=1)
-    assert holder.denoiser.sample(obs, act)[0].shape == (1, 3, 64, 64)
+    assert holder.denoiser.sample(obs, act)[0].shape == (1, 3, SIZE, SIZE)

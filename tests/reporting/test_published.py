@@ -49,6 +49,7 @@ def test_human_normalised():
     assert scale().normalised("Pong", -3.05) == pytest.approx(0.5)
 
 
+@pytest.mark.usefixtures("few_samples")
 def test_an_agent_without_scores_by_game_is_told_and_compared_with_nothing():
     (edeline,) = published_aggregates()
     assert (edeline.name, edeline.mean, edeline.iqm) == ("EDELINE", 1.87, 0.94)
