@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import groupby
 
 import gymnasium
 import numpy as np
@@ -45,6 +46,20 @@ def test_the_driver_stays_on_the_road_and_reads_the_speed():
     assert np.abs([speed_shown(frame) for frame in frames] - speeds).mean() < 1.5
     assert (acts.std(0) > 0.1).all()  # it does not do the same all the time
     slot.close()
+
+
+def test_a_driver_with_lapses_holds_wheel_and_pedal_for_one_to_three_seconds():
+    frame = np.full((64, 64, 3), 100, np.uint8)  # road everywhere
+    driver, rng = Driver(lapses=0.2), np.random.default_rng(3)
+    acts = [tuple(driver(frame, rng)) for _ in range(600)]
+    held = [len(list(steps)) for _, steps in groupby(acts)]
+    lapses = [n for n in held[:-1] if n > 1]  # noise makes any other two steps differ
+    assert len(lapses) > 15
+    assert 10 <= min(lapses) < 14
+    assert 26 < max(lapses) <= 30
+    assert 0.03 < (len(held) - len(lapses)) / 600 < 0.35  # in between the driver drives
+    again = np.random.default_rng(3)
+    assert [tuple(driver(frame, again)) for _ in range(50)] == acts[:50]  # a new episode begins with no lapse
 
 
 def test_an_action_is_held_for_five_steps_of_car_racing():

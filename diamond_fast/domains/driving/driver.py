@@ -15,9 +15,17 @@ _STEERING_NOISE, _PEDAL_NOISE = 0.25, 0.35
 
 
 class Driver:
-    """Plays one episode after another; each has random numbers of its own, by which a new one is known."""
+    """Plays one episode after another; each has random numbers of its own, by which a new one is known.
 
-    def __init__(self) -> None:
+    Args:
+        lapses: how likely it is in each step that the driver, for one to three seconds, holds the wheel and a pedal
+            somewhere without looking.
+    """
+
+    def __init__(self, lapses: float = 0.0) -> None:
+        self._lapses = lapses
+        self._lapse_left = 0  # steps
+        self._held = np.zeros(2)
         self._rng: np.random.Generator | None = None
         self._noise = np.zeros(2)
         self._wanted = _SLOWEST
@@ -32,12 +40,17 @@ class Driver:
             float32 [2]: steering and acceleration.
         """
         if rng is not self._rng:
-            self._rng, self._noise = rng, np.zeros(2)
+            self._rng, self._noise, self._lapse_left = rng, np.zeros(2), 0
             self._wanted = rng.uniform(_SLOWEST, _FASTEST)
         if rng.random() < 0.03:
             self._wanted = rng.uniform(_SLOWEST, _FASTEST)
         spread = math.sqrt(1 - _MEMORY**2)
         self._noise = _MEMORY * self._noise + spread * rng.normal(size=2) * (_STEERING_NOISE, _PEDAL_NOISE)
+        if self._lapses and self._lapse_left == 0 and rng.random() < self._lapses:
+            self._lapse_left, self._held = int(rng.integers(10, 31)), rng.uniform(-1, 1, size=2)
+        if self._lapse_left:
+            self._lapse_left -= 1
+            return self._held.astype(np.float32)
         angle, bend = where_the_road_goes(frame)
         wanted = min(self._wanted, _FASTEST * max(0.3, 1 - 1.2 * bend))
         act = np.array([1.6 * angle, (wanted - speed_shown(frame)) / 10]) + self._noise
@@ -45,7 +58,11 @@ class Driver:
 
 
 drive = Driver()
-"""``--player diamond_fast.domains.driving.driver:drive``."""
+"""``--player diamond_fast.domains.driving.driver:drive``: a good driver, who hardly leaves the road."""
+
+stray = Driver(lapses=0.012)
+"""``--player diamond_fast.domains.driving.driver:stray``: one who often does, and comes back. Who learns to drive in
+imagination needs to have seen what that costs."""
 
 
 def speed_shown(frame: np.ndarray) -> float:
