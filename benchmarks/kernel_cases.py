@@ -20,6 +20,7 @@ from diamond_fast.kernels.fused_conv import Norm, Projection, fused_conv
 from diamond_fast.kernels.group_norm_silu import group_norm_silu
 from diamond_fast.kernels.linear_step import linear_step
 from diamond_fast.kernels.lstm_unroll import lstm_unroll
+from diamond_fast.kernels.mamba_step import mamba_step
 
 NORM_FORWARD_FLOPS = 12  # 4 for the statistics, 3 to normalise, 5 for SiLU
 NORM_BACKWARD_FLOPS = 21  # 13 for x_hat, z and dz, 3 for the sums, 5 for dx
@@ -212,6 +213,25 @@ def lstm_case(n: int, length: int, width: int) -> Case:
     return Case("lstm_unroll", f"{n} x {length} x {width}, forward + backward", make, elements * 4, flops)
 
 
+def mamba_case(n: int, width: int) -> Case:
+    """A layer of EDELINE's memory, its state a part of a longer row."""
+    channels, size, taps, rank = 2 * width, 16, 4, width // 16
+    state = channels * (taps - 1 + size)
+
+    def make(device):
+        u, z = torch.zeros(n, 2 * channels, device=device).chunk(2, dim=1)
+        memory = torch.zeros(n, 3 * state, device=device)[:, :state]
+        sizes = [(taps, channels), (channels,), (rank + 2 * size, channels), (channels, rank), (channels,)]
+        weights = [torch.zeros(*s, device=device) for s in (*sizes, (channels, size), (channels,))]
+        return lambda impl: mamba_step(u, z, memory, *weights, impl=impl)
+
+    # u, z and gated; v, written once and read twice; the memory, read and written; a sample's steering is left out
+    elements = n * (6 * channels + 2 * state)
+    products = n * channels * (2 * rank + 2 * size)
+    flops = 2 * products + n * channels * (6 * size + 2 * taps + 40)
+    return Case("mamba_step", f"{n} x {channels} x {size}", make, elements * 4, flops)
+
+
 def paper_cases() -> list[Case]:
     """The calls of the paper's networks: 64 channels at 64, 32, 16 and 8 pixels a side, concatenated on the way up."""
     cases = []
@@ -233,7 +253,7 @@ def paper_cases() -> list[Case]:
         cases.append(conv_case(n, 64, 0, 64, 8, BF16, "residual", kernel=1))
         cases += [input_case(n, 64), step_case(n, 64), linear_step_case(n, 64), loss_case(n, 64)]
         cases += [frames_case(n, length, 64) for length in (19, 6)]
-        cases.append(lstm_case(n, 15, 512))
+        cases += [lstm_case(n, 15, 512), mamba_case(n, 512)]
     return cases
 
 
@@ -250,6 +270,7 @@ def few_cases() -> list[Case]:
         loss_case(32, 64),
         frames_case(32, 6, 64),
         lstm_case(32, 2, 512),
+        mamba_case(32, 512),
     ]
 
 

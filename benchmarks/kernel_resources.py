@@ -76,8 +76,8 @@ The aims are not reached: 30,000 NFE/s, and 65 ms for all three updates together
 87 ms in the policy's kernels is the convolution of large maps; 20 ms are gaps between 8,000 launches.
 
 All tests marked `gpu` passed there before the last change of that kernel (221 of them); with it, those of kernels,
-engine and training passed as far as the time went (208). `linear_step` and `frames_to_float` are younger: no GPU has
-run these. Nor has a whole run been done on one.
+engine and training passed as far as the time went (208). `linear_step`, `frames_to_float` and
+`mamba_step` are younger: no GPU has run these. Nor has a whole run been done on one.
 
 ## Updates
 

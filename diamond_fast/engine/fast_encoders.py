@@ -14,6 +14,7 @@ from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.cpu_training import with_modules
 from diamond_fast.engine.denoiser_networks import padded
 from diamond_fast.engine.fused_convs import make_backend
+from diamond_fast.engine.fused_memory import fused
 from diamond_fast.engine.fused_torch import Activation, Techniques
 from diamond_fast.engine.lstm import Memory, unroll
 from diamond_fast.engine.path import PROGRAMS, Engine, fast_dtype, runs_on_amx
@@ -135,7 +136,7 @@ def classify(
 
 
 class FastMemory:
-    """Remembers as ``MemoryModel`` does; layers and heads are the model's own, in float32.
+    """Remembers as ``MemoryModel`` does; layers and heads work on the model's own float32 weights.
 
     Args:
         model: whose weights are used.
@@ -151,9 +152,10 @@ class FastMemory:
         techniques: Techniques | None = None,
         engine: Engine | None = None,
     ):
-        dtype = dtype or fast_dtype(model.device)
-        self._run = FastEncoder(model.encoder, model.device, dtype, techniques or Techniques(), engine, "encoder.0")
-        self._memory = with_modules(model, encoder=_Called(self._run))
+        dtype, techniques = dtype or fast_dtype(model.device), techniques or Techniques()
+        self._run = FastEncoder(model.encoder, model.device, dtype, techniques, engine, "encoder.0")
+        layers = fused(model.layers) if techniques.fused_memory else model.layers
+        self._memory = with_modules(model, encoder=_Called(self._run), layers=layers)
         self.coding = model.coding
 
     @property

@@ -32,6 +32,8 @@ class Techniques:
     """Preconditioning, quantisation and sampler step in one kernel before and one behind the network."""
     fused_frames: bool = True
     """Frames from bytes to floats in one kernel."""
+    fused_memory: bool = True
+    """A single step of a memory's Mamba layer in two kernels between its products."""
     fused_convs: bool = False
     """Convolutions as one kernel with bias, residual and statistics, on small maps with norm and SiLU as well."""
     cuda_graphs: bool = True

@@ -19,7 +19,9 @@ ENGINES: dict[Engine, str] = {
     "program": "compiled programs",
     "readable": "readable networks",
 }
-WITHOUT_TRITON = Techniques(fused_norms=False, fused_epilogues=False, fused_edm=False, fused_frames=False)
+WITHOUT_TRITON = Techniques(
+    fused_norms=False, fused_epilogues=False, fused_edm=False, fused_frames=False, fused_memory=False
+)
 PROGRAMS = ("amx", "program")
 """Engines whose networks are compiled programs, ``CpuProgram``."""
 

@@ -32,6 +32,16 @@ def test_a_students_imagined_step_is_less_than_half_of_three_evaluations(fused_c
     assert (count, round(gigabytes, 2)) == step
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fused_convs", "share", "step"), [(False, (50, 0.33), (731, 7.87)), (True, (45, 0.25), (404, 5.02))]
+)
+def test_a_memorys_imagined_step(fused_convs, share, step):
+    """Of the bytes 0.22 GB are the whole pool of starts, which counts as an operand; its rows for one step are 7 MB."""
+    found = counted(Techniques(fused_convs=fused_convs), "mamba")
+    assert [(found[what].count, round(found[what].gigabytes, 2)) for what in ("its share", "step")] == [share, step]
+
+
 def test_an_evaluation():
     """Convolutions: two in each of 22 blocks, 8 between them, 2 after attention, which has norm, product and itself.
 

@@ -83,7 +83,7 @@ def test_candidates_by_device_and_precision(machine):
     assert names(CPU) == ["torch", "readable"]
     assert [path.graphs for path in candidates(CUDA, graphs=False)] == [False] * 5
     torch_alone = candidates(CUDA)[2].techniques
-    by_triton = "fused_norms", "fused_epilogues", "fused_edm", "fused_frames", "fused_convs"
+    by_triton = "fused_norms", "fused_epilogues", "fused_edm", "fused_frames", "fused_memory", "fused_convs"
     assert not any(getattr(torch_alone, name) for name in by_triton)
     machine((7, 5))
     assert [path.dtype for path in candidates(CUDA)] == [torch.float32] * 3

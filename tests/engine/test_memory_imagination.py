@@ -7,6 +7,7 @@ import pytest
 import torch
 from engine.imagined_games import ACTIONS, CFG, CONTEXT, ENVS, HORIZON, SIZE, make_replay, make_twin
 from fake_cuda import fake, fake_cuda, move_to_fake_cuda, no_host_traffic
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diamond_fast.config import (
     ActorCriticConfig,
@@ -18,6 +19,7 @@ from diamond_fast.engine.fast_encoders import FastMemory, FastPolicy
 from diamond_fast.engine.fast_imagination import FastImaginedEnv
 from diamond_fast.engine.given_weights import Watch
 from diamond_fast.engine.imagination import ImaginationState, InitialStates
+from diamond_fast.engine.path import WITHOUT_TRITON
 from diamond_fast.engine.recompute import play
 from diamond_fast.engine.rollout import RolloutState, initial_state
 from diamond_fast.frames import to_float, to_uint8
@@ -52,8 +54,8 @@ def replay():
     return make_replay(Discrete(ACTIONS))
 
 
-def make_fast(models, replay, engine="torch"):
-    memory = FastMemory(models[1], torch.float32, engine=engine)
+def make_fast(models, replay, engine="torch", techniques=None):
+    memory = FastMemory(models[1], torch.float32, techniques, engine)
     starts = InitialStates(replay.segments(ENVS, CONTEXT), memory, CFG.num_batches_to_preload)
     sampler = FastDenoiser(models[0], CFG.sampler, dtype=torch.float32, engine=engine)
     return FastImaginedEnv(sampler, memory, HORIZON, starts, ENVS, STEPS, torch.Generator().manual_seed(0))
@@ -86,10 +88,12 @@ def test_an_imagined_step_is_its_transcription(kind, replay):
         acts = torch.cat((acts, acts[:, -1:]), dim=1)
 
 
-@pytest.mark.parametrize("engine", ["torch", "program"])
-def test_steps_equal_the_twins(replay, engine):
+@pytest.mark.parametrize(
+    ("engine", "techniques"), [("torch", None), ("torch", WITHOUT_TRITON), ("program", None)], ids=str
+)
+def test_steps_equal_the_twins(replay, engine, techniques):
     models = make_models("mamba")
-    twin, fast = make_twin(models, replay), make_fast(models, replay, engine)
+    twin, fast = make_twin(models, replay), make_fast(models, replay, engine, techniques)
     assert torch.equal(twin.reset(), fast.reset())
     addresses = {name: x.data_ptr() for name, x in vars(fast.state).items()}
     ended = 0
@@ -154,6 +158,40 @@ def test_a_memory_never_leaves_the_gpu(kind):
             whole, _ = memory(obs, act, mask)
             e, state = memory.step(obs[:, 0], act[:, 0], empty)
     assert e.device.type == state.device.type == whole.device.type == "cuda"
+
+
+class Operations(TorchDispatchMode):
+    """Names of what is dispatched, in order, but for views, new memory and questions of where a tensor is."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if not func.is_view and not name.startswith(("empty", "new_empty", "device")):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("techniques", [None, WITHOUT_TRITON], ids=str)
+def test_on_a_gpu_a_mamba_layers_step_is_two_kernels(techniques):
+    """Between three products; on a path without Triton it is the layer's own operations."""
+    _, model, _ = make_models("mamba")
+    memory = FastMemory(model, torch.float32, techniques, "fused")
+    with fake_cuda():
+        move_to_fake_cuda(memory)
+        layer = memory._memory.layers[0]
+        x, state = (torch.empty(2, width, device="cuda") for width in (MEMORY.width, layer.state_width))
+        with Operations() as done, no_host_traffic():
+            layer.step(x, state)
+    norm = ["pow", "mean", "add_", "rsqrt", "mul", "mul"]  # one kernel, if torch is built for GPUs
+    if techniques is None:
+        assert done.names == [*norm, "mm", "mamba_convolution", "mm", "mamba_scan", "addmm"]
+    else:
+        assert not any(name.startswith("mamba") for name in done.names)
+        assert len(done.names) > 30
 
 
 @torch.no_grad()

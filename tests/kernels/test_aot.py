@@ -67,6 +67,7 @@ def test_on_an_h100():
         "fused_conv",
         "linear_step",
         "lstm_unroll",
+        "mamba_step",
     }
     assert_fit_for_the_chip(found, wide=True)
 

@@ -52,7 +52,7 @@ class MambaLayer(RecurrentLayer):
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         past, h = state.split((self.inner * self.past, self.inner * self.size), dim=1)
         u, z = self.in_proj(self.norm(x)).chunk(2, dim=-1)
-        window = torch.cat((past.view(-1, self.past, self.inner), u[:, None]), dim=1)
+        window = torch.cat((past.view(len(x), self.past, self.inner), u[:, None]), dim=1)
         u, dt, b, c = (part[:, 0] for part in self._steered(window))
         y, h = scan_step(h.view(-1, self.inner, self.size), u, dt, self._a(), b, c)
         return self._out(x, y, u, z), self._joined(window, h)
