@@ -1,5 +1,6 @@
-"""Frames drawn one after the other from past ones that are remembered: beside encoding all of them at every step, and
-beside a U-Net that has them stacked, over the context's length.
+"""Frames drawn one after the other from past ones that are remembered, by torch and as compiled programs
+(``engine/memory_program.py``): beside encoding all of them at every step, and beside a U-Net that has them stacked,
+over the context's length.
 
 pytest benchmarks/test_cached_network.py --benchmark-only
 """
@@ -54,13 +55,17 @@ def test_remembered_frames(measure, machine, effort, device, network):
     film = torch.rand(batch, MOMENTS + CONTEXT, 3, size, size, device=device) * 2 - 1
     act = torch.randint(NUM_ACTIONS, film.shape[:2], device=device)
 
-    candidates = {
-        "as written": one_after_the_other(DiffusionSampler(denoiser, cfg), film, act),
-        "remembered": one_after_the_other(FastDenoiser(denoiser, cfg, engine=choose_path(device)), film, act),
-    }
+    engines = {"remembered": choose_path(device, choice="torch" if device.type == "cpu" else "auto")}
+    if device.type == "cpu":
+        engines["compiled"] = choose_path(device)
+    candidates = {"as written": one_after_the_other(DiffusionSampler(denoiser, cfg), film, act)}
+    for name, engine in engines.items():
+        candidates[name] = one_after_the_other(FastDenoiser(denoiser, cfg, engine=engine), film, act)
     frames = Frames(film[:, :CONTEXT], act[:, :CONTEXT])
     case = {"network": network, "context": CONTEXT}
-    measure_evaluations(measure, machine, "cached_network", denoiser, frames, STEPS, candidates, "remembered", case)
+    measure_evaluations(
+        measure, machine, "cached_network", denoiser, frames, STEPS, candidates, list(engines)[-1], case
+    )
 
 
 @pytest.mark.parametrize("context", [4, 8, 16])

@@ -78,11 +78,40 @@ cpu::Call forward_call(cpu::AnyProgram& program, int num_samples, const std::vec
   return call;
 }
 
+// Memories of past frames, [num_samples, past, 2C, H, W] of every look.
+void add_memories(cpu::Call& call, const cpu::AnyProgram& program, int num_samples, const std::vector<Array>& memories,
+                  int past) {
+  if (past < 0 || past > program.most_past()) throw std::invalid_argument("past: more frames than the program looks at");
+  if (static_cast<int>(memories.size()) != (past == 0 ? 0 : program.num_looks())) {
+    throw std::invalid_argument("memories: expected one a look, and none without past frames");
+  }
+  call.past = past;
+  for (size_t i = 0; i < memories.size(); ++i) {
+    check_size("memories", memories[i], static_cast<size_t>(num_samples) * past * program.memory_size(static_cast<int>(i)));
+    call.memories.push_back(memories[i].data());
+  }
+}
+
 void run(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
-         std::vector<Array> outputs) {
-  const cpu::Call call = forward_call(program, num_samples, inputs, modulation, outputs);
+         std::vector<Array> outputs, const std::vector<Array>& memories, int past) {
+  cpu::Call call = forward_call(program, num_samples, inputs, modulation, outputs);
+  add_memories(call, program, num_samples, memories, past);
   py::gil_scoped_release release;
   program.run(num_samples, call);
+}
+
+// own: where keys and values of the frames themselves go, [num_samples, 2C, H, W] of every look.
+void remember(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs, const Array& modulation,
+              std::vector<Array> own, const std::vector<Array>& memories, int past) {
+  cpu::Call call = checked_call(program, num_samples, inputs, modulation, program.num_outputs());
+  add_memories(call, program, num_samples, memories, past);
+  if (static_cast<int>(own.size()) != program.num_looks()) throw std::invalid_argument("own: expected one a look");
+  for (size_t i = 0; i < own.size(); ++i) {
+    check_size("own", own[i], static_cast<size_t>(num_samples) * program.memory_size(static_cast<int>(i)));
+    call.own.push_back(own[i].mutable_data());
+  }
+  py::gil_scoped_release release;
+  program.remember(num_samples, call);
 }
 
 std::unique_ptr<cpu::Kept> run_and_keep(cpu::AnyProgram& program, int num_samples, const std::vector<Array>& inputs,
@@ -160,6 +189,16 @@ PYBIND11_MODULE(_cpu, m) {
           py::arg("upsample") = false, py::arg("norm") = nullptr, py::arg("residual") = -1)
       .def("norm", &cpu::AnyProgram::norm, py::arg("input"), py::arg("norm"))
       .def("attention", &cpu::AnyProgram::attention, py::arg("qkv"), py::arg("heads"))
+      .def(
+          "look",
+          [](cpu::AnyProgram& program, int input, int heads, int most_past, bool own, bool same_place) {
+            return program.look({input, heads, most_past, own, same_place});
+          },
+          py::arg("input"), py::arg("heads"), py::arg("most_past"), py::arg("own"), py::arg("same_place"))
+      .def("layer_norm", &cpu::AnyProgram::layer_norm, py::arg("input"), py::arg("eps"), py::arg("scale"),
+           py::arg("shift"))
+      .def("gelu", &cpu::AnyProgram::gelu, py::arg("input"))
+      .def("gated_sum", &cpu::AnyProgram::gated_sum, py::arg("input"), py::arg("other"), py::arg("gate"))
       .def("max_pool", &cpu::AnyProgram::max_pool, py::arg("input"))
       .def("resize", &cpu::AnyProgram::resize, py::arg("input"), py::arg("height"), py::arg("width"))
       .def("output", &cpu::AnyProgram::output, py::arg("value"))
@@ -180,7 +219,10 @@ PYBIND11_MODULE(_cpu, m) {
           },
           py::arg("op"), py::arg("weight"), py::arg("bias"))
       .def("set_norm", &set_norm, py::arg("op"), py::arg("weight"), py::arg("bias"))
-      .def("run", &run, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"), py::arg("outputs"))
+      .def("run", &run, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"), py::arg("outputs"),
+           py::arg("memories") = std::vector<Array>(), py::arg("past") = 0)
+      .def("remember", &remember, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"), py::arg("own"),
+           py::arg("memories") = std::vector<Array>(), py::arg("past") = 0)
       .def("run_and_keep", &run_and_keep, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"),
            py::arg("outputs"), py::arg("most_bytes"))
       .def("backward", &backward, py::arg("num_samples"), py::arg("inputs"), py::arg("modulation"),

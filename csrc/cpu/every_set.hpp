@@ -3,6 +3,8 @@
 #include "norm.cpp"
 #include "plain_ops.cpp"
 #include "program.cpp"
+#include "time_attention.cpp"
+#include "token_ops.cpp"
 
 extern "C" __attribute__((visibility("default"))) cpu::AnyProgram* diamond_fast_make_program(int num_threads) {
   return new cpu::Program(num_threads);

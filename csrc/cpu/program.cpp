@@ -121,19 +121,63 @@ int Program::conv(ConvSpec spec) {
   return add(make_conv(values_, spec, static_cast<int>(values_.size())), reads, out);
 }
 
+Value Program::unmeasured(int like) const {
+  Value value = values_.at(like);
+  value.measured = value.input = false;
+  return value;
+}
+
 int Program::norm(int input, const Norm& norm) {
-  Value out = values_.at(input);
-  out.measured = out.input = false;
   if (norm.groups < 1) throw std::invalid_argument("groups: expected at least 1");
+  const Value out = unmeasured(input);
   return add(make_norm(input, static_cast<int>(values_.size()), completed(norm, {input})), {input}, out);
 }
 
 int Program::attention(int qkv, int heads) {
-  Value out = values_.at(qkv);
+  Value out = unmeasured(qkv);
   if (heads < 1 || out.channels % (3 * heads)) throw std::invalid_argument("heads: must divide a third of the channels");
   out.channels /= 3;
-  out.measured = out.input = false;
-  return add(make_attention(values_, qkv, heads, static_cast<int>(values_.size())), {qkv}, out);
+  return add(make_attention(values_, {qkv, heads}, -1, static_cast<int>(values_.size())), {qkv}, out);
+}
+
+int Program::look(const LookSpec& spec) {
+  Value out = unmeasured(spec.input);
+  if (spec.heads < 1 || out.channels % ((spec.own ? 3 : 1) * spec.heads)) {
+    throw std::invalid_argument("heads: must divide the queries' channels");
+  }
+  if (spec.most_past < 1) throw std::invalid_argument("most_past: expected at least 1");
+  if (spec.same_place && !spec.own) throw std::invalid_argument("same_place: pixels look at their own frame, too");
+  if (spec.own) out.channels /= 3;
+  check_size("most_past", spec.most_past + 1, 2 * out.channels, out.pixels());
+  const int number = num_looks(), at = static_cast<int>(values_.size());
+  memory_sizes_.push_back(2 * out.channels * out.pixels());
+  most_past_ = std::max(most_past_, spec.most_past);
+  last_look_ = num_ops();
+  auto op = (spec.same_place ? make_time_attention : make_attention)(values_, spec, number, at);
+  return add(std::move(op), {spec.input}, out);
+}
+
+int Program::layer_norm(int input, float eps, int scale, int shift) {
+  const Value out = unmeasured(input);
+  for (int place : {scale, shift}) {
+    check_size("scale, shift", int64_t{place} + out.channels, 1, 1);
+    modulation_size_ = std::max(modulation_size_, place + out.channels);
+  }
+  return add(make_layer_norm(input, static_cast<int>(values_.size()), eps, scale, shift), {input}, out);
+}
+
+int Program::gelu(int input) {
+  return add(make_gelu(input, static_cast<int>(values_.size())), {input}, unmeasured(input));
+}
+
+int Program::gated_sum(int input, int other, int gate) {
+  const Value out = unmeasured(input), &added = values_.at(other);
+  if (added.h != out.h || added.w != out.w || added.channels != out.channels) {
+    throw std::invalid_argument("other: is not shaped like the input");
+  }
+  check_size("gate", int64_t{gate} + out.channels, 1, 1);
+  modulation_size_ = std::max(modulation_size_, gate + out.channels);
+  return add(make_gated_sum(input, other, static_cast<int>(values_.size()), gate), {input, other}, out);
 }
 
 int Program::max_pool(int input) {
@@ -235,8 +279,11 @@ void Program::allocate_weight_grads(int groups) {
 }
 
 // Samples one a thread as long as they occupy all; the few that are left over are shared.
-void Program::run(int num_samples, const Call& call) {
+void Program::run(int num_samples, const Call& call, int count) {
   if (num_samples == 0) return;
+  const auto run_all = [&](const Sample& sample) {
+    for (int i = 0; i < count; ++i) ops_[i]->run(sample);
+  };
   std::lock_guard<ForkSafeMutex> alone(running_);
   const std::vector<uint8_t*> arenas = allocate(false);
   Team& team = Team::of_size(num_threads_);
@@ -244,12 +291,10 @@ void Program::run(int num_samples, const Call& call) {
   const int separate = 2 * left_over > num_threads_ ? num_samples : num_samples - left_over;
   team.share(separate, [&](int index, int member) {
     Tiles tiles;
-    const Sample sample{values_, forward_.layout, call, arenas[member], arenas[member], index};
-    for (const auto& op : ops_) op->run(sample);
+    run_all({values_, forward_.layout, call, arenas[member], arenas[member], index});
   });
   for (int index = separate; index < num_samples; ++index) {
-    const Sample sample{values_, forward_.layout, call, arenas[0], arenas[0], index, nullptr, &team, arenas.data()};
-    for (const auto& op : ops_) op->run(sample);
+    run_all({values_, forward_.layout, call, arenas[0], arenas[0], index, nullptr, &team, arenas.data()});
   }
 }
 

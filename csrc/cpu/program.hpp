@@ -19,6 +19,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "../fork_safe.hpp"
@@ -122,7 +123,7 @@ class Op {
   // Called before a backward pass, by one thread.
   virtual void prepare_backward() {}
   // Adds to the gradients of what it read, given that of what it wrote, and to those of its weights.
-  virtual void backward(const Sample& sample, float* weight_grads) const = 0;
+  virtual void backward(const Sample&, float*) const { throw std::logic_error("program: an operation has no way back"); }
   virtual size_t backward_scratch_bytes() const { return 0; }
   virtual size_t weight_grads_size() const { return 0; }  // numbers at weight_grads
   // Sums of all threads' weight_grads, in the weights' own order.
@@ -177,6 +178,10 @@ class Program final : public AnyProgram {
   int conv(ConvSpec spec) override;
   int norm(int input, const Norm& norm) override;
   int attention(int qkv, int heads) override;
+  int look(const LookSpec& spec) override;
+  int layer_norm(int input, float eps, int scale, int shift) override;
+  int gelu(int input) override;
+  int gated_sum(int input, int other, int gate) override;
   int max_pool(int input) override;
   int resize(int input, int h, int w) override;
   void output(int value) override;
@@ -187,6 +192,9 @@ class Program final : public AnyProgram {
   int num_outputs() const override { return static_cast<int>(outputs_.size()); }
   Shape shape_of_output(int i) const override { return outputs_[i].shape(); }
   int modulation_size() const override { return modulation_size_; }
+  int num_looks() const override { return static_cast<int>(memory_sizes_.size()); }
+  int memory_size(int look) const override { return memory_sizes_[look]; }
+  int most_past() const override { return most_past_; }
 
   int num_ops() const override { return static_cast<int>(ops_.size()); }
   int weight_size(int op) const override { return ops_.at(op)->weight_size(); }
@@ -194,13 +202,16 @@ class Program final : public AnyProgram {
   void set_weight(int op, const float* weight, const float* bias) override { ops_.at(op)->set_weight(weight, bias); }
   Norm* norm_of(int op) override { return ops_.at(op)->norm(); }
 
-  void run(int num_samples, const Call& call) override;
+  void run(int num_samples, const Call& call) override { run(num_samples, call, num_ops()); }
+  void remember(int num_samples, const Call& call) override { run(num_samples, call, last_look_ + 1); }
   std::unique_ptr<Kept> run_and_keep(int num_samples, const Call& call, size_t most_bytes) override;
   void backward(int num_samples, const Call& call, const Kept* kept) override;
   void read_grads(int op, float* weight, float* bias, float* norm_weight, float* norm_bias) const override;
 
  private:
+  void run(int num_samples, const Call& call, int count);  // so many operations
   int add(std::unique_ptr<Op> op, const std::vector<int>& reads, const Value& writes);
+  Value unmeasured(int like) const;
   Norm completed(Norm norm, const std::vector<int>& inputs);
   Layout plan(bool for_backward) const;
   void take_output_grad(const Sample& sample, int output) const;
@@ -217,6 +228,8 @@ class Program final : public AnyProgram {
   std::vector<std::unique_ptr<Op>> ops_;
   std::vector<int> input_planes_;  // numbers a sample of every input piece
   int modulation_size_ = 0;
+  std::vector<int> memory_sizes_;  // of every look
+  int most_past_ = 0, last_look_ = -1;
   struct Arenas {
     Layout layout;
     std::vector<Memory> memory;  // of every thread; the system gives what is touched
@@ -251,6 +264,12 @@ std::unique_ptr<Op> make_max_pool(const std::vector<Value>& values, int input, i
 std::unique_ptr<Op> make_resize(int input, int out_value);
 std::unique_ptr<Op> make_output(int value, int output);  // a value to float32 planes
 std::unique_ptr<Op> make_conv(const std::vector<Value>& values, const ConvSpec& spec, int out_value);
-std::unique_ptr<Op> make_attention(const std::vector<Value>& values, int qkv, int heads, int out_value);
+// number: of the look, whose memory it reads; -1: it has none.
+std::unique_ptr<Op> make_attention(const std::vector<Value>& values, const LookSpec& spec, int number, int out_value);
+std::unique_ptr<Op> make_time_attention(const std::vector<Value>& values, const LookSpec& spec, int number,
+                                        int out_value);
+std::unique_ptr<Op> make_layer_norm(int input, int out_value, float eps, int scale, int shift);
+std::unique_ptr<Op> make_gelu(int input, int out_value);
+std::unique_ptr<Op> make_gated_sum(int input, int other, int out_value, int gate);
 
 }  // namespace cpu

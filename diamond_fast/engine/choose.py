@@ -12,7 +12,7 @@ from diamond_fast.engine import cpu_program, decisions
 from diamond_fast.engine.contest import Row, Work, best, contest
 from diamond_fast.engine.contest_in_child import contest_in_child
 from diamond_fast.engine.fused_torch import Techniques
-from diamond_fast.engine.path import WITHOUT_TRITON, Engine, Path, fast_dtype, has_fast_products, runs_on_amx
+from diamond_fast.engine.path import PROGRAMS, WITHOUT_TRITON, Engine, Path, fast_dtype, has_fast_products, runs_on_amx
 from diamond_fast.kernels._triton import INSTALLED as TRITON_INSTALLED
 from diamond_fast.one_line import one_line
 
@@ -55,7 +55,8 @@ def choose_path(
         ValueError: the device does not have the engine that is asked for.
     """
     path = _chosen(device, precision, choice, graphs, work, as_before)
-    if work is None or work.walks or path.engine in ("torch", "readable"):
+    known = work is None or (work.compiles if path.engine in PROGRAMS else work.walks)
+    if known or path.engine in ("torch", "readable"):
         return path
     return replace(path, why=f"{path.why}; the denoiser's network has no walk and runs by torch's operations")
 
@@ -103,7 +104,7 @@ def candidates(
     if precision == "bf16":
         dtype = fast_dtype(device)
     walks = work is None or work.walks
-    torchs_own = walks or choice == "torch"
+    torchs_own = walks or choice == "torch" or (work is not None and work.compiles and device.type == "cpu")
     found: list[Path] = []
 
     def add(engine: Engine, dtype: torch.dtype = dtype, **more) -> None:

@@ -24,6 +24,7 @@ from diamond_fast.engine.path import Path
 from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.formulations.edm import EDM
 from diamond_fast.formulations.protocol import Formulation
+from diamond_fast.networks.memory_walk import WalkingMemory
 from diamond_fast.one_line import one_line
 from diamond_fast.spec import Spec
 from diamond_fast.timing import wait_for
@@ -81,6 +82,11 @@ class Work:
     def walks(self) -> bool:
         """Whether the network's operations can be run one by one."""
         return hasattr(self.network, "walk")
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the network can be a compiled program."""
+        return self.walks or isinstance(self.network, WalkingMemory)
 
     def fingerprint(self) -> str:
         """What tells it from other work: the same for the same architecture, steps and shapes."""

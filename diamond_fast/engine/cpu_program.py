@@ -93,7 +93,7 @@ class CpuProgram:
 
     Args:
         walk: hands the network's operations to a backend, given the backend and the network's input
-            (``networks/backend.py``); the last one's value is the output.
+            (``networks/backend.py``), and returns the output's value, or those of several.
         pieces: channels and scale of every tensor the input is concatenated from.
         height, width: of the input, in pixels.
         num_threads: cores to use; as many as torch uses and are allowed (``threads.py``), if None.
@@ -106,7 +106,7 @@ class CpuProgram:
 
     def __init__(
         self,
-        walk: Callable[["CpuProgram", int], int],
+        walk: Callable[[Any, int], int | list[int]],
         pieces: Sequence[tuple[int, float]],
         height: int,
         width: int,
@@ -125,14 +125,16 @@ class CpuProgram:
         assert self.instruction_set is not None
         library = str(_library(self.instruction_set))
         self._program = _cpu.Program(num_threads or engine_threads(), self.instruction_set, library)
-        self._convs: list[tuple[int, nn.Conv2d]] = []
+        self._convs: list[tuple[int, nn.Conv2d | nn.Linear]] = []
         self._learned_norms: list[tuple[int, nn.GroupNorm]] = []
         self.modulations: list[nn.Linear] = []  # of the adaptive norms, in the order of the program
         self._modulation_size = 0
         channels, scales = zip(*pieces, strict=True)
-        last = walk(self, self._program.input(list(channels), list(scales), height, width))
-        self._program.output(last)
-        self.output_shape = self._program.shape(last)  # C, H, W
+        given = walk(self, self._program.input(list(channels), list(scales), height, width))
+        outputs = given if isinstance(given, list) else [given]
+        for value in outputs:
+            self._program.output(value)
+        self._output_shapes = [self._program.shape(value) for value in outputs]  # C, H, W
         self.refresh()
 
     # What a backend offers; values are numbers of the program.
@@ -203,17 +205,26 @@ class CpuProgram:
 
     def __call__(self, inputs: Sequence[Tensor], modulation: Tensor | None = None) -> Tensor:
         """inputs: per piece [N,C,H,W] float32. modulation: [N, ...] from :meth:`modulation`. -> [N,C,H,W] float32."""
-        return self._forward(self._program.run, inputs, modulation)[0]
+        (output,), _ = self._forward(self._program.run, inputs, modulation)
+        return output
 
     def run_and_keep(self, inputs: Sequence[Tensor], modulation: Tensor | None = None) -> tuple[Tensor, Any]:
         """The output, and activations that make ``backward`` faster; they hold memory for as long as they live."""
-        return self._forward(partial(self._program.run_and_keep, most_bytes=MOST_KEPT), inputs, modulation)
+        run = partial(self._program.run_and_keep, most_bytes=MOST_KEPT)
+        (output,), kept = self._forward(run, inputs, modulation)
+        return output, kept
 
-    def _forward(self, run: Callable, inputs: Sequence[Tensor], modulation: Tensor | None) -> tuple[Tensor, Any]:
+    def _forward(self, run: Callable, inputs: Sequence[Tensor], modulation: Tensor | None) -> tuple[list[Tensor], Any]:
         n = len(inputs[0])
-        output = torch.empty(n, *self.output_shape)
+        outputs = [torch.empty(n, *shape) for shape in self._output_shapes]
+        return outputs, self._hand_over(run, inputs, modulation, outputs)
+
+    def _hand_over(
+        self, run: Callable, inputs: Sequence[Tensor], modulation: Tensor | None, written: Sequence[Tensor]
+    ) -> Any:
+        n = len(inputs[0])
         rows = np.empty((n, 0), np.float32) if modulation is None else array(modulation)
-        return output, run(n, [array(x) for x in inputs], rows, [output.numpy()])
+        return run(n, [array(x) for x in inputs], rows, [x.numpy() for x in written])
 
     @property
     def parameters(self) -> list[Tensor]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.engine.autocast_network import AutocastNetwork
-from diamond_fast.engine.cached_network import CachedNetwork
+from diamond_fast.engine.cached_network import CachedNetwork, CachedProgramNetwork
 from diamond_fast.engine.cpu_program import CpuProgram
 from diamond_fast.engine.fused_convs import make_backend
 from diamond_fast.engine.fused_torch import Activation, Techniques
@@ -22,6 +22,7 @@ from diamond_fast.formulations.flow import Flow
 from diamond_fast.formulations.linear_fused import FusedDDPM, FusedFlow
 from diamond_fast.formulations.protocol import Formulation
 from diamond_fast.networks.memory import MemoryNetwork
+from diamond_fast.networks.memory_walk import WalkingMemory
 from diamond_fast.world_model import DrawingNetwork, PlainNetwork, Sampler
 
 FUSED: dict[type, Callable[..., Formulation]] = {EDM: FusedEDM, DDPM: FusedDDPM, Flow: FusedFlow}
@@ -39,8 +40,8 @@ def fast_sampler(
 ) -> Sampler:
     """Draws frames on a fast engine.
 
-    A network without a walk runs as it is under autocast, and remembers past frames if it can; a formulation without
-    fused functions runs as it is written.
+    A network without a walk runs as it is under autocast; one that remembers past frames does so, and has walks for
+    compiled programs alone. A formulation without fused functions runs as it is written.
 
     Args:
         formulation, network: the denoiser's.
@@ -54,6 +55,8 @@ def fast_sampler(
     fast: DrawingNetwork
     if engine == "readable":
         fast = PlainNetwork(network)
+    elif isinstance(network, MemoryNetwork) and isinstance(network, WalkingMemory) and engine in PROGRAMS:
+        fast = CachedProgramNetwork(network, dtype)
     elif isinstance(network, MemoryNetwork):
         fast = CachedNetwork(network, device, dtype)
     elif not hasattr(network, "walk"):

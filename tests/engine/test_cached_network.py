@@ -10,10 +10,11 @@ from small_world import SMALL_WORLD, make_replay
 
 from diamond_fast import FastDenoiser
 from diamond_fast.config import DenoiserConfig, SamplerConfig
-from diamond_fast.engine.cached_network import CachedNetwork
-from diamond_fast.engine.choose import choose_path
-from diamond_fast.engine.contest import Work
+from diamond_fast.engine.cached_network import CachedNetwork, CachedProgramNetwork
+from diamond_fast.engine.choose import candidates, choose_path
+from diamond_fast.engine.contest import Work, contest
 from diamond_fast.engine.denoiser_networks import fast_sampler
+from diamond_fast.engine.memory_program import MemoryPrograms
 from diamond_fast.envs.world_model import WorldModelEnv
 from diamond_fast.formulations.config import FlowConfig, FlowStepsConfig
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
@@ -42,6 +43,7 @@ NETWORKS = {
 }
 WHOLE = {"unet3d"}  # what they remember of a frame depends on those before it: a context is remembered as a whole
 each_network = pytest.mark.parametrize("name", NETWORKS)
+each_engine = pytest.mark.parametrize("engine", ["torch", "program"])
 
 
 def make(name):
@@ -60,26 +62,32 @@ def films(n, length, seed=0):
 
 
 def counted(network, monkeypatch):
-    """How many frames are encoded, call by call."""
+    """How many frames are encoded, call by call: by the network, or by programs of it."""
     name = "encode" if isinstance(network, FrameByFrameNetwork) else "remember"
-    counts, encode = [], getattr(network, name)
+    counts, encode, compiled = [], getattr(network, name), getattr(MemoryPrograms, name)
 
     def counting(frames, act):
         counts.append(frames[..., 0, 0, 0].numel())
         return encode(frames, act)
 
+    def counting_programs(self, frames, act):
+        counts.append(frames[..., 0, 0, 0].numel())
+        return compiled(self, frames, act)
+
     monkeypatch.setattr(network, name, counting)
+    monkeypatch.setattr(MemoryPrograms, name, counting_programs)
     return counts
 
 
 @each_network
+@each_engine
 @torch.no_grad()
-def test_remembering_changes_nothing_but_how_often_frames_are_encoded(name, monkeypatch):
+def test_remembering_changes_nothing_but_how_often_frames_are_encoded(name, engine, monkeypatch):
     """Contexts that go on, jump, go on with another action in the past, and change their number."""
     denoiser, steps = make(name)
     network = denoiser.inner_model
-    cached = fast_sampler(denoiser.formulation, network, steps, CPU, torch.float32)
-    assert isinstance(cached.network, CachedNetwork)
+    cached = fast_sampler(denoiser.formulation, network, steps, CPU, torch.float32, engine=engine)
+    assert isinstance(cached.network, CachedProgramNetwork if engine == "program" else CachedNetwork)
     frames, act = films(2, 7)
     other = act.clone()
     other[1, 4] = (other[1, 4] + 1) % 4
@@ -99,7 +107,7 @@ def test_remembering_changes_nothing_but_how_often_frames_are_encoded(name, monk
             counts = counted(network, patched)
             y = cached.sample(obs.flatten(1, 2), actions, noise[:, :n])
         assert sum(counts) == (3 * n if name in WHOLE else expected)
-        again = fast_sampler(denoiser.formulation, network, steps, CPU, torch.float32)
+        again = fast_sampler(denoiser.formulation, network, steps, CPU, torch.float32, engine=engine)
         fresh = again.sample(obs.flatten(1, 2), actions, noise[:, :n])
         torch.testing.assert_close(
             y[-1], fresh[-1], rtol=0, atol=0
@@ -153,18 +161,19 @@ def test_imagined_episodes_encode_one_frame_a_step(name, monkeypatch):
 
 
 @each_network
+@each_engine
 @torch.no_grad()
-def test_other_weights_forget(name):
+def test_other_weights_forget(name, engine):
     """After an update the frames are encoded anew, also those that were in the context before."""
     denoiser, steps = make(name)
-    fast = FastDenoiser(denoiser, steps, dtype=torch.float32, engine="torch")
+    fast = FastDenoiser(denoiser, steps, dtype=torch.float32, engine=engine)
     frames, act = films(1, 4)
     fast.sample(frames[:, :3], act[:, :3])
     for p in denoiser.parameters():
         p.mul_(1.1)
     noise = torch.randn(1, 3, 9, 14)
     y, _ = fast.sample(frames[:, 1:], act[:, 1:], lambda *_, device: noise)
-    fresh = FastDenoiser(denoiser, steps, dtype=torch.float32, engine="torch")
+    fresh = FastDenoiser(denoiser, steps, dtype=torch.float32, engine=engine)
     assert torch.equal(y, fresh.sample(frames[:, 1:], act[:, 1:], lambda *_, device: noise)[0])
 
 
@@ -212,12 +221,20 @@ def test_a_loss_on_a_gpu_asks_nothing(name):
 
 
 @each_network
-def test_an_engine_without_it_says_so(name):
+def test_paths_of_a_cpu(name):
+    """Programs, torch's operations if asked for or measured, the networks as written; none has to excuse itself."""
     denoiser, steps = make(name)
     work = Work.of(denoiser, steps, 2)
-    said = "the denoiser's network has no walk and runs by torch's operations"
-    path = choose_path(CPU, torch.float32, "program", work=work)
-    assert path.engine == "program"
-    assert path.why == f"asked for; {said}"
-    for engine in ("torch", "readable"):
+    assert [path.engine for path in candidates(CPU, torch.float32, work=work)] == ["program", "torch", "readable"]
+    for engine in ("program", "torch", "readable"):
         assert choose_path(CPU, torch.float32, engine, work=work).why == "asked for"
+
+
+@each_network
+def test_held_against_the_readable_network(name):
+    """As on a user's machine, with weights of a trained network's size."""
+    denoiser, steps = make(name)
+    work = Work.of(denoiser, steps, 2)
+    rows = contest(work, candidates(CPU, torch.float32, work=work), lambda _: None)
+    assert [row.why_not for row in rows] == [None] * 3
+    assert all(row.error < 1e-5 for row in rows)

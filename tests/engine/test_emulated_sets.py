@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import test_cpu_program as forward
 import test_cpu_training as backward
+import test_memory_program as memory
 from cpu_engine import Engine
 
 from diamond_fast import _cpu
@@ -74,6 +75,14 @@ def test_norm_and_silu(engine, channels, mean):
 
 def test_attention_and_pooling(engine):
     forward.test_learned_norm_attention_and_pooling(engine)
+
+
+def test_attention_to_past_frames_and_tokens(engine):
+    for own, past in ((False, 3), (True, 3)):
+        memory.test_attention_to_past_frames(engine, (5, 7), 2, own, past)
+    memory.test_attention_over_time(engine, (5, 7), 70)
+    memory.test_operations_of_tokens(engine, 40)
+    memory.test_constants_norms_and_several_outputs(engine)
 
 
 @pytest.mark.parametrize("size", [(5, 7), (17, 18)])

@@ -21,10 +21,12 @@ from diamond_fast.networks.blocks import (
     conv3x3,
 )
 from diamond_fast.networks.config import num_heads
+from diamond_fast.networks.cross_attention import walk
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.exact import outside_autocast
 from diamond_fast.networks.levels import first_looking, padded
 from diamond_fast.networks.memory import FrameByFrameNetwork, Memory, heads_of, joined_frames, places
+from diamond_fast.networks.memory_walk import MemoryBackend, Value
 from diamond_fast.networks.unet.model import UNet
 from diamond_fast.spec import Spec
 
@@ -139,9 +141,7 @@ class CrossAttentionNetwork(FrameByFrameNetwork):
         nn.init.zeros_(self.conv_out.weight)
 
     def encode(self, frames: Tensor, act: Tensor) -> Memory:
-        with outside_autocast(act.device):
-            cond = self.encoder_act_emb(act)
-        features = self.encoder(frames, cond)
+        features = self.encoder(frames, self.past_conditioning(act))
         return [
             cast(CrossAttention2d, look).keys_and_values(level)
             for looks in (self.d_looks, self.u_looks)
@@ -149,8 +149,7 @@ class CrossAttentionNetwork(FrameByFrameNetwork):
         ]
 
     def recall(self, noisy_next_obs: Tensor, c_noise: Tensor, memory: Memory, act: Tensor) -> Tensor:
-        with outside_autocast(act.device):  # so that training sees what sampling computes
-            cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+        cond = self.next_conditioning(c_noise, act)
         unet, (h, w) = self.unet, noisy_next_obs.shape[-2:]
         x = self.conv_in(padded(noisy_next_obs, len(unet.d_blocks)))
         below = len(unet.d_blocks) - self.first  # levels that look
@@ -172,3 +171,24 @@ class CrossAttentionNetwork(FrameByFrameNetwork):
                 x = self.u_looks[below - 1 - i](x, next(up_memory))
 
         return self.conv_out(F.silu(self.norm_out(x[..., :h, :w])))
+
+    def past_conditioning(self, act: Tensor) -> Tensor:
+        with outside_autocast(act.device):
+            return self.encoder_act_emb(act)
+
+    def next_conditioning(self, c_noise: Tensor, act: Tensor) -> Tensor:
+        with outside_autocast(act.device):  # so that training sees what sampling computes
+            return self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+
+    def as_map(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def as_frames(self, output: Tensor, height: int, width: int) -> Tensor:
+        return output
+
+    def walk_encoder(self, backend: MemoryBackend[Value], x: Value) -> list[Value]:
+        """What is remembered of a frame, for each look in the order of ``walk_recall``."""
+        return walk.encoder(backend, self, x)
+
+    def walk_recall(self, backend: MemoryBackend[Value], x: Value) -> Value:
+        return walk.recall(backend, self, x)

@@ -13,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diamond_fast.networks.blocks import NORM_EPS, ActionEmbedding, FourierFeatures
+from diamond_fast.networks.dit import walk
 from diamond_fast.networks.dit.config import DiTConfig
 from diamond_fast.networks.exact import outside_autocast
 from diamond_fast.networks.memory import FrameByFrameNetwork, Memory, heads_of, joined_frames, places
+from diamond_fast.networks.memory_walk import MemoryBackend, Value
 from diamond_fast.spec import Spec
 
 MLP_RATIO = 4
@@ -51,13 +53,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cond: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """
         Args:
-            x: [N,P,D]. cond: [N,D].
+            x: [N,P,D]. cond: [N,D], activated.
             past: keys and values [N,T,heads,P,2*D/heads] of past frames that x looks at, too.
 
         Returns:
             [N,P,D], and x's own keys and values [N,heads,P,2*D/heads].
         """
-        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(F.silu(cond)).chunk(6, dim=-1)
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(cond).chunk(6, dim=-1)
         qkv = self.qkv_proj(modulated(x, shift, scale)).chunk(3, dim=-1)
         q, k, v = (heads_of(y, self.num_heads) for y in qkv)
         own = torch.cat((k, v), dim=-1)
@@ -94,8 +96,7 @@ class DiT(FrameByFrameNetwork):
         self.patch_out = zero_linear(cfg.width, patch)
 
     def encode(self, frames: Tensor, act: Tensor) -> Memory:
-        with outside_autocast(act.device):
-            cond = self.cond_proj(self.clean_emb.weight + self.act_emb(act))
+        cond = self.past_conditioning(act)
         x, memory = self._patches(frames), []
         for block in self.blocks:
             x, own = cast(Block, block)(x, cond)
@@ -103,13 +104,31 @@ class DiT(FrameByFrameNetwork):
         return memory
 
     def recall(self, noisy_next_obs: Tensor, c_noise: Tensor, memory: Memory, act: Tensor) -> Tensor:
-        with outside_autocast(act.device):  # so that training sees what sampling computes
-            cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+        cond = self.next_conditioning(c_noise, act)
         x = self._patches(noisy_next_obs)
         for block, past in zip(self.blocks, memory, strict=True):
             x, _ = cast(Block, block)(x, cond, past)
-        shift, scale = self.modulation_out(F.silu(cond)).chunk(2, dim=-1)
+        shift, scale = self.modulation_out(cond).chunk(2, dim=-1)
         return self._frames(self.patch_out(modulated(x, shift, scale)), *noisy_next_obs.shape[-2:])
+
+    def past_conditioning(self, act: Tensor) -> Tensor:
+        with outside_autocast(act.device):
+            return F.silu(self.cond_proj(self.clean_emb.weight + self.act_emb(act)))
+
+    def next_conditioning(self, c_noise: Tensor, act: Tensor) -> Tensor:
+        with outside_autocast(act.device):  # so that training sees what sampling computes
+            return F.silu(self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act)))
+
+    def as_map(self, frames: Tensor) -> Tensor:
+        """[N,C,H,W] -> [N,C*size*size,rows,columns]."""
+        size = self.patch_size
+        return F.pixel_unshuffle(F.pad(frames, (0, -frames.size(-1) % size, 0, -frames.size(-2) % size)), size)
+
+    def as_frames(self, output: Tensor, height: int, width: int) -> Tensor:
+        return F.pixel_shuffle(output, self.patch_size)[..., :height, :width]
+
+    def walk_recall(self, backend: MemoryBackend[Value], x: Value) -> Value:
+        return walk.recall(backend, self, x)
 
     def _patches(self, x: Tensor) -> Tensor:
         """x [M,C,H,W] -> [M,P,D], row by row."""

@@ -19,7 +19,9 @@ from diamond_fast.networks.config import num_heads
 from diamond_fast.networks.exact import at_least_float32, outside_autocast
 from diamond_fast.networks.levels import first_looking, padded
 from diamond_fast.networks.memory import Memory, MemoryNetwork
+from diamond_fast.networks.memory_walk import MemoryBackend, Value
 from diamond_fast.networks.unet.model import UNet
+from diamond_fast.networks.unet3d import walk
 from diamond_fast.networks.unet3d.config import UNet3DConfig
 from diamond_fast.spec import Spec
 
@@ -104,15 +106,13 @@ class UNet3D(MemoryNetwork):
         nn.init.zeros_(self.conv_out.weight)
 
     def remember(self, frames: Tensor, act: Tensor) -> Memory:
-        with outside_autocast(act.device):
-            cond = self.cond_proj(self.clean_emb.weight + self.act_emb(act.flatten(0, 1)))
+        cond = self.past_conditioning(act.flatten(0, 1))
         memory: Memory = []
         self._through(frames.flatten(0, 1), cond, frames.size(1), memory)
         return memory
 
     def recall(self, noisy_next_obs: Tensor, c_noise: Tensor, memory: Memory, act: Tensor) -> Tensor:
-        with outside_autocast(act.device):  # so that training sees what sampling computes
-            cond = self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+        cond = self.next_conditioning(c_noise, act)
         h, w = noisy_next_obs.shape[-2:]
         x = self._through(noisy_next_obs, cond, 1, [], memory)
         return self.conv_out(F.silu(self.norm_out(x[..., :h, :w])))
@@ -155,3 +155,20 @@ class UNet3D(MemoryNetwork):
             if i < len(self.u_looks):
                 x = look(self.u_looks[i], x)
         return x
+
+    def past_conditioning(self, act: Tensor) -> Tensor:
+        with outside_autocast(act.device):
+            return self.cond_proj(self.clean_emb.weight + self.act_emb(act))
+
+    def next_conditioning(self, c_noise: Tensor, act: Tensor) -> Tensor:
+        with outside_autocast(act.device):  # so that training sees what sampling computes
+            return self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+
+    def as_map(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def as_frames(self, output: Tensor, height: int, width: int) -> Tensor:
+        return output
+
+    def walk_recall(self, backend: MemoryBackend[Value], x: Value) -> Value:
+        return walk.recall(backend, self, x)
