@@ -80,6 +80,8 @@ COSTS: dict[str, Callable[..., Cost]] = {
     "test_reward_end_over_sequence_length": lambda length: Cost(3, 0.5 * UPDATES["reward_end"] * length / 19),
     "test_epoch": lambda: Cost(5, 350),
     "test_step": lambda num_envs: Cost(5, 6 * num_envs),
+    "test_step_beside_diamonds": lambda: Cost(15, 45),
+    "test_update_beside_diamonds": lambda: Cost(10, 170),
     "test_students_step": lambda num_envs: Cost(5, 2.5 * num_envs),
     "test_rollout": lambda num_envs: Cost(5, 100 * num_envs),
     "test_update_from_played_steps": lambda precision, batch: Cost(2, 3 * batch),
