@@ -1,5 +1,6 @@
 # docker build -f docker/cpu.Dockerfile -t diamond_fast:cpu .
 # docker run --rm -it -v "$PWD/runs:/home/dream/runs" diamond_fast:cpu python -m diamond_fast.train --preset catch
+# docker run --rm -it -p 8000:8000 diamond_fast:cpu python -m diamond_fast.play --host 0.0.0.0 --port 8000
 FROM python:3.12-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
 COPY . /source
