@@ -1,6 +1,7 @@
 import gc
 import os
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +26,11 @@ if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
     from interpreter import patch_the_language_once
 
     patch_the_language_once()
+
+with suppress(ImportError, AttributeError):  # of another version of tyro, which then takes its time
+    from quick_parsing import read_sources_once
+
+    read_sources_once()
 
 MOST_WORKERS = 8  # each takes about a gigabyte
 

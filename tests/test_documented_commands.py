@@ -52,7 +52,7 @@ def flags_people_set():
                 yield [name, *(values if value is None else [value])]
 
 
-COMMANDS = list(shown_commands())
+COMMANDS = [(program, list(argv)) for program, argv in dict.fromkeys((p, tuple(a)) for p, a in shown_commands())]
 FLAGS = list(flags_people_set())
 
 
