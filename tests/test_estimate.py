@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from crashes.tiny_run import TINY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -66,15 +67,15 @@ def test_flops_are_those_of_the_real_updates():
 @pytest.mark.parametrize("order", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_imagination_costs_what_a_real_rollout_does(order):
     sampler = SamplerConfig(num_steps=3, order=order)
-    config = replace(SMALL, world_model=replace(SMALL.world_model, sampler=sampler, horizon=5))
-    config = replace(config, actor_critic_loss=replace(config.actor_critic_loss, backup_every=10))
+    config = replace(SMALL, world_model=replace(SMALL.world_model, sampler=sampler, horizon=3))
+    config = replace(config, actor_critic_loss=replace(config.actor_critic_loss, backup_every=6))
     agent = Agent(config, 4)
     context, act = torch.rand(2, 4, 3, 20, 20), torch.zeros(2, 4, dtype=torch.int64)
     draw = DiffusionSampler(agent.denoiser, sampler)
 
     def world_model():
         with torch.no_grad():
-            for _ in range(10):
+            for _ in range(6):
                 frame, _ = draw.sample(context, act)
                 agent.rew_end_model.predict(frame[:, None], act[:, :1], frame[:, None])
             for _ in range(2):  # each of the two episodes within a rollout starts with a burn-in
@@ -83,7 +84,7 @@ def test_imagination_costs_what_a_real_rollout_does(order):
     def policy():
         hx_cx = (torch.zeros(2, 64), torch.zeros(2, 64))
         total = 0.0
-        for _ in range(10 + 2 * 3):
+        for _ in range(6 + 2 * 3):
             logits, value, hx_cx = agent.actor_critic.predict_act_value(context[:, 0], hx_cx)
             total = total + logits.sum() + value.sum()
         total.backward()
@@ -94,8 +95,8 @@ def test_imagination_costs_what_a_real_rollout_does(order):
 
 
 def test_memory_grows_with_the_batch_and_holds_the_optimiser():
-    small = estimate(SMALL, 4)
-    large = estimate(replace(SMALL, denoiser_update=replace(SMALL.denoiser_update, batch_size=200)), 4)
+    small = estimate(TINY, 4)
+    large = estimate(replace(TINY, denoiser_update=replace(TINY.denoiser_update, batch_size=200)), 4)
     bytes_ = [x.costs["denoiser"].activation_bytes for x in (small, large)]
     assert bytes_[1] == pytest.approx(100 * bytes_[0], rel=0.01)
     assert small.model_bytes > 16 * sum(cost.parameters for cost in small.costs.values())
@@ -117,9 +118,9 @@ def test_a_model_free_run_trains_only_the_policy():
 
 
 def test_a_model_that_starts_later_is_updated_less_often():
-    late = replace(SMALL, actor_critic_update=replace(SMALL.actor_critic_update, start_after_epochs=3))
-    now, then = (estimate(c, 4).costs["actor_critic"].updates for c in (SMALL, late))
-    update = SMALL.actor_critic_update
+    late = replace(TINY, actor_critic_update=replace(TINY.actor_critic_update, start_after_epochs=3))
+    now, then = (estimate(c, 4).costs["actor_critic"].updates for c in (TINY, late))
+    update = TINY.actor_critic_update
     assert now - then == update.steps_first_epoch + 2 * update.steps_per_epoch
 
 
@@ -155,7 +156,7 @@ def test_the_description_of_a_device_on_which_nothing_runs(monkeypatch):
         raise RuntimeError("CUDA error: no kernel image is available\nand more lines")
 
     monkeypatch.setattr("diamond_fast.estimate.measure_speed", lost)
-    lines = describe(PRESETS["catch"], 3, torch.device("cpu")).splitlines()
+    lines = describe(SMALL, 4, torch.device("cpu")).splitlines()
     assert lines[1].endswith(" -")
     assert lines[-1] == (
         "time: not measured, as the networks do not run on this device (RuntimeError: CUDA error: no kernel image is "
