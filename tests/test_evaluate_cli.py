@@ -40,6 +40,12 @@ def make_run(path, cfg=CFG, num_actions=3):
     return agent
 
 
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """They take longer to draw than all else."""
+    monkeypatch.setattr("diamond_fast.evaluation.results.draw", lambda folder, results, compounding: ([], []))
+
+
 def run_main(args):
     evaluate.main(args.split())
 
@@ -138,6 +144,7 @@ def test_two_world_models_are_held_against_the_same_frames(capsys, tmp_path):
     assert not (tmp_path / "y").exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_defaults_come_from_the_run(capsys, tmp_path):
     make_run(tmp_path / "run", replace(CFG, evaluation=replace(CFG.evaluation, num_final_episodes=2)))
     run_main("--run run --segments 2")
@@ -149,6 +156,7 @@ def test_defaults_come_from_the_run(capsys, tmp_path):
     assert results["world_model"]["pixel_error"]["horizon"] == 5
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_recording_alone(capsys, tmp_path):
     make_run(tmp_path / "run", SMALL_WORLD, num_actions=4)
     write_npz(make_replay([40, 20]), tmp_path / "held_out.npz")
@@ -160,6 +168,7 @@ def test_a_recording_alone(capsys, tmp_path):
     assert np.sum(results["world_model"]["reward_end"]["confusion_reward"][2]) == 60  # a reward of 1 each step
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_episodes_too_short_to_imagine(capsys, tmp_path):
     make_run(tmp_path / "run")
     run_main("--run run --episodes 1 --horizon 50 --out x")

@@ -136,8 +136,7 @@ def test_same_bits_on_every_run(device):
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("c2", [0, 32])
-@pytest.mark.parametrize("size", [5, 30])
+@pytest.mark.parametrize(("c2", "size"), [(0, 30), (32, 5)])
 def test_operator_contract(device, c2, size):
     args, _ = inputs(device, 1, 32, c2, size, size)
     args = {name: x.requires_grad_() for name, x in args.items()}
