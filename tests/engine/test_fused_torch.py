@@ -28,7 +28,7 @@ from diamond_fast.networks.actor_critic.model import ActorCriticEncoder
 from diamond_fast.networks.reward_end.model import RewardEndEncoder
 from diamond_fast.networks.unet.model import InnerModel
 
-CFG = InnerModelConfig(cond_channels=16, depths=(1, 2), channels=(32, 64), attn_depths=(0, 1))
+CFG = InnerModelConfig(cond_channels=16, depths=(1, 1), channels=(32, 64), attn_depths=(0, 1))
 
 
 @pytest.fixture
