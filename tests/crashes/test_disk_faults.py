@@ -31,10 +31,10 @@ def strike(runs, whole, folder, call, action, error=0):
 
 
 def test_some_calls_fail_and_some_are_the_last(runs, whole, tmp_path):
-    """A sample of what follows, spread over the whole run."""
+    """A sample of what follows: one of each kind, spread over the whole run."""
     state, calls = whole
     cases = itertools.cycle([(FAIL_ONCE, errno.ENOSPC), (FAIL_FROM_THEN_ON, errno.EIO), (KILL, 0)])
-    for call, (action, error) in zip(range(3, calls, calls // 5), cases, strict=False):
+    for call, (action, error) in zip(range(3, calls, calls // 3), cases, strict=False):
         strike(runs, state, tmp_path / "run", call, action, error)
 
 
