@@ -9,7 +9,6 @@ together, beside the denoiser's and then the reward/end model's.
 
 from dataclasses import replace
 
-import pytest
 import torch
 from test_updates import our_updates, stepping
 from workloads import NUM_ACTIONS, fast_imagination, make_agent, with_batches
