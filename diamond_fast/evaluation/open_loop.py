@@ -1,6 +1,6 @@
 """Open-loop predictions: held-out episodes imagined from their actions and the model's own frames alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -66,11 +66,25 @@ def imagine_held_out(
     Returns:
         None if no episode is long enough. Of an agent with an upsampler, and a recording of its size, full frames.
     """
+    length = cfg.denoiser.inner_model.num_steps_conditioning + cfg.world_model.horizon
+    starts = spread(replay.lengths, length, count)
+    return imagine_from(agent, replay, cfg, path, seed, starts, batch_size, advance, instead) if starts else None
+
+
+def imagine_from(
+    agent: Agent,
+    replay: Replay,
+    cfg: RunConfig,
+    path: Path,
+    seed: int,
+    starts: Sequence[tuple[int, int]],
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda frames: None,
+    instead: np.ndarray | None = None,
+) -> Predictions:
+    """The same of given segments, one or more: episode and first step of the context."""
     context = cfg.denoiser.inner_model.num_steps_conditioning
     length = context + cfg.world_model.horizon
-    starts = spread(replay.lengths, length, count)
-    if not starts:
-        return None
     device = agent.denoiser.device
     randn = seeded_randn(device, seed)
     sampler = next_frame_sampler(agent.denoiser, cfg.world_model.sampler, path)

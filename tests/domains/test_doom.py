@@ -12,7 +12,7 @@ from diamond_fast.config import RunConfig
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import domain_of
 from diamond_fast.domains.doom import ENV_ID
-from diamond_fast.domains.doom.player import Wanderer
+from diamond_fast.domains.doom.player import Turner, Wanderer
 from diamond_fast.domains.gym.adapter import GymSlot
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.record import main
@@ -115,6 +115,26 @@ def test_rooms(monkeypatch):
         rooms.close()
     with pytest.raises(EnvironmentFailedError, match="scene: expected one of deathmatch, rooms, got space"):
         GymSlot(ENV_ID, 64, {"scene": "space"})
+
+
+@needs_doom
+def test_a_full_turn_leads_back():
+    """The player of ``turn_round`` sees after it what it saw before, and something else on the way."""
+    rooms, player, rng = GymSlot(ENV_ID, (120, 160), {"scene": "rooms"}), Turner(), np.random.default_rng(0)
+    try:
+        seen, acts = [rooms.reset(3)[0].astype(float)], []
+        for _ in range(Turner.WALKS + Turner.STANDS + Turner.TURNS):
+            acts.append(player(seen[-1].astype(np.uint8), rng))
+            rooms.send(acts[-1])
+            seen.append(rooms.recv().frame.astype(float))
+    finally:
+        rooms.close()
+    turn = np.stack(acts[-Turner.TURNS :])
+    assert (turn == row(right=0.5)).all()
+    assert Turner.TURNS * 0.5 * 15 == 360
+    begins, half, back = (seen[-1 - steps] for steps in (Turner.TURNS, Turner.TURNS // 2, 0))
+    assert np.abs(back - begins).mean() < 1
+    assert np.abs(half - begins).mean() > 10
 
 
 @needs_doom

@@ -58,5 +58,33 @@ class Wanderer:
             self._left, self._turn = 8, float(rng.choice((-1, 1)) * rng.uniform(0.5, 1))
 
 
+class Turner:
+    """Walks about as a ``Wanderer``, stands until nothing moves, and turns fully round, 7.5 degrees a step.
+
+    Whoever comes back to what was there in the beginning shows what a world model should remember.
+    """
+
+    WALKS, STANDS, TURNS = 40, 16, 48  # steps
+
+    def __init__(self) -> None:
+        self._walker = Wanderer()
+        self._rng: np.random.Generator | None = None
+        self._step = 0
+
+    def __call__(self, frame: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """As ``Wanderer``."""
+        if rng is not self._rng:
+            self._rng, self._step = rng, 0
+        t = self._step % (self.WALKS + self.STANDS + self.TURNS)
+        self._step += 1
+        if t < self.WALKS:
+            return self._walker(frame, rng)
+        act = np.zeros(7, np.float32)
+        act[5] = 0.5 if t >= self.WALKS + self.STANDS else 0.0
+        return act
+
+
 wander = Wanderer()
 """``--player diamond_fast.domains.doom.player:wander``."""
+turn_round = Turner()
+"""``--player diamond_fast.domains.doom.player:turn_round``."""
