@@ -20,27 +20,44 @@ from diamond_fast.training.trainer import Trainer
 RANDOM_AND_PERFECT = {
     "catch": (-2.5, 5.0),  # exact: 2 of the 8 columns lie above the paddle wherever it stands, and there are 5 balls
     "roll": (-0.33, 1.0),  # see tests/domains/test_roll.py
+    "recall": (-5 / 3, 5.0),  # exact: a paddle moved at random is in each of three places equally often
 }
+GUESSING = 0.0
+"""In Recall, of a player who waits on one side: 5 or -5, equally often."""
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("preset", ["catch", "roll"])
-def test_a_game_is_learned_in_imagination(tmp_path, preset, seed):
-    """The preset gets at least 80 % of the way from random to perfect play, on 100 real games."""
+def trained_and_played(cfg, folder):
+    """The result of a run's final evaluation: 100 real games."""
     torch.set_num_threads(2)
-    cfg = checked(replace(PRESETS[preset], seed=seed))
-    folder = RunFolder.create(tmp_path / "run", cfg)
-    trainer = Trainer(cfg, folder, torch.device("cpu"))
+    cfg = checked(cfg)
+    trainer = Trainer(cfg, RunFolder.create(folder, cfg), torch.device("cpu"))
     try:
         result = trainer.run()
     finally:
         trainer.close()
         torch.set_num_threads(1)
     assert len(result.returns) == 100
+    return result
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("preset", ["catch", "roll", "recall"])
+def test_a_game_is_learned_in_imagination(tmp_path, preset, seed):
+    """The preset gets at least 80 % of the way from random to perfect play, on 100 real games."""
+    result = trained_and_played(replace(PRESETS[preset], seed=seed), tmp_path / "run")
     random, perfect = RANDOM_AND_PERFECT[preset]
     assert result.mean >= random + 0.8 * (perfect - random)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_without_a_memory_recall_is_guessed(tmp_path, seed):
+    """The ball is back 20 frames later, and the denoiser sees four: at most guessing and three standard errors."""
+    result = trained_and_played(replace(PRESETS["recall"], memory="none", seed=seed), tmp_path / "run")
+    assert result.mean <= GUESSING + 3 * 5 / len(result.returns) ** 0.5
 
 
 @pytest.mark.slow
