@@ -10,18 +10,19 @@ namespace cpu {
 namespace {
 
 constexpr int kQueries = 4;  // pixels that look at all others together, so that these are read once for four
-constexpr int kSums = 8;     // channels that are summed up over pixels together, in registers
+constexpr int kSums = 4;     // channels that are summed up over pixels together for two queries, in registers
+constexpr int kStep = 2 * kLanes;  // pixels that are looked at together
 
 class Attention : public Op {
  public:
   Attention(const std::vector<Value>& values, const LookSpec& spec, int number, int out)
       : spec_(spec), number_(number), out_(out), channels_(values[spec.input].channels / (spec.own ? 3 : 1)),
-        dim_(channels_ / spec.heads), pixels_(values[spec.input].pixels()), padded_(round_up(pixels_, kLanes)),
+        dim_(channels_ / spec.heads), pixels_(values[spec.input].pixels()), padded_(round_up(pixels_, kStep)),
         bytes_(values[spec.input].num_bytes()), ages_(static_cast<size_t>(spec.most_past) * channels_) {}
 
   // Keys and values of a head, and the weights of a few queries.
   size_t scratch_bytes() const override {
-    const size_t most = round_up(num_keys(spec_.most_past), kLanes);
+    const size_t most = round_up(num_keys(spec_.most_past), kStep);
     return (2 * rows() + kQueries) * most * sizeof(float);
   }
 
@@ -34,7 +35,7 @@ class Attention : public Op {
     Stored* out = sample.data(out_);
     std::fill(out, out + static_cast<size_t>(pixels_) * out_step, Stored{0});
     const float scale = kLog2E / std::sqrt(static_cast<float>(dim_));
-    const int past = number_ < 0 ? 0 : sample.call.past, count = num_keys(past), padded = round_up(count, kLanes);
+    const int past = number_ < 0 ? 0 : sample.call.past, count = num_keys(past), padded = round_up(count, kStep);
     sample.share(spec_.heads, [&](int head, uint8_t* scratch) {
       auto* keys = reinterpret_cast<float*>(scratch);
       float *vals = keys + rows() * padded, *p = vals + rows() * padded;
@@ -170,28 +171,35 @@ class Attention : public Op {
   // each(r, j, sums over channels d of q[d][r] x[d][j to j + kLanes]) for all queries r and pixels j
   template <typename Each>
   void product(const float* q, const float* x, int padded, Each&& each) const {
-    for (int j = 0; j < padded; j += kLanes) {
-      Vec sum[kQueries];
+    for (int j = 0; j < padded; j += kStep) {
+      Vec sum[kQueries][2];
 #pragma GCC unroll 4
-      for (int r = 0; r < kQueries; ++r) sum[r] = set1(0.0f);
+      for (int r = 0; r < kQueries; ++r) sum[r][0] = sum[r][1] = set1(0.0f);
       for (int d = 0; d < dim_; ++d) {
-        const Vec column = load(x + d * padded + j);
+        const Vec left = load(x + d * padded + j), right = load(x + d * padded + j + kLanes);
 #pragma GCC unroll 4
-        for (int r = 0; r < kQueries; ++r) sum[r] = fma(set1(q[d * kQueries + r]), column, sum[r]);
+        for (int r = 0; r < kQueries; ++r) {
+          const Vec query = set1(q[d * kQueries + r]);
+          sum[r][0] = fma(query, left, sum[r][0]);
+          sum[r][1] = fma(query, right, sum[r][1]);
+        }
       }
 #pragma GCC unroll 4
-      for (int r = 0; r < kQueries; ++r) each(r, j, sum[r]);
+      for (int r = 0; r < kQueries; ++r) {
+        each(r, j, sum[r][0]);
+        each(r, j + kLanes, sum[r][1]);
+      }
     }
   }
 
   // p[r][j] = 2^(q_r . k_j - max), 0 behind the last pixel; totals: their sums
   void weigh(const float* q, const float* keys, int count, float* p, float totals[kQueries]) const {
-    const int padded = round_up(count, kLanes);
+    const int padded = round_up(count, kStep);
     const Vec lowest = set1(-std::numeric_limits<float>::infinity());
     Vec highest[kQueries];
     std::fill(highest, highest + kQueries, lowest);
     product(q, keys, padded, [&](int r, int j, Vec s) {
-      if (j + kLanes > count) s = first(count - j, s, lowest);
+      if (j + kLanes > count) s = first(std::max(0, count - j), s, lowest);
       store(p + r * padded + j, s);
       highest[r] = max(highest[r], s);
     });
@@ -220,16 +228,22 @@ class Attention : public Op {
   // to[d][r] = sum over pixels j of p[r][j] x[d][j]
   void mix(const float* p, const float* x, int padded, float* to) const {
     for (int first = 0; first < rows(); first += kSums) {
-      for (int r = 0; r < kQueries; ++r) {
-        Vec sum[kSums];
-#pragma GCC unroll 8
-        for (int d = 0; d < kSums; ++d) sum[d] = set1(0.0f);
+      for (int r = 0; r < kQueries; r += 2) {
+        Vec sum[kSums][2];
+#pragma GCC unroll 4
+        for (int d = 0; d < kSums; ++d) sum[d][0] = sum[d][1] = set1(0.0f);
         for (int j = 0; j < padded; j += kLanes) {
-          const Vec weight = load(p + r * padded + j);
-#pragma GCC unroll 8
-          for (int d = 0; d < kSums; ++d) sum[d] = fma(weight, load(x + (first + d) * padded + j), sum[d]);
+          const Vec one = load(p + r * padded + j), other = load(p + (r + 1) * padded + j);
+#pragma GCC unroll 4
+          for (int d = 0; d < kSums; ++d) {
+            const Vec value = load(x + (first + d) * padded + j);
+            sum[d][0] = fma(one, value, sum[d][0]);
+            sum[d][1] = fma(other, value, sum[d][1]);
+          }
         }
-        for (int d = 0; d < kSums; ++d) to[(first + d) * kQueries + r] = reduce_add(sum[d]);
+        for (int d = 0; d < kSums; ++d) {
+          for (int k = 0; k < 2; ++k) to[(first + d) * kQueries + r + k] = reduce_add(sum[d][k]);
+        }
       }
     }
   }
