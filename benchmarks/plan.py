@@ -72,6 +72,7 @@ COSTS: dict[str, Callable[..., Cost]] = {
     "test_formulations": lambda steps: Cost(10, 24 * steps),
     "test_remembered_frames": lambda network: Cost(5, 60),
     "test_cost_of_context": lambda network, context: Cost(5, 1.5),
+    "test_cost_at_full_width": lambda network: Cost(5, 60),
     "test_rivals": lambda batch: Cost(130 if batch == 32 else 30, 5 * batch),
     "test_one_thread": lambda batch: Cost(3, 2.6 * batch),
     "test_beside_a_busy_process": lambda: Cost(3, 60),

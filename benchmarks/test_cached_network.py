@@ -14,7 +14,7 @@ from drawing import measure_evaluations
 from torch.profiler import ProfilerActivity, profile
 from workloads import NUM_ACTIONS, Frames, make_denoiser
 
-from diamond_fast.config import DenoiserConfig, SamplerConfig
+from diamond_fast.config import DenoiserConfig, InnerModelConfig, SamplerConfig
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
@@ -71,7 +71,30 @@ def test_remembered_frames(measure, machine, effort, device, network):
 @pytest.mark.parametrize("context", [4, 8, 16])
 @pytest.mark.parametrize("network", ["cross_attention", "dit", "unet3d"])
 def test_cost_of_context(measure, effort, device, network, context):
-    """One frame, by the small network of each architecture and by the small U-Net.
+    """One frame, by the small network of each architecture and by the small U-Net."""
+    presets = {"unet": "small", network: f"small-{network.replace('_', '-')}"}
+    inner_models = {name: PRESETS[preset].denoiser.inner_model for name, preset in presets.items()}
+    compare(measure, effort, device, inner_models, context)
+
+
+@pytest.mark.parametrize("network", ["cross_attention", "dit", "unet3d"])
+def test_cost_at_full_width(measure, effort, device, network):
+    """The same with as many channels as networks of the paper's size have, one residual block a level."""
+    narrow = {"cond_channels": 16, "depths": (1, 1), "channels": (8, 16), "attn_depths": (0, 1)}
+    wide = {"cond_channels": 256, "depths": (1,) * 4, "channels": (128, 256, 256, 512), "attn_depths": (0, 0, 1, 1)}
+    levels = narrow if effort == "tiny" else wide
+    encoder = {f"encoder_{name}": levels[name] for name in ("depths", "channels")}
+    inner_models = {
+        "unet": InnerModelConfig(**levels),
+        "cross_attention": CrossAttentionConfig(**levels, **encoder),
+        "dit": DiTConfig(width=32 if effort == "tiny" else 768, num_heads=4),
+        "unet3d": UNet3DConfig(**levels),
+    }
+    compare(measure, effort, device, {name: inner_models[name] for name in ("unet", network)}, 4, widths="full")
+
+
+def compare(measure, effort, device, inner_models, context, **case):
+    """The second network beside the first, the U-Net.
 
     Beside the times stand its share of the U-Net's operations, as they are done; how much longer than that share it
     takes; and the most megabytes of torch's tensors that are held meanwhile besides the weights. The memory that a
@@ -82,20 +105,20 @@ def test_cost_of_context(measure, effort, device, network, context):
     film = torch.rand(1, MOMENTS + context, 3, size, size, device=device) * 2 - 1
     act = torch.randint(NUM_ACTIONS, film.shape[:2], device=device)
     candidates, operations, held = {}, [], []
-    for name, preset in (("unet", "small"), (network, f"small-{network.replace('_', '-')}")):
-        inner_model = replace(PRESETS[preset].denoiser.inner_model, num_steps_conditioning=context)
+    for name, given in inner_models.items():
+        inner_model = replace(given, num_steps_conditioning=context)
         denoiser = make_denoiser(DenoiserConfig(inner_model), device, spec).to(memory_format=torch.channels_last)
         fast = FastDenoiser(denoiser, SamplerConfig(num_steps=STEPS), engine=choose_path(device))
         candidates[name] = one_after_the_other(fast, film, act)
         operations.append(operations_of_a_frame(denoiser.cfg, spec))
         held.append(held_bytes(candidates[name]))
-    share = operations[1] / operations[0]
+    network, share = list(inner_models)[-1], operations[1] / operations[0]
     turns = measure.take_turns(candidates)
     longer = min(turns.seconds[network]) / min(turns.seconds["unet"]) / share
     also = {"of the U-Net's operations": round(share, 2), "time over that share": round(longer, 2)}
     also["MB held"] = round(held[1] / 1e6, 2)
     also["MB held by the U-Net"] = round(held[0] / 1e6, 2)
-    case = {"network": network, "context": context, "steps": STEPS, "frames": f"{size}x{size}"}
+    case = {"network": network, "context": context, "steps": STEPS, "frames": f"{size}x{size}", **case}
     measure.row("cached_network", case, turns, network, also=also)
 
 

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from diamond_fast.networks.unet.model import InnerModel, UNet
     from diamond_fast.networks.unet3d.model import UNet3D
 
-    PaddedUNet = CrossAttentionNetwork | UNet3D
-
 
 def inner_model(backend: Backend[Value], network: "InnerModel", x: Value) -> Value:
     """The denoiser's network on its preconditioned, concatenated input."""
@@ -65,7 +63,7 @@ def unet(
 
 def padded_unet(
     backend: Backend[Value],
-    network: "PaddedUNet",
+    network: "CrossAttentionNetwork | UNet3D",
     x: Value,
     behind: Mapping[int, Callable[[Value], Value]],
 ) -> Value:
