@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ SHARES = 32
 """Widths are tried in steps of a 32nd of the U-Net's, up to twice as wide."""
 
 
+@cache  # networks are compared more than once
 def operations(inner: NetworkConfig, spec: Spec) -> int:
     """FLOPs of one evaluation for one frame, nothing of the past being remembered."""
     with torch.device("meta"), torch.no_grad():
