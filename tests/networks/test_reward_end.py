@@ -77,3 +77,30 @@ def test_a_loss_encodes_every_pair_of_frames_once_and_unrolls_the_memory_in_one_
     model.loss(obs, torch.zeros(n, length, dtype=torch.int64), torch.zeros(n, length), ~mask, mask)
     assert calls["encoder"] == [(n * (length - 1), 6, size)]
     assert calls["lstm"] == [(n, length - 1)]
+
+
+def test_learning_how_often_rewards_come_leaves_the_memory_open_to_frames():
+    """With the usual small hidden numbers, what the LSTM says of frames fell to a twentieth meanwhile."""
+    cfg = RewardEndConfig(
+        lstm_dim=32, cond_channels=8, depths=(1, 1), channels=(8, 8), attn_depths=(0, 0), reward_head="symlog-bins"
+    )
+    torch.manual_seed(0)
+    model, dice = RewardEndModel(cfg, 2, frame_size=8), torch.Generator().manual_seed(0)
+    frames, act = 0.5 + 0.4 * torch.rand(64, 2, 3, 8, 8, generator=dice), torch.zeros(8, 4, dtype=torch.long)
+
+    def told_apart():
+        with torch.no_grad():
+            x = model.encoder(frames.flatten(1, 2), model.act_emb(torch.zeros(64, dtype=torch.long))).flatten(1)
+            return model.lstm(x[:, None])[0].std(0).mean() / x.std(0).mean()
+
+    before, optimiser = told_apart(), torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(50):  # rewards that frames say nothing about
+        obs = 0.5 + 0.4 * torch.rand(8, 4, 3, 8, 8, generator=dice)
+        rew = torch.where(torch.rand(8, 4, generator=dice) < 0.2, 3.0, -0.5)
+        ends = torch.zeros(8, 4, dtype=torch.bool)
+        loss = model.loss(obs, act, rew, ends, ~ends)
+        optimiser.zero_grad()
+        loss.total.backward()
+        optimiser.step()
+    assert loss.reward < 1.6  # knowing the frequencies alone: 1.17
+    assert told_apart() / before > 0.1
