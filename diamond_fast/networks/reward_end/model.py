@@ -91,9 +91,9 @@ class RewardEndModel(nn.Module):
         )
         if not self.coding.signs:  # far bins start, and those never seen stay, as likely as their opposites
             nn.init.zeros_(cast(nn.Linear, self.head[2]).weight[: self.coding.num_logits])
-            # The last layer has no bias, so how often each bin comes is learned by all layers. From large hidden numbers
-            # the last one learns it in few updates, before Adam's equal steps have driven the LSTM's gates to their
-            # ends.
+            # The last layer has no bias, so how often each bin comes is learned by all layers. From large hidden
+            # numbers the last one learns it in few updates, before Adam's equal steps have driven the LSTM's gates to
+            # their ends.
             nn.init.constant_(cast(nn.Linear, self.head[0]).bias, 4.0)
         init_lstm(self.lstm)
 
