@@ -118,9 +118,8 @@ def make_session(source, tmp_path):
 
 
 @pytest.fixture
-def browse(make_session, tmp_path, monkeypatch):
+def browse(make_session, tmp_path):
     """browse(scenario, **settings): an async scenario with a page that shows a session, and the session."""
-    monkeypatch.setattr("diamond_fast.playing.loop.PAUSE_AT_END", 0.05)  # untrained worlds end at every other step
     from aiohttp.test_utils import TestServer
     from chromium import Chromium, text
 

@@ -48,8 +48,8 @@ def test_the_dream_moves_and_shows_what_is_behind_it(browse, tmp_path):
         await page.evaluate(click("#pause"))
         await page.until(f"+{text('count')} >= 2")
         assert await page.evaluate(PIXELS) != first
-        assert await page.evaluate("document.querySelectorAll('#trajectory canvas').length") == 3
-        assert await page.evaluate("document.querySelectorAll('.action.taken').length") == 1
+        taken = "document.querySelectorAll('.action.taken').length"  # none right after an episode's end
+        await page.until(f"document.querySelectorAll('#trajectory canvas').length === 3 && {taken} === 1")
         shares = await page.evaluate(
             "[...document.querySelectorAll('.action')].map(a => parseFloat(a.lastChild.textContent))"
         )

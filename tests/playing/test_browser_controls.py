@@ -45,6 +45,12 @@ async def reached(page, told, condition):
     raise AssertionError(told[-3:])
 
 
+@pytest.fixture(autouse=True)
+def ends_are_short(monkeypatch):
+    """Untrained worlds end at every other step, and what an end shows is looked at in other tests."""
+    monkeypatch.setattr("diamond_fast.playing.loop.PAUSE_AT_END", 0.05)
+
+
 def test_many_keys_and_the_mouse(browse, strike, tmp_path):
     async def scenario(page, session):
         told = actions(session)
