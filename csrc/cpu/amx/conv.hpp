@@ -31,6 +31,7 @@ template <bool kHalf, typename Epilogue>
 inline void multiply(const std::vector<PixelTile>& tiles, size_t first, size_t end, int stride,
                      const std::vector<Chunk>& chunks, const uint8_t* weight, Epilogue&& epilogue) {
   alignas(kCacheLine) float sums[2][2][kLanes * kLanes];  // [tile][half of the channels]
+  finish_stores();
   for (size_t t = first; t < end; t += 2) {
     _tile_zero(0);
     _tile_zero(1);

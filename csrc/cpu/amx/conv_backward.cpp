@@ -148,6 +148,7 @@ void Conv::backward(const Sample& sample, float* weight_grads) const {
       }
     }
   }
+  finish_stores();
   for (int begin = 0; begin < places.pixels; begin += kPixelsAtOnce) {
     const int end = std::min(begin + kPixelsAtOnce, places.pixels);
     float* products = weight_grads;

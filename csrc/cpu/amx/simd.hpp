@@ -104,6 +104,10 @@ inline void exp2_fast(__m512 (&t)[kAtOnce]) { t[0] = exp2_fast(t[0]); }
 // z = d silu / d z = s (1 + z (1 - s)), s = sigmoid(z)
 inline void silu_slope(Pair (&z)[kAtOnce]) { z[0] = {silu_slope(z[0].lo), silu_slope(z[0].hi)}; }
 
+// To be called before tiles are loaded. GCC's intrinsics do not say which memory they read (of a tile configuration they
+// name the first eight bytes), so without this the compiler may put off, or leave out, what was stored for them.
+inline void finish_stores() { asm volatile("" ::: "memory"); }
+
 // Eight tiles of 16 rows of 64 bytes, for as long as it lives.
 class Tiles {
  public:
@@ -114,6 +118,7 @@ class Tiles {
       uint8_t rows[16] = {};
     } config;
     for (int i = 0; i < 8; ++i) config.row_bytes[i] = 64, config.rows[i] = 16;
+    asm volatile("" ::"r"(&config) : "memory");  // as finish_stores, for memory that is this function's alone
     _tile_loadconfig(&config);
   }
   ~Tiles() { _tile_release(); }
