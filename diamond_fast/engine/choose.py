@@ -126,8 +126,9 @@ def candidates(
         if runs_on_amx(device, dtype):
             add("amx", graphs=False)
         compiled_for = cpu_program.instruction_set(torch.float32) if device.type == "cpu" else None
-        if compiled_for and dtype == torch.float32:
-            add("program", graphs=False, variant=compiled_for)
+        # in float32 even where AMX is what bf16 would take, if it is asked for: commands mean the same on any processor
+        if compiled_for and (dtype == torch.float32 or (choice == "program" and precision == "bf16")):
+            add("program", torch.float32, graphs=False, variant=compiled_for)
         if torchs_own and device.type == "cpu":
             add("torch", graphs=False, techniques=WITHOUT_TRITON)
     add("readable", torch.float32, graphs=False)

@@ -123,6 +123,7 @@ class CpuProgram:
         self._cpu = _cpu
         self.instruction_set = on or instruction_set(dtype)
         assert self.instruction_set is not None
+        self._stored = INSTRUCTION_SETS[self.instruction_set]
         library = str(_library(self.instruction_set))
         self._program = _cpu.Program(num_threads or engine_threads(), self.instruction_set, library)
         self._convs: list[tuple[int, nn.Conv2d | nn.Linear]] = []
@@ -193,7 +194,8 @@ class CpuProgram:
         for op, norm in self._learned_norms:
             self._program.set_norm(op, array(norm.weight), array(norm.bias))
         if self.modulations:
-            self._modulation_weight = torch.cat([m.weight for m in self.modulations]).float()
+            # As coarse as activations: of a wide network it is a third of all the weights that are read.
+            self._modulation_weight = torch.cat([m.weight for m in self.modulations]).to(self._stored)
             self._modulation_bias = torch.cat([m.bias for m in self.modulations]).float()
 
     @torch.no_grad()
@@ -201,7 +203,10 @@ class CpuProgram:
         """All scales and shifts from the conditioning: [N,E] -> [N,sum of 2C], float32."""
         if not self.modulations:
             return None
-        return nn.functional.linear(cond.float(), self._modulation_weight, self._modulation_bias)
+        cond, weight = cond.to(self._stored), self._modulation_weight
+        if len(cond) == 1:  # one row is bound by reading weights, which mv does at the memory's own rate
+            return torch.mv(weight, cond[0]).float().add_(self._modulation_bias)[None]
+        return nn.functional.linear(cond, weight).float().add_(self._modulation_bias)
 
     def __call__(self, inputs: Sequence[Tensor], modulation: Tensor | None = None) -> Tensor:
         """inputs: per piece [N,C,H,W] float32. modulation: [N, ...] from :meth:`modulation`. -> [N,C,H,W] float32."""

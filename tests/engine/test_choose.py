@@ -120,6 +120,11 @@ def test_an_engine_can_be_asked_for(machine):
         choose_path(CPU, choice="amx")
     with pytest.raises(ValueError, match=r"^--engine amx: there is none on cuda; it has fused, torch, readable$"):
         choose_path(CUDA, choice="amx")
+    machine(amx=True, compiled_for="avx512")
+    asked = choose_path(CPU, choice="program")
+    assert (asked.name, asked.dtype) == ("program avx512", torch.float32)
+    with pytest.raises(ValueError, match=r"^--engine program: there is none on cpu; it has amx, torch, readable$"):
+        choose_path(CPU, torch.bfloat16, choice="program")
 
 
 @pytest.fixture
