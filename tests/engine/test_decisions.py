@@ -84,7 +84,7 @@ def test_old_decisions_go(monkeypatch):
 
 def test_what_a_measurement_depends_on():
     work = Work.of(make_agent().denoiser, SMALL_WORLD.world_model.sampler, 4)
-    found = decisions.conditions(work, candidates(torch.device("cpu"), work=work))
+    found = decisions.conditions(work, candidates(torch.device("cpu"), torch.float32, work=work))
     assert found["threads"] == torch.get_num_threads()
     assert found["torch"] == torch.__version__
     assert found["work"] == work.fingerprint()

@@ -107,7 +107,9 @@ def test_each_technique_can_be_turned_off(technique):
     noise = torch.randn(1, 3, 16, 24, generator=torch.Generator().manual_seed(1))
     truth, _ = DiffusionSampler(twin, SamplerConfig()).sample(obs, act, lambda *_, **__: noise)
     y, _ = FastDenoiser(twin, dtype=torch.float32, techniques=off).sample(obs, act, lambda *_, **__: noise)
-    assert ((y - truth).abs() / LEVEL > 0.01).float().mean() < 0.01
+    levels = ((y - truth) / LEVEL).abs()
+    assert levels.max() < 1.01
+    assert (levels > 0.01).float().mean() < 1e-4 / LEVEL  # errors of float32, 1e-4 at most, round so many otherwise
 
 
 def published_loop(sample, obs, act, num_frames):
