@@ -204,9 +204,8 @@ class CpuProgram:
         if not self.modulations:
             return None
         cond, weight = cond.to(self._stored), self._modulation_weight
-        if len(cond) == 1:  # one row is bound by reading weights, which mv does at the memory's own rate
-            return torch.mv(weight, cond[0]).float().add_(self._modulation_bias)[None]
-        return nn.functional.linear(cond, weight).float().add_(self._modulation_bias)
+        rows = cond.expand(2, -1) if len(cond) == 1 else cond  # one alone would be summed up in another order
+        return nn.functional.linear(rows, weight)[: len(cond)].float().add_(self._modulation_bias)
 
     def __call__(self, inputs: Sequence[Tensor], modulation: Tensor | None = None) -> Tensor:
         """inputs: per piece [N,C,H,W] float32. modulation: [N, ...] from :meth:`modulation`. -> [N,C,H,W] float32."""
