@@ -210,12 +210,14 @@ void Conv::run(const Sample& sample) const {
   }
   const std::vector<Chunk> all = joins_taps() ? joined_chunks(sample.common()) : chunks(sources);
   const bool residual = spec_.residual >= 0;
-  sample.share(out_blocks_ * num_parts(), [&](int i, uint8_t*) {
-    const int pair = i / num_parts(), part = i % num_parts();
-    if (output_ >= 0 && sample.has_grad == nullptr) {
-      residual ? product<true, true>(sample, all, pair, part) : product<false, true>(sample, all, pair, part);
-    } else {
-      residual ? product<true, false>(sample, all, pair, part) : product<false, false>(sample, all, pair, part);
+  sample.share_range(out_blocks_ * num_parts(), [&](int begin, int end) {
+    for (int i = begin; i < end; ++i) {
+      const int pair = i / num_parts(), part = i % num_parts();
+      if (output_ >= 0 && sample.has_grad == nullptr) {
+        residual ? product<true, true>(sample, all, pair, part) : product<false, true>(sample, all, pair, part);
+      } else {
+        residual ? product<true, false>(sample, all, pair, part) : product<false, false>(sample, all, pair, part);
+      }
     }
   });
 }
