@@ -90,3 +90,24 @@ def test_scripted_players(monkeypatch, tmp_path):
     slot.close()
     assert apart[0] > 15
     assert np.mean(apart[60:]) < 10
+
+
+def test_long_dreams(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import long_dreams
+
+    from diamond_fast.replay import load_recording
+    from diamond_fast.runs.demo import FOLDER, RECORDING
+
+    game = load_recording(FOLDER / RECORDING).episode(0).obs
+    for seen, least in (
+        (long_dreams.white(game), long_dreams.WHITE_LEAST),
+        (long_dreams.black(game), long_dreams.BLACK_LEAST),
+    ):
+        assert (seen.sum((-2, -1)) >= least).mean() > 0.99  # both are there in the real game
+    assert 0.1 < long_dreams.arm_out(game).mean() < 0.3
+
+    long_dreams.main(["--places", "2", "--frames", "10"])
+    said = capsys.readouterr().out
+    assert "frame 10: white in 2 of 2" in said
+    assert "left held for 8 steps: white goes" in said
