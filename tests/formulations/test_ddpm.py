@@ -194,7 +194,9 @@ def test_numbers_of_steps_that_there_are_not(n):
 @torch.no_grad()
 def test_a_sample_never_leaves_the_gpu(n, dtype):
     model = make_denoiser()
-    sampler = fast_sampler(model.formulation, model.inner_model, DDPMStepsConfig(num_steps=n), CPU, dtype)
+    sampler = fast_sampler(
+        model.formulation, model.inner_model, DDPMStepsConfig(num_steps=n), CPU, dtype, engine="fused"
+    )
     inputs = (
         torch.zeros(2, 12, 32, 32),
         torch.zeros(2, 4, dtype=torch.int64),

@@ -135,6 +135,7 @@ def test_actions_are_embedded_for_any_context_and_width(action, width, context, 
     cfg = InnerModelConfig(
         num_steps_conditioning=context, cond_channels=width, depths=(1,), channels=(8,), attn_depths=(0,)
     )
+    torch.manual_seed(0)
     inner = InnerModel(cfg, Spec(Frame(8, 8), action, context))
     for parameter in inner.parameters():
         torch.nn.init.normal_(parameter)
@@ -154,7 +155,8 @@ def test_actions_are_embedded_for_any_context_and_width(action, width, context, 
     with torch.no_grad():
         actual = inner.conditioning(torch.tensor([0.3]), torch.from_numpy(act))
         noise = inner.noise_emb(torch.tensor([0.3]))
-        torch.testing.assert_close(actual, inner.cond_proj(noise + expected.float()))
+        truth = inner.cond_proj(noise + expected.float())
+        assert (actual - truth).norm() < 1e-6 * truth.norm()  # a number may be a small sum of large ones
         like = InnerModel.like(inner.state_dict())
         like.load_state_dict(inner.state_dict())
         if isinstance(action, Discrete):  # weights alone do not say what kind of actions they are for

@@ -108,7 +108,9 @@ def test_no_steps_are_refused():
 @torch.no_grad()
 def test_nothing_leaves_the_gpu():
     network = denoiser("small").inner_model
-    sampler = fast_sampler(Flow(FlowConfig()), network, FlowStepsConfig(2), torch.device("cpu"), torch.bfloat16)
+    sampler = fast_sampler(
+        Flow(FlowConfig()), network, FlowStepsConfig(2), torch.device("cpu"), torch.bfloat16, engine="fused"
+    )
     inputs = torch.zeros(2, 12, 32, 32), torch.zeros(2, 4, dtype=torch.int64), torch.zeros(1, 2, 3, 32, 32)
     with fake_cuda():
         move_to_fake_cuda(sampler)
