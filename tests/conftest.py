@@ -1,5 +1,6 @@
 import gc
 import os
+import signal
 import sys
 from contextlib import suppress
 from importlib.util import find_spec
@@ -14,6 +15,10 @@ os.environ.setdefault("DIAMOND_FAST_MEASURE", "0")
 
 import pytest
 import torch
+
+# A script's background has Ctrl-C ignored, by programs that tests start, too; some of them are to hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share golden_vectors.py
 
