@@ -16,7 +16,7 @@ os.environ.setdefault("DIAMOND_FAST_MEASURE", "0")
 import pytest
 import torch
 
-# A script's background has Ctrl-C ignored, by programs that tests start, too; some of them are to hear it.
+# What a script starts in the background ignores Ctrl-C, and so do the programs that tests start; some have to hear it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
