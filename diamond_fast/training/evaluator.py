@@ -60,6 +60,7 @@ class Evaluator:
         self.recording, self.seed = recording, seed
         self.make_test_env = partial(make_env, cfg, done_on_life_loss=False)
         self.held_out: Replay | None = None
+        self._said = set[str]()
         if cfg.held_out is not None:
             self.held_out = domain_of(cfg).load_recording(FilePath(cfg.held_out))
             check_fits("--held-out", cfg.held_out, self.held_out, cfg.frame_shape, agent.spec.action)
@@ -89,9 +90,10 @@ class Evaluator:
             figures |= held_out_figures(judged(self.agent, self.path), held_out, cfg, self.seed("held_out"))
             if figures["denoiser/held_out_loss"] is None:
                 games = "test games" if self.held_out is None else "held-out episodes"
-                progress.say(
+                self._say_once(
+                    progress,
                     f"denoiser/held_out_loss is left out: the {games} of {cfg.name} have {held_out.num_steps} steps "
-                    f"together, a training sequence has {cfg.denoiser_seq_length}."
+                    f"together, a training sequence has {cfg.denoiser_seq_length}.",
                 )
         if (shown := held_out or self.recording) is not None:
             self._save_pictures(shown, epoch, progress)
@@ -148,6 +150,11 @@ class Evaluator:
             progress.say(line)
         return result
 
+    def _say_once(self, progress: Progress, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            progress.say(line)
+
     def _save_pictures(self, replay: Replay, epoch: int, progress: Progress) -> None:
         self._save_pictures_of(self.agent, self.cfg, replay, f"epoch_{epoch:06d}.png", IMAGINED, progress)
         if self.agent.student is not None:
@@ -160,7 +167,8 @@ class Evaluator:
     ) -> None:
         predictions = imagine_held_out(agent, replay, cfg, self.path, self.seed("held_out"))
         if predictions is None:
-            progress.say(f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together.")
+            line = f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together."
+            self._say_once(progress, line)
             return
         segments = list(zip(predictions.real, predictions.imagined, strict=True))
         with if_installed(progress.say):
