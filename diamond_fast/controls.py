@@ -173,9 +173,9 @@ NAMED_CODES = {
 """Codes of buttons with these names."""
 _ROW = (*(f"Digit{n}" for n in (*range(1, 10), 0)), *(f"Key{letter}" for letter in "QTYUOFGZXB"))
 """Codes for buttons with other names, in this order; the page's own letters are left out."""
-_PAIRS = (
+_PAIRS = (  # a stick's second axis points down; a second number is often both pedals in one
     (("ArrowLeft", "KeyA", "Axis0-"), ("ArrowRight", "KeyD", "Axis0+")),
-    (("ArrowDown", "KeyS", "Axis1+"), ("ArrowUp", "KeyW", "Axis1-")),  # a stick's second axis points down
+    (("ArrowDown", "KeyS", "Mouse2", "Axis1+", "Pad6"), ("ArrowUp", "KeyW", "Mouse0", "Axis1-", "Pad7")),
     (("KeyJ", "Axis2-"), ("KeyL", "Axis2+")),
     (("KeyK", "Axis3+"), ("KeyI", "Axis3-")),
 )

@@ -116,6 +116,8 @@ class ByHand:
             "only_game": True,
             "actions": self._panel.rows,
             "policy": False,
+            "game": True,
+            "rewards": False,
             "controls": describe_controls(self._panel),
             "frame": self._frame.shape,
             "starts": [],

@@ -1,6 +1,7 @@
 """What a player holds and moves, from one step to the next."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +17,8 @@ Panel: TypeAlias = Buttons | Controls
 """Everything that can be held and moved in a world."""
 LEVER_SECONDS = 0.5
 """From a lever's rest to its end, while a button is held, and back."""
+_LONGEST_STEP = LEVER_SECONDS / 4
+"""So slow a world may be for that: in a slower one, and after a pause, a lever takes at least four steps."""
 _LOOKED_AT = 10
 """Episodes that say what is usually chosen."""
 
@@ -25,10 +28,13 @@ class Hands:
 
     Args:
         panel: what there is.
+        clock: seconds.
     """
 
-    def __init__(self, panel: Panel):
+    def __init__(self, panel: Panel, clock: Callable[[], float] = time.monotonic):
         self.panel = panel
+        self._clock = clock
+        self._moved_at = -np.inf
         self._known = {button.name for button in panel.buttons}
         self._levers = {lever.name: lever.rest for lever in panel.levers}
         self._held: tuple[str, ...] = ()
@@ -78,15 +84,18 @@ class Hands:
         return at
 
     def act(self, speed: float) -> np.ndarray:
-        """The action of this step. Levers move on.
+        """The action of this step. Levers move on, by the time that has passed since the last one.
 
         Args:
-            speed: steps a second.
+            speed: steps a second, at most.
         """
+        now = self._clock()
+        passed = max(1 / speed, min(now - self._moved_at, _LONGEST_STEP))
+        self._moved_at = now
         held = (*self._held, *(button for button in self._tapped if button not in self._held))
         for lever in self.panel.levers:
             if lever.name not in self._placed:
-                self._levers[lever.name] = self._moved(lever, held, 1 / (LEVER_SECONDS * speed))
+                self._levers[lever.name] = self._moved(lever, held, passed / LEVER_SECONDS)
         action = self.panel.act(held, self._motion, self._levers)
         self._tapped, self._motion = (), (0.0, 0.0)
         return action

@@ -62,6 +62,12 @@ class Source:
         return self.agent.upsampler is not None and self.agent.actor_critic is None
 
     @property
+    def has_rewards(self) -> bool:
+        """Whether the world model says what a step is worth."""
+        memory = self.agent.memory
+        return self.agent.rew_end_model is not None or (memory is not None and memory.head is not None)
+
+    @property
     def frame_shape(self) -> tuple[int, int, int]:
         """H, W, C of what is shown."""
         return self.cfg.full_frame_shape if self.enlarges else self.replay.frame_shape

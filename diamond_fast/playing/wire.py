@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from diamond_fast.controls import Button, Controls
+from diamond_fast.domains import has_env
 from diamond_fast.playing.hands import Panel
 from diamond_fast.playing.session import LIMITS, Session, View
 from diamond_fast.playing.starts import pictures
@@ -38,6 +39,8 @@ def describe(session: Session, frame_rate: float) -> dict[str, Any]:
         "title": source.title,
         "actions": panel.rows,
         "policy": source.agent.actor_critic is not None,
+        "game": has_env(source.cfg),
+        "rewards": source.has_rewards,
         "controls": describe_controls(panel),
         "frame": source.frame_shape,
         "starts": pictures(source),

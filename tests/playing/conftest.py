@@ -85,6 +85,13 @@ def roll():
 
 
 @pytest.fixture(scope="session")
+def drives():
+    """A world of driving, learned from a recording alone: no game, no rewards and no policy."""
+    cfg = replace(TINY, env_id=None, domain="driving", static_dataset="noise", world_model_only=True)
+    return untrained(cfg, Box(2))
+
+
+@pytest.fixture(scope="session")
 def strike():
     """A world with the controls of Counter-Strike, and no policy."""
     cfg = replace(TINY, env_id=None, domain="csgo", static_dataset="noise", world_model_only=True, frame_size=(15, 28))

@@ -140,3 +140,68 @@ def test_steering_by_key_mouse_slider_and_gamepad(browse, roll, tmp_path):
         assert "ms from key to picture" in await page.until(f"{text('speedometer')}")
 
     browse(scenario, of=roll, speed=30, horizon=10_000)
+
+
+def test_a_car_has_its_pedals_on_mouse_and_gamepad(browse, drives, tmp_path):
+    async def scenario(page, session):
+        told = actions(session)
+        assert await page.evaluate("[...document.querySelectorAll('.lever')].map(x => x.dataset.lever)") == [
+            "steering", "acceleration"
+        ]  # fmt: skip
+        shown = "[...document.querySelectorAll('.track')].map(x => 2 * x.style.getPropertyValue('--at') - 1)"
+        x, y = centre(await page.evaluate(box("#frame")))
+        for kind in ("mousePressed", "mouseReleased"):
+            await page.mouse(kind, x, y, "left")
+        await page.until(LOCKED)
+        await page.mouse("mouseMoved", x + 100, y)
+        for button, pedal in (("left", 1), ("right", -1)):
+            await page.mouse("mousePressed", x + 100, y, button)
+            await reached(page, told, lambda row, pedal=pedal: abs(row[0] - 0.4) < 0.05 and row[1] == pedal)
+            await page.until(f"Math.abs({shown}[1] - {pedal}) < 0.01")
+            await page.mouse("mouseReleased", x + 100, y, button)
+        await page.key("keyDown", "ArrowLeft")  # who steers by keys need not let go of the mouse first
+        await reached(page, told, lambda row: row[0] == -1)
+        await page.key("keyUp", "ArrowLeft")
+        await page.evaluate("document.exitPointerLock()")
+        await reached(page, told, lambda row: not row.any())
+        await page.evaluate(PAD)
+        await page.evaluate("window.sticks.axes[0] = -0.6; window.sticks.buttons[7].value = 0.7")
+        await reached(page, told, lambda row: np.allclose(row, [-0.6, 0.7], atol=0.01))
+        await page.evaluate("window.sticks.buttons[7].value = 0; window.sticks.buttons[6].value = 0.3")
+        await reached(page, told, lambda row: np.allclose(row, [-0.6, -0.3], atol=0.01))
+        await page.evaluate("navigator.getGamepads = () => [null, null]")  # unplugged while it is pulled
+        await reached(page, told, lambda row: not row.any())
+
+    browse(scenario, of=drives, speed=30, horizon=10_000)
+
+
+def test_what_a_world_from_a_recording_lacks_is_not_offered(browse, drives, tmp_path):
+    async def scenario(page, session):
+        hidden = "getComputedStyle(document.querySelector('{}')).display === 'none'"
+        for selector in ("#world [data-value=real]", "#controller [data-value=agent]", "#chart"):
+            assert await page.evaluate(hidden.format(selector)), selector
+        footer = await page.evaluate(text("keys"))
+        assert "agent" not in footer
+        assert "model or replay" in footer
+        for kind in ("keyDown", "keyUp"):
+            await page.key(kind, "KeyM")
+        await page.until("document.body.dataset.world === 'replay'")
+        assert not await page.evaluate(hidden.format("#chart"))  # a recording has rewards, perhaps
+
+    browse(scenario, of=drives)
+
+
+def test_a_phone_held_sideways_has_the_levers_beside_the_picture(browse, drives, tmp_path):
+    async def scenario(page, session):
+        await page.resize(844, 390, phone=True)
+        await page.until("innerWidth === 844")
+        picture = await page.evaluate(box("#frame"))
+        assert picture["bottom"] <= 390
+        for n in (1, 2):
+            track = await page.evaluate(box(f".lever:nth-child({n}) .track"))
+            assert track["bottom"] <= 390
+            assert track["left"] > picture["right"]
+            assert track["width"] > 150
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 844
+
+    browse(scenario, of=drives)

@@ -91,7 +91,8 @@ def test_motion_is_summed_until_a_step_and_arrows_come_first(strike):
 
 def test_levers_move_at_their_own_speed_and_come_back():
     controls = default_controls(Box(3), ("steering", "gas", "brake"), (0, -1, -1))
-    hands = Hands(controls)
+    hands = Hands(controls, clock=lambda: 0.0)
+    hands.act(speed=10)
     hands.hold(["steering +", "gas +"])
     rows = np.stack([hands.act(speed=10) for _ in range(12)])  # half a second to the end: 0.2 a step
     np.testing.assert_allclose(rows[:, 0], np.minimum(0.2 * np.arange(1, 13), 1), atol=1e-6)
@@ -111,12 +112,30 @@ def test_levers_move_at_their_own_speed_and_come_back():
     assert hands.act(10).dtype == np.float32
 
 
+def test_a_world_that_is_slower_than_asked_for_moves_levers_as_fast():
+    times = iter([0.0, 0.1, 0.2, 0.21, 100.0])
+    hands = Hands(default_controls(Box(1)), clock=lambda: next(times))
+    hands.act(speed=60)
+    hands.hold(["0 +"])
+    for position in (0.2, 0.4, 0.4 + 1 / 30, 0.4 + 1 / 30 + 0.25):  # a step lasts 1/60 at least, and 1/8 after a pause
+        assert hands.act(speed=60)[0] == pytest.approx(position)
+
+
 def test_a_tap_moves_a_lever_once():
-    hands = Hands(default_controls(Box(1)))
+    hands = Hands(default_controls(Box(1)), clock=lambda: 0.0)
+    hands.act(10)
     hands.hold(["0 -"])
     hands.hold([])
     assert hands.act(10)[0] == pytest.approx(-0.2)
     assert hands.act(10)[0] == 0
+
+
+def test_a_world_of_driving_says_what_its_numbers_are():
+    cfg = RunConfig(domain="driving", static_dataset="drives", world_model_only=True)
+    panel = panel_of(cfg, Box(2), None, ())
+    assert [lever.name for lever in panel.levers] == ["steering", "acceleration"]
+    assert "Mouse0" in panel.levers[1].more.codes
+    assert [lever.name for lever in panel_of(cfg, Box(3), None, ()).levers] == ["0", "1", "2"]
 
 
 def test_parts_of_a_mixed_action_are_what_they_are():

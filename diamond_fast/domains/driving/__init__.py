@@ -1,9 +1,13 @@
 """Driving, with steering and acceleration as actions (paper, appendix M): from recordings, of CarRacing or of cars."""
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from diamond_fast import config
 from diamond_fast.domains import recordings
+
+if TYPE_CHECKING:
+    from diamond_fast.controls import Controls
 
 _PRESET = config.RunConfig(
     domain="driving",
@@ -59,4 +63,14 @@ _POLICY = config.RunConfig(
 )
 """A policy for CarRacing, learned in imagination from the recording of a driver, who need not drive well."""
 
-DOMAIN = replace(recordings.DOMAIN, name="driving", presets={"driving": _PRESET, "car-racing": _POLICY})
+
+def _controls(cfg: config.RunConfig) -> "Controls":
+    from diamond_fast.controls import default_controls
+    from diamond_fast.spec import Box
+
+    return default_controls(Box(2), ("steering", "acceleration"))
+
+
+DOMAIN = replace(
+    recordings.DOMAIN, name="driving", controls=_controls, presets={"driving": _PRESET, "car-racing": _POLICY}
+)

@@ -75,8 +75,8 @@ export function connectInput(hello, send, view) {
     const now = view();
     if (hello.only_game && !["KeyP", "KeyN", "Space"].includes(event.code)) return;
     if (event.code in SHORTCUTS) document.getElementById(SHORTCUTS[event.code]).click();
-    else if (event.code === "KeyC") send("controller", now.controller === "human" ? "agent" : "human");
-    else if (event.code === "KeyM") send("world", now.world === "model" ? "real" : "model");
+    else if (event.code === "KeyC" && hello.policy) send("controller", now.controller === "human" ? "agent" : "human");
+    else if (event.code === "KeyM") send("world", now.world === "model" ? (hello.game ? "real" : "replay") : "model");
     else if (event.code === "Space" && event.target === document.body) {
       event.preventDefault();
       send("pause", !now.paused);
@@ -116,12 +116,18 @@ function connectMouse({ levers, looks }, buttons, input) {
   });
   addEventListener("mouseup", (event) => input.release(`Mouse${event.button}`));
   frame.addEventListener("contextmenu", (event) => event.preventDefault());
+  const straighten = () => {
+    if (steering && position) input.put(steering.name, null);
+    position = 0;
+  };
+  addEventListener("keydown", ({ code }) => { // who steers by keys again need not let go of the mouse first
+    if (steering && [steering.less, steering.more].some((end) => end?.codes.includes(code))) straighten();
+  });
   document.addEventListener("pointerlockchange", () => {
     document.body.classList.toggle("locked", locked());
     if (locked()) return;
     for (const button of [0, 1, 2]) input.release(`Mouse${button}`);
-    if (steering) input.put(steering.name, null);
-    position = 0;
+    straighten();
   });
 }
 
@@ -132,31 +138,29 @@ function connectGamepads({ keys, levers, looks }, input) {
   function strength(button, pad) {
     const of = (code) => {
       const [, kind, number, sign] = /^(Pad|Axis)(\d+)([-+]?)$/.exec(code) ?? [];
-      if (kind === "Pad") return pad.buttons[number]?.value ?? 0;
-      return kind ? Math.max(0, (sign === "-" ? -1 : 1) * (pad.axes[number] ?? 0)) : 0;
+      if (kind === "Pad") return pad?.buttons[number]?.value ?? 0;
+      return kind ? Math.max(0, (sign === "-" ? -1 : 1) * (pad?.axes[number] ?? 0)) : 0;
     };
     const most = Math.max(0, ...(button?.codes ?? []).map(of));
     return most < DEAD_ZONE ? 0 : most;
   }
 
   function poll(now) {
-    const pad = navigator.getGamepads().find(Boolean);
-    if (pad) {
-      for (const key of keys) {
-        if (strength(key, pad) > 0.5) input.press(`pad ${key.name}`, key.name);
-        else input.release(`pad ${key.name}`);
-      }
-      for (const { name, rest, less, more } of levers) {
-        const pull = strength(more, pad) - strength(less, pad);
-        if (pull) input.put(name, rest + pull * (pull > 0 ? 1 - rest : 1 + rest));
-        else if (active.has(name)) input.put(name, null);
-        active[pull ? "add" : "delete"](name);
-      }
-      const pulls = { x: 0, y: 0 };
-      for (const { direction, less, more } of looks) pulls[direction] = strength(more, pad) - strength(less, pad);
-      const far = STICK_SPEED * Math.min((now - before) / 1000, 0.1);
-      if (pulls.x || pulls.y) input.move(pulls.x * far, pulls.y * far);
+    const pad = navigator.getGamepads().find(Boolean); // none: it was unplugged, and holds nothing
+    for (const key of keys) {
+      if (strength(key, pad) > 0.5) input.press(`pad ${key.name}`, key.name);
+      else input.release(`pad ${key.name}`);
     }
+    for (const { name, rest, less, more } of levers) {
+      const pull = strength(more, pad) - strength(less, pad);
+      if (pull) input.put(name, rest + pull * (pull > 0 ? 1 - rest : 1 + rest));
+      else if (active.has(name)) input.put(name, null);
+      active[pull ? "add" : "delete"](name);
+    }
+    const pulls = { x: 0, y: 0 };
+    for (const { direction, less, more } of looks) pulls[direction] = strength(more, pad) - strength(less, pad);
+    const far = STICK_SPEED * Math.min((now - before) / 1000, 0.1);
+    if (pulls.x || pulls.y) input.move(pulls.x * far, pulls.y * far);
     before = now;
     requestAnimationFrame(poll);
   }
@@ -170,7 +174,8 @@ const CODES = {
 const called = (code) => CODES[code] ?? code.replace(/^(Key|Digit)/, "");
 
 // What each key does, in the footer.
-function showKeys({ controls: { keys, levers, looks, together }, only_game }, buttons) {
+function showKeys(hello, buttons) {
+  const { keys, levers, looks, together } = hello.controls;
   const first = (button) => button?.codes.length ? called(button.codes[0]) : null;
   const directions = keys.filter(({ name }) => ["up", "down", "left", "right"].includes(name));
   const shown = [];
@@ -185,11 +190,15 @@ function showKeys({ controls: { keys, levers, looks, together }, only_game }, bu
     if (codes.length) shown.push([codes.join(" "), name]);
   }
   if (looks.length) shown.push(["click the picture", "look with the mouse"]);
-  else if (levers.length) shown.push(["click the picture", "steer with the mouse"]);
+  else if (levers.length) {
+    const pedals = buttons.has("Mouse0") ? "; its buttons are the pedals" : "";
+    shown.push(["click the picture", `steer with the mouse${pedals}`]);
+  }
   const free = { KeyP: "pause", KeyN: "single step", KeyR: "restart", KeyE: "next episode", KeyC: "you or agent",
-    KeyM: "model or real game", KeyH: "dream on", KeyV: "record" };
+    KeyM: hello.game ? "model or real game" : "model or replay", KeyH: "dream on", KeyV: "record" };
   for (const [code, meaning] of Object.entries(free)) {
-    if (only_game && !["KeyP", "KeyN"].includes(code)) continue;
+    if (hello.only_game && !["KeyP", "KeyN"].includes(code)) continue;
+    if (!hello.policy && code === "KeyC") continue;
     if (!buttons.has(code)) shown.push([called(code), meaning]);
     else document.querySelector(`#${SHORTCUTS[code]} kbd`)?.remove();
   }

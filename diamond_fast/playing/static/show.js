@@ -21,7 +21,7 @@ export function toast(text, milliseconds = 5000) {
 export function showHello(hello) {
   document.title = `${hello.title} · diamond_fast`;
   get("title").textContent = hello.title;
-  document.body.classList.toggle("no-policy", !hello.policy);
+  for (const part of ["policy", "game", "rewards"]) document.body.classList.toggle(`no-${part}`, !hello[part]);
   document.body.classList.toggle("only-game", hello.only_game === true);
   get("policy").classList.toggle("many", hello.actions.length > 9);
   get("policy").replaceChildren(...hello.actions.map((name) => {
@@ -55,7 +55,7 @@ export function showView(view, hello) {
   showVeil(view);
   showFigures(view);
   showPolicy(view, hello);
-  showChart(view);
+  showChart(view, hello);
   get("small").hidden = !view.small.length;
   if (view.small.length) paint(get("small"), view.small_size, view.small.at(-1));
   showTrajectory(view);
@@ -119,7 +119,7 @@ function showPolicy(view, hello) {
   });
 }
 
-function showChart(view) {
+function showChart(view, hello) {
   if (view.episode !== chart.episode) chart = { episode: view.episode, points: [] };
   const points = chart.points;
   if (!points.length || points.at(-1).step < view.step) {
@@ -149,6 +149,7 @@ function showChart(view) {
     pen.fillStyle = colours.getPropertyValue(p.reward > 0 ? "--good" : "--bad");
     pen.fillRect(x(p) - 1.5, 0, 3, h);
   }
+  if (!hello.policy) return; // there are no values
   pen.strokeStyle = colours.getPropertyValue("--accent");
   pen.lineWidth = 2;
   pen.beginPath();
