@@ -110,7 +110,8 @@ def test_an_episode_depends_on_its_random_numbers_alone():
 def test_a_policy_is_learned_in_imagination_from_a_recorded_drive(tmp_path, monkeypatch):
     """The preset whole, with few updates: rewards of any size, and test games in CarRacing itself."""
     monkeypatch.setattr("diamond_fast.training.evaluator.save_learning_curves", lambda path, lines: path)
-    record = ["--env", ENV_ID, "--player", "diamond_fast.domains.driving.driver:drive", "--max-steps", "24"]
+    record = ["--env", ENV_ID, "--player", "diamond_fast.domains.driving.driver:stray", "--max-steps", "24"]
+    record += ["--frame-size", "32", "--full-size", "64"]
     assert record_main([*record, "--episodes", "2", "--out", str(tmp_path / "drives"), "--test", "0.5"]) == 0
     preset = PRESETS["car-racing"]
     few = {  # the first update of a model has a learning rate of 0

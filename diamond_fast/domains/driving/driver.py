@@ -9,7 +9,7 @@ _CAR_ROW = 0.75  # of the height: where the car is; it is always in the middle
 _FIRST_ROW, _LAST_ROW = 0.66, 0.36  # of the height: from right before the car to as far as the driver looks
 _SPEED_TOP, _SPEED_LEFT, _SPEED_RIGHT = 7 / 8, 1 / 8, 5 / 32  # of height and width: the white bar that shows the speed
 _BAR, _BAR_PER_SPEED = 0.206 / 64**2, 0.052 / 64**2  # its share of the picture at rest, and what a speed of 1 adds
-_SLOWEST, _FASTEST = 10.0, 45.0  # units a second; a road is 13 wide
+_SLOWEST, _FASTEST = 10.0, 45.0  # units a second
 _MEMORY = 0.85  # of the noise from one step to the next: it lasts for about half a second
 _STEERING_NOISE, _PEDAL_NOISE = 0.25, 0.35
 
@@ -20,10 +20,11 @@ class Driver:
     Args:
         lapses: how likely it is in each step that the driver, for one to three seconds, holds the wheel and a pedal
             somewhere without looking.
+        fastest: on a straight road, in units a second. A road is 13 wide.
     """
 
-    def __init__(self, lapses: float = 0.0) -> None:
-        self._lapses = lapses
+    def __init__(self, lapses: float = 0.0, fastest: float = _FASTEST) -> None:
+        self._lapses, self._fastest = lapses, fastest
         self._lapse_left = 0  # steps
         self._held = np.zeros(2)
         self._rng: np.random.Generator | None = None
@@ -41,9 +42,9 @@ class Driver:
         """
         if rng is not self._rng:
             self._rng, self._noise, self._lapse_left = rng, np.zeros(2), 0
-            self._wanted = rng.uniform(_SLOWEST, _FASTEST)
+            self._wanted = rng.uniform(_SLOWEST, self._fastest)
         if rng.random() < 0.03:
-            self._wanted = rng.uniform(_SLOWEST, _FASTEST)
+            self._wanted = rng.uniform(_SLOWEST, self._fastest)
         spread = math.sqrt(1 - _MEMORY**2)
         self._noise = _MEMORY * self._noise + spread * rng.normal(size=2) * (_STEERING_NOISE, _PEDAL_NOISE)
         if self._lapses and self._lapse_left == 0 and rng.random() < self._lapses:
@@ -52,7 +53,7 @@ class Driver:
             self._lapse_left -= 1
             return self._held.astype(np.float32)
         angle, bend = where_the_road_goes(frame)
-        wanted = min(self._wanted, _FASTEST * max(0.3, 1 - 1.2 * bend))
+        wanted = min(self._wanted, self._fastest * max(0.3, 1 - 1.2 * bend))
         act = np.array([1.6 * angle, (wanted - speed_shown(frame)) / 10]) + self._noise
         return act.clip(-1, 1).astype(np.float32)
 
@@ -60,9 +61,9 @@ class Driver:
 drive = Driver()
 """``--player diamond_fast.domains.driving.driver:drive``: a good driver, who hardly leaves the road."""
 
-stray = Driver(lapses=0.012)
-"""``--player diamond_fast.domains.driving.driver:stray``: one who often does, and comes back. Who learns to drive in
-imagination needs to have seen what that costs."""
+stray = Driver(lapses=0.02, fastest=80.0)
+"""``--player diamond_fast.domains.driving.driver:stray``: one who drives too fast, often does, and comes back. Who
+learns to drive in imagination needs to have seen what that costs."""
 
 
 def speed_shown(frame: np.ndarray) -> float:
