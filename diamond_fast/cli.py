@@ -170,8 +170,8 @@ def _unexpected(token: str, args: Sequence[str], flags: Sequence[str]) -> str:
     """What to say about the first token that no flag takes."""
     name = token.partition("=")[0]
     if name.startswith("-"):
-        near = difflib.get_close_matches(name.replace("_", "-"), flags, n=1)
         last_part = name.lstrip("-").replace("_", "-")
+        near = [f"--{near}" for near in difflib.get_close_matches(last_part, [flag[2:] for flag in flags], n=1)]
         same_end = [flag for flag in flags if flag.endswith(f".{last_part}")]
         hints = near if near and not same_end else same_end
         return f"{name}: unknown flag; " + (f"did you mean {' or '.join(hints)}?" if hints else "--help lists them all")

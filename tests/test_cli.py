@@ -76,6 +76,7 @@ PARSING, NO_PARSE, USAGE = "Error parsing", "Could not find valid parse for argu
         ("--gme Boxing", "--gme: unknown flag; did you mean --game?"),
         ("--gme=Boxing", "--gme: unknown flag; did you mean --game?"),
         ("--updat.lr 1", "--updat.lr: unknown flag; did you mean --update.lr?"),
+        ("--bogus 1", "--bogus: unknown flag; --help lists them all"),
         ("--lr 1", "--lr: unknown flag; did you mean --update.lr?"),
         ("--xyzzy", "--xyzzy: unknown flag; --help lists them all"),
         ("--steps 1.5", f"{PARSING} --steps: invalid literal for int() with base 10: '1.5'; {USAGE} --steps INT"),

@@ -309,7 +309,7 @@ def test_commands(replay, tmp_path, capsys):
     assert "frames: 2x5x3" in text
     assert f"episode lengths: {kept.lengths.min()} to {kept.lengths.max()}" in text
 
-    for path, told in [(journal, "whole, 1 commits"), (npz, f"whole, {kept.num_episodes} episodes")]:
+    for path, told in [(journal, "whole, 1 commit\n"), (npz, f"whole, {kept.num_episodes} episodes")]:
         assert main(["verify", str(path)]) == 0
         assert told in capsys.readouterr().out
         content = bytearray(path.read_bytes())

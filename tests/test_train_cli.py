@@ -138,6 +138,10 @@ def test_the_small_game_needs_no_further_flag():
     ("args", "line"),
     [
         ("", "--game, --env-id: exactly one of them is needed, got neither; for instance --game Boxing"),
+        (
+            "--preset driving",
+            "--static-dataset: worlds of --domain driving are learned from a recording; name its folder",
+        ),
         ("--game Boxng", "did you mean Boxing"),
         ("--game Pong --env-id x", "--game, --env-id: exactly one of them is needed, got both"),
         ("--gme Pong", "--gme: unknown flag; did you mean --game?"),

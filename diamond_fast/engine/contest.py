@@ -25,7 +25,7 @@ from diamond_fast.formulations.config import StepsConfig
 from diamond_fast.formulations.edm import EDM
 from diamond_fast.formulations.protocol import Formulation
 from diamond_fast.networks.memory_walk import WalkingMemory
-from diamond_fast.one_line import one_line
+from diamond_fast.one_line import counted, one_line
 from diamond_fast.spec import Spec
 from diamond_fast.timing import wait_for
 from diamond_fast.world_model import Denoiser, PlainNetwork, Sampler
@@ -108,7 +108,7 @@ class Work:
 
     def __str__(self) -> str:
         n, _, h, w = self.frames
-        return f"{n} frames of {h}x{w} on {self.device}"
+        return f"{counted(n, 'frame')} of {h}x{w} on {self.device}"
 
 
 @dataclass(frozen=True)

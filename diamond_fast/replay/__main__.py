@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, arg, subcommand
 
 from diamond_fast.cli import parse, user_errors
+from diamond_fast.one_line import counted
 from diamond_fast.runs.durable import errors_of, put_when_done
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.settings import Limits, PositiveFloat, check_limits
@@ -178,8 +179,8 @@ def verify(path: Path) -> int:
     except ValueError as error:
         print(f"damaged: {error}")
         return EXIT_DAMAGED
-    count = f"{replay.num_episodes} episodes" if journal is None else f"{journal.num_records} commits"
-    print(f"{path}: whole, {count}")
+    number, noun = (replay.num_episodes, "episode") if journal is None else (journal.num_records, "commit")
+    print(f"{path}: whole, {counted(number, noun)}")
     return 0
 
 

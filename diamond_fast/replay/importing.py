@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from diamond_fast.one_line import counted
 from diamond_fast.replay.recording import BEGUN, HALVES, Form, Stored, Writer
 from diamond_fast.replay.sizes import Crop, Size, Sizes
 from diamond_fast.replay.sources.source import Item, Source
@@ -212,4 +213,4 @@ class _Log:
 
 def said(out: Path, halves: dict[str, list[Stored]]) -> list[str]:
     """What was imported, a line for each half."""
-    return [f"{out / half}: {len(episodes)} episodes" for half, episodes in halves.items()]
+    return [f"{out / half}: {counted(len(episodes), 'episode')}" for half, episodes in halves.items()]

@@ -7,6 +7,7 @@ import threading
 import aiohttp
 import numpy as np
 import pytest
+from chromium import EXECUTABLE, Chromium, text
 
 from diamond_fast.domains.gym.adapter import GymSlot
 from diamond_fast.domains.recordings.played import played
@@ -99,6 +100,29 @@ def test_a_page_plays_to_the_end(record, tmp_path):
     asyncio.run(main())
     replay = load_recording(tmp_path / "out")
     assert [replay.episode(i).act.tolist() for i in range(2)] == [[2] * 6] * 2
+
+
+@pytest.mark.skipif(EXECUTABLE is None, reason="no chromium is installed (apt-get install chromium)")
+def test_the_page_says_that_a_recording_has_ended(record, tmp_path):
+    async def play(port):
+        async with Chromium(tmp_path / "profile") as page:
+            await page.open(f"http://127.0.0.1:{port}/{TOKEN}/")
+            await page.until("document.querySelectorAll('#pad button').length > 0")
+            for _ in range(600):  # each episode begins with a key
+                for kind in ("keyDown", "keyUp"):
+                    await page.key(kind, "ArrowRight")
+                if "recording has ended" in await page.evaluate(text("toast")):
+                    return
+                await asyncio.sleep(0.05)
+            raise AssertionError(await page.evaluate(text("toast")))
+
+    async def main():
+        hand, listening = ByHand("Catch", PANEL, (24, 24, 3), speed=60), bind("127.0.0.1", 0)
+        playing = play_by_hand(hand, lambda: record(hand), listening, "127.0.0.1", TOKEN)
+        await asyncio.gather(playing, play(listening.getsockname()[1]))
+
+    asyncio.run(main())
+    assert load_recording(tmp_path / "out").num_episodes == 2
 
 
 def test_a_player_who_leaves_and_a_game_that_fails():

@@ -53,7 +53,11 @@ function connect() {
   socket = new WebSocket(new URL("game/socket", location.href).href.replace(/^http/, "ws"));
   socket.binaryType = "arraybuffer";
   socket.onmessage = receive;
-  socket.onclose = () => {
+  socket.onclose = ({ code }) => {
+    if (hello?.only_game && code === 1001) { // the next recording has a page of its own
+      toast("The recording has ended. This page can be closed.", Infinity);
+      return;
+    }
     toast("Not connected to the game; trying again…", Infinity);
     setTimeout(connect, 1500);
   };
