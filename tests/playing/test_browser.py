@@ -1,5 +1,7 @@
 """The page in a real browser, headless, with keyboard and touch."""
 
+from dataclasses import replace
+
 import aiohttp
 import pytest
 from chromium import EXECUTABLE, click, text
@@ -90,6 +92,18 @@ def test_worlds_replay_and_recording(browse):
             assert (await film.read())[4:8] == b"ftyp"
 
     browse(scenario)
+
+
+def test_a_real_game_that_is_cut_short_is_called_a_game(browse, source):
+    cfg = replace(source.cfg, evaluation=replace(source.cfg.evaluation, max_steps=2))
+
+    async def scenario(page, session):
+        for step in ("1", "2"):
+            await page.evaluate(click("#step"))
+            await page.until(f"{text('count')} === '{step}'")
+        assert await page.until(text("veil-title")) == "The game's time is up"
+
+    browse(scenario, of=replace(source, cfg=cfg), world="real")
 
 
 def test_touch_on_a_phone(browse, tmp_path):

@@ -1,7 +1,7 @@
 // Everything that is shown: frame, figures, policy, chart, trajectory, recordings.
 const get = (id) => document.getElementById(id);
 const WORLDS = { model: "World model", real: "Real game", replay: "Replay" };
-const OVER = { end: "The episode ended", cut: "Cut off at the horizon" };
+const CUT = { model: "Cut off at the horizon", real: "The game's time is up", replay: "The recording stops here" };
 const LONGEST_CHART = 400; // steps
 
 let toastTimer = 0;
@@ -86,7 +86,7 @@ function showVeil(view) {
   veil.hidden = !(fresh || view.over || view.paused);
   veil.classList.toggle("thin", !fresh);
   const title = fresh ? "Press a key or tap to play"
-    : view.over ? (view.world === "model" || view.over === "end" ? OVER[view.over] : "The recording stops here") : "Paused";
+    : view.over === "end" ? "The episode ended" : view.over ? CUT[view.world] : "Paused";
   get("veil-title").textContent = title;
   get("veil-text").textContent = {
     model: "Every frame from here on is imagined by the world model.",
