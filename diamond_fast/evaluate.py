@@ -167,6 +167,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         raise ValueError("--held-out: has no use, the run is model-free and has no world model")
     action, held_out = trained.agent.spec.action, None
     if args.held_out is not None:
+        require(args.held_out.exists(), "held_out", f"there is nothing at {args.held_out}")
         held_out = domain_of(config).load_recording(args.held_out)
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, action)
     _check_score_region(args.score_region, config)

@@ -206,7 +206,7 @@ def test_ctrl_c_is_no_traceback(capsys, monkeypatch, tmp_path):
         ("--run run --denoising-steps 3 0", "--denoising-steps: must be at least 1, got 0"),
         ("--run run --horizon 0", "--horizon: must be at least 1, got 0"),
         ("--run run --segments many", "Error parsing --segments: invalid literal for int() with base 10: 'many'"),
-        ("--run run --held-out nowhere.npz", "nowhere.npz"),
+        ("--run run --held-out nowhere.npz", "--held-out: there is nothing at nowhere.npz"),
         ("--run run --held-out other.npz", "--held-out other.npz: its frames are 8x8x3, the networks' 24x24x3; "),
         ("--run run --out run", "--out run: exists already; name a new folder"),
         (
