@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diamond_fast.networks.backend import Backend, Value
 from diamond_fast.networks.blocks import GroupNorm
+from diamond_fast.networks.exact import outside_autocast
 
 
 class MemoryBackend(Backend[Value], Protocol[Value]):
@@ -77,3 +78,24 @@ class WalkingMemory(Protocol):
         ...
 
     def walk_recall(self, backend: MemoryBackend[Value], x: Value) -> Value: ...
+
+
+class WalkOverFrames:
+    """Part of a ``WalkingMemory`` whose walk takes and gives frames as they are, padded by its own operations.
+
+    Its norms see the sum of two embeddings, of the noise level and the last action, behind a small network.
+    """
+
+    noise_emb: nn.Module
+    act_emb: nn.Module
+    cond_proj: nn.Module
+
+    def next_conditioning(self, c_noise: Tensor, act: Tensor) -> Tensor:
+        with outside_autocast(act.device):  # so that training sees what sampling computes
+            return self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
+
+    def as_map(self, frames: Tensor) -> Tensor:
+        return frames
+
+    def as_frames(self, output: Tensor, height: int, width: int) -> Tensor:
+        return output

@@ -26,7 +26,7 @@ from diamond_fast.networks.cross_attention.config import CrossAttentionConfig
 from diamond_fast.networks.exact import outside_autocast
 from diamond_fast.networks.levels import first_looking, padded
 from diamond_fast.networks.memory import FrameByFrameNetwork, Memory, heads_of, joined_frames, places
-from diamond_fast.networks.memory_walk import MemoryBackend, Value
+from diamond_fast.networks.memory_walk import MemoryBackend, Value, WalkOverFrames
 from diamond_fast.networks.unet.model import UNet
 from diamond_fast.spec import Spec
 
@@ -108,7 +108,7 @@ class FrameEncoder(nn.Module):
         return features[::-1]
 
 
-class CrossAttentionNetwork(FrameByFrameNetwork):
+class CrossAttentionNetwork(WalkOverFrames, FrameByFrameNetwork):
     """F(c_in x, c_noise, past frames, past actions) of the noisy frame's U-Net and the past frames' encoder.
 
     The U-Net is told the last action, the encoder that of its frame. Levels look at the past behind their blocks, on
@@ -175,16 +175,6 @@ class CrossAttentionNetwork(FrameByFrameNetwork):
     def past_conditioning(self, act: Tensor) -> Tensor:
         with outside_autocast(act.device):
             return self.encoder_act_emb(act)
-
-    def next_conditioning(self, c_noise: Tensor, act: Tensor) -> Tensor:
-        with outside_autocast(act.device):  # so that training sees what sampling computes
-            return self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
-
-    def as_map(self, frames: Tensor) -> Tensor:
-        return frames
-
-    def as_frames(self, output: Tensor, height: int, width: int) -> Tensor:
-        return output
 
     def walk_encoder(self, backend: MemoryBackend[Value], x: Value) -> list[Value]:
         """What is remembered of a frame, for each look in the order of ``walk_recall``."""

@@ -19,7 +19,7 @@ from diamond_fast.networks.config import num_heads
 from diamond_fast.networks.exact import at_least_float32, outside_autocast
 from diamond_fast.networks.levels import first_looking, padded
 from diamond_fast.networks.memory import Memory, MemoryNetwork
-from diamond_fast.networks.memory_walk import MemoryBackend, Value
+from diamond_fast.networks.memory_walk import MemoryBackend, Value, WalkOverFrames
 from diamond_fast.networks.unet.model import UNet
 from diamond_fast.networks.unet3d import walk
 from diamond_fast.networks.unet3d.config import UNet3DConfig
@@ -75,7 +75,7 @@ class TimeAttention2d(nn.Module):
         return (scores.softmax(dim=1).unsqueeze(3) * v).sum(1).flatten(1, 2)
 
 
-class UNet3D(MemoryNetwork):
+class UNet3D(WalkOverFrames, MemoryNetwork):
     """F(c_in x, c_noise, past frames, past actions): the noisy frame's output of a U-Net over all frames.
 
     The noisy frame is told its noise level and the last action, a past frame that it is clean and its own action.
@@ -159,16 +159,6 @@ class UNet3D(MemoryNetwork):
     def past_conditioning(self, act: Tensor) -> Tensor:
         with outside_autocast(act.device):
             return self.cond_proj(self.clean_emb.weight + self.act_emb(act))
-
-    def next_conditioning(self, c_noise: Tensor, act: Tensor) -> Tensor:
-        with outside_autocast(act.device):  # so that training sees what sampling computes
-            return self.cond_proj(self.noise_emb(c_noise) + self.act_emb(act))
-
-    def as_map(self, frames: Tensor) -> Tensor:
-        return frames
-
-    def as_frames(self, output: Tensor, height: int, width: int) -> Tensor:
-        return output
 
     def walk_recall(self, backend: MemoryBackend[Value], x: Value) -> Value:
         return walk.recall(backend, self, x)
