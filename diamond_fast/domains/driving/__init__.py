@@ -27,7 +27,7 @@ _PRESET = config.RunConfig(
     evaluation=config.EvaluationConfig(every=5),
 )
 
-_UPDATES = config.UpdateConfig(steps_per_epoch=5, batch_size=16, lr=1e-3)
+_UPDATES = config.UpdateConfig(steps_per_epoch=20, batch_size=16, lr=1e-3)
 
 _POLICY = config.RunConfig(
     env_id="diamond_fast/Driving-v0",
@@ -59,7 +59,7 @@ _POLICY = config.RunConfig(
     ),
     # Values are of many rewards, some of 6: what the policy sees with is not to be theirs alone.
     actor_critic_loss=config.ActorCriticLossConfig(
-        backup_every=15, gamma=0.9, weight_value_loss=0.2, weight_entropy_loss=0.01, normalise_advantages=True
+        backup_every=15, gamma=0.9, weight_value_loss=0.2, weight_entropy_loss=0.02, normalise_advantages=True
     ),
     world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=1), horizon=15, num_batches_to_preload=16),
     evaluation=config.EvaluationConfig(every=5, num_episodes=4, num_final_episodes=20, num_envs=4, max_steps=300),

@@ -61,7 +61,7 @@ class Driver:
 drive = Driver()
 """``--player diamond_fast.domains.driving.driver:drive``: a good driver, who hardly leaves the road."""
 
-stray = Driver(lapses=0.008, fastest=70.0)
+stray = Driver(lapses=0.02, fastest=80.0)
 """``--player diamond_fast.domains.driving.driver:stray``: one who drives too fast, often does, and comes back. Who
 learns to drive in imagination needs to have seen what that costs."""
 
