@@ -30,7 +30,9 @@ BASELINE = "last real frame"
 
 
 def save_learning_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path:
-    """Draw a run's returns, losses and policy entropy, once over environment steps and once over hours.
+    """Draw a run's returns, losses and policy entropy, once over environment steps and once over the clock.
+
+    A run from a recording takes no steps: over the clock alone.
 
     Args:
         path: the file, PNG; its folder must exist.
@@ -43,19 +45,22 @@ def save_learning_curves(path: Path, lines: Sequence[Mapping[str, Any]]) -> Path
 
     panels = [panel for panel in PANELS if any(panel[1] in line for line in lines)]
     hours = bool(lines) and lines[-1]["seconds"] >= 2 * 3600
-    clock = ("hours", "seconds", 3600.0) if hours else ("minutes", "seconds", 60.0)
+    abscissae = [("hours", "seconds", 3600.0) if hours else ("minutes", "seconds", 60.0)]
+    if len(lines) < 2 or lines[0]["env_steps"] != lines[-1]["env_steps"]:
+        abscissae.insert(0, ("environment steps", "env_steps", 1.0))
     with rc_context(STYLE):
-        figure = Figure(figsize=(10, 2.6 * (1 + len(panels))), layout="tight")
-        axes = figure.subplots(1 + len(panels), 2, squeeze=False, sharey="row", sharex="col")
-        for column, (label, key, unit) in zip(axes.T, (("environment steps", "env_steps", 1.0), clock), strict=True):
+        figure = Figure(figsize=(4 + 3 * len(abscissae), 2.6 * (1 + len(panels))), layout="tight")
+        axes = figure.subplots(1 + len(panels), len(abscissae), squeeze=False, sharey="row", sharex="col")
+        for column, (label, key, unit) in zip(axes.T, abscissae, strict=True):
             _draw_returns(column[0], lines, key, unit)
             for ax, panel in zip(column[1:], panels, strict=True):
                 _draw_panel(ax, panel, lines, key, unit)
             column[-1].set_xlabel(label)
-        for first, second in axes:
+        for first, *others in axes:
             if first.get_legend_handles_labels()[1]:
                 first.legend(fontsize=8)
-            second.set_ylabel("")
+            for other in others:
+                other.set_ylabel("")
         figure.savefig(path, dpi=110, format="png")
     return path
 

@@ -67,6 +67,13 @@ def test_learning_curves_by_steps_and_by_wall_clock(tmp_path, drawn):
     assert [ax.get_xlabel() for ax in figure.axes[-2:]] == ["environment steps", "minutes"]
 
 
+def test_a_run_from_a_recording_is_drawn_over_the_clock_alone(tmp_path, drawn):
+    save_learning_curves(tmp_path / "curves.png", [{**line, "env_steps": 300} for line in LINES])
+    assert [ax.get_ylabel() for ax in drawn[0].axes] == ["return", "denoiser loss", "policy entropy (bits)"]
+    assert drawn[0].axes[-1].get_xlabel() == "minutes"
+    assert curves_of(drawn[0].axes[1]) == [[[1.5, 0.5], [2.5, 0.2]], [[2.5, 0.3]]]
+
+
 def test_long_runs_are_drawn_in_hours(tmp_path, drawn):
     save_learning_curves(tmp_path / "curves.png", [{**LINES[0], "seconds": 7200.0}])
     assert drawn[0].axes[1].get_xlabel() == "hours"
