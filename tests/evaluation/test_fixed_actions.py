@@ -122,7 +122,7 @@ def test_the_command_writes_figures_and_pictures(recording, monkeypatch, tmp_pat
     for model, code in ((Obeys(), 0), (Ignores(), 1)):
         monkeypatch.setattr(open_loop, "next_frame_sampler", lambda *_, model=model: model)
         out = tmp_path / str(code)
-        arguments = ["--run", "r", "--held-out", "h", "--moments", "6", "--out", str(out), "--device", "cpu"]
+        arguments = ["--run", "r", "--held-out", str(tmp_path), "--moments", "6", "--out", str(out), "--device", "cpu"]
         assert command.main([*arguments, "--region", "0", "0", "32", "32"]) == code
         assert json.loads((out / "five_actions.json").read_text())["obeys"] == (code == 0)
         assert (out / "five_actions_2.png").stat().st_size > 1_000
