@@ -69,7 +69,10 @@ def test_every_world_is_known_by_its_name():
         ),
         ({"domain": "atari"}, "--game: --domain atari needs it"),
         ({"domain": "gym"}, "--env-id: --domain gym needs it"),
-        ({"domain": "recordings"}, "--static-dataset: worlds of --domain recordings are learned from a recording; name"),
+        (
+            {"domain": "recordings"},
+            "--static-dataset: worlds of --domain recordings are learned from a recording; name",
+        ),
         ({"domain": "catch", "env_id": "CarRacing-v3"}, "--env-id: --domain catch is diamond_fast/Catch-v0, got CarR"),
         ({"domain": "catch", "game": "Pong"}, "--game: is only for Atari"),
         ({"domain": "recordings", "env_id": "CarRacing-v3"}, "--env-id: is only for Gymnasium environments"),

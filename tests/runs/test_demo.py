@@ -188,5 +188,5 @@ def test_evaluate_measures_it_on_the_game_that_comes_with_it(tmp_path):
 
 def test_a_recording_of_ones_own_comes_first(tmp_path):
     other = tmp_path / "other.npz"
-    with pytest.raises(ValueError, match="--held-out: there is nothing at .*other"):
+    with pytest.raises(ValueError, match=r"--held-out: there is nothing at .*other"):
         evaluate.set_up(EvaluateArgs(pretrained="demo", held_out=other, out=tmp_path / "out"))
