@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _PRESET = config.RunConfig(
     domain="driving",
     world_model_only=True,
-    num_final_epochs=20,
+    num_final_epochs=18,
     denoiser=config.DenoiserConfig(
         config.InnerModelConfig(
             num_steps_conditioning=6,
