@@ -6,7 +6,7 @@ from typing import Any
 
 from diamond_fast.config import AugmentationConfig, RunConfig, of_kind
 from diamond_fast.domains import domain_of
-from diamond_fast.settings import check_limits, flag, require
+from diamond_fast.settings import check_limits, flag, require, require_there
 
 
 def checked(config: RunConfig) -> RunConfig:
@@ -58,7 +58,7 @@ def _existing_recording(config: RunConfig, name: str, given: str) -> str:
     """Where the recording is, whatever folder the run is resumed from."""
     require(not config.model_free, name, "has no use with --model-free, which trains in the real game")
     path = Path(given)
-    require(path.exists(), name, f"there is nothing at {path}")
+    require_there(path, name)
     return str(path.resolve())
 
 

@@ -17,7 +17,7 @@ from diamond_fast.domains import domain_of, has_env
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.runs.output import lasting_output
 from diamond_fast.runs.signals import stop_signals
-from diamond_fast.settings import check_limits, require
+from diamond_fast.settings import check_limits, require, require_there
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.engine.choose import Path as EnginePath
@@ -167,7 +167,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         raise ValueError("--held-out: has no use, the run is model-free and has no world model")
     action, held_out = trained.agent.spec.action, None
     if args.held_out is not None:
-        require(args.held_out.exists(), "held_out", f"there is nothing at {args.held_out}")
+        require_there(args.held_out, "held_out")
         held_out = domain_of(config).load_recording(args.held_out)
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, action)
     _check_score_region(args.score_region, config)
@@ -216,7 +216,7 @@ def _other(args: EvaluateArgs, trained: "TrainedAgent", denoising_steps: tuple[i
 
     path = args.beside
     assert path is not None
-    require(path.exists(), "beside", f"there is nothing at {path}")
+    require_there(path, "beside")
     other = load_agent(path) if path.is_dir() else load_agent(file=path, game=args.game)
     for config in (trained.config, other.config):
         require(not config.model_free, "beside", "compares world models, and a model-free run has none")

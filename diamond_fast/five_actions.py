@@ -14,7 +14,7 @@ from diamond_fast.cli import parse, user_errors
 from diamond_fast.config import CountInt, PositiveInt, Seed
 from diamond_fast.domains import domain_of
 from diamond_fast.runs.output import lasting_output
-from diamond_fast.settings import check_limits, require
+from diamond_fast.settings import check_limits, require_there
 
 if TYPE_CHECKING:  # torch is slow to import, and --help needs none of it
     from diamond_fast.evaluation.fixed_actions import Effect, Obedience, Region
@@ -78,7 +78,7 @@ def five_actions(args: FiveActionsArgs) -> int:
 
     if args.held_out is None:
         raise ValueError("--held-out: a recording is needed, which moments are taken from; for instance drives/test")
-    require(args.held_out.exists(), "held_out", f"there is nothing at {args.held_out}")
+    require_there(args.held_out, "held_out")
     device, trained = resolve_device(args.device), args.load()
     agent, config = trained.agent, trained.config
     if agent.spec.action != Box(2):

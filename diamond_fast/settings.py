@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -62,6 +63,11 @@ def require(condition: bool, path: str, message: str) -> None:
     """Raises ValueError, ``--flag: message``, for the setting at a dotted path unless the condition holds."""
     if not condition:
         raise ValueError(f"{flag(path)}: {message}")
+
+
+def require_there(file: Path, path: str) -> None:
+    """Raises ValueError for the setting at a dotted path unless the file or folder that it names exists."""
+    require(file.exists(), path, f"there is nothing at {file}")
 
 
 def flag(path: str) -> str:
