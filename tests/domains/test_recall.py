@@ -58,7 +58,7 @@ def test_between_the_balls_nothing_tells_the_side():
         (lambda seen, t: seen, 5.0),  # it remembers
         (lambda seen, t: seen if t == 0 else 1, 5.0),  # it goes there at once, and stays
         (lambda seen, t: 0, 0.0),  # always on the left
-        (lambda seen, t: 1, -5.0),  # always in the middle
+        (lambda seen, t: 1, 0.0),  # always in the middle
         (lambda seen, t: 2 - seen, -5.0),
     ],
 )

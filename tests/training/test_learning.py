@@ -20,10 +20,10 @@ from diamond_fast.training.trainer import Trainer
 RANDOM_AND_PERFECT = {
     "catch": (-2.5, 5.0),  # exact: 2 of the 8 columns lie above the paddle wherever it stands, and there are 5 balls
     "roll": (-0.33, 1.0),  # see tests/domains/test_roll.py
-    "recall": (-5 / 3, 5.0),  # exact: a paddle moved at random is in each of three places equally often
+    "recall": (0.0, 5.0),  # exact: whoever does not look at the ball is on either side of it equally often
 }
 GUESSING = 0.0
-"""In Recall, of a player who waits on one side: 5 or -5, equally often."""
+"""In Recall, of a player who does not see the ball's side: 5, -5 or 0."""
 
 
 def trained_and_played(cfg, folder):

@@ -18,8 +18,9 @@ _PRESET = replace(
     world_model=replace(_CATCH.world_model, horizon=22, sampler=config.SamplerConfig(num_steps=1)),
     # One denoising step draws a frame from noise that hides everything: there is most to be learned.
     sigma_distribution=config.SigmaDistributionConfig(loc=0.4),
-    denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=1_000, lr=3e-3),
-    actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, backup_every=22),
+    denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=700, steps_per_epoch=10, lr=3e-3),
+    # Rewards come 20 steps after what they are for, and the value network does not remember the ball that long.
+    actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, lambda_=1.0, backup_every=22),
 )
 
 

@@ -12,6 +12,7 @@ HIDDEN = 20  # steps until the ball, seen in the first frame, is back
 _SIZE = 24  # pixels
 _SIDE = 6  # pixels: of the ball and of the paddle
 _PLACES = (2, 9, 16)  # left sides of the paddle, and of the ball, which is never in the middle
+MOVES = 3  # steps in which the paddle can be moved: from then on an early choice counts, not later ones
 STAYS = 5  # frames with the ball at the end: what it is worth can be learned from them before it is remembered
 _BALL_COLOUR = (255, 255, 255)
 _PADDLE_COLOUR = (0, 255, 0)
@@ -23,9 +24,10 @@ class Recall(gymnasium.Env):
     bottom, on the same side, for five frames.
 
     Observations are uint8 [24,24,3]: the ball in white, a green paddle in one of three places, and a red clock that
-    grows by a pixel a step. Actions: 0 left, 1 stay, 2 right. Once the ball is back, nothing moves, and for each of the
-    frames the reward is +1 if the paddle is where the ball is, else -1. A perfect player scores 5. One who stays on one
-    side scores 0 on average.
+    grows by a pixel a step. Actions: 0 left, 1 stay, 2 right; the paddle begins in the middle and moves in the first
+    three steps alone. For each frame with the ball back the reward is +1 if the paddle is on its side, -1 if it is on
+    the other side, and 0 in the middle. A perfect player scores 5. Whoever does not look at the ball scores 0 on
+    average.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
@@ -48,10 +50,10 @@ class Recall(gymnasium.Env):
         return self.render(), {}
 
     def step(self, action: int):
-        if self._t < HIDDEN:
+        if self._t < MOVES:
             self.paddle = min(max(self.paddle + int(action) - 1, 0), 2)
         self._t += 1
-        reward = 0.0 if self._t < HIDDEN else 1.0 if self.paddle == self.ball else -1.0
+        reward = float((self.paddle - 1) * (self.ball - 1)) if self._t >= HIDDEN else 0.0
         return self.render(), reward, self._t == HIDDEN + STAYS - 1, False, {}
 
     def render(self) -> np.ndarray:
