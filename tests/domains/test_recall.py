@@ -5,7 +5,7 @@ import pytest
 
 from diamond_fast.config_checks import checked
 from diamond_fast.domains import domain_of
-from diamond_fast.domains.recall.env import HIDDEN, STAYS, Recall, side_of
+from diamond_fast.domains.recall.env import HIDDEN, MOVES, STAYS, Recall, side_of
 from diamond_fast.presets import PRESETS
 
 BALL, PADDLE, CLOCK = (255, 255, 255), (0, 255, 0), (255, 0, 0)
@@ -59,6 +59,7 @@ def test_between_the_balls_nothing_tells_the_side():
         (lambda seen, t: seen if t == 0 else 1, 5.0),  # it goes there at once, and stays
         (lambda seen, t: 0, 0.0),  # always on the left
         (lambda seen, t: 1, 0.0),  # always in the middle
+        (lambda seen, t: 1 if t < MOVES else seen, 0.0),  # too late: it stays in the middle
         (lambda seen, t: 2 - seen, -5.0),
     ],
 )

@@ -19,7 +19,7 @@ _PRESET = replace(
     # One denoising step draws a frame from noise that hides everything: there is most to be learned.
     sigma_distribution=config.SigmaDistributionConfig(loc=0.4),
     denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=700, steps_per_epoch=10, lr=3e-3),
-    # Rewards come 20 steps after what they are for, and the value network does not remember the ball that long.
+    # Rewards come 20 steps after the choice. Returns lean on them, not on a value that would have to remember the ball.
     actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, lambda_=1.0, backup_every=22),
 )
 
