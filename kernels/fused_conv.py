@@ -167,7 +167,7 @@ def _input_blocks(c1: int, c2: int, norm_groups: int, widest: int) -> tuple[int,
     return d, count, _block(d)
 
 
-def _rows(parameter: Tensor | None) -> tuple[Tensor | None, int]:
+def parameter_rows(parameter: Tensor | None) -> tuple[Tensor | None, int]:
     """scale or shift with neighbouring channels side by side, and the distance between samples."""
     if parameter is None:
         return None, 0
@@ -207,7 +207,7 @@ def _fused_conv(
             num_warps=WARPS, num_stages=STAGES, enable_fp_fusion=True,
         )  # fmt: skip
         return out, out_stats
-    (scale, scale_stride), (shift, shift_stride) = _rows(scale), _rows(shift)
+    (scale, scale_stride), (shift, shift_stride) = parameter_rows(scale), parameter_rows(shift)
     parts = [1 if s is None else s.size(2) for s in (stats, stats2)]
     kernel, constants = any_conv_kernel, {"KERNEL": weight.size(2), "STRIDE": stride}
     if config.kernel == "rows":
@@ -280,7 +280,7 @@ def fused_conv(
     Raises:
         TypeError, ValueError: an argument does not fit; the message names it.
     """
-    _check(x, weight, bias, norm, residual, x2, stride, upsample, groups)
+    check(x, weight, bias, norm, residual, x2, stride, upsample, groups)
     if not use_triton(impl, x):
         return fused_conv_reference(x, weight, bias, norm, residual, x2, stride, upsample, groups)
     projection = residual if isinstance(residual, Projection) else None
@@ -305,7 +305,7 @@ def fused_conv(
         return _fused_conv(x, x2, weight, bias, *n, kept, *p, stride, upsample, groups)
 
 
-def _check(
+def check(
     x: Tensor, weight: Tensor, bias: Tensor | None, norm: Norm | None, residual: Tensor | Projection | None,
     x2: Tensor | None, stride: int, upsample: bool, groups: int,
 ) -> None:  # fmt: skip

@@ -28,7 +28,7 @@ LAYERS = [
         "threads",
         "timing",
     ],
-    ["controls"],
+    ["controls", "cache"],
     ["registry"],
     [
         "networks.config",

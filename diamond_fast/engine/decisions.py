@@ -19,18 +19,16 @@ from typing import Any
 import torch
 
 from diamond_fast import kernels
+from diamond_fast.cache import folder
 from diamond_fast.engine.contest import Row, Work
 from diamond_fast.engine.path import Path
 
-CACHE = "DIAMOND_FAST_CACHE"
-"""Environment variable that names another folder than ``~/.cache/diamond_fast``."""
 MOST = 256  # decisions that are kept
 
 
 def file() -> FilePath:
     """Where decisions are kept."""
-    usual = FilePath(os.environ.get("XDG_CACHE_HOME") or FilePath.home() / ".cache") / "diamond_fast"
-    return FilePath(os.environ.get(CACHE) or usual) / "engines.json"
+    return folder() / "engines.json"
 
 
 def conditions(work: Work, paths: Sequence[Path]) -> dict[str, Any]:

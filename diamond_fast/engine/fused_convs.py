@@ -1,4 +1,4 @@
-"""Networks run with convolutions that are one kernel each: the ``fused_convs`` technique."""
+"""Networks run with convolutions that are one kernel each: the techniques ``fused_convs`` and ``hopper_convs``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.kernels.dispatch import use_triton
 from diamond_fast.kernels.fused_conv import Norm as FusedNorm
 from diamond_fast.kernels.fused_conv import Projection, fits, fused_conv
+from diamond_fast.kernels.hopper_conv import can_do, hopper_conv
 from diamond_fast.networks.backend import Norm
 from diamond_fast.networks.blocks import NORM_EPS, AdaGroupNorm, num_groups
 
@@ -80,8 +81,9 @@ class FusedConvs(FusedTorch):
             added = residual.x
         groups = num_groups(layer.out_channels)
         x, x2 = inputs[0].x, inputs[1].x if len(inputs) > 1 else None
-        y, y_stats = fused_conv(x, layer.weight, layer.bias, before, added, x2, layer.stride[0], upsample, groups)
-        return Activation(y, y_stats)
+        arguments = (x, layer.weight, layer.bias, before, added, x2, layer.stride[0], upsample, groups)
+        kernel = hopper_conv if self.techniques.hopper_convs and can_do(*arguments) else fused_conv
+        return Activation(*kernel(*arguments))
 
 
 class _Projected(Activation):

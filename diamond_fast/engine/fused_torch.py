@@ -36,6 +36,8 @@ class Techniques:
     """A single step of a memory's Mamba layer in two kernels between its products."""
     fused_convs: bool = False
     """Convolutions as one kernel with bias, residual and statistics, on small maps with norm and SiLU as well."""
+    hopper_convs: bool = False
+    """With ``fused_convs``, on H100 and H200: 3x3 convolutions in a kernel that normalises on maps of any size."""
     cuda_graphs: bool = True
     """All kernels of a call are launched as one graph."""
 

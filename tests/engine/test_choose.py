@@ -8,8 +8,9 @@ import torch
 from small_world import SMALL_WORLD, make_agent
 
 from diamond_fast import FastDenoiser
+from diamond_fast.cache import CACHE
 from diamond_fast.config import RunConfig
-from diamond_fast.engine import choose, decisions
+from diamond_fast.engine import choose
 from diamond_fast.engine.choose import candidates, choose_path
 from diamond_fast.engine.contest import Row, Work
 from diamond_fast.engine.path import Path
@@ -136,7 +137,7 @@ def work():
 def measured(monkeypatch, tmp_path):
     """Measuring gives these rows; returns how often it was done."""
     monkeypatch.setenv(choose.MEASURE, "1")
-    monkeypatch.setenv(decisions.CACHE, str(tmp_path))
+    monkeypatch.setenv(CACHE, str(tmp_path))
     calls = []
 
     def gives(*rows):
@@ -210,7 +211,7 @@ def test_nothing_is_measured_without_a_choice_a_wish_or_while_a_graph_is_capture
     monkeypatch.setenv(choose.MEASURE, "0")
     assert choose_path(CPU, work=work).engine == "torch"
     assert calls == []
-    assert os.listdir(os.environ[decisions.CACHE]) == []
+    assert os.listdir(os.environ[CACHE]) == []
 
 
 def test_a_run_goes_on_as_it_began(machine, measured, work):

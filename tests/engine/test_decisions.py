@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_world import SMALL_WORLD, make_agent
 
+from diamond_fast.cache import CACHE
 from diamond_fast.engine import decisions
 from diamond_fast.engine.choose import candidates
 from diamond_fast.engine.contest import Row, Work
@@ -18,7 +19,7 @@ HERE = {"work": "some", "threads": 2}
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv(decisions.CACHE, str(tmp_path / "cache"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
@@ -70,7 +71,7 @@ def test_a_file_that_makes_no_sense_is_as_good_as_none(folder, content):
 
 def test_a_folder_one_cannot_write_to_is_no_harm(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setenv(decisions.CACHE, str(tmp_path / "file"))
+    monkeypatch.setenv(CACHE, str(tmp_path / "file"))
     assert decisions.keep(HERE, ROWS) == ROWS
     assert decisions.find(HERE) is None
 
