@@ -21,7 +21,7 @@ typedef unsigned short u16;
 #define STEPS (C1 / 64 + C2 / 64 + R1 / 64 + R2 / 64)
 #define CONV_STEPS (C1 / 64 + C2 / 64)
 #define ITERATIONS ((PIXELS * 8 + UNIT - 1) / UNIT)
-#define BATCH (STEPS == 1 ? ITERATIONS : (ITERATIONS + 1) / 2)  // loads on their way at a time
+#define BATCH 4  // pixels a thread takes at a time
 #define ACC (NT / 2)
 #define TAP 8192                          // bytes: 64 outputs x 64 channels
 #define NUM_TAPS (CONV_STEPS * 9 + STEPS - CONV_STEPS)
@@ -86,7 +86,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
     extern __shared__ unsigned char memory[];
     __shared__ float gains[UNITS][64], offsets[UNITS][64], partial[UNITS][4 * WARPGROUPS][2][3];
     const u32 weights_at = (shared_address(memory) + 1023) / 1024 * 1024;
-    const int unit = threadIdx.x / UNIT, thread = threadIdx.x % UNIT;
+    const int unit = __shfl_sync(0xffffffff, threadIdx.x / UNIT, 0), thread = threadIdx.x % UNIT;
     const int warp = thread / 32, lane = thread % 32, group = thread / 128;
     const u32 inputs_at = weights_at + NUM_TAPS * TAP + unit * (BUFFER + STAGED);
     const u32 outputs_at = RESIDUAL ? inputs_at + BUFFER : inputs_at;  // else in the inputs' place
@@ -96,6 +96,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
     const int tiles = tiles_a_row * ((height + TILE_HEIGHT - 1) / TILE_HEIGHT);  // of an image
 
     // Weights, once: [step][tap][64 outputs][64 channels]
+#pragma unroll 1
     for (int i = threadIdx.x; i < NUM_TAPS * 512; i += THREADS) {
         const int c8 = i % 8, o = i / 8 % 64, rest = i / 512;
         const u16* from;
@@ -131,19 +132,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
             const int parts = second ? parts2 : parts1;
             const float* s = (second ? stats2 : stats1) + ((size_t)image * ((second ? C2 : C1) / 32) + g) * parts * 3;
             float count = 0, sum = 0;
+#pragma unroll 1
             for (int i = lane; i < parts; i += 32) {
                 const float n = s[i * 3];
                 count += n;
                 sum += n * s[i * 3 + 1];
             }
             count = warp_sum(count);
-            const float mean = warp_sum(sum) / count;
+            const float mean = __fdividef(warp_sum(sum), count);
             float m2 = 0;
+#pragma unroll 1
             for (int i = lane; i < parts; i += 32) {
                 const float d = s[i * 3 + 1] - mean;
                 m2 += s[i * 3 + 2] + s[i * 3] * d * d;
             }
-            const float rstd = 1.0f / sqrtf(warp_sum(m2) / count + eps);
+            const float rstd = rsqrtf(__fdividef(warp_sum(m2), count) + eps);
             const int c = step * 64 + warp * 32 + lane;
             const float gain = (bf16(scale + (size_t)image * scale_stride + c) + ADAPTIVE) * rstd;
             gains[unit][warp * 32 + lane] = gain;
@@ -172,20 +175,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
             offset[k] = offsets[unit][chunk * 8 + k];
         }
 #endif
-#pragma unroll
-        for (int start = 0; start < ITERATIONS; start += BATCH) {
-            uint4 held[BATCH];
-            u32 inside = 0;
+        uint4 held[BATCH], next[BATCH];
+        u32 inside = 0, next_inside;
+        auto fetch = [&](int start) {
+            next_inside = 0;
 #pragma unroll
             for (int i = 0; i < BATCH; ++i) {
                 const int pixel = thread / 8 + (start + i) * (UNIT / 8);
                 const int y = top + pixel / PITCH, x = left + pixel % PITCH;
-                held[i] = make_uint4(0, 0, 0, 0);
+                next[i] = make_uint4(0, 0, 0, 0);
                 if (pixel < PIXELS && (u32)y < height && (u32)x < width) {
-                    held[i] = load16(from + ((y / enlarge) * in_width + x / enlarge) * channels);
-                    inside |= 1u << i;
+                    next[i] = load16(from + ((y / enlarge) * in_width + x / enlarge) * channels);
+                    next_inside |= 1u << i;
                 }
             }
+        };
+        fetch(0);
+#pragma unroll 1  // the code of all would be larger than the cache for it
+        for (int start = 0; start < ITERATIONS; start += BATCH) {
+#pragma unroll
+            for (int i = 0; i < BATCH; ++i) held[i] = next[i];
+            inside = next_inside;
+            if (start + BATCH < ITERATIONS) fetch(start + BATCH);
 #pragma unroll
             for (int i = 0; i < BATCH; ++i) {
                 const int pixel = thread / 8 + (start + i) * (UNIT / 8);
@@ -225,7 +236,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
         const int image = tile / tiles;
         const int top = tile % tiles / tiles_a_row * TILE_HEIGHT, left = tile % tiles % tiles_a_row * TILE_WIDTH;
         const size_t at = (size_t)image * height * width;
-#pragma unroll
+#pragma unroll 1
         for (int step = 0; step < STEPS; ++step) {
             const bool last = step == STEPS - 1;
             const int next_tile = last ? tile + stride : tile, next_step = last ? 0 : step + 1;
@@ -237,24 +248,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                 if (passes) pass((unit + 1) % UNITS);
                 continue;
             }
-            const int taps_before = step < CONV_STEPS ? step * 9 : 8 * CONV_STEPS + step;
-            const u64 w = descriptor(weights_at + taps_before * TAP, 1024);
+            const bool conv = step < CONV_STEPS;
+            u64 w = descriptor(weights_at + (conv ? step * 9 : 8 * CONV_STEPS + step) * TAP, 1024);
             const u64 a = descriptor(inputs_at + group * 8 * 128, PITCH * 128);
-            asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-            if (step < CONV_STEPS) {
+            if (step == 0)
+                for (int i = 0; i < ACC; ++i) acc[i] = 0;
+            const int first_tap = conv ? 0 : 4, last_tap = conv ? 8 : 4;
+#pragma unroll 1
+            for (int tap = first_tap; tap <= last_tap; ++tap, w += TAP / 16) {
+                asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+                const u64 shifted = a + (tap / 3 * PITCH + tap % 3) * 8;
 #pragma unroll
-                for (int tap = 0; tap < 9; ++tap) {
-#pragma unroll
-                    for (int k = 0; k < 4; ++k)
-                        product(acc, w + tap * (TAP / 16) + k * 2, a + (tap / 3 * PITCH + tap % 3) * 8 + k * 2,
-                                step + tap + k > 0);
-                    if (tap == 7) asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-                }
-            } else {
-#pragma unroll
-                for (int k = 0; k < 4; ++k) product(acc, w + k * 2, a + (PITCH + 1) * 8 + k * 2, 1);
+                for (int k = 0; k < 4; ++k) product(acc, w + k * 2, shifted + k * 2);
+                asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             }
-            asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             const u32 staged = outputs_at + swizzled(thread / 8, chunk);  // a pixel's channels side by side
             if (RESIDUAL && last) {
 #pragma unroll
@@ -324,7 +331,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                     return v + __shfl_xor_sync(0xffffffff, v, 16);
                 };
                 count = group_sum(count);
-                const float mean = group_sum(sum) / fmaxf(count, 1.0f);
+                const float mean = __fdividef(group_sum(sum), fmaxf(count, 1.0f));
                 float m2 = 0;
 #pragma unroll
                 for (int i = 0; i < NT / 16; ++i) {
@@ -352,7 +359,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                         return v;
                     };
                     const float n = mine ? s[0] : 0, mu = mine ? s[1] : 0, q = mine ? s[2] : 0;
-                    const float all = sum16(n), merged = sum16(n * mu) / fmaxf(all, 1.0f);
+                    const float all = sum16(n), merged = __fdividef(sum16(n * mu), fmaxf(all, 1.0f));
                     const float squares = sum16(q + n * (mu - merged) * (mu - merged));
                     if (lane % 16 == 0) {
                         const size_t g = (size_t)image * (out_channels / 32) + block * 2 + lane / 16;

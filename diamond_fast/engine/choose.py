@@ -117,7 +117,7 @@ def candidates(
             # on an H200 the fastest in bfloat16; in float32 nobody has measured it
             kinds.insert(0 if dtype == torch.bfloat16 else 1, ("convolutions", Techniques(fused_convs=True)))
             if dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) == (9, 0):
-                kinds.insert(0, ("hopper", Techniques(fused_convs=True, hopper_convs=True)))
+                kinds.insert(0, ("hopper convolutions", Techniques(fused_convs=True, hopper_convs=True)))
         for variant, techniques in kinds:
             add("fused", graphs=graphs, techniques=techniques, variant=variant)
         if torchs_own or not TRITON_INSTALLED:

@@ -10,7 +10,7 @@ from diamond_fast.engine.weight_copies import WeightCopies
 from diamond_fast.kernels.dispatch import use_triton
 from diamond_fast.kernels.fused_conv import Norm as FusedNorm
 from diamond_fast.kernels.fused_conv import Projection, fits, fused_conv
-from diamond_fast.kernels.hopper_conv import can_do, hopper_conv
+from diamond_fast.kernels.hopper_conv import can_do, hopper_conv, pays
 from diamond_fast.networks.backend import Norm
 from diamond_fast.networks.blocks import NORM_EPS, AdaGroupNorm, num_groups
 
@@ -26,7 +26,7 @@ def make_backend(
 class FusedConvs(FusedTorch):
     """``FusedTorch``, with ``kernels.fused_conv`` for all convolutions that it can do."""
 
-    works = True
+    works = hopper_works = True
     """Until a kernel fails, for whatever reason: from then on the process does without."""
 
     def conv(
@@ -44,8 +44,7 @@ class FusedConvs(FusedTorch):
                 return self._one_kernel(layer, inputs, norm, residual, upsample)
             except Exception as error:  # a compiler or a driver can raise anything
                 FusedConvs.works = False
-                reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-                print(f"fused convolutions: going on with the library's, which are slower ({reason})", flush=True)
+                _say("fused convolutions: going on with the library's, which are slower", error)
         return super().conv(layer, inputs, norm, residual, upsample)
 
     def _can_do(self, layer: nn.Conv2d, inputs: Sequence[Activation], norm: Norm | None) -> bool:
@@ -82,8 +81,18 @@ class FusedConvs(FusedTorch):
         groups = num_groups(layer.out_channels)
         x, x2 = inputs[0].x, inputs[1].x if len(inputs) > 1 else None
         arguments = (x, layer.weight, layer.bias, before, added, x2, layer.stride[0], upsample, groups)
-        kernel = hopper_conv if self.techniques.hopper_convs and can_do(*arguments) else fused_conv
-        return Activation(*kernel(*arguments))
+        if self.techniques.hopper_convs and self.hopper_works and pays(x, upsample) and can_do(*arguments):
+            try:
+                return Activation(*hopper_conv(*arguments))
+            except Exception as error:
+                FusedConvs.hopper_works = False
+                _say("Hopper's convolutions: going on with Triton's, which are slower", error)
+        return Activation(*fused_conv(*arguments))
+
+
+def _say(words: str, error: Exception) -> None:
+    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    print(f"{words} ({reason})", flush=True)
 
 
 class _Projected(Activation):

@@ -48,7 +48,8 @@ def test_on_a_gpu(machine, capability, precision, coarse, why, graphs):
     dtype = "bfloat16" if coarse else "float32"
     assert (path.dtype, path.engine, path.graphs) == (getattr(torch, dtype), "fused", graphs)
     assert path.autocast() == ("cuda", torch.bfloat16, coarse)
-    kernels = "fused kernels (convolutions)" if coarse else "fused kernels"
+    convolutions = "hopper convolutions" if capability == (9, 0) else "convolutions"
+    kernels = f"fused kernels ({convolutions})" if coarse else "fused kernels"
     assert str(path) == f"Path: {kernels} in {dtype}{', CUDA graphs' if graphs else ''} ({why})"
 
 
@@ -79,13 +80,24 @@ def names(*args, **more):
 
 def test_candidates_by_device_and_precision(machine):
     machine()
-    assert names(CUDA) == ["fused convolutions", "fused", "torch", "torch float32", "readable"]
+    further = ["fused convolutions", "fused", "torch", "torch float32", "readable"]
+    assert names(CUDA) == ["fused hopper convolutions", *further]
     assert names(CUDA, "tf32") == ["fused", "fused convolutions", "torch", "readable"]
     assert names(CPU) == ["torch", "readable"]
-    assert [path.graphs for path in candidates(CUDA, graphs=False)] == [False] * 5
-    torch_alone = candidates(CUDA)[2].techniques
-    by_triton = "fused_norms", "fused_epilogues", "fused_edm", "fused_frames", "fused_memory", "fused_convs"
+    assert [path.graphs for path in candidates(CUDA, graphs=False)] == [False] * 6
+    torch_alone = candidates(CUDA)[3].techniques
+    by_triton = (
+        "fused_norms",
+        "fused_epilogues",
+        "fused_edm",
+        "fused_frames",
+        "fused_memory",
+        "fused_convs",
+        "hopper_convs",
+    )
     assert not any(getattr(torch_alone, name) for name in by_triton)
+    machine((8, 9))
+    assert names(CUDA) == further
     machine((7, 5))
     assert [path.dtype for path in candidates(CUDA)] == [torch.float32] * 3
     for precision in ("bf16", "fp32", torch.bfloat16):

@@ -27,6 +27,12 @@ LEVEL = 2 / 255
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 SIZE = {"cpu": 32, "cuda": 64}  # a CPU has no work to spare for what does not depend on it
 STEPS, ENVS = 4, 3
+TECHNIQUES = {
+    "none": Techniques(),
+    **{f"without {name}": replace(Techniques(), **{name: False}) for name, on in vars(Techniques()).items() if on},
+    "convolutions": Techniques(fused_convs=True),
+    "hopper": Techniques(fused_convs=True, hopper_convs=True),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -69,19 +75,20 @@ def test_samples_replayed_with_other_inputs(device, cfg):
     ("technique", "device"),
     [
         ("none", "cpu"),  # where the techniques make no difference
-        *(pytest.param(t, "cuda", marks=pytest.mark.gpu) for t in ["none", *Techniques.__dataclass_fields__]),
+        *(pytest.param(t, "cuda", marks=pytest.mark.gpu) for t in TECHNIQUES),
     ],
 )
 def test_bfloat16_before_quantisation(device, technique):
     twin = denoiser("paper")
-    off = Techniques() if technique == "none" else replace(Techniques(), **{technique: False})
     obs, act = inputs(0, device)
     noisy, sigma = obs[:, -1], torch.tensor([0.5, 2.0])
     context = obs.flatten(1, 2)
     with torch.no_grad():
         truth = twin.predict(noisy, sigma, context, act)
         network = copy.deepcopy(twin.inner_model).to(device)
-        fast = fast_sampler(twin.formulation, network, SamplerConfig(), torch.device(device), torch.bfloat16, off)
+        fast = fast_sampler(
+            twin.formulation, network, SamplerConfig(), torch.device(device), torch.bfloat16, TECHNIQUES[technique]
+        )
         levels = twin.formulation.condition(sigma)[None].to(device)
         conditioning = fast.network.conditioning(levels, act.to(device))[0]
         network_input = fast.formulation.prepare(noisy.to(device), context.to(device), sigma.to(device))
