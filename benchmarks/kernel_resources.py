@@ -50,34 +50,54 @@ residual and statistics behind it. On large maps that would normalise every pixe
 saves: there the norm is a pass of its own, and the convolution computes four neighbouring columns of outputs from six
 columns of inputs. Whether this or cuDNN is faster depends on the chip, so it is measured at first use.
 
+`hopper_conv` is for H100 and H200 alone, 3x3 with stride 1 and channels in multiples of 64. It is written in CUDA C++,
+as Triton has no way to multiply a tile that lies in shared memory nine times, each time a pixel further. A tile's
+pixels are read and normalised once (1.3 times with the border), so norm, convolution, residual and statistics are one
+launch on any map. What held Triton's kernel back is to be seen in its machine code: of twelve products in its loop
+eight are waited for before the next begins. NVRTC, which comes with torch, compiles it at first use, in about a second
+for each of some ten variants, and keeps them in the cache folder. Kernels of a graph begin before those in front of
+them have ended, load their weights, and wait.
+
 ## Measured on an H200
 
-On 2026-11-26, on one NVIDIA H200 (driver 580.159.04) with torch 2.11.0 and Triton 3.6.0, in bfloat16, the paper's
-networks. Medians of 20 calls for frames and 10 for updates, each one CUDA graph, as `python benchmarks/gpu_profile.py`
-takes them. *Before*: cuDNN's convolutions and the passes around them, commit f9c9b20. *Now*: `fused_conv` as it is, but
-for its kernel for large maps, which became up to 1.4 times as fast after these figures were taken. All of them:
-`benchmarks/results/profiles/nvidia-h200.json`.
+On one NVIDIA H200 (driver 580.159.04) with torch 2.11.0 and Triton 3.6.0, in bfloat16, the paper's networks. Medians of
+20 calls, each one CUDA graph, as `python benchmarks/gpu_profile.py` takes them. cuDNN's convolutions and the passes
+around them: 2026-11-26, commit f9c9b20. The others: 2026-11-27, `hopper_conv` at c413fe2, `fused_conv` there and, for
+updates, at 5c29185. All of them: `benchmarks/results/profiles/nvidia-h200.json`.
 
-| | before | now |
-| --- | --- | --- |
-| 32 frames in three steps | 5.43 ms, 17,700 NFE/s | 3.89 ms, 24,700 NFE/s |
-| 1 frame in three steps | 2.22 ms, 1,360 NFE/s | 1.26 ms, 2,380 NFE/s |
-| an update of the denoiser, batch 32 | 14.9 ms | 13.3 ms |
-| an update of the reward/end model, batch 32 | 13.1 ms | 12.2 ms |
-| an update of the policy with its 15 imagined steps, batch 32 | 132 ms | 107 ms |
+| | cuDNN | `fused_conv` | `hopper_conv`, the default there |
+| --- | --- | --- | --- |
+| 32 frames in three steps | 5.43 ms, 17,700 NFE/s | 3.48 ms, 27,600 NFE/s | **2.98 ms, 32,300 NFE/s** |
+| 8 frames in three steps | - | 1.86 ms, 12,900 NFE/s | 1.61 ms, 14,900 NFE/s |
+| 1 frame in three steps | 2.22 ms, 1,360 NFE/s | 1.24 ms, 2,410 NFE/s | 1.15 ms, 2,620 NFE/s |
+| an update of the denoiser, batch 32 | 14.9 ms | 13.6 ms | 13.3 ms (its kernels are the same) |
+| an update of the reward/end model, batch 32 | 13.1 ms | 12.7 ms | 12.6 ms (the same) |
+| an update of the policy with its 15 imagined steps, batch 32 | 132 ms | 86.0 ms | 77.2 ms |
 
-With the kernel as it is now, `FastDenoiser` drew 32 frames in 4.03 ms (23,800 NFE/s, copies of its inputs included),
-beside 37.1 ms (2,590 NFE/s) as published in TF32, both the median of 15 turns: 9.2 times as fast. A convolution of 64
-to 64 channels on 32 maps of 64x64, with bias and statistics, takes 29.6 us, from 128 channels 47.1 us; cuDNN and a pass
-behind it take 37.9 and 58.0 us. At 780 TFLOP/s the first would take 12.4 us. The three updates held 2.5 GiB of tensors
-and reserved 6.3 to 7.9 GiB.
+An earlier run of the same hour gave 3.03 ms (31,700 NFE/s) and 3.57 ms for 32 frames. The aim of 30,000 NFE/s is
+reached, on an H200; no H100 has run it. **Two aims are missed**: all three updates together take 103 ms, not 65, and
+`FastDenoiser` itself is not six times as fast as the published denoiser compiled as published. Drawing 32 frames by its
+`sample`, inputs copied and noise drawn, took 3.72 ms (25,800 NFE/s), beside 12.8 ms compiled and 43.3 ms as it is (TF32):
+3.4 and 11.6 times, the median of 15 turns.
 
-The aims are not reached: 30,000 NFE/s, and 65 ms for all three updates together, which took 132 ms. Half of an update's
-87 ms in the policy's kernels is the convolution of large maps; 20 ms are gaps between 8,000 launches.
+A norm and a convolution of 64 to 64 channels, with bias and statistics, in microseconds (one call of a graph of 20):
 
-All tests marked `gpu` passed there before the last change of that kernel (221 of them); with it, those of kernels,
-engine and training passed as far as the time went (208). `linear_step`, `frames_to_float` and
-`mamba_step` are younger: no GPU has run these. Nor has a whole run been done on one.
+| | 32 frames: `hopper_conv` | `fused_conv` | 1 frame: `hopper_conv` | `fused_conv` |
+| --- | --- | --- | --- | --- |
+| 64x64 | 27.4 | 41.0 | 5.8 | 8.8 |
+| 64x64, with a residual | 33.9 | 48.0 | 5.9 | 10.4 |
+| 64x64, from 128 channels | 65.2 | 67.1 | 9.1 | 14.1 |
+| 64x64, with a projection of 128 channels | 57.9 | 59.3 | 8.9 | 10.1 |
+| 32x32 | 11.6 | 16.1 | 5.2 | 6.3 |
+| 16x16 | 6.3 | 8.7 | 4.8 | 4.2 |
+| 8x8 | 5.1 | 5.2 | 4.7 | 4.1 |
+
+It is taken from 4,096 pixels or maps of 1,024 on. At 780 TFLOP/s the first would take 12.4 us; without the norm it takes
+19.7. In a network each launch takes one to two microseconds more than in this table.
+
+On 2026-11-26 all 221 tests marked `gpu` of that time passed, but for the last change of `fused_conv`, with which those
+that the time was enough for did (208). On 2026-11-27 those of `hopper_conv`, `linear_step`, `frames_to_float`,
+`mamba_step` and of the engine in graphs passed (129). No whole run has been done on a GPU.
 
 ## Updates
 

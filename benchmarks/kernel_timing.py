@@ -30,10 +30,11 @@ def copies_beyond_the_cache(case: Case) -> int:
     return min(CALLS, 1 + 2 * cache // case.bytes_moved)
 
 
-def compare(measure, machine, case: Case, **others: Callable[[], object]) -> None:
+def compare(measure, machine, case: Case, ours: str = "Triton", **others: Callable[[], object]) -> None:
     """Bytes a second of each implementation, each over inputs that are not in the cache.
 
     Args:
+        ours: what the kernel is written in, and its ``impl``.
         others: further candidates, by name.
     """
     device = torch.device("cuda")
@@ -44,7 +45,7 @@ def compare(measure, machine, case: Case, **others: Callable[[], object]) -> Non
         compiled = {"torch.compile": [torch.compile(lambda c=c: c("torch"), mode=mode) for c in calls]}
     pairs = [torch.empty(2, case.bytes_moved // 2, dtype=torch.uint8, device=device) for _ in calls]
     candidates = {
-        "Triton": [lambda c=c: c("triton") for c in calls],
+        ours: [lambda c=c: c(ours.lower()) for c in calls],
         "torch": [lambda c=c: c("torch") for c in calls],
         **compiled,
         "copy": [lambda p=p: p[0].copy_(p[1]) for p in pairs],
@@ -54,7 +55,7 @@ def compare(measure, machine, case: Case, **others: Callable[[], object]) -> Non
     turns = measure.take_turns({name: graph.replay for name, graph in graphs.items()}, optional=("torch.compile",))
     seconds, what = machine.memory(case.bytes_moved)
     measure.row(
-        case.op, {"call": case.shape}, turns, "Triton",
+        case.op, {"call": case.shape}, turns, ours,
         work=CALLS * case.bytes_moved / 1e9, unit="GB/s", floor=(CALLS * seconds, f"{CALLS} times {what}"),
     )  # fmt: skip
 
