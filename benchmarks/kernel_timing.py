@@ -60,18 +60,22 @@ def compare(measure, machine, case: Case, ours: str = "Triton", **others: Callab
     )  # fmt: skip
 
 
-def timing_of(op: str, **others: Callable[[Case], Callable[[], object]]) -> Callable[..., None]:
+def timing_of(
+    op: str, cases: Sequence[Case] = (), ours: str = "Triton", **others: Callable[[Case], Callable[[], object]]
+) -> Callable[..., None]:
     """A kernel's benchmark: each of its calls at the paper's shapes.
 
     Args:
         op: the stem of the kernel's file.
+        cases: its calls, if they are not among the paper's cases.
+        ours: as for ``compare``.
         others: what makes further candidates, by name.
     """
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: a kernel interpreted has no speed")
-    @pytest.mark.parametrize("case", [c for c in paper_cases() if c.op == op], ids=lambda c: c.shape)
+    @pytest.mark.parametrize("case", cases or [c for c in paper_cases() if c.op == op], ids=lambda c: c.shape)
     def timing(measure, machine, case):
-        compare(measure, machine, case, **{name: make(case) for name, make in others.items()})
+        compare(measure, machine, case, ours, **{name: make(case) for name, make in others.items()})
 
     return timing

@@ -1,21 +1,20 @@
-"""Time of `hopper_conv` at the paper's shapes: kernel, torch eager (cuDNN) and compiled, `fused_conv`, a copy of the bytes.
+"""Time of `hopper_conv` on H100 and H200: kernel, torch eager (cuDNN) and compiled, `fused_conv`, a copy of the bytes.
 
 pytest benchmarks/test_hopper_conv.py -m gpu
 """
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from kernel_cases import BF16, Case, image
-from kernel_timing import compare
+from kernel_timing import timing_of
 
 from diamond_fast.kernels.bias_residual_stats import group_norm_stats
 from diamond_fast.kernels.fused_conv import Norm, fused_conv
 from diamond_fast.kernels.hopper_conv import hopper_conv
 
-CASES = [(n, size, c) for n in (32, 1) for size in (64, 32, 16) for c in (64, 128)]
 BLOCKS = {64: "a block's second half", 128: "on the way up: two inputs"}
 
 
@@ -30,19 +29,22 @@ def arguments(n: int, size: int, c: int, device: torch.device) -> dict[str, Any]
     return {"x": x, "weight": weight, "bias": bias, "norm": norm, "groups": 2, **added}
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(
-    not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0),
-    reason="the kernel is for Hopper GPUs",
-)
-@pytest.mark.parametrize(("n", "size", "c"), CASES)
-def test_hopper_conv(measure, machine, n, size, c):
-    def make(device: torch.device):
+def case(n: int, size: int, c: int) -> Case:
+    def make(device: torch.device) -> Callable[[str], object]:
+        if torch.cuda.get_device_capability(device) != (9, 0):
+            pytest.skip("the kernel is for H100 and H200")
         given = arguments(n, size, c, device)
-        return lambda impl: hopper_conv(**given, impl=impl)
+        return lambda impl: fused_conv(**given) if impl == "fused_conv" else hopper_conv(**given, impl=impl)
 
     pixels = n * size**2
-    elements = pixels * (64 + 64 + 64)  # two maps in, one out
-    case = Case("hopper_conv", f"{n} x {c} x {size} x {size}, {BLOCKS[c]}", make, 2 * elements, 18 * pixels * 64 * c)
-    fused = partial(fused_conv, **arguments(n, size, c, torch.device("cuda")))
-    compare(measure, machine, case, ours="CUDA", fused_conv=fused)
+    bytes_moved = 2 * 3 * 64 * pixels  # two maps in, one out
+    return Case("hopper_conv", f"{n} x {c} x {size} x {size}, {BLOCKS[c]}", make, bytes_moved, 18 * pixels * 64 * c)
+
+
+def by_fused_conv(case: Case) -> Callable[[], object]:
+    call = case.make(torch.device("cuda"))
+    return lambda: call("fused_conv")
+
+
+CASES = [case(n, size, c) for n in (32, 1) for size in (64, 32, 16) for c in (64, 128)]
+test_hopper_conv = timing_of("hopper_conv", CASES, "CUDA", fused_conv=by_fused_conv)

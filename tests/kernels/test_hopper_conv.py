@@ -100,8 +100,8 @@ def assert_true(args: dict) -> None:
 
 @pytest.fixture
 def hopper():
-    """Skips the test on other GPUs."""
-    if torch.cuda.get_device_capability() != (9, 0):
+    """Skips the test elsewhere."""
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the kernel is for H100 and H200")
 
 
@@ -219,7 +219,7 @@ def test_room_in_shared_memory():
 
 
 def test_it_compiles():
-    """For all tiles, where torch's compiler of CUDA is there, which needs no GPU. None may spill registers much."""
+    """Needs no GPU, but the compiler that torch's builds for GPUs bring along."""
     try:
         _nvrtc.nvrtc()
     except OSError as error:
