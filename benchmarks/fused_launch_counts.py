@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -232,12 +233,14 @@ def of_step(techniques: Techniques, num_steps: int = 3, memory: Memory = "none")
 
 def main() -> None:
     memory: Any = sys.argv[1] if len(sys.argv) > 1 else "none"
-    for techniques in (Techniques(), Techniques(fused_convs=True)):
+    fused = Techniques(fused_convs=True)
+    ways = {"plain": Techniques(), "fused_convs": fused, "and hopper_convs": replace(fused, hopper_convs=True)}
+    for way, techniques in ways.items():
         for what, (count, gigabytes) in counted(techniques, memory).items():
-            print(f"fused_convs={techniques.fused_convs}, {what}: {count} launches, {gigabytes:.2f} GB")
+            print(f"{way}, {what}: {count} launches, {gigabytes:.2f} GB")
         if memory == "none":
             count, gigabytes = of_step(techniques, num_steps=1)[1]
-            print(f"fused_convs={techniques.fused_convs}, step with a student: {count} launches, {gigabytes:.2f} GB")
+            print(f"{way}, step with a student: {count} launches, {gigabytes:.2f} GB")
 
 
 if __name__ == "__main__":

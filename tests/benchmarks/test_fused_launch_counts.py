@@ -5,17 +5,21 @@ from fused_launch_counts import Fakes, counted, of_step
 
 from diamond_fast.engine.fused_torch import Techniques
 
+PLAIN, FUSED = Techniques(), Techniques(fused_convs=True)
+HOPPER = Techniques(fused_convs=True, hopper_convs=True)
+
 
 @pytest.mark.slow  # ten seconds for the networks that are made
 @pytest.mark.parametrize(
-    ("fused_convs", "evaluation", "step", "beside", "burn_in"),
+    ("techniques", "evaluation", "step", "beside", "burn_in"),
     [
-        (False, (186, 2.27), (774, 7.68), (110, 7.19), (97, 8.92)),
-        (True, (81, 1.38), (414, 4.79), (89, 5.14), (71, 6.20)),
+        (PLAIN, (186, 2.27), (774, 7.68), (110, 7.19), (97, 8.92)),
+        (FUSED, (81, 1.38), (414, 4.79), (89, 5.14), (71, 6.20)),
+        (HOPPER, (61, 0.83), (354, 3.16), (89, 5.11), (71, 6.20)),
     ],
 )
-def test_an_imagined_rollout(fused_convs, evaluation, step, beside, burn_in):
-    found = counted(Techniques(fused_convs=fused_convs))
+def test_an_imagined_rollout(techniques, evaluation, step, beside, burn_in):
+    found = counted(techniques)
     assert {what: (count, round(gigabytes, 2)) for what, (count, gigabytes) in found.items()} == {
         "evaluation": evaluation,
         "step": step,
@@ -25,29 +29,36 @@ def test_an_imagined_rollout(fused_convs, evaluation, step, beside, burn_in):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("fused_convs", "step"), [(False, (400, 3.12)), (True, (250, 2.01))])
-def test_a_students_imagined_step_is_less_than_half_of_three_evaluations(fused_convs, step):
+@pytest.mark.parametrize(("techniques", "step"), [(PLAIN, (400, 3.12)), (FUSED, (250, 2.01)), (HOPPER, (230, 1.47))])
+def test_a_students_imagined_step_beside_three_evaluations(techniques, step):
     """774 launches and 7.68 GB, with fused convolutions 414 and 4.79, are those of ``test_an_imagined_rollout``."""
-    count, gigabytes = of_step(Techniques(fused_convs=fused_convs), num_steps=1)[1]
+    count, gigabytes = of_step(techniques, num_steps=1)[1]
     assert (count, round(gigabytes, 2)) == step
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fused_convs", "share", "step"), [(False, (50, 0.33), (731, 7.87)), (True, (45, 0.25), (404, 5.02))]
+    ("techniques", "share", "step"),
+    [
+        (PLAIN, (50, 0.33), (731, 7.87)),
+        (FUSED, (45, 0.25), (404, 5.02)),
+        (HOPPER, (43, 0.18), (342, 3.33)),
+    ],
 )
-def test_a_memorys_imagined_step(fused_convs, share, step):
+def test_a_memorys_imagined_step(techniques, share, step):
     """Of the bytes 0.22 GB are the whole pool of starts, which counts as an operand; its rows for one step are 7 MB."""
-    found = counted(Techniques(fused_convs=fused_convs), "mamba")
+    found = counted(techniques, "mamba")
     assert [(found[what].count, round(found[what].gigabytes, 2)) for what in ("its share", "step")] == [share, step]
 
 
 def test_an_evaluation():
     """Convolutions: two in each of 22 blocks, 8 between them, 2 after attention, which has norm, product and itself.
 
-    The norms before convolutions of 64x64 and 32x32 pixels are passes of their own.
+    The norms before convolutions of 64x64 and 32x32 pixels are passes of their own, but for Hopper.
     """
-    plain, fused = (Fakes(Techniques(fused_convs=f)).evaluation() for f in (False, True))
-    assert fused.counts == {"fused_conv": 54, "ada_group_norm_silu": 23, "addmm": 2, "addcmul": 2}
-    for counted_there, (count, gigabytes) in ((plain, (186, 2.27)), (fused, (81, 1.38))):
+    plain, fused, hopper = (Fakes(techniques).evaluation() for techniques in (PLAIN, FUSED, HOPPER))
+    further = {"addmm": 2, "addcmul": 2}
+    assert fused.counts == {"fused_conv": 54, "ada_group_norm_silu": 23, **further}
+    assert hopper.counts == {"hopper_conv": 33, "fused_conv": 21, "ada_group_norm_silu": 3, **further}
+    for counted_there, (count, gigabytes) in ((plain, (186, 2.27)), (fused, (81, 1.38)), (hopper, (61, 0.83))):
         assert (counted_there.launches.count, round(counted_there.launches.gigabytes, 2)) == (count, gigabytes)
