@@ -110,6 +110,33 @@ def test_a_kernel_that_fails_is_done_without(kernels, monkeypatch, capsys):
 
 
 @torch.no_grad()
+def test_where_hoppers_kernel_fails_tritons_goes_on(kernels, monkeypatch, capsys):
+    """One line, the same result, no further attempt; and none where it cannot do it, or does not pay."""
+    monkeypatch.setattr(FusedConvs, "hopper_works", True)
+    encoder = randomised(ActorCriticEncoder(ActorCriticConfig(channels=(32, 64), down=(0, 0)), 3))
+    x, copies, attempts = torch.randn(1, 3, 4, 4), WeightCopies(encoder, torch.float32), []
+
+    def refused(*args):
+        attempts.append(args)
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(fused_convs, "hopper_conv", refused)
+    techniques = Techniques(fused_convs=True, hopper_convs=True)
+    for able, worth in ((True, False), (False, True), (True, True), (True, True)):
+        monkeypatch.setattr(fused_convs, "can_do", lambda *args, able=able: able)
+        monkeypatch.setattr(fused_convs, "pays", lambda *args, worth=worth: worth)
+        kernels["conv2d"] = 0
+        y = copies.network.walk(make_backend(copies, techniques), Activation(x)).x
+        assert kernels["conv2d"] == 0
+        torch.testing.assert_close(y, encoder(x), rtol=1e-4, atol=1e-4)
+        assert len(attempts) == (able and worth)
+    assert FusedConvs.works
+    assert capsys.readouterr().out == (
+        "Hopper's convolutions: going on with Triton's, which are slower (OSError: no compiler)\n"
+    )
+
+
+@torch.no_grad()
 def test_what_the_kernel_cannot_do_is_left_to_the_library(kernels):
     """Another padding, or a norm whose groups straddle the seam: the same result without a word."""
     backend = make_backend(WeightCopies(nn.Linear(1, 1), torch.float32), TECHNIQUES)
