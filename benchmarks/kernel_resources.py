@@ -57,7 +57,8 @@ pixels are read and normalised once (1.3 times with the border), so norm, convol
 launch on any map. What held Triton's kernel back is to be seen in its machine code: of twelve products in its loop
 eight are waited for before the next begins. NVRTC, which comes with torch, compiles it at first use, in about a second
 for each of some ten variants, and keeps them in the cache folder. Kernels of a graph begin before those in front of
-them have ended, load their weights, and wait.
+them have ended, load their weights, and wait. No interpreter runs it: without such a GPU its tests are skipped, and
+compute-sanitizer has not seen it yet.
 
 ## Measured on an H200
 
