@@ -175,6 +175,17 @@ def parameter_rows(parameter: Tensor | None) -> tuple[Tensor | None, int]:
     return parameter, parameter.stride(0) if parameter.dim() == 2 else 0
 
 
+def stats_of(norm: Norm, x: Tensor, x2: Tensor | None, impl: str) -> list[Tensor | None]:
+    """Statistics of x and of x2 for the norm: those that it has, the others computed; None if there is no x2."""
+    size = (x.size(1) + (0 if x2 is None else x2.size(1))) // norm.groups
+    stats = []
+    for given, value in ((norm.stats, x), (norm.stats2, x2)):
+        if given is None and value is not None:
+            given = group_norm_stats(value, value.size(1) // size, impl=impl)
+        stats.append(None if given is None else given.contiguous())
+    return stats
+
+
 @launch.operator("diamond_fast::fused_conv")
 def _fused_conv(
     x: Tensor, x2: Tensor | None, weight: Tensor, bias: Tensor | None,
@@ -294,14 +305,7 @@ def fused_conv(
             x = normalise(x, norm.scale, norm.shift, norm.groups, norm.eps, "silu", stats=norm.stats, impl=impl, **more)
             x2 = None
         elif norm is not None:
-            stats, stats2 = norm.stats, norm.stats2
-            size = (x.size(1) + (0 if x2 is None else x2.size(1))) // norm.groups
-            stats = group_norm_stats(x, x.size(1) // size, impl="triton") if stats is None else stats.contiguous()
-            if stats2 is not None:
-                stats2 = stats2.contiguous()
-            elif x2 is not None:
-                stats2 = group_norm_stats(x2, x2.size(1) // size, impl="triton")
-            n = (norm.scale, norm.shift, stats, stats2, norm.groups, float(norm.eps))
+            n = (norm.scale, norm.shift, *stats_of(norm, x, x2, "triton"), norm.groups, float(norm.eps))
         return _fused_conv(x, x2, weight, bias, *n, kept, *p, stride, upsample, groups)
 
 

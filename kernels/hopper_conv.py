@@ -16,7 +16,6 @@ from torch import Tensor
 
 from diamond_fast.kernels import launch
 from diamond_fast.kernels._nvrtc import Function, compiled
-from diamond_fast.kernels.bias_residual_stats import group_norm_stats
 from diamond_fast.kernels.dispatch import channels_last
 from diamond_fast.kernels.fused_conv import (
     Norm,
@@ -24,6 +23,7 @@ from diamond_fast.kernels.fused_conv import (
     check,
     fused_conv_reference,
     parameter_rows,
+    stats_of,
 )
 
 hopper_conv_reference = fused_conv_reference
@@ -190,13 +190,10 @@ def _hopper_conv(
     x, weight = _aligned(x), _aligned(weight)
     x2, residual, r, r2, projection = (None if t is None else _aligned(t) for t in (x2, residual, r, r2, projection))
     (scale, scale_stride), (shift, shift_stride) = parameter_rows(scale), parameter_rows(shift)
-    shared_bytes = tiles.shared_bytes(
-        sum(_channels(x, x2)) // 64 * 9 + sum(_channels(r, r2)) // 64, residual is not None
-    )
-    given = constants(
-        tiles, _channels(x, x2), _channels(r, r2), upsample, scale is not None,
-        scale is not None and scale.dim() == 2, residual is not None,
-    )  # fmt: skip
+    c, projected = _channels(x, x2), _channels(r, r2)
+    shared_bytes = tiles.shared_bytes((9 * sum(c) + sum(projected)) // CHANNELS, residual is not None)
+    adaptive = scale is not None and scale.dim() == 2
+    given = constants(tiles, c, projected, upsample, scale is not None, adaptive, residual is not None)
     function = _function(x.device.index, tiles.pixels, shared_bytes, tuple(given.items()))
     tensors = (x, x2, weight, bias, scale, shift, stats, stats2, residual, r, r2, projection, projection_bias)
     parts = [1 if s is None else s.size(2) for s in (stats, stats2)]
@@ -266,10 +263,5 @@ def hopper_conv(
     n: tuple = (None, None, None, None, 1e-5)
     with torch.no_grad():
         if norm is not None:
-            stats, stats2 = (
-                s if s is not None or t is None else group_norm_stats(t, t.size(1) // GROUP_CHANNELS)
-                for s, t in ((norm.stats, x), (norm.stats2, x2))
-            )
-            stats, stats2 = (None if s is None else s.contiguous() for s in (stats, stats2))
-            n = (norm.scale, norm.shift, stats, stats2, float(norm.eps))
+            n = (norm.scale, norm.shift, *stats_of(norm, x, x2, "auto"), float(norm.eps))
         return _hopper_conv(x, x2, weight, bias, *n, residual if p is None else None, *projected, upsample)

@@ -101,7 +101,7 @@ def _version(package: str) -> str | None:
 def build(extensions: FilePath, kernels: FilePath) -> str:
     """A digest of the extensions and the kernels in two folders: the same version can be built anew, or edited."""
     digest = hashlib.sha256()
-    for part in (*sorted(extensions.glob("*.so")), *sorted(kernels.glob("*.py"))):
+    for part in (*sorted(extensions.glob("*.so")), *sorted(kernels.glob("*.py")), *sorted(kernels.glob("*.cu"))):
         digest.update(part.name.encode() + hashlib.sha256(part.read_bytes()).digest())
     return digest.hexdigest()[:12]
 

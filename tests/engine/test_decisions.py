@@ -115,8 +115,10 @@ def test_an_extension_or_a_kernel_built_anew_is_measured_anew(tmp_path, monkeypa
     second = found()
     kernel.write_text("x = 2")
     third = found()
+    kernel.with_suffix(".cu").write_text("float x;")
+    fourth = found()
     decisions.build.cache_clear()
-    assert len({first["build"], second["build"], third["build"]}) == 3
+    assert len({conditions["build"] for conditions in (first, second, third, fourth)}) == 4
 
 
 def test_on_a_gpu_the_card_and_its_driver_count_and_threads_do_not(monkeypatch):

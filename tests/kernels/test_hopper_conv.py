@@ -203,6 +203,37 @@ def test_elsewhere_it_is_the_reference():
         hopper_conv(**args, impl="triton")
 
 
+def test_what_is_launched(monkeypatch):
+    """On an H100, without one: blocks, threads, shared memory, and all that the kernel takes."""
+    launched = []
+
+    class Recorded:
+        def launch(self, grid, threads, arguments, *, early):
+            launched.append((grid, threads, len(arguments), early))
+
+    def function(device, pixels, shared_bytes, given):
+        launched.append((pixels, shared_bytes, dict(given)))
+        return Recorded()
+
+    monkeypatch.setattr("diamond_fast.kernels.hopper_conv.can_do", lambda *args: True)
+    monkeypatch.setattr("diamond_fast.kernels.hopper_conv._function", function)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    args = arguments(Case(32, 64, 64, residual="given"), torch.device("cpu"))
+    y, stats = hopper_conv(**args, impl="cuda")
+    tiles = Tiles(128, 2, 2)
+    assert (y.shape, stats.shape) == ((32, 64, 64, 64), (32, 2, 16, 3))
+    expected = constants(tiles, [64, 0], [0, 0], False, True, True, True)
+    assert launched == [(128, tiles.shared_bytes(9, True), expected), ((132, 1), 512, 24, True)]
+
+    launched.clear()
+    args = arguments(Case(1, 8, 8, c2=64, out=128, residual="projection"), torch.device("cpu"))
+    y, stats = hopper_conv(**args, impl="cuda")
+    assert (y.shape, stats.shape) == ((1, 128, 8, 8), (1, 4, 1, 3))
+    tiles = Tiles(64, 1, 1)
+    expected = constants(tiles, [64, 64], [64, 64], False, True, True, False)
+    assert launched == [(64, tiles.shared_bytes(20, False), expected), ((1, 2), 128, 24, True)]
+
+
 def test_tiles_for_every_multiprocessor():
     """The paper's network on an H100, at a batch of 32 and of 1."""
     one = [conv_tiles(n, s, s, 1, 9, True, 132) for n, s in ((32, 64), (32, 32), (32, 16), (32, 8), (1, 64))]

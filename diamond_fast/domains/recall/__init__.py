@@ -17,8 +17,8 @@ _PRESET = replace(
     # An imagined episode that begins with the ball in sight goes on until it is back.
     world_model=replace(_CATCH.world_model, horizon=22, sampler=config.SamplerConfig(num_steps=1)),
     # One denoising step draws a frame from noise that hides everything: there is most to be learned. After 700 updates
-    # the ball does not come back, nor does the game end; after 2500 both do. From then on it stays as it is: trained on
-    # with what the policy plays, it told rewards wrong.
+    # the ball does not come back, nor does the game end; after 2500 both do. From then on it stays as it is: in the
+    # run that was looked at, one that was trained on told its policy wrong rewards.
     sigma_distribution=config.SigmaDistributionConfig(loc=0.4),
     denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=2500, steps_per_epoch=0, lr=3e-3),
     # Few imagined episodes begin while the paddle moves.
