@@ -118,6 +118,22 @@ def test_rooms(monkeypatch):
 
 
 @needs_doom
+def test_a_shot_is_seen_by_who_is_armed():
+    """Before a wall, standing still: only a gun changes anything."""
+    still, shoots = [row()] * 12, [row(clicks=1)] * 4
+    changed = {}
+    for armed in (False, True):
+        rooms = GymSlot(ENV_ID, (120, 160), {"scene": "rooms", "armed": armed})
+        try:
+            seen = frames(rooms, 1, still + shoots)[len(still) :].astype(float)
+        finally:
+            rooms.close()
+        changed[armed] = np.abs(seen[1:] - seen[0])[:, :, 60:100].mean()
+    assert changed[False] < 1
+    assert changed[True] > 5
+
+
+@needs_doom
 def test_a_full_turn_leads_back():
     """The player of ``turn_round`` sees after it what it saw before, and something else on the way."""
     rooms, player, rng = GymSlot(ENV_ID, (120, 160), {"scene": "rooms"}), Turner(), np.random.default_rng(0)

@@ -23,6 +23,7 @@ _TICS = 3  # of the game a step, the last of which is drawn
 _STEPS_PER_MATCH = round(120 * FRAMES_PER_SECOND)
 _SCENES = {"deathmatch": ("cig.wad", "map02"), "rooms": ("my_way_home.wad", "map01")}
 _KEYS = ("MOVE_FORWARD", "MOVE_LEFT", "MOVE_BACKWARD", "MOVE_RIGHT")  # w, a, s, d
+_GUN = ("give Shotgun", "give Shell 999", "use Shotgun")
 _RULES = (
     "-host 1 -deathmatch +sv_forcerespawn 1 +sv_respawnprotect 1 +sv_spawnfarthest 1 +sv_noautoaim 1 +sv_nocrouch 1 "
     "+viz_respawn_delay 0 +viz_nocheat 0"
@@ -42,6 +43,7 @@ class Deathmatch(gymnasium.Env):
     Args:
         bots: opponents in a deathmatch.
         scene: ``deathmatch`` or ``rooms``.
+        armed: who walks through the rooms holds a shotgun, so that a shot is seen. In a deathmatch everybody is armed.
 
     Raises:
         ValueError: there is no such scene.
@@ -49,10 +51,11 @@ class Deathmatch(gymnasium.Env):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": FRAMES_PER_SECOND}  # noqa: RUF012
 
-    def __init__(self, bots: int = 3, render_mode: str | None = None, scene: str = "deathmatch"):
+    def __init__(self, bots: int = 3, render_mode: str | None = None, scene: str = "deathmatch", armed: bool = False):
         if scene not in _SCENES:
             raise ValueError(f"scene: expected one of {', '.join(_SCENES)}, got {scene}")
         self.bots, self.render_mode = bots if scene == "deathmatch" else 0, render_mode
+        self._gun = _GUN if armed and scene == "rooms" else ()
         self.observation_space = spaces.Box(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         turn = spaces.Box(-MOST_DEGREES, MOST_DEGREES, (1,), np.float32)
         self.action_space = spaces.Dict(
@@ -77,6 +80,8 @@ class Deathmatch(gymnasium.Env):
             Path("_vizdoom").rmdir()  # the game makes it where the program runs, and leaves it empty
         for _ in range(self.bots):
             self._game.send_game_command("addbot")
+        for command in self._gun:
+            self._game.send_game_command(command)
         self._frags = self._steps = 0
         return self.render(), {}
 
