@@ -1,11 +1,12 @@
 """Recordings of players that see the ball by its colour and go where it comes down: what studies can learn from.
 
 python examples/scripted_players.py breakout breakout.journal            # 60,000 steps: minutes
-python examples/scripted_players.py boxing boxing.journal --noise 0.15 --hold 8
+python examples/scripted_players.py boxing boxing.journal --noise 0.15 0.1 --hold 8 20
 python examples/scripted_players.py catch catch.journal --steps 10000    # seconds
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,14 +79,16 @@ PLAYERS = {
 }
 
 
-def record(world: str, path: Path, steps: int, noise: float = 0.1, seed: int = 0, hold: int = 1) -> list[float]:
+def record(
+    world: str, path: Path, steps: int, noise: Sequence[float] = (0.1,), seed: int = 0, hold: Sequence[int] = (1,)
+) -> list[float]:
     """Plays whole games until so many steps are recorded. Returns their scores.
 
     Args:
         path: of the journal.
-        noise: how often anything is done instead: a world model should have seen misses.
+        noise: how often anything is done instead: a world model should have seen misses. Games take the values in turn.
         seed: of the games and the noise.
-        hold: for how many steps the same is done instead, as a hand holds a key.
+        hold: for how many steps the same is done instead, as a hand holds a key. Games take the values in turn.
     """
     play, cfg = PLAYERS[world]
     make_slot = domain_of(cfg).make_slot
@@ -95,12 +98,13 @@ def record(world: str, path: Path, steps: int, noise: float = 0.1, seed: int = 0
         while replay.num_steps < steps:
             frame, _ = slot.reset(seed + len(scores))
             before, act, over, held = frame, 0, False, 0
+            odds, length = noise[len(scores) % len(noise)], hold[len(scores) % len(hold)]
             scores.append(0.0)
             while not over:
                 if held > 0:
                     held -= 1
-                elif rng.random() < noise:
-                    act, held = int(rng.integers(slot.action.n)), hold - 1
+                elif rng.random() < odds:
+                    act, held = int(rng.integers(slot.action.n)), length - 1
                 else:
                     act = play(frame, before, act)
                 slot.send(np.int64(act))
@@ -121,8 +125,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("world", choices=list(PLAYERS))
     parser.add_argument("out", type=Path, help="the journal to write")
     parser.add_argument("--steps", type=int, default=60_000)
-    parser.add_argument("--noise", type=float, default=0.1, help="how often anything is done instead")
-    parser.add_argument("--hold", type=int, default=1, help="for how many steps the same is done instead")
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.1], help="how often anything is done instead")
+    parser.add_argument("--hold", type=int, nargs="+", default=[1], help="for how many steps the same is done instead")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     scores = record(args.world, args.out, args.steps, args.noise, args.seed, args.hold)
