@@ -15,7 +15,7 @@ from typing import Literal, TypeVar
 
 import numpy as np
 
-from diamond_fast.spec import Action, Box, Discrete, Mixed
+from diamond_fast.spec import Action, Box, Discrete, Mixed, MultiBinary
 
 MOUSE_REACH = 120.0
 """Points that a mouse moves within a step for a number to become 1, if the domain says nothing."""
@@ -171,6 +171,8 @@ NAMED_CODES = {
     "fire": ("Space", "Mouse0", "Pad0", "Pad7"),
 }
 """Codes of buttons with these names."""
+_USUAL = {"keys": ("up", "left", "down", "right"), "clicks": ("fire",)}
+"""What buttons are in parts with these names, if there are as many: w, a, s and d, and the mouse's."""
 _ROW = (*(f"Digit{n}" for n in (*range(1, 10), 0)), *(f"Key{letter}" for letter in "QTYUOFGZXB"))
 """Codes for buttons with other names, in this order; the page's own letters are left out."""
 _PAIRS = (  # a stick's second axis points down; a second number is often both pedals in one
@@ -210,6 +212,9 @@ def default_controls(
         labels = [names[c] if names else f"{part} {i}".strip() for i, c in enumerate(columns)]
         if len(columns) == 1 and part and not names:
             labels = [part]
+        usual_names = _USUAL.get(part, ())
+        if len(columns) == len(usual_names) and isinstance(kind, MultiBinary) and not names:
+            labels = list(usual_names)
         if isinstance(kind, Discrete):
             counts = Counter([0] if usual is None else usual[..., columns].argmax(-1).ravel().tolist())
             idle[columns[counts.most_common(1)[0][0]]] = 1

@@ -175,6 +175,7 @@ def test_named_buttons_are_walked_with_and_the_mouse_looks():
     )
     names = ("fire", "up", "left", "down", "right", "mouse x", "mouse y")
     controls = default_controls(action, names)
+    assert default_controls(action).keys == controls.keys  # as a recording has them, whose parts alone are named
     assert [key.codes[0] for key in controls.keys] == ["Space", "KeyW", "KeyA", "KeyS", "KeyD"]  # arrows look
     assert "Mouse0" in controls.keys[0].codes
     np.testing.assert_allclose(controls.act(("up", "fire"), (-60, 30)), [1, 1, 0, 0, 0, -0.5, 0.25])
