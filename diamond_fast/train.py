@@ -89,7 +89,8 @@ class TrainArgs:
     init_from: Annotated[str | None, arg(metavar="PATH|GAME")] = None
     """Start from the networks of another run (its folder, or one of its checkpoints/epoch_*.json); from a published
     agent (a .pt file, or a game's name to fetch its agent from the Hub); or from demo, the world model that comes with
-    the package, with the settings of --preset demo."""
+    the package, with the settings of --preset demo. From a world model alone a policy can be trained, too: with
+    --no-world-model-only."""
     logger: Literal["none", "tensorboard", "wandb"] = "none"
     """The scalars are sent to this dashboard, in addition to metrics.jsonl."""
     cuda_graphs: bool = True
@@ -291,12 +292,16 @@ def _agent_to_start_from(source: str, config: RunConfig) -> "Agent":
 
 
 def _demo_to_start_from(config: RunConfig) -> "Agent":
+    from diamond_fast.runs.agents import MAY_BEGIN_ANEW, copy_weights
     from diamond_fast.runs.demo import load_demo
+    from diamond_fast.world_model import Agent
 
-    agent, made_with = load_demo()
-    for name in ("world_model_only", "formulation", "network", "denoiser", "upsampling"):
+    demo, made_with = load_demo()
+    for name in ("formulation", "network", "memory", "denoiser", "upsampling"):
         if (its := getattr(made_with, name)) != getattr(config, name):
             raise ValueError(f"--init-from demo: needs the networks of --preset demo; {flag(name)} differs from {its}")
+    agent = Agent(config, demo.spec.action)
+    copy_weights(agent, {"denoiser": demo.denoiser.state_dict()}, MAY_BEGIN_ANEW)
     return agent
 
 

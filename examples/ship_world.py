@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import diamond_fast
+from diamond_fast.presets import PRESETS
 from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.demo import write_demo
 from diamond_fast.runs.metrics import read_metrics
@@ -35,7 +36,6 @@ def main() -> None:
     parser.add_argument("--recording", type=Path, required=True, help="a journal of games it was not trained on")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
     parser.add_argument("--average", type=int, default=1, metavar="N", help="newest checkpoints of the last run")
-    parser.add_argument("--denoising-steps", type=int, help="a frame takes in play (default: the run's)")
     args = parser.parse_args()
     stages = []
     for run in args.runs:
@@ -54,10 +54,7 @@ def main() -> None:
             }
         )
     trained.agent.load_state_dict(average(args.runs[-1], args.average))
-    config = trained.config
-    if args.denoising_steps is not None:
-        sampler = replace(config.world_model.sampler, num_steps=args.denoising_steps)
-        config = replace(config, world_model=replace(config.world_model, sampler=sampler))
+    config = replace(trained.config, world_model=PRESETS["demo"].world_model)  # how frames are drawn
     made: dict[str, Any] = {"licence": "MIT", "how": "docs/demo.md", "version": diamond_fast.__version__}
     made |= {"checkpoints_averaged": args.average, "stages": stages}
     write_demo(args.out, trained.agent, config, args.recording, made)

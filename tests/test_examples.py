@@ -5,6 +5,8 @@ import runpy
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -109,5 +111,23 @@ def test_long_dreams(monkeypatch, capsys):
 
     long_dreams.main(["--places", "2", "--frames", "10"])
     said = capsys.readouterr().out
-    assert "frame 10: white in 2 of 2" in said
+    assert "frame 10: white in 2 of 2, black in 2 of 2" in said
     assert "left held for 8 steps: white goes" in said
+
+
+@pytest.mark.parametrize("frames", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_a_dream_stays_sharp_and_keeps_its_boxers(frames, monkeypatch):
+    """Of the demo, from places of the game that comes with it. A blurred dream has half of the edges."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import long_dreams
+
+    from diamond_fast.engine.choose import choose_path
+    from diamond_fast.replay import load_recording
+    from diamond_fast.runs.demo import FOLDER, RECORDING, load_demo
+
+    agent, cfg = load_demo()
+    replay, path = load_recording(FOLDER / RECORDING), choose_path(torch.device("cpu"), cfg.precision, cfg.engine)
+    seen = long_dreams.dream(agent, cfg, replay, path, places=4, frames=frames)
+    for boxer, least in ((long_dreams.white, long_dreams.WHITE_LEAST), (long_dreams.black, long_dreams.BLACK_LEAST)):
+        assert (boxer(seen.imagined).sum((-2, -1)) >= least).mean() > 0.9
+    assert 0.8 < long_dreams.edges(seen.imagined[:, -20:]) / long_dreams.edges(seen.real[:, -20:]) < 1.2

@@ -1,7 +1,10 @@
 """Trained agents to look at: of a run's checkpoint, a published file, or one from the Hub."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from diamond_fast.config import RunConfig
 from diamond_fast.domains.atari.games import resolve_game
@@ -14,6 +17,8 @@ from diamond_fast.world_model import Agent
 
 ACTION_WEIGHT = "inner_model.act_emb.0.weight"
 """Of the denoiser: a row for each action."""
+MAY_BEGIN_ANEW = ("student", "rew_end_model", "actor_critic")
+"""Networks that a run can do without, and that a run which starts from it can therefore bring itself."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,9 @@ def agent_of_settings(source: Path, cfg: RunConfig) -> Agent:
     """An agent of these settings that begins with a run's weights. The run's other settings do not matter.
 
     Args:
-        source: a run's folder, whose newest whole checkpoint is taken, or one checkpoint, ``epoch_000012.json``.
+        source: a run's folder, whose newest whole checkpoint is taken, or one checkpoint, ``epoch_000012.json``. If it
+            is of a world model alone and the settings want a policy, that and the reward/end model begin anew; so does
+            a student.
 
     Raises:
         ValueError: there is no whole checkpoint, or its networks are not those of the settings.
@@ -114,7 +121,7 @@ def agent_of_settings(source: Path, cfg: RunConfig) -> Agent:
         saved = checkpoint.load(source)
     agent = Agent(cfg, saved_action(saved))
     try:
-        load_weights(agent, cfg, saved, "the settings")
+        load_weights(agent, cfg, saved, "the settings", MAY_BEGIN_ANEW)
     except ValueError as error:
         raise ValueError(f"--init-from {source}: {error}") from None
     return agent
@@ -142,11 +149,18 @@ def check_actions(who: str, known: Action, cfg: RunConfig, action: Action) -> No
         raise ValueError(f"{who} knows {knows}, {cfg.name} has {has}")
 
 
-def load_weights(agent: Agent, cfg: RunConfig, saved: checkpoint.Checkpoint, settings: str = "config.json") -> None:
+def load_weights(
+    agent: Agent,
+    cfg: RunConfig,
+    saved: checkpoint.Checkpoint,
+    settings: str = "config.json",
+    may_lack: Collection[str] = (),
+) -> None:
     """Copy a checkpoint's weights into an agent of these settings, on whatever device.
 
     Args:
         settings: what ``cfg`` is called when the weights are of other ones.
+        may_lack: networks that stay as they are if the checkpoint has none of their weights.
 
     Raises:
         ValueError: they are of other settings.
@@ -155,11 +169,31 @@ def load_weights(agent: Agent, cfg: RunConfig, saved: checkpoint.Checkpoint, set
     if learned != cfg.formulation:
         message = f"it was trained with --formulation {learned}, not {cfg.formulation}"
         raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit {settings}: {message}")
+    try:
+        copy_weights(agent, saved.tensors, may_lack)
+    except ValueError as error:
+        raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit {settings}: {error}") from None
+
+
+def copy_weights(agent: Agent, weights: Mapping[str, Mapping[str, Tensor]], may_lack: Collection[str] = ()) -> None:
+    """Copy networks' weights, by the network's name, into an agent; those of a network that it has not are left out.
+
+    Args:
+        may_lack: networks that stay as they are if there are no weights for them. A line says so.
+
+    Raises:
+        ValueError: a network has other weights; it is named.
+    """
+    lacking = [name for name, _ in agent.named_children() if name in may_lack and name not in weights]
     for name, model in agent.named_children():
-        weights, expected = saved.tensors.get(name, {}), model.state_dict()
-        if {key: value.shape for key, value in weights.items()} != {key: v.shape for key, v in expected.items()}:
-            raise ValueError(f"the checkpoint of epoch {saved.epoch} does not fit {settings}: {name} differs")
-        model.load_state_dict(weights)
+        if name in lacking:
+            continue
+        given, expected = weights.get(name, {}), model.state_dict()
+        if {key: value.shape for key, value in given.items()} != {key: v.shape for key, v in expected.items()}:
+            raise ValueError(f"{name} differs")
+        model.load_state_dict(given)
+    if lacking:
+        print(f"New, since there was nothing to start from: {', '.join(lacking)}", flush=True)
 
 
 def _game_of(file: Path, game: str | None) -> str:

@@ -55,6 +55,22 @@ def test_another_run_begins_with_its_networks_and_settings_of_its_own(tmp_path):
         train._agent_to_start_from(str(tmp_path), CATCH)
 
 
+def test_a_policy_can_begin_anew_in_a_world_model_alone(tmp_path, capsys):
+    alone = replace(CATCH, world_model_only=True)
+    folder, old = RunFolder.create(tmp_path / "run", alone), Agent(alone, num_actions=3)
+    save(folder, 4, old)
+    torch.manual_seed(1)
+    begun = train._agent_to_start_from(str(folder.path), CATCH)
+    assert capsys.readouterr().out == "New, since there was nothing to start from: rew_end_model, actor_critic\n"
+    assert same_weights(begun.denoiser, old.denoiser)
+    torch.manual_seed(1)
+    new = Agent(CATCH, num_actions=3)
+    assert same_weights(begun.rew_end_model, new.rew_end_model)
+    assert same_weights(begun.actor_critic, new.actor_critic)
+    save(folder, 5, begun)  # the other way round, what is not needed is left out
+    assert same_weights(train._agent_to_start_from(str(folder.path), alone), old)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
