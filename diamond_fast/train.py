@@ -187,9 +187,14 @@ def read_command_line(argv: Sequence[str]) -> TrainArgs:
 
 
 def _of_kind(argv: Sequence[str], defaults: RunConfig) -> RunConfig:
-    """The defaults with the formulation and the network that are asked for: they decide which flags there are."""
+    """The defaults with the formulation and the network that are asked for, which decide what flags there are, and with
+    frames as they were recorded."""
     formulation, network = _last_value(argv, "--formulation"), _last_value(argv, "--network")
     config = of_kind(defaults, formulation or defaults.formulation, network or defaults.network)
+    if (recording := _last_value(argv, "--static-dataset")) is not None and config.upsampling == 1:
+        from diamond_fast.replay.fitting import frame_size_of
+
+        config = replace(config, frame_size=frame_size_of(Path(recording)) or config.frame_size)
     _refuse_settings_of_others(argv, config)
     return config
 

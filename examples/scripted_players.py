@@ -58,6 +58,27 @@ def play_boxing(frame: np.ndarray, before: np.ndarray, last: int) -> int:
     return [[up_left, up, up_right], [left, fire, right], [down_left, down, down_right]][1 + rows][1 + columns]
 
 
+def play_pong(frame: np.ndarray, before: np.ndarray, last: int) -> int:
+    """Goes where the ball will reach the green paddle, which glides on for a step. Frames are uint8 [64,64,3]."""
+    noop, _, up, down = range(4)
+    height, paddle_at = 47, 48  # of the field, and the paddle's column in it
+    field = slice(11, 12 + height), slice(8, 8 + paddle_at)
+    ball, ball_before = (_centre(f[field][..., 2] > 60) for f in (frame, before))
+    paddle, paddle_before = (
+        _centre((f[field[0], 55:58, 1] > 110) & (f[field[0], 55:58, 0] < 120)) for f in (frame, before)
+    )
+    if ball is None or paddle is None:
+        return noop
+    y, x = ball
+    if ball_before is not None and x > ball_before[1]:
+        y += (y - ball_before[0]) * (paddle_at - x) / (x - ball_before[1])
+        y = height - abs(height - y % (2 * height))  # walls throw it back
+    away = y - paddle[0] - (0 if paddle_before is None else paddle[0] - paddle_before[0])
+    if abs(away) < 2:
+        return noop
+    return up if away < 0 else down
+
+
 def play_catch(frame: np.ndarray, before: np.ndarray, last: int) -> int:
     """Moves the green paddle below the white ball. Frames are uint8 [24,24,3]."""
     left, stay, right = range(3)
@@ -75,6 +96,7 @@ def _centre(mask: np.ndarray) -> np.ndarray | None:
 PLAYERS = {
     "breakout": (play_breakout, RunConfig(game="Breakout")),
     "boxing": (play_boxing, RunConfig(game="Boxing", frame_size=48)),
+    "pong": (play_pong, RunConfig(game="Pong")),
     "catch": (play_catch, RunConfig(env_id=ENV_ID, frame_size=24)),
 }
 

@@ -79,6 +79,19 @@ def test_scripted_players(monkeypatch, tmp_path):
     slot.close()
     assert score >= 3
 
+    for play, lost in ((scripted_players.play_pong, range(1)), (lambda *_: 0, range(3, 10))):
+        slot = AtariSlot("Pong", 64)
+        frame, _ = slot.reset(0)
+        before, act, rewards = frame, 0, []
+        for _ in range(250):
+            act = play(frame, before, act)
+            slot.send(np.int64(act))
+            step = slot.recv()
+            frame, before = step.frame.copy(), frame
+            rewards.append(step.reward)
+        slot.close()
+        assert rewards.count(-1) in lost  # it returns every ball, and one who stands still hardly any
+
     slot = AtariSlot("Boxing", 48)
     frame, _ = slot.reset(0)
     before, act, apart = frame, 0, []

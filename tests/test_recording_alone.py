@@ -12,6 +12,7 @@ from diamond_fast.domains.environments import make_real_env
 from diamond_fast.estimate import estimate
 from diamond_fast.playing.source import load_source
 from diamond_fast.replay import Replay
+from diamond_fast.replay.buffer import Episode
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.reporting.own_runs import read_run
 from diamond_fast.runs.agents import load_agent
@@ -97,6 +98,24 @@ def test_a_run_from_beginning_to_end(capsys, tmp_path, recording):
         source.make_real_env()
 
     assert (read_run(folder).game, read_run(folder).finished) == ("falling", False)
+
+
+def test_frames_stay_as_they_are_recorded(tmp_path, recording):
+    def size(*flags):
+        return train.read_command_line([str(flag) for flag in flags]).config.frame_size
+
+    alone = "--world-model-only", "--static-dataset"
+    assert size("--preset", "atari100k", *alone, recording) == 12
+    assert size("--preset", "atari100k", "--frame-size", 24, *alone, recording) == 24
+    wide = Replay((12, 20, 3), capacity=8)
+    frames = np.full((4, 12, 20, 3), 9, np.uint8)
+    over = np.arange(4) == 3
+    wide.append_episode(Episode(frames, over.astype(np.int64), over.astype(np.float32), over, over & False, frames[0]))
+    write_npz(wide, tmp_path / "wide.npz")
+    assert size("--preset", "atari100k", *alone, tmp_path / "wide.npz") == (12, 20)
+    assert size("--preset", "doom", "--static-dataset", recording) == (15, 20)  # a second size hangs on the first one
+    (tmp_path / "no.npz").write_bytes(b"none")
+    assert size("--preset", "atari100k", *alone, tmp_path / "no.npz") == 64
 
 
 def test_resuming_is_exact(tmp_path, recording):

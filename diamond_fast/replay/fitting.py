@@ -4,10 +4,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diamond_fast.replay.buffer import Replay
+from diamond_fast.replay.formats import load_recording
 from diamond_fast.spec import Action, Discrete
 
 MOST_ACTIONS = 1_000
 """A recording with more is one whose actions are no choices of a game, unless their number is given."""
+
+
+def frame_size_of(path: Path) -> int | tuple[int, int] | None:
+    """Height and width of a recording's frames, or one number for both; None if it cannot be read.
+
+    Why it cannot be read, those will say who read it all.
+    """
+    try:
+        height, width, _ = load_recording(path).frame_shape
+    except (ValueError, OSError):
+        return None
+    return height if height == width else (height, width)
 
 
 def check_fits(
