@@ -56,7 +56,7 @@ _DEMO = replace(
         noise_context=True,
     ),
     denoiser_update=config.UpdateConfig(steps_first_epoch=300, steps_per_epoch=300, batch_size=8, lr=3e-4),
-    world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=4, sigma_max=3.0, s_cond=0.02), horizon=100),
+    world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=3, sigma_max=3.0, s_cond=0.02), horizon=100),
     evaluation=config.EvaluationConfig(every=10),
 )
 

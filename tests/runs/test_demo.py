@@ -162,7 +162,9 @@ def test_play_opens_it_if_nothing_else_is_given(args, opened, monkeypatch, capsy
     assert len(served) == 1
     said = capsys.readouterr().out.splitlines()
     assert said[1].startswith("Boxing on ")
-    assert [f"Play at {url}" for url in pages] == said[2:3] * opened
+    links = [line for line in said if line.startswith("Play at ")]  # on a slow machine a line on that comes before
+    assert len(links) == 1
+    assert [f"Play at {url}" for url in pages] == links * opened
 
 
 def test_training_goes_on_from_it():
