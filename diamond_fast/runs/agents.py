@@ -123,7 +123,8 @@ def agent_of_settings(source: Path, cfg: RunConfig) -> Agent:
     try:
         load_weights(agent, cfg, saved, "the settings", MAY_BEGIN_ANEW)
     except ValueError as error:
-        raise ValueError(f"--init-from {source}: {error}") from None
+        advice = "give the --preset and the settings of networks that it was trained with"
+        raise ValueError(f"--init-from {source}: {error}; {advice}") from None
     return agent
 
 

@@ -48,8 +48,8 @@ def test_another_run_begins_with_its_networks_and_settings_of_its_own(tmp_path):
     for source in (folder.path, folder.checkpoints / "epoch_000004.json"):
         assert same_weights(old, train._agent_to_start_from(str(source), longer))
     wider = replace(CATCH, actor_critic=replace(CATCH.actor_critic, lstm_dim=32))
-    message = f"--init-from {folder.path}: the checkpoint of epoch 4 does not fit the settings: actor_critic differs"
-    with pytest.raises(ValueError, match=message):
+    message = "epoch 4 does not fit the settings: actor_critic differs; give the --preset"
+    with pytest.raises(ValueError, match=f"--init-from {folder.path}: the checkpoint of {message}"):
         train._agent_to_start_from(str(folder.path), wider)
     with pytest.raises(ValueError, match="not the folder of a run"):
         train._agent_to_start_from(str(tmp_path), CATCH)
