@@ -180,21 +180,28 @@ def read_command_line(argv: Sequence[str]) -> TrainArgs:
     if _last_value(argv, "--init-from") == DEMO:
         preset = DEMO
     defaults = known_presets().get(_last_value(argv, "--preset") or preset, PRESETS["atari100k"])
-    args = _parse(argv, _of_kind(argv, defaults), preset)
+    recorded = _recorded_frame_size(argv)
+    args = _parse(argv, _of_kind(argv, defaults, recorded), preset)
     if args.preset == "auto" and _device(args).type == "cpu":
-        return _parse(argv, _of_kind(argv, PRESETS["quick"]))
+        return _parse(argv, _of_kind(argv, PRESETS["quick"], recorded))
     return args
 
 
-def _of_kind(argv: Sequence[str], defaults: RunConfig) -> RunConfig:
+def _recorded_frame_size(argv: Sequence[str]) -> int | tuple[int, int] | None:
+    if (recording := _last_value(argv, "--static-dataset")) is None:
+        return None
+    from diamond_fast.replay.fitting import frame_size_of
+
+    return frame_size_of(Path(recording))
+
+
+def _of_kind(argv: Sequence[str], defaults: RunConfig, recorded: int | tuple[int, int] | None) -> RunConfig:
     """The defaults with the formulation and the network that are asked for, which decide what flags there are, and with
     frames as they were recorded."""
     formulation, network = _last_value(argv, "--formulation"), _last_value(argv, "--network")
     config = of_kind(defaults, formulation or defaults.formulation, network or defaults.network)
-    if (recording := _last_value(argv, "--static-dataset")) is not None and config.upsampling == 1:
-        from diamond_fast.replay.fitting import frame_size_of
-
-        config = replace(config, frame_size=frame_size_of(Path(recording)) or config.frame_size)
+    if recorded is not None and config.upsampling == 1:
+        config = replace(config, frame_size=recorded)
     _refuse_settings_of_others(argv, config)
     return config
 
