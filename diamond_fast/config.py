@@ -189,7 +189,7 @@ class RunConfig:
     """The seed fixes every random number of the run: the same seed gives the same run on the same machine."""
     frame_size: Length | tuple[Length, Length] = 64
     """Frames are scaled to this size in pixels for the models: height and width, or one number for both. If not given,
-    those of --static-dataset stay as they are."""
+    those of --static-dataset stay as they are, unless there is --upsampling."""
     num_autoregressive_steps: Annotated[int, Limits(minimum=0, maximum=2**12)] = 1
     """In training, the denoiser predicts so many further frames from its own output."""
     num_final_epochs: CountInt = 50

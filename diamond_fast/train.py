@@ -188,7 +188,8 @@ def read_command_line(argv: Sequence[str]) -> TrainArgs:
 
 
 def _recorded_frame_size(argv: Sequence[str]) -> int | tuple[int, int] | None:
-    if (recording := _last_value(argv, "--static-dataset")) is None:
+    recording = _last_value(argv, "--static-dataset")
+    if recording is None or _last_value(argv, "--frame-size") is not None:  # reading one takes a while
         return None
     from diamond_fast.replay.fitting import frame_size_of
 
