@@ -94,6 +94,9 @@ class UpdateConfig:
     """The gradients of so many batches are added up for one update."""
     lr: PositiveFloat = 1e-4
     """This is the learning rate of the optimiser, AdamW."""
+    lstm_input_lr_scale: PositiveFloat = 1.0
+    """If the model has an LSTM, the weights of its inputs learn at so many times --lr. Below 1 keeps many inputs from
+    saturating the gates in short trainings with a large --lr; try 32 / inputs."""
     weight_decay: NonNegativeFloat = 1e-2
     """This is the weight decay of AdamW. It applies to weights only: biases, embeddings and norms never decay."""
     eps: PositiveFloat = 1e-8

@@ -71,7 +71,7 @@ class Update:
         self.group = group
         self.skips = on_nonfinite == "skip"
         self.parameters = list(model.parameters())
-        self.optimizer = make_optimizer(model, cfg.lr, cfg.weight_decay, cfg.eps)
+        self.optimizer = make_optimizer(model, cfg.lr, cfg.weight_decay, cfg.eps, cfg.lstm_input_lr_scale)
         self.guard = FiniteGuard(name, self.parameters[0].device)
         self.num_updates = 0
         self._apply = self.apply if captured is None else captured(name, self.apply)

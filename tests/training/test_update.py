@@ -145,6 +145,29 @@ def test_learning_rate_on_the_device_stays_the_same_tensor():
     assert rate.item() == optimizer.param_groups[1]["lr"] == 0.25
 
 
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.LSTMCell])
+def test_input_weights_of_an_lstm_learn_at_a_rate_of_their_own(layer):
+    """Adam's first step moves every weight by its rate, against the gradient's sign: a rate can be read off it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 5), layer(5, 4))
+    optimizer = make_optimizer(model, 0.1, 0.01, 1e-8, lstm_input_lr_scale=0.25)
+    set_learning_rate(optimizer, 0.2)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer.step()
+    for name, p in model.named_parameters():
+        rate = 0.05 if "weight_ih" in name else 0.2
+        decay = 0.01 if "weight" in name else 0.0
+        torch.testing.assert_close(p.detach(), before[name] * (1 - rate * decay) - rate * p.grad.sign())
+
+
+def test_without_a_rate_of_their_own_there_are_two_groups():
+    """Old checkpoints hold two. A model without an LSTM has no third either."""
+    assert len(make_optimizer(nn.LSTM(2, 3), 0.1, 0.01, 1e-8).param_groups) == 2
+    assert len(make_optimizer(nn.Linear(2, 3), 0.1, 0.01, 1e-8, lstm_input_lr_scale=0.1).param_groups) == 2
+
+
 def test_loading_keeps_this_machines_settings():
     """A checkpoint from elsewhere brings moments and counts, not the kernels it was trained with."""
     update = make_update()
