@@ -168,13 +168,13 @@ PYBIND11_MODULE(_replay, m) {
 
   py::class_<SamplerOptions>(m, "SamplerOptions")
       .def(py::init([](int64_t batch_size, int64_t seq_length, std::vector<double> weights, bool beyond_end,
-                       uint64_t seed, uint32_t stream) {
-             SamplerOptions options{batch_size, seq_length, std::move(weights), beyond_end, seed, stream};
+                       uint64_t seed, uint32_t stream, double event_share) {
+             SamplerOptions options{batch_size, seq_length, std::move(weights), beyond_end, seed, stream, event_share};
              check(options);
              return options;
            }),
            py::arg("batch_size"), py::arg("seq_length"), py::arg("weights"), py::arg("beyond_end"), py::arg("seed"),
-           py::arg("stream"));
+           py::arg("stream"), py::arg("event_share") = 0.0);
 
   py::register_exception_translator([](std::exception_ptr thrown) {
     try {
@@ -223,7 +223,7 @@ PYBIND11_MODULE(_replay, m) {
             data_of(block, layout.num_bytes, "block");
             py::gil_scoped_release release;
             const auto view = store.view();
-            fill(store, *view, draw(*view, options, batch), layout, memory);
+            fill(store, *view, draw(*view, store, options, batch), layout, memory);
           },
           py::arg("options"), py::arg("batch"), py::arg("layout"), py::arg("block").noconvert())
       // Copies the given (episode, start) segments into the block.

@@ -54,7 +54,7 @@ struct Prefetcher::Shared {
       try {
         const auto view = store->view();
         version = view->version;
-        fill(*store, *view, draw(*view, options, mine.batch), layout, mine.block);
+        fill(*store, *view, draw(*view, *store, options, mine.batch), layout, mine.block);
       } catch (...) {
         error = std::current_exception();
       }

@@ -15,7 +15,10 @@ struct SamplerOptions {
   bool beyond_end;              // segments may reach past an episode's end
   uint64_t seed;
   uint32_t stream;  // consumers with streams of their own draw independently
+  double event_share = 0;  // of a batch's rows, evenly spread over it, that hold an event
 };
+
+constexpr uint32_t kMostTries = 4000;  // a miss is rarer than 2 % if one step of 1,000 is an event
 
 // Steps start .. start + seq_length - 1 of an episode; those outside it are padding.
 struct Cut {
@@ -31,7 +34,9 @@ void check(const SamplerOptions& options);
 // fewer episodes than weights, or no weights. Then a step t of it, t ~ U[0, length), and
 //   stop = min(length, t + 1 + U[0, seq_length)), padding before the episode only; or with beyond_end
 //   start = t - U[0, seq_length), padding on both sides.
+// Rows that hold an event are drawn again, kMostTries times in all, until step t is rewarded or ends the episode: among
+// such steps the same rules choose. If none was found, the last one stays.
 // Throws std::runtime_error if nothing is visible yet, or seq_length exceeds all visible steps together.
-std::vector<Cut> draw(const View& view, const SamplerOptions& options, uint64_t batch);
+std::vector<Cut> draw(const View& view, Store& store, const SamplerOptions& options, uint64_t batch);
 
 }  // namespace replay

@@ -253,6 +253,9 @@ class RunConfig:
     sigma_distribution: LevelsConfig = field(default_factory=SigmaDistributionConfig)
     reward_end: RewardEndConfig = field(default_factory=RewardEndConfig)
     reward_end_update: UpdateConfig = field(default_factory=lambda: UpdateConfig(max_grad_norm=100.0))
+    reward_end_event_share: Fraction = 0.0
+    """So large a share of the reward/end model's sequences is drawn around a step that is rewarded or ends the episode.
+    In short trainings it learns rare ones this way. 0: as rare as in the game (published)."""
     actor_critic: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     actor_critic_update: UpdateConfig = field(
         default_factory=lambda: UpdateConfig(steps_first_epoch=5_000, weight_decay=0.0, max_grad_norm=100.0)

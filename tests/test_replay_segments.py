@@ -190,3 +190,70 @@ def test_errors():
             replay.segments(**{"batch_size": 4, "seq_length": 2} | arguments)
     with pytest.raises(TypeError, match=r"seq_length: expected an integer, got 6\.0"):
         replay.segments(4, 6.0)
+
+
+def replay_with_events(lengths, rewarded) -> Replay:
+    """rewarded: (episode, step) of steps that are worth -1."""
+    replay = Replay((1, 1, 1), capacity=int(sum(lengths)))
+    frame = np.zeros((1, 1, 1, 1), np.uint8)
+    for episode, length in enumerate(lengths):
+        for t in range(length):
+            rew = -np.array([(episode, t) in rewarded], np.float32)
+            replay.append(frame, np.array([t]), rew, np.array([t == length - 1]), np.array([False]), frame)
+    return replay
+
+
+def test_a_share_of_the_sequences_holds_an_event():
+    """Events are the rewarded step 5 of an episode of 40, and the last steps of all ten, equally often."""
+    replay = replay_with_events([40] * 10, {(3, 5)})
+    batch = next(replay.segments(8192, 1, beyond_end=True, event_share=0.25, seed=2))
+    first, rest = draws_of(batch, 0), draws_of(batch, 1)
+    events = {(3, 5)} | {(e, 39) for e in range(10)}
+    assert {tuple(row) for row in first.tolist()} == events
+    counts = np.unique(first, axis=0, return_counts=True)[1]
+    assert (np.abs(counts - 2048 / 11) < 5 * np.sqrt(2048 / 11)).all()
+    # the others are drawn as without: 11 of 400 steps are events
+    by_chance = np.mean([tuple(row) in events for row in rest.tolist()])
+    assert abs(by_chance - 11 / 400) < 5 * np.sqrt(11 / 400 / 6144)
+
+
+def test_an_event_may_stand_anywhere_in_its_sequence():
+    replay = replay_with_events([40] * 10, {(3, 5)})
+    drawn = draws(replay.segments(2000, 4, beyond_end=True, event_share=1.0), 1)
+    events = {(3, s) for s in range(2, 6)} | {(e, s) for e in range(10) for s in range(36, 40)}
+    assert {tuple(row) for row in drawn.tolist()} == events
+
+
+def draws_of(batch, others: int) -> np.ndarray:
+    """(episode, start) of the rows, one in four, that hold an event, or of the other ones."""
+    pairs = np.stack([batch.episode.numpy(), batch.start.numpy()], axis=1)
+    fourth = np.arange(len(pairs)) % 4 == 3
+    return pairs[~fourth if others else fourth]
+
+
+def test_events_are_drawn_by_the_weights_of_age():
+    replay = replay_with_events([20] * 8, {(e, 7) for e in range(8)})
+    batch = next(replay.segments(4000, 1, QUARTERS, beyond_end=True, event_share=1.0))
+    assert set(batch.start.numpy()) == {7, 19}
+    shares = np.bincount(batch.episode.numpy() // 2, minlength=4) / 4000
+    assert np.abs(shares - QUARTERS).max() < 0.04
+
+
+def test_without_any_event_a_share_of_them_changes_nothing():
+    replay = replay_of_lengths([9] * 9, ended=False)
+    plain, events = (draws(replay.segments(32, 6, seed=4, event_share=share), 3) for share in (0.0, 1.0))
+    np.testing.assert_array_equal(plain, events)
+
+
+def test_without_a_share_of_events_batches_are_as_before():
+    """Where the first try is an event, or none is asked for, a row is the one that has always been drawn."""
+    replay = replay_with_events([40] * 10, {(3, 5)})
+    plain, events = (draws(replay.segments(64, 4, seed=4, event_share=share), 3) for share in (0.0, 0.5))
+    np.testing.assert_array_equal(plain[::2], events[::2])
+    assert (plain[1::2] != events[1::2]).any()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
+def test_a_share_of_events_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="event_share: expected a number from 0 to 1, got"):
+        replay_of_lengths([9]).segments(4, 2, event_share=share)

@@ -298,6 +298,7 @@ class Replay:
         stream: int = 0,
         num_threads: int | None = None,
         full: bool = False,
+        event_share: float = 0.0,
     ) -> Segments:
         """Returns an endless iterator of batches, drawn as DIAMOND does.
 
@@ -315,6 +316,8 @@ class Replay:
             num_threads: that fill batches ahead; 0: each is filled when asked for. The batches are the same. None: 1,
                 or 4 if frames are read from a disk, which serves several at once.
             full: batches have the frames in their other size, too, `Batch.full_frames`.
+            event_share: in so large a share of each batch step t is drawn, by the same rules, among those that are
+                rewarded or end their episode. If 4,000 tries found none, or there is none, t is any step.
 
         Raises:
             ValueError, TypeError: an argument is out of range.
@@ -334,6 +337,7 @@ class Replay:
             "seq_length": seq_length,
             "weights": list(sample_weights or ()),
             "beyond_end": beyond_end,
+            "event_share": event_share,
         }
         form = self._form(batch_size, seq_length, full)
         return Segments(self._store, form, options, seed, stream, num_threads)

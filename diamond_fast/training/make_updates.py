@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -48,7 +49,7 @@ def make_updates(
     make_update = partial(Update, autocast=path.autocast, on_nonfinite=cfg.on_nonfinite, captured=captured, group=group)
 
     def segments(
-        stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False, **options: bool
+        stream: int, update: UpdateConfig, seq_length: int, beyond_end: bool = False, **options: Any
     ) -> Segments:
         # In a recording the order of episodes says nothing about age: drawn by length, as published.
         weights = cfg.collection.sample_weights if cfg.static_dataset is None else None
@@ -95,7 +96,13 @@ def make_updates(
         if agent.rew_end_model is not None:
             reward_end = RewardEndObjective(
                 train(agent.rew_end_model),
-                segments(1, cfg.reward_end_update, cfg.reward_end_seq_length, beyond_end=True),
+                segments(
+                    1,
+                    cfg.reward_end_update,
+                    cfg.reward_end_seq_length,
+                    beyond_end=True,
+                    event_share=cfg.reward_end_event_share,
+                ),
                 path.to_float,
             )
             updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)

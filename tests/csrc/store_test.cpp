@@ -307,7 +307,7 @@ void test_one_writer_many_readers() {
       std::vector<uint8_t> block(layout.num_bytes);
       for (uint64_t batch = 0; !done || batch < 100; ++batch) {
         const auto view = store->view();
-        fill(*store, *view, draw(*view, mine, batch), layout, block.data());
+        fill(*store, *view, draw(*view, *store, mine, batch), layout, block.data());
         check_batch(layout, block);
       }
     });
@@ -343,7 +343,7 @@ void test_prefetcher_gives_what_draw_gives() {
     }
     prefetcher.take();
     const auto view = store->view();
-    fill(*store, *view, draw(*view, options, batch), layout, expected.data());
+    fill(*store, *view, draw(*view, *store, options, batch), layout, expected.data());
     EXPECT(blocks[batch % 5] == expected);
     prefetcher.ask(batch + 5, blocks[batch % 5].data());
   }
