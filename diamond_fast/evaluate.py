@@ -153,7 +153,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
     trained = args.load()
     args = replace(args, held_out=args.held_out or trained.recording)
     config = trained.config
-    num_episodes = _num_episodes(args, config)
+    num_episodes = _num_episodes(args, trained)
     horizon, num_steps = config.world_model.horizon, config.world_model.sampler.num_steps
     if args.table8:
         horizon, num_steps = NUM_FRAMES, NUM_STEPS
@@ -231,14 +231,16 @@ def _other(args: EvaluateArgs, trained: "TrainedAgent", denoising_steps: tuple[i
     return replace(other, config=with_machine_flags(other.config, args))
 
 
-def _num_episodes(args: EvaluateArgs, config: RunConfig) -> int:
-    """Games to play: none if there is no game, or no policy to play it."""
-    if has_env(config) and not config.world_model_only:
-        return config.evaluation.num_final_episodes if args.episodes is None else args.episodes
+def _num_episodes(args: EvaluateArgs, trained: "TrainedAgent") -> int:
+    """Games to play: none if there is no game, no policy to play it, or a recording to judge the world model on."""
+    config, has_policy = trained.config, trained.agent.actor_critic is not None
+    if has_env(config) and has_policy:
+        usual = config.evaluation.num_final_episodes if trained.recording is None else 0
+        return usual if args.episodes is None else args.episodes
     if args.episodes or args.held_out is None:
         what = "--held-out" if not args.episodes else f"--episodes {args.episodes}"
         why = "learned from a recording, without a game to play"
-        if config.world_model_only:
+        if not has_policy:
             why = "learned without a policy to play it"
         raise ValueError(f"{what}: {config.name} was {why}; give a recording with --held-out, and no --episodes")
     return 0

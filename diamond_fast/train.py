@@ -294,7 +294,9 @@ def set_up(args: TrainArgs, held: ExitStack, stop: StopSignals) -> "Trainer":
 def _agent_to_start_from(source: str, config: RunConfig) -> "Agent":
     """Raises ValueError, OSError: there is none, or its networks are not those of the settings."""
     if source == DEMO:
-        return _demo_to_start_from(config)
+        from diamond_fast.runs.agents import demo_of_settings
+
+        return demo_of_settings(config)
     if (path := Path(source)).is_dir() or path.suffix == ".json":
         from diamond_fast.runs.agents import agent_of_settings
 
@@ -302,20 +304,6 @@ def _agent_to_start_from(source: str, config: RunConfig) -> "Agent":
     from diamond_fast.official import load_official
 
     return load_official(source, config)
-
-
-def _demo_to_start_from(config: RunConfig) -> "Agent":
-    from diamond_fast.runs.agents import MAY_BEGIN_ANEW, copy_weights
-    from diamond_fast.runs.demo import load_demo
-    from diamond_fast.world_model import Agent
-
-    demo, made_with = load_demo()
-    for name in ("formulation", "network", "memory", "denoiser", "upsampling"):
-        if (its := getattr(made_with, name)) != getattr(config, name):
-            raise ValueError(f"--init-from demo: needs the networks of --preset demo; {flag(name)} differs from {its}")
-    agent = Agent(config, demo.spec.action)
-    copy_weights(agent, {"denoiser": demo.denoiser.state_dict()}, MAY_BEGIN_ANEW)
-    return agent
 
 
 def _join_process_group(args: TrainArgs) -> "ProcessGroup":

@@ -12,6 +12,7 @@ from diamond_fast.official import WORLDS, find_official, load_official
 from diamond_fast.recording_presets import CSGO
 from diamond_fast.runs import checkpoint, demo
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.settings import flag
 from diamond_fast.spec import Action, Discrete, action_from_json
 from diamond_fast.world_model import Agent
 
@@ -125,6 +126,23 @@ def agent_of_settings(source: Path, cfg: RunConfig) -> Agent:
     except ValueError as error:
         advice = "give the --preset and the settings of networks that it was trained with"
         raise ValueError(f"--init-from {source}: {error}; {advice}") from None
+    return agent
+
+
+def demo_of_settings(cfg: RunConfig) -> Agent:
+    """An agent of these settings that begins with the world model that comes with the package, and with its policy if
+    that is of these settings, too. What it lacks begins anew.
+
+    Raises:
+        ValueError: its denoiser is not of the settings.
+    """
+    shipped, made_with = demo.load_demo()
+    for name in ("formulation", "network", "memory", "denoiser", "upsampling"):
+        if (its := getattr(made_with, name)) != getattr(cfg, name):
+            raise ValueError(f"--init-from demo: needs the networks of --preset demo; {flag(name)} differs from {its}")
+    agent = Agent(cfg, shipped.spec.action)
+    same = {name: net for name, net in shipped.named_children() if getattr(made_with, name) == getattr(cfg, name)}
+    copy_weights(agent, {name: net.state_dict() for name, net in same.items()}, MAY_BEGIN_ANEW)
     return agent
 
 

@@ -3,7 +3,7 @@
 ::
 
     config.json         every setting of the run that trained it; next to it its checksum
-    weights.safetensors the denoiser's, in bfloat16
+    weights.safetensors the denoiser's and the policy's, in bfloat16
     game.journal        a recorded game: imagined episodes start from it, and it is what the model is judged on
     made.json           how it was made: command, commit, updates, hours, curves
 
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from diamond_fast.config import RunConfig
+from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.runs.durable import strict_json, write_durably
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.spec import Discrete
@@ -31,7 +32,7 @@ ACTION_WEIGHT = "denoiser.inner_model.act_emb.0.weight"
 
 
 def load_demo(folder: Path = FOLDER) -> tuple[Agent, RunConfig]:
-    """The agent, a denoiser alone, in float32 on the CPU, and its settings.
+    """The agent, a denoiser and a policy or a denoiser alone, in float32 on the CPU, and the denoiser's settings.
 
     Raises:
         ValueError: a file is damaged.
@@ -42,6 +43,8 @@ def load_demo(folder: Path = FOLDER) -> tuple[Agent, RunConfig]:
     try:
         weights = {name: value.float() for name, value in load(path.read_bytes()).items()}
         agent = Agent(config, Discrete(weights[ACTION_WEIGHT].size(0)))
+        if any(name.startswith("actor_critic.") for name in weights):
+            agent.actor_critic = ActorCritic(config.actor_critic, agent.spec)
         agent.load_state_dict(weights)
     except (SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(f"{path}: does not hold the weights of {folder / 'config.json'}") from error
@@ -52,13 +55,13 @@ def write_demo(folder: Path, agent: Agent, config: RunConfig, recording: Path, m
     """Write what ``load_demo`` reads to a new folder.
 
     Args:
-        agent: a world model alone, as ``config.world_model_only`` makes one.
-        config: of its run; where its recordings lay is left out.
+        agent: a world model alone, as ``config.world_model_only`` makes one; it may have been given a policy.
+        config: of its run, with the policy's settings; where its recordings lay is left out.
         recording: a journal of games.
         made: how it was made.
 
     Raises:
-        ValueError: something is there already, or the agent is more than a denoiser.
+        ValueError: something is there already, or the world model is more than a denoiser.
         OSError: the disk refused something.
     """
     if not config.world_model_only or config.upsampling > 1:

@@ -52,6 +52,20 @@ def test_what_is_written_is_read(folder):
     assert json.loads((path / "made.json").read_text()) == {"hours": 2.5}
 
 
+def test_a_policy_may_come_along(tmp_path):
+    """Rewards and ends do not: the world model stays one alone."""
+    (tmp_path / "game").write_bytes(b"a game")
+    agent, other = Agent(ALONE, num_actions=4), Agent(SMALL_WORLD, 4)
+    agent.actor_critic = other.actor_critic
+    write_demo(tmp_path / "demo", agent, ALONE, tmp_path / "game", {})
+    loaded, config = load_demo(tmp_path / "demo")
+    assert config.world_model_only
+    assert loaded.rew_end_model is None
+    before = other.actor_critic.state_dict()
+    for name, value in loaded.actor_critic.state_dict().items():
+        assert torch.equal(value, before[name].bfloat16().float())
+
+
 @pytest.mark.parametrize("damage", [b"", b"no weights", b"half"])
 def test_damaged_weights_are_one_line(folder, damage):
     path = folder[0] / "weights.safetensors"
