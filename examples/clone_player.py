@@ -1,8 +1,8 @@
-"""Trains a policy to do what a recorded player does: a beginning for training in the game itself (docs/demo.md).
+"""Trains a policy to do what a recorded player does, such as the one that comes with the package (docs/demo.md).
 
 python examples/scripted_players.py boxing boxing-player.journal --steps 40000 --noise 0.03 --hold 4
 python examples/clone_player.py boxing-player.journal --out runs/clone
-python -m diamond_fast.train --preset demo --no-world-model-only --model-free --init-from runs/clone --out runs/boxer
+python -m diamond_fast.evaluate --run runs/clone --episodes 20   # what it scores in the game
 """
 
 import argparse

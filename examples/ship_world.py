@@ -1,10 +1,11 @@
 """Makes the world model that comes with the package, and its policy, from runs of --preset demo: see docs/demo.md.
 
-python examples/ship_world.py runs/demo1 runs/demo2 --average 3 --policy runs/boxer --recording boxing-test.journal \
+python examples/ship_world.py runs/demo1 runs/demo2 --average 3 --policy runs/clone --recording boxing-test.journal \
     --out diamond_fast/demo
 """
 
 import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 
 import diamond_fast
 from diamond_fast.presets import PRESETS
-from diamond_fast.runs.agents import TrainedAgent, load_agent
+from diamond_fast.runs.agents import load_agent
 from diamond_fast.runs.demo import write_demo
 from diamond_fast.runs.metrics import read_metrics
 
@@ -29,16 +30,12 @@ def average(run: Path, num_checkpoints: int) -> dict[str, torch.Tensor]:
     return {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
 
 
-def made_of_policy(player: TrainedAgent, lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """How the policy was trained, and what it scored in the game."""
-    lines = [line for line in lines if line["epoch"] <= (player.epoch or 0)]
-    return {
-        "env_steps": lines[-1]["env_steps"],
-        "lr": player.config.actor_critic_update.lr,
-        "hours": round(lines[-1]["seconds"] / 3600, 2),
-        "curves": {name: [line.get(name) for line in lines] for name in ("epoch", "seconds", "test/return_mean")},
-        **{name: value for name, value in lines[-1].items() if name.startswith("final_test/return_")},
-    }
+def scores(run: Path) -> dict[str, Any]:
+    """What the policy of a run scored in the game when it was last evaluated."""
+    evaluations = sorted((run / "evaluations").glob("*/evaluation.json"))
+    if not evaluations:
+        raise SystemExit(f"--policy: {run} was not evaluated; python -m diamond_fast.evaluate --run {run}")
+    return json.loads(evaluations[-1].read_text())["returns"]
 
 
 def main() -> None:
@@ -48,7 +45,7 @@ def main() -> None:
     )
     parser.add_argument("--recording", type=Path, required=True, help="a journal of games it was not trained on")
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--policy", type=Path, metavar="RUN", help="a model-free run whose policy comes along")
+    parser.add_argument("--policy", type=Path, metavar="RUN", help="a run whose policy comes along")
     parser.add_argument("--average", type=int, default=1, metavar="N", help="newest checkpoints of the last run")
     args = parser.parse_args()
     stages = []
@@ -76,7 +73,7 @@ def main() -> None:
         config = replace(
             config, actor_critic=player.config.actor_critic, actor_critic_update=player.config.actor_critic_update
         )
-        policy = {"policy": made_of_policy(player, read_metrics(args.policy / "metrics.jsonl"))}
+        policy = {"policy": scores(args.policy)}
     made: dict[str, Any] = {"licence": "MIT", "how": "docs/demo.md", "version": diamond_fast.__version__}
     made |= {"checkpoints_averaged": args.average, "stages": stages} | policy
     write_demo(args.out, trained.agent, config, args.recording, made)

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +145,31 @@ def test_a_dream_stays_sharp_and_keeps_its_boxers(frames, monkeypatch):
     for boxer, least in ((long_dreams.white, long_dreams.WHITE_LEAST), (long_dreams.black, long_dreams.BLACK_LEAST)):
         assert (boxer(seen.imagined).sum((-2, -1)) >= least).mean() > 0.9
     assert 0.8 < long_dreams.edges(seen.imagined[:, -20:]) / long_dreams.edges(seen.real[:, -20:]) < 1.2
+
+
+def test_clone_player(monkeypatch, tmp_path, capsys):
+    """A player who only ever does one thing is learned soon; the run that is written can be begun with."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    import clone_player
+
+    from diamond_fast.presets import PRESETS
+    from diamond_fast.replay import Replay
+    from diamond_fast.runs.agents import agent_of_settings
+
+    np.testing.assert_allclose(clone_player.returns_of(np.array([0, 2, -5.0]), 0.5), [0.25, 0.5, -1])
+    rng = np.random.default_rng(0)
+    replay = Replay.open(tmp_path / "player.journal", (48, 48, 3), capacity=100)
+    for t in range(60):
+        frames, end = rng.integers(256, size=(2, 1, 48, 48, 3), dtype=np.uint8), np.array([t == 59])
+        replay.append(frames[0], np.array([3]), np.ones(1, np.float32), end, ~end & False, frames[1])
+    replay.commit()
+    replay.close()
+    few = ["--updates", "12", "--batch-size", "2", "--lr", "0.02"]
+    monkeypatch.setattr(clone_player, "warmed_up", lambda lr, warmup, update: lr)
+    clone_player.main([str(tmp_path / "player.journal"), "--out", str(tmp_path / "clone"), *few])
+    cfg = replace(PRESETS["demo"], world_model_only=False, model_free=True)
+    policy = agent_of_settings(tmp_path / "clone", cfg).actor_critic
+    assert policy.num_actions == 4
+    logits, value = clone_player.outputs(policy, torch.rand(1, 6, 3, 48, 48))
+    assert (logits.argmax(-1) == 3).all()
+    assert value.mean() > 0.5

@@ -10,6 +10,7 @@ import torch
 from diamond_fast.config import RunConfig, WorldModelConfig
 from diamond_fast.distillation import single_step
 from diamond_fast.engine.choose import Path
+from diamond_fast.engine.cpu_program import instruction_set
 from diamond_fast.engine.cpu_training import Model, as_programs, with_modules
 from diamond_fast.engine.fast_denoiser import FastDenoiser
 from diamond_fast.engine.fast_encoders import FastMemory, FastPolicy, FastRewardEnd
@@ -124,19 +125,23 @@ def trained(model: Model, path: Path) -> Model:
 
 
 # Games and figures are computed in float32 on every path, so that they say the same of an agent everywhere. Programs in
-# float32 do that as well as the networks as they are written.
+# float32 do that as well as the networks as they are written, and are there beside those in bfloat16.
+
+
+def _by_exact_programs(path: Path) -> bool:
+    return path.engine in PROGRAMS and instruction_set(torch.float32) is not None
 
 
 def at_play(policy: ActorCritic | None, path: Path) -> ActorCritic | FastPolicy | None:
     """The policy, with its weights as they are now, as it plays games."""
-    if policy is None or path.engine != "program":
+    if policy is None or not _by_exact_programs(path):
         return policy
-    return FastPolicy(policy, path.dtype, path.techniques, path.engine)
+    return FastPolicy(policy, torch.float32, path.techniques, "program")
 
 
 def judged(agent: Agent, path: Path) -> Agent:
     """The agent as its losses on what it was not trained on are computed."""
-    if path.engine != "program":
+    if not _by_exact_programs(path):
         return agent
     models: dict[str, Any] = dict(agent.named_children())
-    return with_modules(agent, **{name: as_programs(model, path.dtype) for name, model in models.items()})
+    return with_modules(agent, **{name: as_programs(model, torch.float32) for name, model in models.items()})

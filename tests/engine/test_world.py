@@ -22,6 +22,7 @@ from diamond_fast.world_model import DiffusionSampler
 READABLE = Path(torch.device("cpu"), torch.float32, "readable", False, "a test")
 FUSED = replace(READABLE, engine="fused", graphs=True)
 PROGRAM = replace(READABLE, engine="program")
+AMX = replace(READABLE, engine="amx", dtype=torch.bfloat16)
 CFG = SMALL_WORLD
 
 
@@ -80,14 +81,22 @@ def test_a_real_environment_is_played_without_gradients_on_a_gpu_alone(agent):
 
 
 def test_games_and_figures_are_of_the_networks_as_written_unless_programs_are_as_exact(agent):
-    for path in (READABLE, FUSED, replace(READABLE, engine="amx", dtype=torch.bfloat16)):
+    for path in (READABLE, FUSED):
         assert at_play(agent.actor_critic, path) is agent.actor_critic
         assert judged(agent, path) is agent
     assert at_play(None, PROGRAM) is None
 
 
-def test_games_by_programs_are_those_of_the_networks_as_written(agent):
-    policy = at_play(agent.actor_critic, PROGRAM)
+def test_there_may_be_no_programs_in_float32_beside_those_in_bfloat16(agent, monkeypatch):
+    monkeypatch.setattr("diamond_fast.engine.world.instruction_set", lambda dtype: None)
+    assert at_play(agent.actor_critic, AMX) is agent.actor_critic
+    assert judged(agent, AMX) is agent
+
+
+@pytest.mark.parametrize("path", [PROGRAM, AMX], ids=["program", "amx"])
+def test_games_by_programs_are_those_of_the_networks_as_written(agent, path):
+    """In float32 also where training is in bfloat16."""
+    policy = at_play(agent.actor_critic, path)
     assert policy is not agent.actor_critic
     obs, memory = torch.rand(3, 3, 8, 8) * 2 - 1, tuple(torch.randn(2, 3, CFG.actor_critic.lstm_dim))
     expected, actual = (p.predict_act_value(obs, memory) for p in (agent.actor_critic, policy))
@@ -95,9 +104,10 @@ def test_games_by_programs_are_those_of_the_networks_as_written(agent):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-def test_losses_by_programs_are_those_of_the_networks_as_written(agent):
+@pytest.mark.parametrize("path", [PROGRAM, AMX], ids=["program", "amx"])
+def test_losses_by_programs_are_those_of_the_networks_as_written(agent, path):
     """With the weights as they are at the time."""
-    replay, by_programs = make_replay([30, 20]), judged(agent, PROGRAM)
+    replay, by_programs = make_replay([30, 20]), judged(agent, path)
     assert by_programs.denoiser is not agent.denoiser
     bias = agent.denoiser.inner_model.conv_in.bias
     for change in (0.0, 1.0):
