@@ -15,7 +15,7 @@ MEASURE_FOR = 1.0  # seconds
 def measure_frame_rate(source: Source, denoising_steps: int) -> float:
     """Imagined frames a second, with reward/end model and policy as in a game. Takes about a second, or two frames."""
     dream = Dream(source, source.cfg.world_model.with_denoising_steps(denoising_steps), seed=0)
-    policy = source.agent.actor_critic
+    policy = source.policy
     memory = torch.zeros(1, 0 if policy is None else policy.lstm_dim, device=source.device)
     dream.begin()
 

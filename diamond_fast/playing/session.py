@@ -406,7 +406,7 @@ class Session:
     @torch.inference_mode()
     def _think(self, obs: Tensor) -> None:
         """Show the policy a frame [1,C,H,W]: each is seen once, in order, whoever plays."""
-        policy = self.source.agent.actor_critic
+        policy = self.source.policy
         if policy is None:
             return
         memory = self._memory or (torch.zeros(1, policy.lstm_dim, device=obs.device),) * 2

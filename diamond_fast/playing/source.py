@@ -13,11 +13,13 @@ from diamond_fast.domains import domain_of
 from diamond_fast.domains.environments import make_env
 from diamond_fast.engine import choose
 from diamond_fast.engine.contest import Work
+from diamond_fast.engine.fast_encoders import FastPolicy
 from diamond_fast.engine.imagination import Sampler
-from diamond_fast.engine.world import next_frame_sampler
+from diamond_fast.engine.world import at_play, next_frame_sampler
 from diamond_fast.envs.failure import EnvironmentFailedError
 from diamond_fast.envs.real import RealEnv
 from diamond_fast.formulations.config import StepsConfig
+from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.playing.buttons import Buttons, action_names
 from diamond_fast.playing.hands import Panel, panel_of
 from diamond_fast.playing.spawns import load_spawns
@@ -82,6 +84,11 @@ class Source:
         """How frames are drawn."""
         work = Work.of(self.agent.denoiser, self.cfg.world_model.sampler, 1)
         return choose.choose_path(self.device, self.cfg.precision, self.cfg.engine, work=work)
+
+    @cached_property
+    def policy(self) -> ActorCritic | FastPolicy | None:
+        """The agent's, as it plays."""
+        return at_play(self.agent.actor_critic, self.path)
 
     @cached_property
     def sampler(self) -> Callable[[StepsConfig], Sampler]:
