@@ -14,7 +14,10 @@ import torch
 from diamond_fast.config import RunConfig, SamplerConfig
 from diamond_fast.engine.choose import Path as EnginePath
 from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.rollout import draw_actions
+from diamond_fast.engine.world import at_play, next_frame_sampler
 from diamond_fast.evaluation.open_loop import Predictions, imagine_from
+from diamond_fast.frames import to_float, to_uint8
 from diamond_fast.replay import Replay, load_recording
 from diamond_fast.runs.demo import FOLDER, RECORDING, load_demo
 from diamond_fast.world_model import Agent
@@ -33,6 +36,12 @@ def white(frames: np.ndarray) -> np.ndarray:
 
 def black(frames: np.ndarray) -> np.ndarray:
     return frames[..., 9:40, 11:38, :].max(-1) < 60
+
+
+def present(frames: np.ndarray) -> dict[str, np.ndarray]:
+    """In which frames each boxer is there."""
+    counts = {"white": (white(frames), WHITE_LEAST), "black": (black(frames), BLACK_LEAST)}
+    return {name: seen.sum((-2, -1)) >= least for name, (seen, least) in counts.items()}
 
 
 def edges(frames: np.ndarray) -> float:
@@ -64,6 +73,28 @@ def dream(
     return imagine_from(agent, replay, cfg, path, 0, starts, instead=None if held is None else np.array(held))
 
 
+@torch.no_grad()
+def play(agent: Agent, cfg: RunConfig, replay: Replay, path: EnginePath, places: int, frames: int) -> np.ndarray:
+    """The agent's policy plays, from places that are spread over the first game. uint8 [places,frames,H,W,C]."""
+    sampler = next_frame_sampler(agent.denoiser, cfg.world_model.sampler, path)
+    policy = at_play(agent.actor_critic, path)
+    assert policy is not None
+    context = agent.spec.context
+    starts = [(0, (int(replay.lengths[0]) - context) * (2 * k + 1) // (2 * places)) for k in range(places)]
+    batch = replay.cut(starts, context)
+    obs, act, memory = to_float(batch.frames), batch.act[:, :-1], (torch.zeros(places, policy.lstm_dim),) * 2
+    for frame in obs[:, :-1].unbind(1):
+        memory = policy.predict_act_value(frame, memory)[2]
+    drawn = []
+    for _ in range(frames):
+        logits, _, memory = policy.predict_act_value(obs[:, -1], memory)
+        act = torch.cat([act, draw_actions(policy.distribution, logits)[:, None]], dim=1)
+        frame, _ = sampler.sample(obs, act)
+        obs, act = torch.cat([obs[:, 1:], frame[:, None]], dim=1), act[:, 1:]
+        drawn.append(to_uint8(frame))
+    return torch.stack(drawn, 1).numpy()
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--demo", type=Path, default=FOLDER, help="a folder that ship_world.py wrote")
@@ -83,8 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     path = choose_path(torch.device("cpu"), cfg.precision, cfg.engine)
 
     seen = dream(agent, cfg, replay, path, args.places, args.frames)
-    there = {"white": white(seen.imagined).sum((-2, -1)) >= WHITE_LEAST}
-    there["black"] = black(seen.imagined).sum((-2, -1)) >= BLACK_LEAST
+    there = present(seen.imagined)
     print(f"{args.demo}: {sampler.num_steps} steps a frame, the last from noise of {sampler.sigma_min:g}")
     for k in [k for k in (1, 10, 50, 100, 200, 300) if k <= args.frames]:
         who = ", ".join(f"{name} in {x[:, k - 1].sum()} of {len(x)}" for name, x in there.items())
@@ -105,6 +135,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{name} held for {HELD_FOR} steps: white goes {np.nanmean(went):.1f} pixels")
     seen = dream(agent, cfg, replay, path, 2 * args.places, HELD_FOR, held=FIRE)
     print(f"fire held for {HELD_FOR} steps: an arm comes out in {arm_out(seen.imagined).any(1).mean():.0%} of dreams")
+    if agent.actor_critic is not None:
+        played = play(agent, cfg, replay, path, 2 * args.places, args.frames)
+        apart = np.linalg.norm(middle(white(played)) - middle(black(played)), axis=-1)
+        left = " and ".join(f"{name} is there in {x[:, -1].sum()}" for name, x in present(played).items())
+        print(f"the policy plays: white is {np.nanmedian(apart):.1f} pixels from black (median), an arm is out in "
+              f"{arm_out(played).mean():.0%} of frames; at the end {left} of {len(played)} dreams")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,10 +19,8 @@ _PRESET = config.RunConfig(
     reward_end=config.RewardEndConfig(
         lstm_dim=64, cond_channels=32, depths=(1, 1, 1), channels=(16, 16, 32), attn_depths=(0, 0, 0)
     ),
-    # 32 / inputs of the LSTM, which are 1,152 here and 288 in the policy: at the full rate all of them together drive
-    # its gates to their ends before rewards are told apart, or the ball is followed.
     reward_end_update=config.UpdateConfig(
-        steps_first_epoch=600, steps_per_epoch=30, batch_size=16, lr=1e-3, max_grad_norm=100.0, lstm_input_lr_scale=0.03
+        steps_first_epoch=600, steps_per_epoch=30, batch_size=16, lr=1e-3, max_grad_norm=100.0
     ),
     actor_critic=config.ActorCriticConfig(lstm_dim=64, channels=(8, 16, 32), down=(1, 1, 1)),
     actor_critic_update=config.UpdateConfig(
@@ -32,7 +30,6 @@ _PRESET = config.RunConfig(
         lr=2e-3,
         weight_decay=0.0,
         max_grad_norm=100.0,
-        lstm_input_lr_scale=0.1,
     ),
     # A ball falls for 10 steps only.
     actor_critic_loss=config.ActorCriticLossConfig(gamma=0.9, weight_entropy_loss=0.01),

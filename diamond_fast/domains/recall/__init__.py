@@ -21,8 +21,8 @@ _PRESET = replace(
     # run that was looked at, one that was trained on told its policy wrong rewards.
     sigma_distribution=config.SigmaDistributionConfig(loc=0.4),
     denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=2500, steps_per_epoch=0, lr=3e-3),
-    # Few imagined episodes begin while the paddle moves. Catch's lower rate into the LSTM was not tried.
-    actor_critic_update=replace(_CATCH.actor_critic_update, steps_per_epoch=200, lstm_input_lr_scale=1.0),
+    # Few imagined episodes begin while the paddle moves.
+    actor_critic_update=replace(_CATCH.actor_critic_update, steps_per_epoch=200),
     # Rewards come 20 steps after the choice. Returns lean on them, not on a value that would have to remember the ball.
     actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, lambda_=1.0, backup_every=22),
 )
