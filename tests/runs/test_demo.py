@@ -3,13 +3,16 @@
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from small_world import SMALL_WORLD
 
-from diamond_fast import DiffusionSampler, evaluate, play, train
+from diamond_fast import evaluate, play, train
+from diamond_fast.engine.choose import choose_path
+from diamond_fast.engine.world import next_frame_sampler
 from diamond_fast.evaluate import EvaluateArgs
 from diamond_fast.playing.source import load_source
 from diamond_fast.presets import PRESETS
@@ -110,7 +113,8 @@ def test_it_needs_neither_its_run_nor_the_game(monkeypatch):
     assert source.action_names == tuple(map(str, range(18)))
     assert source.replay.num_steps > 1000
     assert source.frame_shape == (48, 48, 3)
-    assert source.agent.actor_critic is None
+    assert source.policy is not None
+    assert not source.has_rewards
 
 
 def demo_and_moments(first, count):
@@ -138,7 +142,8 @@ def test_the_white_boxer_goes_where_he_is_sent():
     """Over 8 steps. In the recordings he moves by about 4 pixels up, right and down then, and by 6 to the left."""
     trained, frames, act = demo_and_moments(first=100, count=4)
     context, before = frames[:, :4], act[:, :3]
-    sampler = DiffusionSampler(trained.agent.denoiser, trained.config.world_model.sampler)
+    fast = choose_path(torch.device("cpu"), "fp32")
+    sampler = next_frame_sampler(trained.agent.denoiser, trained.config.world_model.sampler, fast)
 
     def white(frames):
         """Row and column of the middle of what is bright in the ring: [2], a mean over frames."""
@@ -186,13 +191,16 @@ def test_training_goes_on_from_it():
     assert args.config == PRESETS["demo"]
     agent = train._agent_to_start_from("demo", args.config)
     weights = load_demo()[0].state_dict()
+    assert agent.actor_critic is None
     assert all(torch.equal(value, weights[name]) for name, value in agent.state_dict().items())
     with pytest.raises(ValueError, match="--init-from demo: needs the networks of --preset demo; --denoiser differs"):
         train._agent_to_start_from("demo", replace(PRESETS["quick"], game="Boxing"))
     whole = train.read_command_line(["--init-from", "demo", "--no-world-model-only"])
     agent = train._agent_to_start_from("demo", whole.config)
-    assert agent.actor_critic is not None
-    assert all(torch.equal(value, agent.state_dict()[name]) for name, value in weights.items())
+    assert all(torch.equal(value, agent.state_dict()[name]) for name, value in weights.items())  # its policy's, too
+    wide = train.read_command_line(["--init-from", "demo", "--no-world-model-only", "--actor-critic.lstm-dim", "64"])
+    agent = train._agent_to_start_from("demo", wide.config)
+    assert agent.actor_critic.lstm_dim == 64  # another policy begins anew
     wider = train.read_command_line(["--init-from", "demo", "--denoiser.inner-model.channels", *["32"] * 4])
     with pytest.raises(ValueError, match="--denoiser differs"):
         train._agent_to_start_from("demo", wider.config)
@@ -204,6 +212,34 @@ def test_evaluate_measures_it_on_the_game_that_comes_with_it(tmp_path):
     recording = load_recording(FOLDER / "game.journal")
     assert task.held_out.num_steps == recording.num_steps
     os.rmdir(out)
+
+
+def test_evaluate_lets_its_policy_play_if_games_are_asked_for(tmp_path):
+    task, _ = evaluate.set_up(EvaluateArgs(pretrained="demo", episodes=1, engine="readable", out=tmp_path / "out"))
+    try:
+        assert (task.num_episodes, task.env.num_envs) == (1, 1)
+        assert task.held_out is not None
+    finally:
+        task.env.close()
+
+
+@torch.no_grad()
+def test_its_policy_walks_up_to_the_black_boxer(monkeypatch):
+    """In the dream, over 40 frames: there it is nearer than in the recording, where chance acts half of the time."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "examples")
+    import long_dreams
+
+    trained = load_agent(pretrained="demo")
+    replay = load_recording(trained.recording)
+    torch.manual_seed(0)
+    path = choose_path(torch.device("cpu"), "fp32")
+    played = long_dreams.play(trained.agent, trained.config, replay, path, places=3, frames=40)
+
+    def apart(frames):
+        middles = [long_dreams.middle(who(frames)) for who in (long_dreams.white, long_dreams.black)]
+        return np.nanmedian(np.linalg.norm(middles[0] - middles[1], axis=-1))
+
+    assert apart(played[:, 20:]) < 0.8 * apart(replay.episode(0).obs)
 
 
 def test_a_recording_of_ones_own_comes_first(tmp_path):
