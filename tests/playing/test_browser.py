@@ -156,6 +156,15 @@ def test_a_start_is_picked_and_a_picture_dropped(browse, tmp_path):
     browse(scenario)
 
 
+def test_the_agent_begins_if_it_is_handed_a_game_that_waits(browse):
+    async def scenario(page, session):
+        await page.key("keyDown", "KeyC")
+        await page.until(f"+{text('count')} >= 2")
+        assert session.view().controller == "agent"
+
+    browse(scenario)
+
+
 def test_two_stages_are_shown(browse, two_stages, tmp_path):
     async def scenario(page, session):
         await page.evaluate(click("#step"))

@@ -75,7 +75,11 @@ export function connectInput(hello, send, view) {
     const now = view();
     if (hello.only_game && !["KeyP", "KeyN", "Space"].includes(event.code)) return;
     if (event.code in SHORTCUTS) document.getElementById(SHORTCUTS[event.code]).click();
-    else if (event.code === "KeyC" && hello.policy) send("controller", now.controller === "human" ? "agent" : "human");
+    else if (event.code === "KeyC" && hello.policy) {
+      const next = now.controller === "human" ? "agent" : "human";
+      send("controller", next);
+      if (next === "agent") begin();
+    }
     else if (event.code === "KeyM") send("world", now.world === "model" ? (hello.game ? "real" : "replay") : "model");
     else if (event.code === "Space" && event.target === document.body) {
       event.preventDefault();
