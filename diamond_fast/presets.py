@@ -57,7 +57,7 @@ _DEMO = replace(
     ),
     denoiser_update=config.UpdateConfig(steps_first_epoch=300, steps_per_epoch=300, batch_size=8, lr=3e-4),
     world_model=config.WorldModelConfig(config.SamplerConfig(num_steps=3, sigma_max=3.0, s_cond=0.02), horizon=100),
-    # A policy, if there is one, is trained in the game itself.
+    # Of the policy that comes with it, which was cloned from a player.
     actor_critic=config.ActorCriticConfig(lstm_dim=128, channels=(16, 32, 32, 32), down=(1, 1, 1, 1)),
     actor_critic_update=config.UpdateConfig(
         steps_first_epoch=100,
