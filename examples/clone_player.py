@@ -17,9 +17,10 @@ from torch import Tensor
 from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.world import trained
 from diamond_fast.frames import to_float
-from diamond_fast.networks.actor_critic.model import ActorCritic
+from diamond_fast.networks.actor_critic.model import ActorCritic, lambda_returns
 from diamond_fast.presets import PRESETS
 from diamond_fast.replay import Replay, load_recording
+from diamond_fast.replay.buffer import Episode
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
 from diamond_fast.spec import Discrete
@@ -30,12 +31,10 @@ LENGTH = 16  # frames of a sequence, whose memory begins empty
 BURN_IN = 4  # of them, for which nothing is asked: the memory is about to begin
 
 
-def returns_of(rew: np.ndarray, gamma: float) -> np.ndarray:
-    """Discounted sums of the signs of rewards, from each step to its episode's end. float32 [T]."""
-    returns, following = np.zeros(len(rew), np.float32), 0.0
-    for t in reversed(range(len(rew))):
-        returns[t] = following = np.sign(rew[t]) + gamma * following
-    return returns
+def returns_of(episode: Episode, gamma: float) -> np.ndarray:
+    """Discounted sums of the signs of rewards, from each step to the episode's end. float32 [T]."""
+    rew, end, trunc = (torch.tensor(x)[None] for x in (episode.rew, episode.end, episode.trunc))
+    return lambda_returns(rew, end, trunc, torch.zeros_like(rew), gamma, lambda_=1.0)[0].numpy()
 
 
 def outputs(policy: ActorCritic, obs: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     num_actions = 1 + max(int(episode.act.max()) for episode in episodes)
     agent = Agent(cfg, Discrete(num_actions))
     assert agent.actor_critic is not None
-    values = [returns_of(episode.rew, cfg.actor_critic_loss.gamma) for episode in episodes]
+    values = [returns_of(episode, cfg.actor_critic_loss.gamma) for episode in episodes]
     path = choose_path(torch.device("cpu"), cfg.precision)
     print(path)
     clone(trained(agent.actor_critic, path), replay, values, args.updates, args.batch_size, args.lr)

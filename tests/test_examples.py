@@ -154,9 +154,12 @@ def test_clone_player(monkeypatch, tmp_path, capsys):
 
     from diamond_fast.presets import PRESETS
     from diamond_fast.replay import Replay
+    from diamond_fast.replay.buffer import Episode
     from diamond_fast.runs.agents import agent_of_settings
 
-    np.testing.assert_allclose(clone_player.returns_of(np.array([0, 2, -5.0]), 0.5), [0.25, 0.5, -1])
+    rew, end = np.array([0, 2, -5], np.float32), np.array([False, False, True])
+    episode = Episode(obs=rew, act=rew, rew=rew, end=end, trunc=end & False, final_obs=None)
+    np.testing.assert_allclose(clone_player.returns_of(episode, 0.5), [0.25, 0.5, -1])
     rng = np.random.default_rng(0)
     replay = Replay.open(tmp_path / "player.journal", (48, 48, 3), capacity=100)
     for t in range(60):

@@ -207,7 +207,7 @@ def test_a_share_of_the_sequences_holds_an_event():
     """Events are the rewarded step 5 of an episode of 40, and the last steps of all ten, equally often."""
     replay = replay_with_events([40] * 10, {(3, 5)})
     batch = next(replay.segments(8192, 1, beyond_end=True, event_share=0.25, seed=2))
-    first, rest = draws_of(batch, 0), draws_of(batch, 1)
+    first, rest = drawn_for_events(batch)
     events = {(3, 5)} | {(e, 39) for e in range(10)}
     assert {tuple(row) for row in first.tolist()} == events
     counts = np.unique(first, axis=0, return_counts=True)[1]
@@ -224,11 +224,11 @@ def test_an_event_may_stand_anywhere_in_its_sequence():
     assert {tuple(row) for row in drawn.tolist()} == events
 
 
-def draws_of(batch, others: int) -> np.ndarray:
-    """(episode, start) of the rows, one in four, that hold an event, or of the other ones."""
+def drawn_for_events(batch) -> tuple[np.ndarray, np.ndarray]:
+    """(episode, start) of the rows, one in four, that hold an event, and of the other ones."""
     pairs = np.stack([batch.episode.numpy(), batch.start.numpy()], axis=1)
     fourth = np.arange(len(pairs)) % 4 == 3
-    return pairs[~fourth if others else fourth]
+    return pairs[fourth], pairs[~fourth]
 
 
 def test_events_are_drawn_by_the_weights_of_age():
