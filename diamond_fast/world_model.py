@@ -261,7 +261,8 @@ class Sampler:
         self.formulation = formulation
         self.network = network
         self.steps = formulation.plan(cfg)
-        levels = torch.tensor([step.level for step in self.steps], dtype=torch.float32, device=device)
+        # filled in there, one by one: what a graph captures copies nothing from the host
+        levels = torch.stack([torch.full((), step.level, dtype=torch.float32, device=device) for step in self.steps])
         self._levels = formulation.condition(levels)[:, None]
         self._perturb_context: Callable[..., Tensor] | None = None
         self._context_level: Tensor | None = None  # what the network is told

@@ -1,12 +1,14 @@
 // A 3x3 convolution with what surrounds it, on a Hopper GPU's warpgroup products. hopper_conv.py says what it computes.
 //
-// A block of threads keeps the weights of 64 outputs in shared memory and walks over tiles of images. The warpgroups of
+// A block of threads keeps the weights of CH outputs in shared memory and walks over tiles of images. The warpgroups of
 // a unit share a tile: its inputs are read once, normalised on the way to shared memory, and multiplied there nine
 // times, once for each tap, with no copy of any pixel. Outputs are the rows of a product, pixels its columns: 64 x NT
-// of them are a warpgroup's. Units take turns at the tensor cores: one multiplies, others read, normalise and store.
+// of them are a warpgroup's; with 32 outputs half of the rows are never looked at. Units take turns at the tensor
+// cores: one multiplies, others read, normalise and store.
 //
-// Given by the compiler's options: C1, C2 (input channels of the two pieces), R1, R2 (channels that a 1x1 convolution
-// projects), NT, WARPGROUPS (of a unit), UNITS, ENLARGE (1 or 2), NORM, ADAPTIVE (what is added to the gain), RESIDUAL.
+// Given by the compiler's options: CH (input channels of a step and outputs of a block, 64 or 32), C1, C2 (input
+// channels of the two pieces), R1, R2 (channels that a 1x1 convolution projects), NT, WARPGROUPS (of a unit), UNITS,
+// ENLARGE (1 or 2), NORM, ADAPTIVE (what is added to the gain), RESIDUAL.
 typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef unsigned short u16;
@@ -18,12 +20,16 @@ typedef unsigned short u16;
 #define PITCH (TILE_WIDTH + 2)            // of a tile's inputs
 #define PIXELS (PITCH * (TILE_HEIGHT + 2))
 #define BUFFER ((PIXELS * 128 + 1023) / 1024 * 1024)
-#define STEPS (C1 / 64 + C2 / 64 + R1 / 64 + R2 / 64)
-#define CONV_STEPS (C1 / 64 + C2 / 64)
-#define ITERATIONS ((PIXELS * 8 + UNIT - 1) / UNIT)
+#define STEPS (C1 / CH + C2 / CH + R1 / CH + R2 / CH)
+#define CONV_STEPS (C1 / CH + C2 / CH)
+#define CHUNKS (CH / 8)                   // of 16 bytes, of a pixel; a thread each
+#define AT_A_TIME (UNIT / CHUNKS)         // pixels that a unit's threads take
+#define ITERATIONS ((PIXELS + AT_A_TIME - 1) / AT_A_TIME)
+#define ROUNDS (NT * WARPGROUPS / AT_A_TIME)  // for a tile's outputs
+#define GROUPS (CH / 32)                  // of 32 channels: those of the norm
 #define BATCH 4  // pixels a thread takes at a time
 #define ACC (NT / 2)
-#define TAP 8192                          // bytes: 64 outputs x 64 channels
+#define TAP 8192                          // bytes: 64 outputs x 64 channels, of which fewer may be there
 #define NUM_TAPS (CONV_STEPS * 9 + STEPS - CONV_STEPS)
 #define STAGED (RESIDUAL ? NT * WARPGROUPS * 128 : 0)  // bytes for outputs beside the inputs: a residual comes early
 
@@ -84,27 +90,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
     const u16* projection_bias, u16* out, float* out_stats, int images, int height, int width, int out_channels,
     int parts1, int parts2, int scale_stride, int shift_stride, float eps) {
     extern __shared__ unsigned char memory[];
-    __shared__ float gains[UNITS][64], offsets[UNITS][64], partial[UNITS][4 * WARPGROUPS][2][3];
+    __shared__ float gains[UNITS][CH], offsets[UNITS][CH], partial[UNITS][4 * WARPGROUPS][GROUPS][3];
     const u32 weights_at = (shared_address(memory) + 1023) / 1024 * 1024;
     const int unit = __shfl_sync(0xffffffff, threadIdx.x / UNIT, 0), thread = threadIdx.x % UNIT;
     const int warp = thread / 32, lane = thread % 32, group = thread / 128;
     const u32 inputs_at = weights_at + NUM_TAPS * TAP + unit * (BUFFER + STAGED);
     const u32 outputs_at = RESIDUAL ? inputs_at + BUFFER : inputs_at;  // else in the inputs' place
-    const int block = blockIdx.y;  // of 64 output channels
-    const int chunk = thread % 8;  // of 8 channels
+    const int block = blockIdx.y;  // of CH output channels
+    const int chunk = thread % CHUNKS;  // of 8 channels
     const int tiles_a_row = (width + TILE_WIDTH - 1) / TILE_WIDTH;
     const int tiles = tiles_a_row * ((height + TILE_HEIGHT - 1) / TILE_HEIGHT);  // of an image
 
-    // Weights, once: [step][tap][64 outputs][64 channels]
+    // Weights, once: [step][tap][output][channel]
 #pragma unroll 1
-    for (int i = threadIdx.x; i < NUM_TAPS * 512; i += THREADS) {
-        const int c8 = i % 8, o = i / 8 % 64, rest = i / 512;
+    for (int i = threadIdx.x; i < NUM_TAPS * CH * CHUNKS; i += THREADS) {
+        const int c8 = i % CHUNKS, o = i / CHUNKS % CH, rest = i / (CHUNKS * CH);
         const u16* from;
         if (rest < 9 * CONV_STEPS) {
             const int tap = rest % 9, step = rest / 9;
-            from = weight + ((size_t)(block * 64 + o) * 9 + tap) * (C1 + C2) + step * 64 + c8 * 8;
+            from = weight + ((size_t)(block * CH + o) * 9 + tap) * (C1 + C2) + step * CH + c8 * 8;
         } else {
-            from = projection + (size_t)(block * 64 + o) * (R1 + R2) + (rest - 9 * CONV_STEPS) * 64 + c8 * 8;
+            from = projection + (size_t)(block * CH + o) * (R1 + R2) + (rest - 9 * CONV_STEPS) * CH + c8 * 8;
         }
         copy16_async(weights_at + rest * TAP + swizzled(o, c8), from);
     }
@@ -115,20 +121,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
 
     auto together = [&]() { asm volatile("bar.sync %0, %1;" ::"r"(unit + 1), "n"(UNIT) : "memory"); };
     const int total = images * tiles, own = warp % 4 * 16 + lane / 4, stride = gridDim.x * UNITS;
+    const bool has_outputs = warp % 4 < CH / 16;
     float bias0 = 0, bias1 = 0;
-    if (bias) bias0 = bf16(bias + block * 64 + own), bias1 = bf16(bias + block * 64 + own + 8);
-    if (projection_bias)
-        bias0 += bf16(projection_bias + block * 64 + own), bias1 += bf16(projection_bias + block * 64 + own + 8);
+    if (bias && has_outputs) bias0 = bf16(bias + block * CH + own), bias1 = bf16(bias + block * CH + own + 8);
+    if (projection_bias && has_outputs)
+        bias0 += bf16(projection_bias + block * CH + own), bias1 += bf16(projection_bias + block * CH + own + 8);
 
     float acc[ACC];
 
-    // Factors and summands of the norm in front, for the channels of a step: two warps, a group each.
+    // Factors and summands of the norm in front, for the channels of a step: a warp for each group.
     auto prepare = [&](int tile, int step) {
 #if NORM
-        if (warp < 2 && step < CONV_STEPS) {
+        if (warp < GROUPS && step < CONV_STEPS) {
             const int image = tile / tiles;
-            const bool second = step >= C1 / 64;
-            const int g = (second ? step - C1 / 64 : step) * 2 + warp;
+            const bool second = step >= C1 / CH;
+            const int g = (second ? step - C1 / CH : step) * GROUPS + warp;
             const int parts = second ? parts2 : parts1;
             const float* s = (second ? stats2 : stats1) + ((size_t)image * ((second ? C2 : C1) / 32) + g) * parts * 3;
             float count = 0, sum = 0;
@@ -147,7 +154,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                 m2 += s[i * 3 + 2] + s[i * 3] * d * d;
             }
             const float rstd = rsqrtf(__fdividef(warp_sum(m2), count) + eps);
-            const int c = step * 64 + warp * 32 + lane;
+            const int c = step * CH + warp * 32 + lane;
             const float gain = (bf16(scale + (size_t)image * scale_stride + c) + ADAPTIVE) * rstd;
             gains[unit][warp * 32 + lane] = gain;
             offsets[unit][warp * 32 + lane] = bf16(shift + (size_t)image * shift_stride + c) - gain * mean;
@@ -160,14 +167,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
         const int top = tile % tiles / tiles_a_row * TILE_HEIGHT - 1;
         const int left = tile % tiles % tiles_a_row * TILE_WIDTH - 1;
         const bool conv = step < CONV_STEPS;
-        const int piece = step < C1 / 64 ? 0 : conv ? 1 : step < CONV_STEPS + R1 / 64 ? 2 : 3;
+        const int piece = step < C1 / CH ? 0 : conv ? 1 : step < CONV_STEPS + R1 / CH ? 2 : 3;
         const u16* base = piece == 0 ? x1 : piece == 1 ? x2 : piece == 2 ? r1 : r2;
         const int channels = piece == 0 ? C1 : piece == 1 ? C2 : piece == 2 ? R1 : R2;
-        const int before = piece == 0 ? 0 : piece == 1 ? C1 / 64 : piece == 2 ? CONV_STEPS : CONV_STEPS + R1 / 64;
+        const int before = piece == 0 ? 0 : piece == 1 ? C1 / CH : piece == 2 ? CONV_STEPS : CONV_STEPS + R1 / CH;
         const int first = step - before;
         const int enlarge = conv ? ENLARGE : 1, in_width = width / enlarge;
-        const u16* from = base + (size_t)image * (height / enlarge) * in_width * channels + first * 64 + chunk * 8;
-        const u32 at = inputs_at + swizzled(thread / 8, chunk);
+        const u16* from = base + (size_t)image * (height / enlarge) * in_width * channels + first * CH + chunk * 8;
+        const u32 at = inputs_at + swizzled(thread / CHUNKS, chunk);
 #if NORM
         float gain[8], offset[8];
         for (int k = 0; k < 8; ++k) {
@@ -181,7 +188,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
             next_inside = 0;
 #pragma unroll
             for (int i = 0; i < BATCH; ++i) {
-                const int pixel = thread / 8 + (start + i) * (UNIT / 8);
+                const int pixel = thread / CHUNKS + (start + i) * AT_A_TIME;
                 const int y = top + pixel / PITCH, x = left + pixel % PITCH;
                 next[i] = make_uint4(0, 0, 0, 0);
                 if (pixel < PIXELS && (u32)y < height && (u32)x < width) {
@@ -199,7 +206,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
             if (start + BATCH < ITERATIONS) fetch(start + BATCH);
 #pragma unroll
             for (int i = 0; i < BATCH; ++i) {
-                const int pixel = thread / 8 + (start + i) * (UNIT / 8);
+                const int pixel = thread / CHUNKS + (start + i) * AT_A_TIME;
                 uint4 v = held[i];
 #if NORM
                 if (conv) {
@@ -211,7 +218,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                     if (inside >> i & 1) v = z;
                 }
 #endif
-                if (pixel < PIXELS) store16_shared(at + (start + i) * (UNIT / 8) * 128, v);
+                if (pixel < PIXELS) store16_shared(at + (start + i) * AT_A_TIME * 128, v);
             }
         }
         asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
@@ -259,18 +266,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                 asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
                 const u64 shifted = a + (tap / 3 * PITCH + tap % 3) * 8;
 #pragma unroll
-                for (int k = 0; k < 4; ++k) product(acc, w + k * 2, shifted + k * 2);
+                for (int k = 0; k < CH / 16; ++k) product(acc, w + k * 2, shifted + k * 2);
                 asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
             }
-            const u32 staged = outputs_at + swizzled(thread / 8, chunk);  // a pixel's channels side by side
+            const u32 staged = outputs_at + swizzled(thread / CHUNKS, chunk);  // a pixel's channels side by side
             if (RESIDUAL && last) {
 #pragma unroll
-                for (int i = 0; i < NT / 16; ++i) {
-                    const int pixel = thread / 8 + i * (UNIT / 8);
+                for (int i = 0; i < ROUNDS; ++i) {
+                    const int pixel = thread / CHUNKS + i * AT_A_TIME;
                     const int y = top + pixel % NT / 8, x = left + pixel / NT * 8 + pixel % 8;
                     if (x < width && y < height)
-                        copy16_async(staged + i * (UNIT / 8) * 128,
-                                     residual + (at + y * width + x) * out_channels + block * 64 + chunk * 8);
+                        copy16_async(staged + i * AT_A_TIME * 128,
+                                     residual + (at + y * width + x) * out_channels + block * CH + chunk * 8);
                 }
             }
             if (more) prepare(next_tile, next_step);
@@ -288,6 +295,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                 const u32 corner = outputs_at + swizzled(pixel_of_16, warp % 4 * 2 + lane / 8 % 2);
 #pragma unroll
                 for (int i = 0; i < NT / 16; ++i) {  // sixteen pixels
+                    if (!has_outputs) continue;
                     u32 v[4] = {0, 0, 0, 0};
                     const u32 here = corner + i * 16 * 128;
                     if (RESIDUAL)
@@ -304,16 +312,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                                  "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
                 }
                 together();
-                uint4 y[NT / 16];
+                uint4 y[ROUNDS];
                 float sum = 0, count = 0;
                 u32 valid = 0;
 #pragma unroll
-                for (int i = 0; i < NT / 16; ++i) {
-                    const int pixel = thread / 8 + i * (UNIT / 8);
+                for (int i = 0; i < ROUNDS; ++i) {
+                    const int pixel = thread / CHUNKS + i * AT_A_TIME;
                     const int row = top + pixel % NT / 8, x = left + pixel / NT * 8 + pixel % 8;
-                    y[i] = load16_shared(staged + i * (UNIT / 8) * 128);
+                    y[i] = load16_shared(staged + i * AT_A_TIME * 128);
                     if (x < width && row < height) {
-                        store16(out + (at + row * width + x) * out_channels + block * 64 + chunk * 8, y[i]);
+                        store16(out + (at + row * width + x) * out_channels + block * CH + chunk * 8, y[i]);
                         valid |= 1u << i;
                         count += 8;
                     } else {
@@ -323,10 +331,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                     sum += (low(v.x) + high(v.x)) + (low(v.y) + high(v.y));
                     sum += (low(v.z) + high(v.z)) + (low(v.w) + high(v.w));
                 }
-                // over the lanes of a group: four blocks of channels, four pixels
+                // over the lanes of a group: four blocks of channels, and four pixels or eight
                 auto group_sum = [](float v) {
                     v += __shfl_xor_sync(0xffffffff, v, 1);
                     v += __shfl_xor_sync(0xffffffff, v, 2);
+                    if (GROUPS == 1) v += __shfl_xor_sync(0xffffffff, v, 4);
                     v += __shfl_xor_sync(0xffffffff, v, 8);
                     return v + __shfl_xor_sync(0xffffffff, v, 16);
                 };
@@ -334,7 +343,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                 const float mean = __fdividef(group_sum(sum), fmaxf(count, 1.0f));
                 float m2 = 0;
 #pragma unroll
-                for (int i = 0; i < NT / 16; ++i) {
+                for (int i = 0; i < ROUNDS; ++i) {
                     const uint4 v = y[i];
                     float q = 0, d;
                     d = low(v.x) - mean, q += d * d, d = high(v.x) - mean, q += d * d;
@@ -344,7 +353,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                     if (valid >> i & 1) m2 += q;
                 }
                 m2 = group_sum(m2);
-                if (lane == 0 || lane == 4) {
+                if (lane == 0 || (GROUPS == 2 && lane == 4)) {
                     float* s = partial[unit][warp][lane / 4];
                     s[0] = count;
                     s[1] = mean;
@@ -352,7 +361,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                 }
                 together();
                 if (warp == 0) {  // merges the warps' parts: lanes 0 to 15 the first group's, the others the second's
-                    const float* s = partial[unit][lane % 16 < 4 * WARPGROUPS ? lane % 16 : 0][lane / 16];
+                    const float* s = partial[unit][lane % 16 < 4 * WARPGROUPS ? lane % 16 : 0][lane / 16 % GROUPS];
                     const bool mine = lane % 16 < 4 * WARPGROUPS;
                     auto sum16 = [](float v) {
                         for (int i = 8; i; i /= 2) v += __shfl_xor_sync(0xffffffff, v, i);
@@ -361,8 +370,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) hopper_conv(
                     const float n = mine ? s[0] : 0, mu = mine ? s[1] : 0, q = mine ? s[2] : 0;
                     const float all = sum16(n), merged = __fdividef(sum16(n * mu), fmaxf(all, 1.0f));
                     const float squares = sum16(q + n * (mu - merged) * (mu - merged));
-                    if (lane % 16 == 0) {
-                        const size_t g = (size_t)image * (out_channels / 32) + block * 2 + lane / 16;
+                    if (lane % 16 == 0 && lane / 16 < GROUPS) {
+                        const size_t g = (size_t)image * (out_channels / 32) + block * GROUPS + lane / 16;
                         float* to = out_stats + (g * tiles + tile % tiles) * 3;
                         to[0] = all;
                         to[1] = merged;

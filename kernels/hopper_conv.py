@@ -29,8 +29,8 @@ from diamond_fast.kernels.fused_conv import (
 hopper_conv_reference = fused_conv_reference
 
 CAPABILITY = 90
-CHANNELS = 64  # that a step of the kernel multiplies, and outputs of a block of threads
 GROUP_CHANNELS = 32
+CHANNELS = 64  # inputs and outputs have a multiple of it, or GROUP_CHANNELS all of them
 SHARED_BYTES = 232_448 - 4096  # that a block of threads may have, but for what the kernel has itself
 TAP_BYTES = CHANNELS * CHANNELS * 2
 PIXEL_BYTES = CHANNELS * 2
@@ -71,7 +71,7 @@ def conv_tiles(n: int, height: int, width: int, steps: int, taps: int, residual:
 
     Args:
         n, height, width: of the output.
-        steps: of 64 input channels, those of a projection included; taps: of all of them.
+        steps: of 64 input channels or 32, those of a projection included; taps: of all of them.
     """
     fitting = [t for t in (ONE_STEP if steps == 1 else SEVERAL_STEPS) if t.shared_bytes(taps, residual) <= SHARED_BYTES]
     for tiles in fitting:
@@ -82,6 +82,11 @@ def conv_tiles(n: int, height: int, width: int, steps: int, taps: int, residual:
 
 def _channels(*tensors: Tensor | None) -> list[int]:
     return [0 if t is None else t.size(1) for t in tensors]
+
+
+def of_a_step(weight: Tensor) -> int:
+    """Input channels that a step multiplies, and outputs of a block of threads."""
+    return min(CHANNELS, len(weight))
 
 
 def can_do(
@@ -100,12 +105,12 @@ def can_do(
         return False
     projection = residual if isinstance(residual, Projection) else None
     parameters = [bias, *(norm[:2] if norm else ()), *(projection[1:2] if projection else ())]
-    pieces = _channels(x, x2, *(projection[2:] if projection else ()))
+    pieces = [len(weight), *_channels(x, x2, *(projection[2:] if projection else ()))]
     return (
         weight.size(2) == 3
         and stride == 1
         and all(p is None or p.dtype == x.dtype for p in parameters)
-        and all(c % CHANNELS == 0 for c in (*pieces, len(weight)))
+        and (all(c % CHANNELS == 0 for c in pieces) or all(c in (0, GROUP_CHANNELS) for c in pieces))
         and len(weight) // groups == GROUP_CHANNELS
         and (norm is None or sum(_channels(x, x2)) // norm.groups == GROUP_CHANNELS)
         and _tiles_of(x, weight, residual, upsample, x2) is not None
@@ -121,10 +126,10 @@ def pays(x: Tensor, upsample: bool = False) -> bool:
 def _tiles_of(
     x: Tensor, weight: Tensor, residual: Tensor | Projection | None, upsample: bool, x2: Tensor | None
 ) -> Tiles | None:
-    conv = sum(_channels(x, x2)) // CHANNELS
-    projected = sum(_channels(*residual[2:])) // CHANNELS if isinstance(residual, Projection) else 0
+    conv = sum(_channels(x, x2)) // of_a_step(weight)
+    projected = sum(_channels(*residual[2:])) // of_a_step(weight) if isinstance(residual, Projection) else 0
     height, width = (size * (2 if upsample else 1) for size in x.shape[2:])
-    num_sms = launch.chip_of(x.device).num_sms // (len(weight) // CHANNELS) or 1
+    num_sms = launch.chip_of(x.device).num_sms // (len(weight) // of_a_step(weight)) or 1
     given = isinstance(residual, Tensor)
     return conv_tiles(len(x), height, width, conv + projected, 9 * conv + projected, given, num_sms)
 
@@ -150,12 +155,13 @@ def source(pixels: int) -> str:
 
 
 def constants(
-    tiles: Tiles, c: list[int], r: list[int], upsample: bool, norm: bool, adaptive: bool, residual: bool
+    tiles: Tiles, channels: int, c: list[int], r: list[int], upsample: bool, norm: bool, adaptive: bool, residual: bool
 ) -> dict[str, object]:
     """What the kernel is compiled for."""
     return {
-        "C1": c[0], "C2": c[1], "R1": r[0], "R2": r[1], "NT": tiles.pixels, "WARPGROUPS": tiles.warpgroups,
-        "UNITS": tiles.units, "ENLARGE": 2 if upsample else 1, "NORM": int(norm), "ADAPTIVE": f"{int(adaptive)}.0f",
+        "CH": channels, "C1": c[0], "C2": c[1], "R1": r[0], "R2": r[1], "NT": tiles.pixels,
+        "WARPGROUPS": tiles.warpgroups, "UNITS": tiles.units,
+        "ENLARGE": 2 if upsample else 1, "NORM": int(norm), "ADAPTIVE": f"{int(adaptive)}.0f",
         "RESIDUAL": int(residual),
     }  # fmt: skip
 
@@ -191,9 +197,10 @@ def _hopper_conv(
     x2, residual, r, r2, projection = (None if t is None else _aligned(t) for t in (x2, residual, r, r2, projection))
     (scale, scale_stride), (shift, shift_stride) = parameter_rows(scale), parameter_rows(shift)
     c, projected = _channels(x, x2), _channels(r, r2)
-    shared_bytes = tiles.shared_bytes((9 * sum(c) + sum(projected)) // CHANNELS, residual is not None)
+    channels = of_a_step(weight)
+    shared_bytes = tiles.shared_bytes((9 * sum(c) + sum(projected)) // channels, residual is not None)
     adaptive = scale is not None and scale.dim() == 2
-    given = constants(tiles, c, projected, upsample, scale is not None, adaptive, residual is not None)
+    given = constants(tiles, channels, c, projected, upsample, scale is not None, adaptive, residual is not None)
     function = _function(x.device.index, tiles.pixels, shared_bytes, tuple(given.items()))
     tensors = (x, x2, weight, bias, scale, shift, stats, stats2, residual, r, r2, projection, projection_bias)
     parts = [1 if s is None else s.size(2) for s in (stats, stats2)]
@@ -203,7 +210,7 @@ def _hopper_conv(
         *map(ctypes.c_int, numbers),
         ctypes.c_float(eps),
     ]
-    blocks = len(weight) // CHANNELS
+    blocks = len(weight) // channels
     of_tiles = launch.ceil_div(len(x) * tiles.in_image(*out.shape[2:]), tiles.units)
     grid = min(of_tiles, max(1, launch.chip_of(x.device).num_sms // blocks)), blocks
     # A kernel that begins early reads weights before what is in front of it has ended. In a graph that is none that
@@ -255,7 +262,8 @@ def hopper_conv(
         raise ValueError(f"impl: expected 'auto', 'cuda' or 'torch', got {impl!r}")
     able = impl != "torch" and can_do(x, weight, bias, norm, residual, x2, stride, upsample, groups)
     if impl == "cuda" and not able:
-        raise ValueError("impl: 'cuda' is for 3x3 in bfloat16 on a Hopper GPU, multiples of 64 channels, groups of 32")
+        fits = "3x3 in bfloat16 on a Hopper GPU, 32 channels or multiples of 64, groups of 32"
+        raise ValueError(f"impl: 'cuda' is for {fits}")
     if not able:
         return hopper_conv_reference(x, weight, bias, norm, residual, x2, stride, upsample, groups)
     p = residual if isinstance(residual, Projection) else None

@@ -105,12 +105,19 @@ class TrainableWeights:
 
     def take(self) -> None:
         """Copies the weights as they are now, without waiting for the device."""
+        self._release()
         weights = dict(self._source.named_parameters())
         taken = [weights[name] for name in self._names]
         self._handle = _Handle.apply(self._layout, *taken)
         with torch.no_grad():
             self._memory = torch.empty(self._layout.size, dtype=self._dtype, device=taken[0].device)
             torch._foreach_copy_(self._layout.flat_weights(self._memory), list(map(_in_memory_order, taken)))
+
+    def _release(self) -> None:
+        """Lets go of the last copies: through them the weights' nodes would stay, on the stream that those were on."""
+        self._handle = None
+        for place in self._places:
+            setattr(*place, None)
 
     def spread(self) -> None:
         """Puts the copies in the double's places, for one pass through it."""

@@ -29,6 +29,7 @@ class Case:
     n: int
     h: int
     w: int
+    c: int = 64
     c2: int = 0
     out: int = 64
     norm: str = "adaptive"
@@ -48,6 +49,10 @@ CASES = [
     Case(9, 64, 64, residual="given"),  # every unit has several tiles
     Case(5, 64, 64, c2=64),
     Case(40, 32, 32, residual="projection"),
+    Case(2, 13, 11, c=32, out=32, residual="given"),  # all have 32 channels
+    Case(1, 9, 17, c=32, c2=32, out=32, residual="projection"),
+    Case(2, 7, 20, c=32, out=32, norm="affine", upsample=True),
+    Case(9, 64, 64, c=32, out=32, residual="given"),
 ]
 
 
@@ -58,7 +63,7 @@ def arguments(case: Case, device: torch.device = GPU, dtype: torch.dtype = torch
         x = (torch.randn(*shape, generator=g) * scale + mean).to(device, dtype)
         return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
-    c, enlarged = 64 + case.c2, 2 if case.upsample else 1
+    c, enlarged = case.c + case.c2, 2 if case.upsample else 1
     norm: Norm | None = None
     if case.norm != "none":
         shape = (case.n, c) if case.norm == "adaptive" else (c,)
@@ -67,10 +72,10 @@ def arguments(case: Case, device: torch.device = GPU, dtype: torch.dtype = torch
     if case.residual == "given":
         residual = random(case.n, case.out, case.h * enlarged, case.w * enlarged)
     elif case.residual == "projection":
-        r = [random(case.n, k, case.h, case.w) for k in (64, case.c2) if k]
+        r = [random(case.n, k, case.h, case.w) for k in (case.c, case.c2) if k]
         residual = Projection(random(case.out, c, 1, 1, scale=c**-0.5), random(case.out), *r)
     return {
-        "x": random(case.n, 64, case.h, case.w, scale=0.5, mean=mean if norm else 0.0),
+        "x": random(case.n, case.c, case.h, case.w, scale=0.5, mean=mean if norm else 0.0),
         "weight": random(case.out, c, 3, 3, scale=(9 * c) ** -0.5), "bias": random(case.out), "norm": norm,
         "residual": residual, "x2": random(case.n, case.c2, case.h, case.w) if case.c2 else None,
         "upsample": case.upsample, "groups": case.out // 32,
@@ -115,7 +120,7 @@ def test_against_float64(case):
 @pytest.mark.gpu
 @pytest.mark.usefixtures("hopper")
 @pytest.mark.parametrize("tiles", [*ONE_STEP, *SEVERAL_STEPS], ids=str)
-@pytest.mark.parametrize("case", [CASES[1], CASES[4], CASES[5], CASES[8]], ids=str)
+@pytest.mark.parametrize("case", [CASES[i] for i in (1, 4, 5, 8, 11, 14)], ids=str)
 def test_all_tiles_against_float64(tiles, case, monkeypatch):
     if tiles.shared_bytes(9, case.residual == "given") > SHARED_BYTES:
         pytest.skip("these tiles have no room for a residual")
@@ -185,6 +190,7 @@ def test_operator_contract():
         ({"bias": torch.zeros(64)}, False),
         ({"weight": torch.zeros(64, 64, 1, 1, dtype=torch.bfloat16)}, False),
         ({"norm": Norm(*torch.zeros(2, 2, 64, dtype=torch.bfloat16), 4)}, False),
+        ({"weight": torch.zeros(32, 64, 3, 3, dtype=torch.bfloat16), "bias": None, "groups": 1}, False),
     ],
 )
 def test_what_it_can_do(change, able):
@@ -222,7 +228,7 @@ def test_what_is_launched(monkeypatch):
     y, stats = hopper_conv(**args, impl="cuda")
     tiles = Tiles(128, 2, 2)
     assert (y.shape, stats.shape) == ((32, 64, 64, 64), (32, 2, 16, 3))
-    expected = constants(tiles, [64, 0], [0, 0], False, True, True, True)
+    expected = constants(tiles, 64, [64, 0], [0, 0], False, True, True, True)
     assert launched == [(128, tiles.shared_bytes(9, True), expected), ((132, 1), 512, 24, True)]
 
     launched.clear()
@@ -230,7 +236,7 @@ def test_what_is_launched(monkeypatch):
     y, stats = hopper_conv(**args, impl="cuda")
     assert (y.shape, stats.shape) == ((1, 128, 8, 8), (1, 4, 1, 3))
     tiles = Tiles(64, 1, 1)
-    expected = constants(tiles, [64, 64], [64, 64], False, True, True, False)
+    expected = constants(tiles, 64, [64, 64], [64, 64], False, True, True, False)
     assert launched == [(64, tiles.shared_bytes(20, False), expected), ((1, 2), 128, 24, True)]
 
 
@@ -256,8 +262,9 @@ def test_it_compiles():
     except OSError as error:
         pytest.skip(f"NVRTC is missing: {error}")
     for tiles in {ONE_STEP[0], SEVERAL_STEPS[0]}:
-        given = constants(tiles, [64, 0], [0, 0], False, True, True, False)
-        assert b"hopper_conv" in _nvrtc.compiled(source(tiles.pixels), "sm_90a", given)
+        for channels in (64, 32):
+            given = constants(tiles, channels, [channels, 0], [0, 0], False, True, True, False)
+            assert b"hopper_conv" in _nvrtc.compiled(source(tiles.pixels), "sm_90a", given)
 
 
 def test_a_chip_of_another_kind_cannot(monkeypatch):

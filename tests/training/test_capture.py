@@ -4,6 +4,7 @@ A trace knows what a CUDA graph would know: addresses, and the kernels that run 
 depends on data, a wait for the device, or state that moved to another address shows as a failure or a wrong weight.
 """
 
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -41,7 +42,7 @@ from diamond_fast.training.objectives import (
     StudentObjective,
 )
 from diamond_fast.training.update import Update
-from diamond_fast.world_model import Denoiser, DiffusionSampler
+from diamond_fast.world_model import Denoiser, DiffusionSampler, PlainNetwork, Sampler
 
 N, CONTEXT, SIZE, ACTIONS = 3, 4, 8, 3
 
@@ -261,6 +262,38 @@ def test_nothing_through_the_kernels_is_on_the_host(name):
             else:
                 out = recompute(objective.policy, Played(*batch)).logits
     assert out.device.type == "cuda"
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_no_node_of_a_weight_outlives_an_update(name, dtype):
+    """It would sum gradients on the stream it was made on, which a capture is not on."""
+    model, objective = make_objective(name, dtype=dtype)
+    loss_of = objective.loss
+
+    def loss(*batch):
+        result = loss_of(*batch)
+        nodes = [p.expand_as(p).grad_fn.next_functions[0][0] for p in model.parameters()]
+        assert not any("met before" in node.metadata for node in nodes)
+        for node in nodes:
+            node.metadata["met before"] = True
+        return result
+
+    objective.loss = loss
+    update = Update(name, model, objective, UpdateConfig(), nullcontext)
+    update.step()
+    update.step()
+
+
+@pytest.mark.parametrize("steps", [SamplerConfig(num_steps=2), SamplerConfig(s_cond=0.1)], ids=["plain", "context"])
+def test_a_readable_sampler_takes_no_tensor_of_the_host(steps, monkeypatch):
+    """It is made anew in every captured update of a student. The plan of its steps is plain numbers."""
+    cfg = DenoiserConfig(InnerModelConfig(context_noise=True), noise_context=True)
+    formulation = Denoiser(cfg, world(ACTIONS)).formulation
+    planned = formulation.plan(steps)
+    monkeypatch.setattr(type(formulation), "plan", lambda self, cfg: planned)
+    with fake_cuda(), no_host_traffic():
+        Sampler(formulation, PlainNetwork(torch.nn.Identity()), steps, torch.device("cuda"))
 
 
 @pytest.mark.gpu

@@ -49,7 +49,8 @@ class AttentionLayer(RecurrentLayer):
         q, k, v = self.qkv(self.norm(x[:, None])).chunk(3, dim=-1)
         now = torch.cat((k, v, torch.ones_like(k[..., :1])), dim=-1)
         kept = torch.cat((state.view(len(x), self.past, 2 * self.width + 1), now), dim=1)
-        k, v, real = kept.split((self.width, self.width, 1), dim=-1)
+        *pair, real = kept.split((self.width, self.width, 1), dim=-1)
+        k, v = (part.contiguous() for part in pair)  # a GPU's kernels take rows that begin at multiples of 16 bytes
         scores = torch.where(real[:, None, None, :, 0] > 0, self.age.flip(1)[:, None], -torch.inf)
         return self._attend(x[:, None], q, k, v, scores)[:, 0], kept[:, 1:].flatten(1)
 
