@@ -21,9 +21,9 @@ limit=${LIMIT:-1000000}
 python=${PYTHON:-python3}
 rehearsal=${REHEARSAL:-}
 lacking=(tyro docstring-parser typeguard gymnasium farama-notifications ale-py zstandard)
-steps=(setup tests denoiser imagination updates training kernels rivals rest sanitizer)
-declare -A seconds=([setup]=300 [tests]=540 [denoiser]=420 [imagination]=240 [updates]=420 [training]=560 [kernels]=240
-    [rivals]=560 [rest]=300 [sanitizer]=580)
+steps=(setup tests denoiser imagination updates training runs kernels rivals rest sanitizer)
+declare -A seconds=([setup]=300 [tests]=540 [denoiser]=420 [imagination]=240 [updates]=420 [training]=560 [runs]=580
+    [kernels]=240 [rivals]=560 [rest]=300 [sanitizer]=580)
 kernels=()
 for file in kernels/[a-z]*.py; do
     name=$(basename "$file" .py)
@@ -107,6 +107,34 @@ train() {
     [ "$code" -eq 124 ] || return "$code" # 124: the time was up, as it should be
 }
 
+# Every kind of run there is, a few updates of each to its end, on paths that the machine chooses.
+run_all_kinds() {
+    local failed=0 seconds kind kinds=(
+        "--preset catch --memory mamba" "--preset catch --memory gru" "--preset catch --memory attention"
+        "--preset catch --world-model.student --student-update.steps-first-epoch 8 --student-update.steps-per-epoch 8"
+        "--preset catch --formulation flow" "--preset catch --formulation ddpm" "--preset catch --precision fp32"
+        "--preset catch --reward-head symlog-bins --reward-end-event-share 0.5" "--preset catch --model-free"
+        "--preset catch --num-autoregressive-steps 2" "--game Boxing --preset small-dit"
+        "--game Boxing --preset small-unet3d" "--game Boxing --preset small-cross-attention")
+    [ -z "$rehearsal" ] || kinds=("--preset catch --memory attention --denoiser-update.batch-size 2
+        --actor-critic-update.batch-size 2 --world-model.num-batches-to-preload 1")
+    for kind in "${kinds[@]}"; do
+        echo "== $kind"
+        seconds=$SECONDS
+        rm -rf "$work/kind"
+        # shellcheck disable=SC2086 # words of a command
+        "$python" -m diamond_fast.train $kind --device "$device" --out "$work/kind" --evaluation.every 1 \
+            --evaluation.num-episodes 1 --evaluation.num-final-episodes 1 --num-final-epochs 1 \
+            --collection.num-steps-total 300 --collection.first-epoch-min 300 --collection.first-epoch-max 300 \
+            --denoiser-update.steps-first-epoch 8 --denoiser-update.steps-per-epoch 8 \
+            --reward-end-update.steps-first-epoch 8 --reward-end-update.steps-per-epoch 8 \
+            --actor-critic-update.steps-first-epoch 8 --actor-critic-update.steps-per-epoch 8 \
+            --actor-critic-update.start-after-epochs 0 || failed=1
+        echo "== $((SECONDS - seconds)) s"
+    done
+    return $failed
+}
+
 # A kernel's tests after the other, so that what was found is in the log if the time is up.
 sanitize() {
     local sanitizer=(compute-sanitizer --tool memcheck --error-exitcode 3 --target-processes all) failed=0 which=gpu
@@ -127,6 +155,7 @@ run_step() {
         imagination) bench without imagination ;;
         updates) bench without recompute updates ;;
         training) train ;;
+        runs) run_all_kinds ;;
         kernels) bench_on_gpu without "${kernels[@]}" ;;
         rivals) bench_on_gpu only fast_denoiser imagination updates "${kernels[@]}" ;;
         rest) bench without checkpoint replay collect startup ;;

@@ -11,7 +11,9 @@ import torch
 from measuring import not_quick, only_on_gpu
 from workloads import NUM_ACTIONS, PAPER, fast_imagination, make_agent, published_env
 
+from diamond_fast.engine.choose import choose_path
 from diamond_fast.engine.rollout import initial_state, rollout
+from diamond_fast.engine.world import imagination
 
 ON_GPU = torch.cuda.is_available()
 TWIN, OURS, COMPILED = "as published", "fast path", "as published, compiled"
@@ -33,22 +35,15 @@ def published_envs(cfg, agent, replay, num_envs, effort):
 
 @pytest.mark.parametrize("num_envs", [8, not_quick(32, "half a minute on a CPU")])
 def test_step(measure, effort, device, cfg, agent, replay, num_envs):
-    """On a GPU ours is launched kernel by kernel here; the rollout is one graph."""
+    """As ``WorldModelEnv`` steps: on a GPU the frame is a graph, the rest launched kernel by kernel."""
     act = torch.randint(NUM_ACTIONS, (num_envs,), device=device)
-    ours, _ = fast_imagination(cfg, agent, replay, num_envs, device)
+    contexts = replay.segments(num_envs, cfg.denoiser.inner_model.num_steps_conditioning)
+    path, num_batches = choose_path(device, cfg.precision), cfg.world_model.num_batches_to_preload
+    ours = imagination(agent, cfg.world_model, path, contexts, num_envs, num_batches=num_batches)
 
     def stepping(env):
         env.reset()
-        done = 0
-
-        def step():
-            nonlocal done
-            if done % STEPS == 0 and hasattr(env, "begin_rollout"):
-                env.begin_rollout()
-            env.step(act)
-            done += 1
-
-        return step
+        return lambda: env.step(act)
 
     envs = {OURS: ours, **published_envs(cfg, agent, replay, num_envs, effort)}
     candidates = {name: stepping(env) for name, env in envs.items()}

@@ -75,13 +75,13 @@ def test_the_extensions_are_built_from_what_the_machine_has_and_the_wheels_that_
 def test_a_rehearsal_does_every_step_and_leaves_six_files(proofs, tmp_path):
     code, commands = proofs(REHEARSAL="1")
     assert code == 0
-    assert len(commands) == 7  # setup is two
+    assert len(commands) == 8  # setup is two
     (bench,) = [command for command in commands if "diamond_fast.bench" in command]
     assert bench.endswith(" --rivals without --tiny --only checkpoint fast_denoiser imagination recompute")
     assert not any("cuda" in command for command in commands)
     done = [line.split()[0] for line in (tmp_path / "out" / "done").read_text().splitlines()]
-    order = ["setup", "tests", "denoiser", "imagination", "updates", "training", "kernels", "rivals", "rest"]
-    assert done == [*order, "sanitizer"]
+    order = ["setup", "tests", "denoiser", "imagination", "updates", "training", "runs", "kernels", "rivals"]
+    assert done == [*order, "rest", "sanitizer"]
     names = ["bench.json", "done", "figures.jsonl", "logs.tar.gz", "training_curve.png", "training_metrics.jsonl"]
     assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == names
 

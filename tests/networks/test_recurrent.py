@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from diamond_fast.networks.recurrent import selective_scan as scans
+from diamond_fast.networks.recurrent.attention import AttentionLayer
 from diamond_fast.networks.recurrent.config import MemoryConfig
 from diamond_fast.networks.recurrent.model import LAYERS, MemoryModel
 from diamond_fast.networks.recurrent.selective_scan import selective_scan, selective_scan_reference
@@ -356,3 +358,20 @@ def test_sizes_of_the_paper():
         model = MemoryModel(MemoryConfig(), "mamba", Spec(Frame(64, 64), Discrete(18)))
     assert model.linear.in_features == 1024 + 128
     assert model.state_width == 3 * 1024 * (16 + 3)
+
+
+def test_attention_gives_rows_that_kernels_of_gpus_take(monkeypatch):
+    """Kept keys and values lie 2 width + 1 numbers apart; CUDA's attention wants multiples of 16 bytes."""
+    layer = AttentionLayer(MemoryConfig(width=32, window=4))
+    apart = []
+    attention = F.scaled_dot_product_attention
+
+    def spy(q, k, v, **options):
+        apart.extend(x.stride(2) * x.element_size() for x in (q, k, v))
+        return attention(q, k, v, **options)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    layer.step(torch.randn(3, 32), torch.zeros(3, layer.state_width))
+    layer(torch.randn(3, 5, 32), torch.ones(3, 5, dtype=torch.bool))
+    assert len(apart) == 6
+    assert not any(distance % 16 for distance in apart)
