@@ -40,11 +40,11 @@ Counted by `python benchmarks/fused_launch_counts.py` at a batch of 32, held by
 | --- | --- | --- | --- |
 | plain | 186 launches, 2.27 GB | 774, 7.68 GB | 110, 7.19 GB |
 | with `fused_convs`, the default | 81, 1.38 GB | 414, 4.79 GB | 89, 5.14 GB |
-| with `hopper_convs`, too, the default on H100 and H200 | 61, 0.83 GB | 354, 3.16 GB | 89, 5.11 GB |
+| with `hopper_convs`, too, the default on H100 and H200 | 61, 0.83 GB | 344, 3.01 GB | 83, 3.67 GB |
 
-Starts of imagined episodes are burned in 256 at a time: 97 launches and 8.92 GB, 71 and 6.20 with `fused_convs`, and 32
-times that for the 8,192 starts of a refill. In training they are one CUDA graph: a refill launches it 32 times, with
-160 copies, instead of 3,104 kernels from Python.
+Starts of imagined episodes are burned in 256 at a time: 97 launches and 8.92 GB, 71 and 6.20 with `fused_convs`,
+51 and 4.03 with `hopper_convs`, and 32 times that for the 8,192 starts of a refill. In training they are one CUDA
+graph: a refill launches it 32 times, with 160 copies, instead of 3,104 kernels from Python.
 
 `fused_conv` is three kernels. On small maps one launch does it all: norm and SiLU before a convolution, and bias,
 residual and statistics behind it. On large maps that would normalise every pixel three times, which costs more than it
