@@ -1,6 +1,7 @@
 """Where the time of frames and updates goes on a GPU, kernel by kernel, in two minutes.
 
-    python benchmarks/gpu_profile.py frames updates > profile.txt
+    python benchmarks/gpu_profile.py frames updates > profile.txt     all of it
+    python benchmarks/gpu_profile.py actor_critic                     one update: a first one compiles for a minute
 
 Frames are drawn on every path that the device has, updates done on the first. Each is called until its graph is
 captured, timed by the median of 20 calls, and profiled: what is printed are the kernels that take longest, microseconds
@@ -11,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import torch
@@ -75,10 +77,12 @@ def frames() -> None:
             print(f"{n * steps.num_steps / took:.0f} evaluations a second")
 
 
-def updates() -> None:
-    """One update of each model."""
+def updates(*chosen: str) -> None:
+    """One update of each model, or of those chosen."""
     agent, path = make_agent(CFG, DEVICE, torch.channels_last), candidates(DEVICE, "bf16")[0]
     for name, update in make_updates(CFG, agent, noise_replay(CFG, 2000), path, segments_seed=0).items():
+        if chosen and name not in chosen:
+            continue
         with update.autocast():
             update.objective.begin_epoch()
         show(f"update of {name}, {path.name}", update.step)
@@ -86,4 +90,4 @@ def updates() -> None:
 
 if __name__ == "__main__":
     for part in sys.argv[1:] or ("frames", "updates"):
-        {"frames": frames, "updates": updates}[part]()
+        {"frames": frames, "updates": updates}.get(part, partial(updates, part))()
