@@ -239,6 +239,14 @@ def test_what_is_launched(monkeypatch):
     expected = constants(tiles, 64, [64, 64], [64, 64], False, True, True, False)
     assert launched == [(64, tiles.shared_bytes(20, False), expected), ((1, 2), 128, 24, True)]
 
+    launched.clear()
+    args = arguments(Case(32, 64, 64, c=32, c2=32, out=32, residual="projection"), torch.device("cpu"))
+    y, stats = hopper_conv(**args, impl="cuda")
+    assert (y.shape, stats.shape) == ((32, 32, 64, 64), (32, 1, 32, 3))
+    tiles = Tiles(128, 1, 2)
+    expected = constants(tiles, 32, [32, 32], [32, 32], False, True, True, False)
+    assert launched == [(128, tiles.shared_bytes(20, False), expected), ((132, 1), 256, 24, True)]
+
 
 def test_tiles_for_every_multiprocessor():
     """The paper's network on an H100, at a batch of 32 and of 1."""
