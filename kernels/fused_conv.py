@@ -42,6 +42,7 @@ BLOCK_CHANNELS = 64  # output channels of a program, and input channels that it 
 WARPS, STAGES = 4, 3
 COLUMNS_TILE, ROWS_TILE, ANY_TILE = 256, 64, 128  # pixels
 WARPGROUP_PRODUCTS = (90, 100, 103)  # capabilities whose tensor cores read inputs from shared memory
+ROWS_REGISTERS = 192  # where they do not: left alone the assembler stops at 168 and spills one or two
 COLUMNS_CHANNELS = 32  # input channels at a time: half as many, so that there is room for two such programs
 
 
@@ -223,6 +224,8 @@ def _fused_conv(
     kernel, constants = any_conv_kernel, {"KERNEL": weight.size(2), "STRIDE": stride}
     if config.kernel == "rows":
         kernel, constants = conv_by_rows_kernel, {"HALO": config.halo}
+        if launch.chip_of(x.device).capability not in WARPGROUP_PRODUCTS:
+            constants["maxnreg"] = ROWS_REGISTERS
     kernel[grid](
         x, x2, weight, bias, scale, shift, stats, stats2, *further, *sizes, *parts, scale_stride, shift_stride, eps,
         C1=c1, C2=c2, D=d, GROUPS=in_groups, BLOCK_D=block_d, **outputs,
