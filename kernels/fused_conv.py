@@ -42,7 +42,7 @@ BLOCK_CHANNELS = 64  # output channels of a program, and input channels that it 
 WARPS, STAGES = 4, 3
 COLUMNS_TILE, ROWS_TILE, ANY_TILE = 256, 64, 128  # pixels
 WARPGROUP_PRODUCTS = (90, 100, 103)  # capabilities whose tensor cores read inputs from shared memory
-ROWS_REGISTERS = 192  # where they do not: left alone the assembler stops at 168 and spills one or two
+ROWS_REGISTERS = 255  # where they do not: left alone the assembler stops at 168 and spills one or two
 COLUMNS_CHANNELS = 32  # input channels at a time: half as many, so that there is room for two such programs
 
 
