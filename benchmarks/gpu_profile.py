@@ -88,6 +88,9 @@ def updates(*chosen: str) -> None:
         show(f"update of {name}, {path.name}", update.step)
 
 
+ONE_UPDATE = {name: partial(updates, name) for name in ("denoiser", "reward_end", "actor_critic")}
+PARTS = {"frames": frames, "updates": updates, **ONE_UPDATE}
+
 if __name__ == "__main__":
     for part in sys.argv[1:] or ("frames", "updates"):
-        {"frames": frames, "updates": updates}.get(part, partial(updates, part))()
+        PARTS[part]()
