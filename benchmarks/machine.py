@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from gpu_meter import describe_gpu
 
+from diamond_fast.engine.cpu_program import instruction_set
 from diamond_fast.timing import timed, wait_for
 
 DTYPES = (torch.float32, torch.bfloat16)
 PACKAGES = ("torch", "triton", "numpy", "openvino", "onnxruntime")
+INSTRUCTIONS = {"amx": "AMX", "avx512": "AVX-512", "avx2": "AVX2", "neon": "NEON", "portable": "plain C++"}
 LARGEST, LEAST_SECONDS = 2048, 0.02
 """Of a CPU's matrix products: what takes so long, or is as large, says what the machine can do."""
 MEASURED = ("diamond_fast", "kernels", "csrc", "benchmarks", "setup.py", ":!benchmarks/results", ":!benchmarks/pages")
@@ -50,11 +52,14 @@ class Machine:
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Processor, number of cores, GPU or None."""
+    """Processor with the instructions that the engine uses, number of cores, GPU or None."""
     cpu = platform.processor() or platform.machine()
     with suppress(OSError):
         cpu = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)[0]
-    return {"cpu": cpu, "cores": os.cpu_count(), "gpu": describe_gpu(device)}
+    # A hypervisor calls processors of several generations by one name.
+    used = instruction_set(torch.bfloat16) or instruction_set(torch.float32)
+    name = f"{cpu} with {INSTRUCTIONS[used]}" if used else cpu
+    return {"cpu": name, "cores": os.cpu_count(), "gpu": describe_gpu(device)}
 
 
 def versions() -> dict[str, str | None]:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from diamond_fast import architecture_presets, config, recording_presets
 from diamond_fast.domains import DOMAINS
+from diamond_fast.networks.recurrent.config import MemoryConfig
 
 _PAPER = config.RunConfig()
 
@@ -16,6 +17,7 @@ _SMALL_NETWORKS = replace(
         lstm_dim=64, cond_channels=32, depths=(1, 1, 1, 1), channels=(16, 16, 32, 32), attn_depths=(0, 0, 0, 0)
     ),
     actor_critic=config.ActorCriticConfig(lstm_dim=64, channels=(16, 16, 32, 32), down=(1, 1, 1, 1)),
+    memory_model=MemoryConfig(channels=(16, 16, 32, 32), down=(1, 1, 1, 1), action_width=16, width=64, layers=2),
 )
 
 _FEW_UPDATES = config.UpdateConfig(steps_first_epoch=45, steps_per_epoch=20, batch_size=8, lr=1e-3, lr_warmup_steps=10)
@@ -79,6 +81,7 @@ _SMALL = replace(
     ),
     reward_end=replace(_SMALL_NETWORKS.reward_end, lstm_dim=128),
     actor_critic=replace(_SMALL_NETWORKS.actor_critic, lstm_dim=128),
+    memory_model=replace(_SMALL_NETWORKS.memory_model, width=128),
     denoiser_update=replace(_PAPER.denoiser_update, lr=3e-4),
 )
 

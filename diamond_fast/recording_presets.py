@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from diamond_fast import config
+from diamond_fast.networks.recurrent.config import MemoryConfig
 
 CSGO = config.RunConfig(
     domain="csgo",
@@ -113,6 +114,7 @@ _DOOM = replace(
         sigma_data=0.35,  # these frames' own
         sigma_offset_noise=0.1,
     ),
+    memory_model=MemoryConfig(channels=(32, 32, 64), down=(1, 1, 0), action_width=32, width=128, layers=2, window=48),
     denoiser_update=replace(_FEW_UPDATES, steps_first_epoch=200, steps_per_epoch=200, batch_size=16, lr=2e-3),
     upsampler=replace(
         _QUICK.upsampler,

@@ -46,6 +46,13 @@ def test_presets_are_sound(name, tmp_path):
     checked(config if config.env_id else replace(config, game="Boxing"))
 
 
+@pytest.mark.parametrize("name", [name for name, config in PRESETS.items() if config.network == "unet"])
+def test_presets_can_be_given_a_memory(name, tmp_path):
+    """Frames are large enough for its encoder's halvings."""
+    config = replace(PRESETS[name], memory="gru", upsampling=1)
+    checked(config if config.env_id else replace(config, static_dataset=str(tmp_path)))
+
+
 def test_the_papers_preset_is_the_defaults():
     assert PRESETS["atari100k"] == RunConfig()
 

@@ -6,6 +6,8 @@ import machine
 import pytest
 import torch
 
+from diamond_fast.engine.cpu_program import INSTRUCTION_SETS
+
 CPU = torch.device("cpu")
 
 
@@ -55,3 +57,14 @@ def test_the_hardware_has_a_name():
     found = machine.hardware(CPU)
     assert found["cpu"]
     assert (found["cores"] > 0, found["gpu"]) == (True, None)
+
+
+def test_processors_of_one_name_differ_by_their_instructions(monkeypatch):
+    names = set()
+    for used in INSTRUCTION_SETS:
+        monkeypatch.setattr(machine, "instruction_set", lambda dtype, used=used: used)
+        names.add(machine.hardware(CPU)["cpu"])
+    assert len(names) == len(INSTRUCTION_SETS)
+    monkeypatch.setattr(machine, "instruction_set", lambda dtype: None)
+    bare = machine.hardware(CPU)["cpu"]
+    assert all(name.startswith(f"{bare} with ") for name in names)

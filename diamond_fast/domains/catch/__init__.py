@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from diamond_fast import config
 from diamond_fast.domains import gym
+from diamond_fast.networks.recurrent.config import MemoryConfig
 
 ENV_ID = "diamond_fast/Catch-v0"
 
@@ -33,6 +34,7 @@ _PRESET = config.RunConfig(
     ),
     # A ball falls for 10 steps only.
     actor_critic_loss=config.ActorCriticLossConfig(gamma=0.9, weight_entropy_loss=0.01),
+    memory_model=MemoryConfig(channels=(16, 16, 32), down=(1, 1, 1), action_width=16, width=64, layers=2),
     world_model=config.WorldModelConfig(num_batches_to_preload=16),
     collection=config.CollectionConfig(
         num_steps_total=3_500, first_epoch_min=2_000, first_epoch_max=2_000, steps_per_epoch=100

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 from diamond_fast import config
 from diamond_fast.domains import catch, gym
-from diamond_fast.networks.recurrent.config import MemoryConfig
 
 ENV_ID = "diamond_fast/Recall-v0"
 
@@ -13,7 +12,6 @@ _PRESET = replace(
     _CATCH,
     env_id=ENV_ID,
     memory="gru",
-    memory_model=MemoryConfig(channels=(16, 16, 32), down=(1, 1, 1), action_width=16, width=64, layers=2),
     # An imagined episode that begins with the ball in sight goes on until it is back.
     world_model=replace(_CATCH.world_model, horizon=22, sampler=config.SamplerConfig(num_steps=1)),
     # One denoising step draws a frame from noise that hides everything: there is most to be learned. After 700 updates
