@@ -1,4 +1,4 @@
-"""Does a world model remember what is behind it? It turns fully round in imagination, from recorded turns.
+"""Does a world model remember what is behind it? It turns fully round in imagination, once it has done so for real.
 
 python examples/turning_back.py --run runs/with --beside runs/without --recording turns --out turned
 """
@@ -15,6 +15,7 @@ from tyro.conf import arg
 from diamond_fast.agent_flags import AgentFlags
 from diamond_fast.cli import parse, user_errors
 from diamond_fast.config import PositiveInt, Seed
+from diamond_fast.settings import CountInt
 
 PICTURES = 3
 
@@ -27,10 +28,12 @@ class Args(AgentFlags):
     """Hold these runs beside it, which turn at the same moments."""
     recording: Annotated[Path, arg(metavar="PATH")] = Path()
     """Begin at the full turns in this recording, which the models were not trained on."""
-    turn: Annotated[str, arg(metavar="JSON")] = '{"mouse_x": [0.5]}'
+    turn: Annotated[str, arg(metavar="JSON")] = '{"mouse_x": [1.0]}'
     """An action that turns; of named parts, those that are missing are at rest."""
-    steps: PositiveInt = 48
+    steps: PositiveInt = 24
     """It has turned fully round after so many steps."""
+    watched: CountInt = 24
+    """It sees so many steps of the same turn for real before it imagines one; 0: it has not seen what is behind it."""
     turns: PositiveInt = 32
     """Take the first so many turns at most."""
     seed: Seed = 0
@@ -66,9 +69,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             row = action_row(action, json.loads(args.turn))
         except ValueError as error:
             raise ValueError(f"--turn: {error}") from None
-        found = turns_in(replay, row, args.steps, context)[: args.turns]
+        steps = args.watched + args.steps
+        found = turns_in(replay, row, steps, context)[: args.turns]
         if not found:
-            raise ValueError(f"--recording {args.recording}: --turn is never held for {args.steps} steps there")
+            raise ValueError(f"--recording {args.recording}: --turn is never held for {steps} steps there")
         device = resolve_device(args.device)
         args.out.mkdir(parents=True, exist_ok=True)
     imagined = {}
@@ -78,12 +82,12 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         cfg = replace(cfg, world_model=replace(cfg.world_model, horizon=args.steps))
         path = choose_path(device, cfg.precision, cfg.engine, work=Work.of(agent.denoiser, cfg.world_model.sampler, 32))
         starts = [(episode, first + context - agent.spec.context) for episode, first in found]
-        seen = imagine_from(agent, replay, cfg, path, args.seed, starts)
+        seen = imagine_from(agent, replay, cfg, path, args.seed, starts, watched=args.watched)
         imagined[name] = seen.imagined
     errors = turning_errors(seen.last_seen, seen.real, imagined)
     for way, parts in errors.items():
         print(f"{way}: " + ", ".join(f"{part} {mean:.1f} ± {ci:.1f}" for part, (mean, ci) in parts.items()))
-    results = {"turns": len(found), "steps": args.steps, "errors": errors}
+    results = {"turns": len(found), "steps": args.steps, "watched": args.watched, "errors": errors}
     (args.out / "turning.json").write_text(json.dumps(results, indent=1))
     rows = Rollouts(seen.last_seen, {"real": seen.real, **imagined})
     times = tuple(sorted({max(1, args.steps * k // 8) for k in range(1, 9)}))

@@ -81,9 +81,16 @@ def imagine_from(
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda frames: None,
     instead: np.ndarray | None = None,
+    watched: int = 0,
 ) -> Predictions:
-    """The same of given segments, one or more: episode and first step of the context."""
-    context = cfg.denoiser.inner_model.num_steps_conditioning
+    """The same of given segments, one or more: episode and first step of the context.
+
+    Args:
+        watched: real frames between the context and the first imagined one. A memory sees all of them, the denoiser
+            no more than its last ones.
+    """
+    window = cfg.denoiser.inner_model.num_steps_conditioning
+    context = window + watched
     length = context + cfg.world_model.horizon
     device = agent.denoiser.device
     randn = seeded_randn(device, seed)
@@ -99,7 +106,7 @@ def imagine_from(
     imagined = []
     for rows in torch.arange(len(starts)).split(batch_size):
         real_context = to_float(batch.frames[rows, :context].to(device))
-        small = predict_frames(sampler, real_context, act[rows].to(device), randn, advance, agent.memory)
+        small = predict_frames(sampler, real_context, act[rows].to(device), randn, advance, agent.memory, window)
         if upsampling is None:
             imagined.append(to_uint8(small).cpu())
         else:
@@ -136,6 +143,7 @@ def predict_frames(
     randn: Callable[..., Tensor] = torch.randn,
     advance: Callable[[int], None] = lambda frames: None,
     memory: MemoryModel | None = None,
+    window: int | None = None,
 ) -> Tensor:
     """Frames imagined one after the other, each from its predecessors.
 
@@ -144,12 +152,13 @@ def predict_frames(
         act: [S,T+K] int64; the action at index T+k-1 leads to predicted frame k (from 0).
         advance: told S after each step.
         memory: the world model's, if it has one. It has seen no more than the context at first.
+        window: frames that the denoiser sees, at most T; None: T.
 
     Returns:
         [S,K,C,H,W].
     """
     frames = []
-    for frame in imagined_frames(sampler, context, act, randn, memory):
+    for frame in imagined_frames(sampler, context, act, randn, memory, window):
         frames.append(frame)
         advance(len(act))
     return torch.stack(frames, dim=1)
@@ -162,10 +171,12 @@ def imagined_frames(
     act: Tensor,
     randn: Callable[..., Tensor] = torch.randn,
     memory: MemoryModel | None = None,
+    window: int | None = None,
 ) -> Iterator[Tensor]:
     """The frames of ``predict_frames`` one by one, [S,C,H,W]: no more than a context of them is kept."""
     t = context.size(1)
-    frames = list(context.unbind(1))
+    window = window or t
+    frames = list(context[:, t - window :].unbind(1))
     if memory is not None:
         seen = torch.ones(len(act), t, dtype=torch.bool, device=context.device)
         state = burn_in(memory, context, act[:, :t], seen)[0][0]
@@ -173,7 +184,7 @@ def imagined_frames(
         told = {}
         if memory is not None:
             told["memory"], state = memory.step(frames[-1], act[:, k + t - 1], state)
-        frame, _ = sampler.sample(torch.stack(frames, dim=1), act[:, k : k + t], randn, **told)
+        frame, _ = sampler.sample(torch.stack(frames, dim=1), act[:, k + t - window : k + t], randn, **told)
         frames = [*frames[1:], frame]
         yield frame
 

@@ -106,6 +106,56 @@ def test_who_remembers_is_back_and_who_forgets_is_not(monkeypatch):
     assert elsewhere["a quarter"][0] == ((130 - 20) + 150) / 2
 
 
+class Watches:
+    """Notes the grey levels that a denoiser and a memory are shown, and the actions beside them."""
+
+    coding = None
+
+    def __init__(self):
+        self.drawn_from, self.burnt_in, self.steps = [], [], []
+
+    def sample(self, obs, act, randn, memory):
+        self.drawn_from.append((self._greys(obs), act[0].tolist(), int(memory)))
+        return torch.full_like(obs[:, 0], -1), []
+
+    def __call__(self, obs, act, real):
+        assert real.all()
+        self.burnt_in.append((self._greys(obs), act[0].tolist()))
+        return torch.zeros(1, obs.size(1), 1), torch.zeros(1, 1)
+
+    def step(self, obs, act, state):
+        self.steps.append((self._greys(obs[:, None])[0], int(act)))
+        return state + 1, state + 1
+
+    def classify(self, e):
+        raise NotImplementedError
+
+    @property
+    def device(self):
+        return torch.device("cpu")
+
+    @staticmethod
+    def _greys(obs):
+        return to_uint8(obs[0]).amax(dim=(1, 2, 3)).tolist()
+
+
+def test_a_memory_sees_what_was_watched_and_the_denoiser_its_last_frames(monkeypatch):
+    replay = recorded([IDLE] * 3 + [TURN] * 7 + [IDLE] * 2)
+    watches, agent = Watches(), make_agent()
+    monkeypatch.setattr(open_loop, "next_frame_sampler", lambda *_: watches)
+    agent = SimpleNamespace(denoiser=agent.denoiser, upsampler=None, memory=watches)
+    cfg = replace(CFG, world_model=replace(CFG.world_model, horizon=2))
+    seen = imagine_from(agent, replay, cfg, READABLE, 0, [(0, 1)], watched=3)
+
+    # Seven real frames, 1 to 7: grey levels rise by 10 with each turn, from the fourth frame (step 3) on.
+    greys, acts = [0, 0, 0, 10, 20, 30, 40], [IDLE, IDLE, TURN, TURN, TURN, TURN, TURN]
+    assert watches.burnt_in == [(greys[:-1], acts[:-1])]
+    assert watches.steps == [(40, TURN), (0, TURN)]  # the last real frame, and the black one drawn behind it
+    assert watches.drawn_from == [([10, 20, 30, 40], acts[3:], 1), ([20, 30, 40, 0], [*acts[4:], TURN], 2)]
+    assert int(seen.last_seen.max()) == 40
+    assert [int(frame.max()) for frame in seen.real[0]] == [50, 60]
+
+
 def test_the_command(tmp_path, monkeypatch, capsys):
     """Two runs at the same moments: figures on a file, a picture for each of the first turns."""
     monkeypatch.syspath_prepend(EXAMPLES)
@@ -116,7 +166,8 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(turning_back.Args, "load", lambda self: trained)
     monkeypatch.setattr(fitting, "check_fits", lambda *_: None)
     monkeypatch.setattr("diamond_fast.domains.domain_of", lambda cfg: SimpleNamespace(load_recording=lambda _: replay))
-    given = ["--beside", "runs/b", "--steps", "8", "--turn", "2", "--out", str(tmp_path), "--engine", "readable"]
+    given = ["--beside", "runs/b", "--steps", "6", "--watched", "2", "--turn", "2", "--engine", "readable"]
+    given += ["--out", str(tmp_path)]
     found = turning_back.main(["--run", "runs/a", *given])
     assert json.loads((tmp_path / "turning.json").read_text())["turns"] == found["turns"] == 1
     assert list(found["errors"]) == ["a", "b", *list(found["errors"])[2:]]
@@ -125,7 +176,7 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "the last real frame again: " in capsys.readouterr().out
 
     for wrong, said in (
-        (["--steps", "9"], "--turn is never held for 9 steps"),
+        (["--steps", "7"], "--turn is never held for 9 steps"),
         (["--turn", "[1]"], "--turn: expected"),
     ):
         with pytest.raises(SystemExit) as stopped:

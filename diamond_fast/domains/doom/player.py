@@ -59,12 +59,12 @@ class Wanderer:
 
 
 class Turner:
-    """Walks about as a ``Wanderer``, stands until nothing moves, and turns fully round, 7.5 degrees a step.
+    """Walks about as a ``Wanderer``, stands until nothing moves, and turns fully round twice, 15 degrees a step.
 
-    Whoever comes back to what was there in the beginning shows what a world model should remember.
+    Nothing that the second turn shows is new: a world model that remembers knows all of it.
     """
 
-    WALKS, STANDS, TURNS = 40, 16, 48  # steps
+    WALKS, STANDS, TURNS = 24, 16, 48  # steps
 
     def __init__(self) -> None:
         self._walker = Wanderer()
@@ -80,7 +80,7 @@ class Turner:
         if t < self.WALKS:
             return self._walker(frame, rng)
         act = np.zeros(7, np.float32)
-        act[5] = 0.5 if t >= self.WALKS + self.STANDS else 0.0
+        act[5] = 1.0 if t >= self.WALKS + self.STANDS else 0.0
         return act
 
 
