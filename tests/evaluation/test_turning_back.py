@@ -128,7 +128,7 @@ class Watches:
         return state + 1, state + 1
 
     def classify(self, e):
-        raise NotImplementedError
+        return e, e  # of no use here, but what remembers has it
 
     @property
     def device(self):
