@@ -52,6 +52,20 @@ def test_a_game_is_learned_in_imagination(tmp_path, preset, seed):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_with_a_memory_catch_is_learned_as_well(tmp_path, seed):
+    """By what docs/memory.md says: as DIAMOND, 80 % of the way from random to perfect play."""
+    cfg = PRESETS["catch"]
+    learner, sampler = replace(cfg.denoiser_update, lr=3e-3), replace(cfg.world_model.sampler, s_churn=2.0)
+    world = replace(cfg.world_model, sampler=sampler)
+    cfg = replace(cfg, memory="gru", denoiser_update=learner, world_model=world, seed=seed)
+    result = trained_and_played(cfg, tmp_path / "run")
+    random, perfect = RANDOM_AND_PERFECT["catch"]
+    assert result.mean >= random + 0.8 * (perfect - random)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_without_a_memory_recall_is_guessed(tmp_path, seed):
