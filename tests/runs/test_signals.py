@@ -11,7 +11,7 @@ from diamond_fast.runs import signals
 from diamond_fast.runs.signals import Stopped, StopSignals, stop_signals
 
 PROGRAM = """
-import signal, sys, time
+import os, signal, sys, time
 from diamond_fast.runs import signals
 signal.signal(signal.SIGHUP, signal.SIG_DFL if sys.argv[3] == "terminal" else signal.SIG_IGN)
 signals.SECONDS_TO_SAVE = float(sys.argv[1])
@@ -21,7 +21,7 @@ def handle_and_say(stop, number, frame):
     try:
         handle(stop, number, frame)
     finally:
-        print("taken", flush=True)
+        os.write(1, b"taken\\n")  # print may be what was interrupted
 
 signals.StopSignals._handle = handle_and_say
 with signals.stop_signals() as stop:
