@@ -2,6 +2,7 @@
 
 A run of ``--epochs`` adds up numbers that the seed decides. ``--fate EPOCH WHAT`` strikes once an epoch is done: a
 signal's number as -9, or an exit code as 1. ``always`` strikes at each attempt, after an epoch; ``begin`` before one.
+``--until FILE`` trains once that is there, or 60 seconds later.
 """
 
 import argparse
@@ -20,6 +21,7 @@ parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--fate", nargs=2)
 parser.add_argument("--seconds", type=float, default=0.0)
+parser.add_argument("--until")
 args = parser.parse_args()
 folder = args.resume or args.out
 if args.out:
@@ -54,6 +56,9 @@ def strike():
 when, what = settings["fate"] or (None, "")
 if when == "begin":
     strike()
+deadline = time.monotonic() + 60
+while settings["until"] and not os.path.exists(settings["until"]) and time.monotonic() < deadline:
+    time.sleep(0.02)
 for epoch in range(len(lines) + 1, settings["epochs"] + 1):
     time.sleep(settings["seconds"])
     total = (31 * total + epoch) % 1009

@@ -22,8 +22,21 @@ def told(sweep, name) -> str:
 
 
 @pytest.fixture
-def five(make_sweep):
-    return make_sweep(**dict.fromkeys("abcde", "--seconds 0.2"))
+def five(make_sweep, tmp_path):
+    return make_sweep(**dict.fromkeys("abcde", f"--until {tmp_path / 'four'}"))
+
+
+@pytest.fixture
+def look(five, tmp_path):
+    """Counts the runs at work, whenever it is called. They wait until there are four, however long those take to start."""
+
+    def count():
+        count.at_once.append(sum(s.state == "running" for s in standings(five)))
+        if count.at_once[-1] == 4:
+            (tmp_path / "four").touch()
+
+    count.at_once = []
+    return count
 
 
 @pytest.mark.parametrize(("gpus", "expected"), [(0, 1), (0.25, 4), (0.1, 10), (0.3, 3), (0.5, 2), (1, 1), (2, 1)])
@@ -31,13 +44,12 @@ def test_how_many_share_a_gpu(gpus, expected):
     assert Share(None, gpus, 1).runs_per_gpu == expected
 
 
-def test_processes_of_this_machine(five, stub, monkeypatch):
+def test_processes_of_this_machine(five, look, stub, monkeypatch):
     monkeypatch.setattr(local, "LOOK_EVERY", 0.05)
-    at_once = []
     cores = sorted(os.sched_getaffinity(0))[:1] * 4  # four names for one core
     places = local.slots(Share(None, 0.25, 1), ["3"], cores)
-    local.drive(five, places, lambda: at_once.append(sum(s.state == "running" for s in standings(five))))
-    assert max(at_once) == 4
+    local.drive(five, places, look)
+    assert max(look.at_once) == 4
     assert {told(five, name) for name in "abcde"} == {"GPU 3, threads 1"}
 
 
@@ -179,7 +191,7 @@ class TestJob:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("ray") is None, reason="needs ray: pip install -e '.[ray]'")
-def test_tasks_of_ray(five, stub, monkeypatch):
+def test_tasks_of_ray(five, look, stub, monkeypatch):
     import ray
 
     trainer = worker.TRAIN
@@ -192,8 +204,7 @@ def test_tasks_of_ray(five, stub, monkeypatch):
     monkeypatch.setattr(on_ray, "attempt", attempt)
     monkeypatch.setattr(on_ray, "LOOK_EVERY", 0.1)
     ray.init(num_gpus=1, num_cpus=8, log_to_driver=False, include_dashboard=False)
-    at_once = []
-    on_ray.drive(five, Share(None, 0.25, 1), lambda: at_once.append(sum(s.state == "running" for s in standings(five))))
+    on_ray.drive(five, Share(None, 0.25, 1), look)
     assert {s.state for s in standings(five)} == {"finished"}
     assert {told(five, name) for name in "abcde"} == {"GPU 0, threads 1"}
-    assert 2 <= max(at_once) <= 4
+    assert max(look.at_once) == 4
