@@ -28,7 +28,7 @@ def five(make_sweep, tmp_path):
 
 @pytest.fixture
 def look(five, tmp_path):
-    """Counts the runs at work, whenever it is called. They wait until there are four, however long those take to start."""
+    """Counts the runs at work, whenever it is called. They wait until there are four, however long that takes."""
 
     def count():
         count.at_once.append(sum(s.state == "running" for s in standings(five)))
