@@ -49,7 +49,7 @@ def send(seconds_to_save, work, *numbers, started_by="terminal"):
         is_ignored = number == signal.SIGHUP and (i > 0 or started_by == "nohup")
         if i < len(numbers) - 1 and not is_ignored:  # two that are sent before the first is taken may be one
             assert process.stdout.readline() == "taken\n"
-    _, said = process.communicate(timeout=50)
+    _, said = process.communicate(timeout=30)
     return process.returncode, said, time.monotonic() - sent
 
 
@@ -58,7 +58,7 @@ def send(seconds_to_save, work, *numbers, started_by="terminal"):
 def test_out_at_the_next_safe_place(number, code, work):
     outcome = send(20, work, number)
     assert outcome[:2] == (code, "Stopped. Go on from the last checkpoint with: again\n")
-    assert outcome[2] < 20
+    assert outcome[2] < 5
 
 
 def test_out_after_the_deadline_where_no_safe_place_comes():
@@ -67,14 +67,14 @@ def test_out_after_the_deadline_where_no_safe_place_comes():
     assert said == (
         "Stopped in the middle of the work at hand, which is not saved. Go on from the last checkpoint with: again\n"
     )
-    assert seconds > 0.9
+    assert 0.9 < seconds < 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_kills_at_once(number):
     code, said, seconds = send(30, "0", number, number)
     assert (code, said) == (-number, "")  # shells show 128 + the number
-    assert seconds < 30
+    assert seconds < 5
 
 
 @pytest.mark.parametrize(
