@@ -168,13 +168,14 @@ PYBIND11_MODULE(_replay, m) {
 
   py::class_<SamplerOptions>(m, "SamplerOptions")
       .def(py::init([](int64_t batch_size, int64_t seq_length, std::vector<double> weights, bool beyond_end,
-                       uint64_t seed, uint32_t stream, double event_share) {
-             SamplerOptions options{batch_size, seq_length, std::move(weights), beyond_end, seed, stream, event_share};
+                       uint64_t seed, uint32_t stream, double event_share, double first_share) {
+             SamplerOptions options{batch_size, seq_length, std::move(weights), beyond_end,
+                                    seed,       stream,     event_share,        first_share};
              check(options);
              return options;
            }),
            py::arg("batch_size"), py::arg("seq_length"), py::arg("weights"), py::arg("beyond_end"), py::arg("seed"),
-           py::arg("stream"), py::arg("event_share") = 0.0);
+           py::arg("stream"), py::arg("event_share") = 0.0, py::arg("first_share") = 0.0);
 
   py::register_exception_translator([](std::exception_ptr thrown) {
     try {

@@ -9,12 +9,24 @@
 
 namespace replay {
 
+namespace {
+
+void check_share(const std::string& name, double share) {
+  if (!(share >= 0 && share <= 1)) {
+    throw std::invalid_argument(name + ": expected a number from 0 to 1, got " + std::to_string(share));
+  }
+}
+
+// Whether a row is one of the share, which is spread evenly over all rows.
+bool is_of(double share, int64_t row) { return std::floor((row + 1) * share) > std::floor(row * share); }
+
+}  // namespace
+
 void check(const SamplerOptions& options) {
   if (options.batch_size < 1) throw std::invalid_argument("batch_size: expected at least 1");
   if (options.seq_length < 1) throw std::invalid_argument("seq_length: expected at least 1");
-  if (!(options.event_share >= 0 && options.event_share <= 1)) {
-    throw std::invalid_argument("event_share: expected a number from 0 to 1, got " + std::to_string(options.event_share));
-  }
+  check_share("event_share", options.event_share);
+  check_share("first_share", options.first_share);
   double sum = 0;
   for (const double weight : options.weights) {
     if (!(weight >= 0)) throw std::invalid_argument("sample_weights: expected none below 0");
@@ -85,12 +97,13 @@ std::vector<Cut> draw(const View& view, Store& store, const SamplerOptions& opti
   const bool events = view.reward_counts[0] + view.reward_counts[2] + view.end_counts[1] > 0;
   std::vector<Cut> cuts(options.batch_size);
   for (int64_t row = 0; row < options.batch_size; ++row) {
-    const bool wanted = events && std::floor((row + 1) * options.event_share) > std::floor(row * options.event_share);
+    const bool wanted = events && is_of(options.event_share, row);
     uint32_t tries = 1;
     Drawn drawn = draw_row(view, options, batch, row, 0);
     while (wanted && tries < kMostTries && !is_event(store, view, drawn)) {
       drawn = draw_row(view, options, batch, row, tries++);
     }
+    if (is_of(options.first_share, row)) drawn.cut.start = 1 - options.seq_length;
     cuts[row] = drawn.cut;
   }
   return cuts;

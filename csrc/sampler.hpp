@@ -16,6 +16,7 @@ struct SamplerOptions {
   uint64_t seed;
   uint32_t stream;  // consumers with streams of their own draw independently
   double event_share = 0;  // of a batch's rows, evenly spread over it, that hold an event
+  double first_share = 0;  // of a batch's rows, likewise, whose last step is the first of its episode
 };
 
 constexpr uint32_t kMostTries = 4000;  // a miss is rarer than 2 % if one step of 1,000 is an event
@@ -36,6 +37,7 @@ void check(const SamplerOptions& options);
 //   start = t - U[0, seq_length), padding on both sides.
 // Rows that hold an event are drawn again, kMostTries times in all, until step t is rewarded or ends the episode: among
 // such steps the same rules choose. If none was found, the last one stays.
+// Rows of first_share are cut at stop = 1 instead, whatever was drawn: the other rows are those of a share of 0.
 // Throws std::runtime_error if nothing is visible yet, or seq_length exceeds all visible steps together.
 std::vector<Cut> draw(const View& view, Store& store, const SamplerOptions& options, uint64_t batch);
 

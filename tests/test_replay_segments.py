@@ -253,7 +253,22 @@ def test_without_a_share_of_events_batches_are_as_before():
     assert (plain[1::2] != events[1::2]).any()
 
 
+def test_a_share_of_the_sequences_ends_with_a_first_frame():
+    """Of rows drawn equally often from ten episodes, one in four; the others are those of a share of 0."""
+    replay = replay_of_lengths([9] * 10)
+    plain, batch = (next(replay.segments(4000, 4, seed=3, first_share=share)) for share in (0.0, 0.25))
+    last_is_first = batch.start.numpy() == -3
+    fourth = np.arange(4000) % 4 == 3
+    assert last_is_first[fourth].all()
+    assert batch.pixel_mask[fourth].numpy().tolist() == [[False, False, False, True]] * 1000
+    np.testing.assert_array_equal(batch.episode, plain.episode)
+    np.testing.assert_array_equal(batch.start[~fourth], plain.start[~fourth])
+    # elsewhere by chance: t = 0 and u = 0
+    assert abs(last_is_first[~fourth].mean() - 1 / 36) < 5 * np.sqrt(1 / 36 / 3000)
+
+
+@pytest.mark.parametrize("name", ["event_share", "first_share"])
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_of_events_that_is_none_is_refused(share):
-    with pytest.raises(ValueError, match="event_share: expected a number from 0 to 1, got"):
-        replay_of_lengths([9]).segments(4, 2, event_share=share)
+def test_a_share_that_is_none_is_refused(name, share):
+    with pytest.raises(ValueError, match=f"{name}: expected a number from 0 to 1, got"):
+        replay_of_lengths([9]).segments(4, 2, **{name: share})

@@ -299,6 +299,7 @@ class Replay:
         num_threads: int | None = None,
         full: bool = False,
         event_share: float = 0.0,
+        first_share: float = 0.0,
     ) -> Segments:
         """Returns an endless iterator of batches, drawn as DIAMOND does.
 
@@ -318,6 +319,7 @@ class Replay:
             full: batches have the frames in their other size, too, `Batch.full_frames`.
             event_share: in so large a share of each batch step t is drawn, by the same rules, among those that are
                 rewarded or end their episode. If 4,000 tries found none, or there is none, t is any step.
+            first_share: so large a share of each batch has an episode's first step as its last one, behind padding.
 
         Raises:
             ValueError, TypeError: an argument is out of range.
@@ -338,6 +340,7 @@ class Replay:
             "weights": list(sample_weights or ()),
             "beyond_end": beyond_end,
             "event_share": event_share,
+            "first_share": first_share,
         }
         form = self._form(batch_size, seq_length, full)
         return Segments(self._store, form, options, seed, stream, num_threads)

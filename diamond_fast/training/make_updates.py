@@ -106,7 +106,8 @@ def make_updates(
                 path.to_float,
             )
             updates["reward_end"] = make_update("reward_end", agent.rew_end_model, reward_end, cfg.reward_end_update)
-        contexts = segments(2, cfg.actor_critic_update, cfg.denoiser.inner_model.num_steps_conditioning)
+        context, share = cfg.denoiser.inner_model.num_steps_conditioning, cfg.world_model.first_frame_share
+        contexts = segments(2, cfg.actor_critic_update, context, first_share=share)
         num_envs = cfg.actor_critic_update.batch_size // (1 if group is None else group.size)
         steps, num_batches = cfg.actor_critic_loss.backup_every, cfg.world_model.num_batches_to_preload
         env = imagination(agent, cfg.world_model, path, contexts, num_envs, steps, num_batches, captured=capture)
