@@ -60,8 +60,8 @@ class WorldModelConfig:
     num_batches_to_preload: Width = 256
     """So many batches of starting points for imagined episodes are drawn from the real experience at once."""
     first_frame_share: Fraction = 0.0
-    """So large a share of imagined episodes begins with the first frame of a real one. A memory needs it if what it has to
-    keep shows there alone. 0: all begin anywhere (published)."""
+    """So large a share of imagined episodes begins with the first frame of a real one. A memory needs it if what it
+    has to keep shows there alone. 0: all begin anywhere (published)."""
     student: bool = False
     """Imagine with a student of the denoiser, which learns to draw in one step what the denoiser draws in
     --world-model.sampler.num-steps from the same noise."""

@@ -8,7 +8,7 @@ from diamond_fast.domains import domain_of
 from diamond_fast.domains.recall.env import HIDDEN, MOVES, STAYS, Recall, side_of
 from diamond_fast.presets import PRESETS
 
-BALL, PADDLE, CLOCK = (255, 255, 255), (0, 255, 0), (255, 0, 0)
+BALL, PADDLE, CLOCK, LEFT = (255, 255, 255), (0, 255, 0), (255, 0, 0), (0, 0, 96)
 
 
 def columns(frame, colour):
@@ -41,6 +41,7 @@ def test_a_ball_is_seen_once_and_comes_back():
         assert columns(frames[-1], PADDLE) == ball
         assert [len(columns(frame, CLOCK)) for frame in frames] == list(range(HIDDEN + STAYS))
         assert rewards == [0.0] * (HIDDEN - 1) + [1.0] * STAYS
+        assert all(columns(frame, LEFT) == list(range(12)) for frame in frames)
         assert frames.shape[1:] == (24, 24, 3)
     assert sides == {0, 2}
 

@@ -39,10 +39,10 @@ def test_the_reward_end_model_alone_learns_from_a_share_of_events(share):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_a_share_of_imagined_episodes_begins_with_a_first_frame(share):
-    world = replace(SMALL_WORLD.world_model, first_frame_share=share)
-    cfg = replace(SMALL_WORLD, world_model=world)
-    env = make_updates(cfg, make_agent(), make_replay([30, 25]), READABLE, segments_seed=0)["actor_critic"].objective.env
-    known = torch.cat([next(env.initial_states.contexts).pixel_mask.sum(1) for _ in range(20)])
+    cfg = replace(SMALL_WORLD, world_model=replace(SMALL_WORLD.world_model, first_frame_share=share))
+    updates = make_updates(cfg, make_agent(), make_replay([30, 25]), READABLE, segments_seed=0)
+    contexts = updates["actor_critic"].objective.env.initial_states.contexts
+    known = torch.cat([next(contexts).pixel_mask.sum(1) for _ in range(20)])
     assert (known == 1).all() if share else known.float().mean() > 2
 
 

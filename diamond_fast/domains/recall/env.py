@@ -17,6 +17,7 @@ STAYS = 5  # frames with the ball at the end: what it is worth can be learned fr
 _BALL_COLOUR = (255, 255, 255)
 _PADDLE_COLOUR = (0, 255, 0)
 _CLOCK_COLOUR = (255, 0, 0)
+_LEFT_COLOUR = (0, 0, 96)  # of the left half, since convolutions alone hardly know left from right
 
 
 class Recall(gymnasium.Env):
@@ -24,10 +25,10 @@ class Recall(gymnasium.Env):
     bottom, on the same side, for five frames.
 
     Observations are uint8 [24,24,3]: the ball in white, a green paddle in one of three places, and a red clock that
-    grows by a pixel a step. Actions: 0 left, 1 stay, 2 right; the paddle begins in the middle and moves in the first
-    three steps alone. For each frame with the ball back the reward is +1 if the paddle is on its side, -1 if it is on
-    the other side, and 0 in the middle. A perfect player scores 5. Whoever does not look at the ball scores 0 on
-    average.
+    grows by a pixel a step, on a left half in dark blue and a right half in black. Actions: 0 left, 1 stay, 2 right;
+    the paddle begins in the middle and moves in the first three steps alone. For each frame with the ball back the
+    reward is +1 if the paddle is on its side, -1 if it is on the other side, and 0 in the middle. A perfect player
+    scores 5. Whoever does not look at the ball scores 0 on average.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 15}  # noqa: RUF012
@@ -58,6 +59,7 @@ class Recall(gymnasium.Env):
 
     def render(self) -> np.ndarray:
         frame = np.zeros((_SIZE, _SIZE, 3), np.uint8)
+        frame[2:, : _SIZE // 2] = _LEFT_COLOUR
         frame[:2, : self._t] = _CLOCK_COLOUR
         paddle, ball = slice(_PLACES[self.paddle], _PLACES[self.paddle] + _SIDE), side_of(self.ball)
         frame[_SIZE - 3 :, paddle] = _PADDLE_COLOUR
