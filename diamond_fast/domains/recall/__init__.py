@@ -12,9 +12,9 @@ _PRESET = replace(
     _CATCH,
     env_id=ENV_ID,
     memory="gru",
-    # An imagined episode that begins with the ball in sight goes on until it is back.
+    # Most imagined episodes begin with the ball in sight, and go on to the end of the game.
     world_model=replace(
-        _CATCH.world_model, horizon=22, sampler=config.SamplerConfig(num_steps=1), first_frame_share=0.75
+        _CATCH.world_model, horizon=24, sampler=config.SamplerConfig(num_steps=1), first_frame_share=0.75
     ),
     # One denoising step draws a frame from noise that hides everything: there is most to be learned. A sequence that
     # was read once serves for six frames. After the first epoch the world stays as it is: in the run that was looked
@@ -24,7 +24,7 @@ _PRESET = replace(
     denoiser_update=replace(_CATCH.denoiser_update, steps_first_epoch=1500, steps_per_epoch=0, batch_size=16, lr=2e-3),
     actor_critic_update=replace(_CATCH.actor_critic_update, steps_per_epoch=40),
     # Rewards come 20 steps after the choice. Returns lean on them, not on a value that would have to remember the ball.
-    actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, lambda_=1.0, backup_every=22),
+    actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, lambda_=1.0, backup_every=24),
 )
 
 
