@@ -40,7 +40,7 @@ class RecordArgs:
     """
 
     env: Annotated[str, arg(metavar="ID")]
-    """The environment's id, module:id, or a world that comes with this program: catch, roll, recall or doom."""
+    """The environment's id, module:id, or a world that comes with this program: catch, roll, recall, maze or doom."""
     out: Annotated[Path, arg(metavar="FOLDER")]
     """This is the new folder, with the recordings train and, if --test says so, test."""
     episodes: PositiveInt = 10

@@ -14,6 +14,7 @@ _FOLDERS = (
     "catch",
     "roll",
     "recall",
+    "maze",
     "doom",
     "gym",
     "recordings",

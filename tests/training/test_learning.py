@@ -21,9 +21,8 @@ RANDOM_AND_PERFECT = {
     "catch": (-2.5, 5.0),  # exact: 2 of the 8 columns lie above the paddle wherever it stands, and there are 5 balls
     "roll": (-0.33, 1.0),  # see tests/domains/test_roll.py
     "recall": (0.0, 5.0),  # exact: whoever does not look at the ball is on either side of it equally often
+    "maze": (0.0, 8.0),  # exact: rooms are equally often good
 }
-GUESSING = 0.0
-"""In Recall, of a player who does not see the ball's side: 5, -5 or 0."""
 
 
 def trained_and_played(cfg, folder):
@@ -43,7 +42,7 @@ def trained_and_played(cfg, folder):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-@pytest.mark.parametrize("preset", ["catch", "roll", "recall"])
+@pytest.mark.parametrize("preset", ["catch", "roll", "recall", "maze"])
 def test_a_game_is_learned_in_imagination(tmp_path, preset, seed):
     """The preset gets at least 80 % of the way from random to perfect play, on 100 real games."""
     result = trained_and_played(replace(PRESETS[preset], seed=seed), tmp_path / "run")
@@ -68,10 +67,13 @@ def test_with_a_memory_catch_is_learned_as_well(tmp_path, seed):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_without_a_memory_recall_is_guessed(tmp_path, seed):
-    """The ball is back 20 frames later, and the denoiser sees four: at most guessing and three standard errors."""
-    result = trained_and_played(replace(PRESETS["recall"], memory="none", seed=seed), tmp_path / "run")
-    assert result.mean <= GUESSING + 3 * 5 / len(result.returns) ** 0.5
+@pytest.mark.parametrize("preset", ["recall", "maze"])
+def test_without_a_memory_a_game_that_needs_one_is_guessed(tmp_path, preset, seed):
+    """The denoiser sees four frames, of which none tells: at most what random play gets and three standard errors.
+    No return is further from random play than a perfect one."""
+    result = trained_and_played(replace(PRESETS[preset], memory="none", seed=seed), tmp_path / "run")
+    random, perfect = RANDOM_AND_PERFECT[preset]
+    assert result.mean <= random + 3 * (perfect - random) / len(result.returns) ** 0.5
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import numpy as np
 import diamond_fast.domains.catch.env
 import diamond_fast.domains.doom.env
 import diamond_fast.domains.driving.env
+import diamond_fast.domains.maze.env
 import diamond_fast.domains.recall.env
 import diamond_fast.domains.roll.env  # noqa: F401 (they register their environments)
 from diamond_fast.area import AreaResize
