@@ -26,8 +26,8 @@ class Maze(gymnasium.Env):
     """A T-maze. From a fork a corridor leads to a room on the left, another to one on the right; one of them is good.
 
     Observations are uint8 [24,24,3]: the 3x3 cells around the player, who is white, and a yellow clock that grows by a
-    pixel a step. Corridors are blue (left) and violet (right), a good room is green and a bad one is red. Which is which
-    lasts for an episode, and shows only inside. The player begins in either room, and is then at the fork. Actions:
+    pixel a step. Corridors are blue (left) and violet (right), a good room is green and a bad one is red. Which is good
+    lasts for an episode and shows only inside. The player begins in either room, and is then at the fork. Actions:
     0 left, 1 right. They count at the fork: the player then walks through the corridor, is in the room for two frames,
     and at the fork again, four times. For each frame in a room but the first the reward is +1 or -1. A perfect player,
     who knows from the first frame where to go, gets 8, and whoever forgets 0 on average.
