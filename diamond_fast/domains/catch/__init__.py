@@ -1,7 +1,5 @@
 """Catch, a game small enough to be learned on a CPU. It is a Gymnasium environment like any other."""
 
-from dataclasses import replace
-
 from diamond_fast import config
 from diamond_fast.domains import gym
 from diamond_fast.networks.recurrent.config import MemoryConfig
@@ -42,17 +40,4 @@ _PRESET = config.RunConfig(
     evaluation=config.EvaluationConfig(every=3, num_episodes=20),
 )
 
-
-def _checked(cfg: config.RunConfig) -> config.RunConfig:
-    if cfg.env_id not in (None, ENV_ID):
-        raise ValueError(f"--env-id: --domain catch is {ENV_ID}, got {cfg.env_id}")
-    return gym.DOMAIN.checked(replace(cfg, env_id=ENV_ID))
-
-
-DOMAIN = replace(
-    gym.DOMAIN,
-    name="catch",
-    owns=lambda cfg: cfg.env_id == ENV_ID,
-    checked=_checked,
-    presets={"catch": _PRESET},
-)
+DOMAIN = gym.game("catch", ENV_ID, _PRESET)

@@ -83,3 +83,14 @@ DOMAIN = Domain(
     action_names=_action_names,
     controls=_controls,
 )
+
+
+def game(name: str, env_id: str, preset: RunConfig) -> Domain:
+    """A world that is one environment of this package, with a preset of its own name."""
+
+    def checked(cfg: RunConfig) -> RunConfig:
+        if cfg.env_id not in (None, env_id):
+            raise ValueError(f"--env-id: --domain {name} is {env_id}, got {cfg.env_id}")
+        return DOMAIN.checked(replace(cfg, env_id=env_id))
+
+    return replace(DOMAIN, name=name, owns=lambda cfg: cfg.env_id == env_id, checked=checked, presets={name: preset})

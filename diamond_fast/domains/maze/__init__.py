@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-from diamond_fast import config
 from diamond_fast.domains import gym, recall
 
 ENV_ID = "diamond_fast/Maze-v0"
@@ -15,17 +14,4 @@ _PRESET = replace(
     collection=replace(_RECALL.collection, num_steps_total=3_100),
 )
 
-
-def _checked(cfg: config.RunConfig) -> config.RunConfig:
-    if cfg.env_id not in (None, ENV_ID):
-        raise ValueError(f"--env-id: --domain maze is {ENV_ID}, got {cfg.env_id}")
-    return gym.DOMAIN.checked(replace(cfg, env_id=ENV_ID))
-
-
-DOMAIN = replace(
-    gym.DOMAIN,
-    name="maze",
-    owns=lambda cfg: cfg.env_id == ENV_ID,
-    checked=_checked,
-    presets={"maze": _PRESET},
-)
+DOMAIN = gym.game("maze", ENV_ID, _PRESET)

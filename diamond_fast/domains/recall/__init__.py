@@ -27,17 +27,4 @@ _PRESET = replace(
     actor_critic_loss=replace(_CATCH.actor_critic_loss, gamma=0.99, lambda_=1.0, backup_every=24),
 )
 
-
-def _checked(cfg: config.RunConfig) -> config.RunConfig:
-    if cfg.env_id not in (None, ENV_ID):
-        raise ValueError(f"--env-id: --domain recall is {ENV_ID}, got {cfg.env_id}")
-    return gym.DOMAIN.checked(replace(cfg, env_id=ENV_ID))
-
-
-DOMAIN = replace(
-    gym.DOMAIN,
-    name="recall",
-    owns=lambda cfg: cfg.env_id == ENV_ID,
-    checked=_checked,
-    presets={"recall": _PRESET},
-)
+DOMAIN = gym.game("recall", ENV_ID, _PRESET)

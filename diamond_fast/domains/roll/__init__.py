@@ -29,17 +29,4 @@ _PRESET = replace(
     ),
 )
 
-
-def _checked(cfg: config.RunConfig) -> config.RunConfig:
-    if cfg.env_id not in (None, ENV_ID):
-        raise ValueError(f"--env-id: --domain roll is {ENV_ID}, got {cfg.env_id}")
-    return gym.DOMAIN.checked(replace(cfg, env_id=ENV_ID))
-
-
-DOMAIN = replace(
-    gym.DOMAIN,
-    name="roll",
-    owns=lambda cfg: cfg.env_id == ENV_ID,
-    checked=_checked,
-    presets={"roll": _PRESET},
-)
+DOMAIN = gym.game("roll", ENV_ID, _PRESET)
