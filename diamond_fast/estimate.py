@@ -86,20 +86,19 @@ def estimate(config: RunConfig, num_actions: Action | int) -> Estimate:
     with torch.device("meta"):
         agent = Agent(config, num_actions)
     epochs, predicted = _num_epochs(config), 1 + config.num_autoregressive_steps
+    frame_loss = partial(denoiser_loss, config)
     costs = {}
     if agent.memory is not None:
         both = nn.ModuleDict({"denoiser": agent.denoiser, "memory": agent.memory})
         costs["denoiser"] = _cost(both, config.denoiser_update, epochs, partial(_memory_loss, config))
     elif not config.model_free:
-        costs["denoiser"] = _cost(
-            agent.denoiser, config.denoiser_update, epochs, partial(denoiser_loss, config), predicted
-        )
+        costs["denoiser"] = _cost(agent.denoiser, config.denoiser_update, epochs, frame_loss, predicted)
     if agent.student is not None:
         evaluations = config.world_model.sampler.num_evaluations * predicted
         n, batches = config.student_update.batch_size, config.student_update.grad_acc_steps
         teacher = evaluations * batches * count_flops(lambda: denoiser_forward(agent.denoiser, n))
-        loss = partial(denoiser_loss, config)  # which runs the network as often, there and back
-        costs["student"] = _cost(agent.student, config.student_update, epochs, loss, predicted, teacher)
+        # Its own loss runs the network as often as the denoiser's, there and back.
+        costs["student"] = _cost(agent.student, config.student_update, epochs, frame_loss, predicted, teacher)
     if agent.upsampler is not None:
         costs["upsampler"] = _cost(agent.upsampler, config.upsampler_update, epochs, partial(_upsampler_loss, config))
     if agent.rew_end_model is not None and not config.model_free:
