@@ -72,6 +72,7 @@ def five_actions(args: FiveActionsArgs) -> int:
     from diamond_fast.engine.contest import Work
     from diamond_fast.evaluation import fixed_actions
     from diamond_fast.evaluation.fixed_actions_picture import save_rows
+    from diamond_fast.evaluation.open_loop import spread
     from diamond_fast.replay.fitting import check_fits
     from diamond_fast.runs.pictures import pictured_times
     from diamond_fast.spec import Box
@@ -88,6 +89,12 @@ def five_actions(args: FiveActionsArgs) -> int:
     )
     replay = domain_of(config).load_recording(args.held_out)
     check_fits("--held-out", args.held_out, replay, config.frame_shape, agent.spec.action)
+    context, horizon = agent.spec.context, config.world_model.horizon
+    if not spread(replay.lengths, context + horizon, count=1):
+        raise ValueError(
+            f"--held-out {args.held_out}: no episode has {context} frames to see and {horizon} to imagine (--horizon); "
+            f"the longest has {max(replay.lengths)}"
+        )
     height, width, _ = config.frame_shape
     region = _region(args.region or (0, 0, int(_AHEAD * height), width), height, width)
     out = args.out or Path("five_actions") / f"{config.title}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -104,8 +111,7 @@ def five_actions(args: FiveActionsArgs) -> int:
     )
     told = fixed_actions.five_actions(np.concatenate([replay.episode(i).act for i in range(replay.num_episodes)]))
     rollouts = fixed_actions.imagine(agent, replay, config, path, told, args.seed, args.moments)
-    if rollouts is None:
-        raise ValueError(f"--held-out {args.held_out}: no episode has {config.world_model.horizon} frames to imagine")
+    assert rollouts is not None  # an episode is long enough
     recorded = fixed_actions.turning_in(replay, config.world_model.horizon, 4 * args.moments, region)
     found = fixed_actions.obedience(rollouts, recorded, region)
     out.mkdir(parents=True)

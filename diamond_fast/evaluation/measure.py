@@ -17,6 +17,7 @@ from diamond_fast.evaluation.returns import Evaluation, about_cut_games, evaluat
 from diamond_fast.evaluation.sampling_rate import measure_sampling_rate
 from diamond_fast.evaluation.table8 import measure_row
 from diamond_fast.evaluation.videos import VideoDistances
+from diamond_fast.one_line import counted
 from diamond_fast.replay import Replay
 from diamond_fast.runs.agents import TrainedAgent
 from diamond_fast.runs.metrics import plain
@@ -84,7 +85,7 @@ def measure(task: Task) -> tuple[dict[str, Any], Compounding | None]:
         if task.env is not None:
             games, played = _play(task, task.env, progress)
             results["returns"] = {**asdict(games), "mean": games.mean, "std": games.std, "ci95": games.ci95}
-            progress.epoch_done(f"{len(games.returns)} games played")
+            progress.epoch_done(f"{counted(len(games.returns), 'game')} played")
             held_out = held_out or played
         if held_out is not None:
             results["world_model"], compounding = _judge(task, held_out, progress)

@@ -129,7 +129,11 @@ def test_the_command_writes_figures_and_pictures(recording, monkeypatch, tmp_pat
     printed = capsys.readouterr().out
     assert "It does what it is told." in printed
     assert "It does not do what it is told" in printed
-    for wrong, said in ((["--region", "0", "0", "4", "32"], "--region: must be"), (["--out", str(tmp_path)], "exists")):
+    for wrong, said in (
+        (["--region", "0", "0", "4", "32"], "--region: must be"),
+        (["--out", str(tmp_path)], "exists"),
+        (["--horizon", "17"], "the longest has 20"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             command.main([*arguments[:4], *wrong])
         assert stopped.value.code == 2
