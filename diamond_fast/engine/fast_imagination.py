@@ -101,7 +101,10 @@ class StartPool:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.initial_states.load_state_dict(state)
-        self._stale = True
+        self._stale = not self.initial_states.pool
+        if not self._stale:
+            self._cursor.fill_(self.initial_states.used)
+            self._noted = None
 
 
 class FastImaginedEnv:
@@ -220,6 +223,11 @@ class FastImaginedEnv:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from there with the models' weights as they are now: in mid-epoch, where ``begin_epoch`` is past."""
         self._refresh()
+        self.go_on_from(state)
+
+    @lasting
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """The same with the weights as they were taken last."""
         saved = state["state"]
         if saved is None:
             self.state = None

@@ -224,11 +224,14 @@ class InitialStates:
         return {"contexts": self.contexts.state_dict(), "drawn": drawn}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keeps the pool if the state names the starts that are in it."""
+        drawn, kept = state["drawn"], self._drawn
+        if drawn is None or kept is None or any(drawn[key] != kept[key] for key in ("from", "at_least")):
+            self.clear()
         self.contexts.load_state_dict(state["contexts"])
-        self.clear()
-        self._drawn = state["drawn"]
-        if self._drawn is not None:
-            self.used = self._drawn["used"]
+        self._drawn = drawn
+        if drawn is not None:
+            self.used = drawn["used"]
 
     @property
     def can_draw_again(self) -> bool:
@@ -338,6 +341,10 @@ class ImaginedEnv:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.go_on_from(state)
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """The same, which asks for no weights: they are the models' own."""
         saved = state["state"]
         self.state = None if saved is None else ImaginationState.load(saved, self.reward_end.device)
         self.initial_states.load_state_dict(state["initial_states"])

@@ -1,5 +1,6 @@
 """One imagined episode at a time, as a ``gymnasium.Env``."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -57,6 +58,17 @@ class SingleWorldModelEnv(gymnasium.Env):
             self._begun = obs[0]
         self._shown = info["final_obs"][0]
         return self._shown.copy(), float(reward[0]), bool(ended[0]), bool(cut[0]), {}
+
+    def get_state(self) -> dict[str, Any]:
+        """As ``WorldModelEnv.get_state``, which says more."""
+        return {"env": self._env.get_state(), "begun": self._begun, "shown": self._shown}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """As ``WorldModelEnv.set_state``, which says more."""
+        if state.keys() != {"env", "begun", "shown"}:
+            raise ValueError("state: expected what get_state returned")
+        self._env.set_state(state["env"])
+        self._begun, self._shown = state["begun"], state["shown"]
 
     def render(self) -> np.ndarray | None:
         """The current frame, uint8 [H,W,C]; None without a render mode."""

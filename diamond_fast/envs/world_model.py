@@ -1,6 +1,6 @@
 """The world model as a ``gymnasium.vector.VectorEnv``, for any other RL library."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from diamond_fast.envs.spaces import action_space, checked_actions
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay import Replay
 from diamond_fast.world_model import Agent
+
+STATE_FORMAT = 1
 
 
 class WorldModelEnv(VectorEnv):
@@ -105,6 +107,37 @@ class WorldModelEnv(VectorEnv):
         end, trunc = step.end.cpu().numpy(), step.trunc.cpu().numpy()
         info = {"final_obs": to_uint8(step.final_obs).cpu().numpy(), "_final_obs": end | trunc}
         return self._obs.copy(), step.rew.cpu().numpy(), end, trunc, info
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything that decides what comes next, but for networks and replay: frames and actions seen, the memory or
+        what the reward/end model remembers, the starts to come, and the random state. ``torch.save`` writes it.
+
+        Raises:
+            RuntimeError: before the first reset.
+        """
+        if self._env is None:
+            raise RuntimeError("get_state: call reset first")
+        return {"format": STATE_FORMAT, "random": self._generator.get_state(), **self._env.state_dict()}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what ``get_state`` returned, here or in another one of as many episodes, with the same agent and
+        replay. Weights are those of the last reset.
+
+        Raises:
+            ValueError: the state is of something else; the message says what does not fit.
+        """
+        if state.keys() != {"format", "random", "state", "initial_states"} or state["format"] != STATE_FORMAT:
+            raise ValueError("state: expected what get_state returned")
+        if self._env is None:
+            self.reset(seed=0)
+        assert self._env is not None
+        assert self._env.state is not None
+        for name, x in vars(self._env.state).items():
+            if (given := tuple(state["state"][name].shape)) != tuple(x.shape):
+                raise ValueError(f"state: its {name} is {list(given)}, but {list(x.shape)} in this environment")
+        self._env.go_on_from(dict(state))
+        self._generator.set_state(state["random"])
+        self._obs = self._env.state.frames[:, -1].cpu().numpy()
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """The current frames, each uint8 [H,W,C]; None without a render mode."""

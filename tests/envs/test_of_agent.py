@@ -6,7 +6,7 @@ from dataclasses import replace
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.utils.env_checker import check_env
+from gymnasium.utils.env_checker import check_env, data_equivalence
 from small_world import SMALL_WORLD, make_agent, make_replay
 
 from diamond_fast.envs.single import SingleWorldModelEnv
@@ -72,6 +72,29 @@ def test_one_episode_is_the_batch_of_one(run):
     assert max(lengths) == 3
     again = single.reset()[0], single.reset()[0]
     assert (again[0] != again[1]).any()
+
+
+def test_one_episode_goes_on_from_a_state(run):
+    """From the middle of an episode and from behind its end, in another environment, too."""
+    env, other = (gymnasium.make(ID, run=str(run), device="cpu", horizon=3).unwrapped for _ in range(2))
+
+    def rest(env):
+        return [env.step(1)[:4]] if env._begun is None else [env.reset()[0], env.step(2)[:4]]
+
+    env.reset(seed=1)
+    ends = []
+    for _ in range(9):
+        state = env.get_state()
+        ends.append(state["begun"] is not None)
+        expected = rest(env)
+        for again in (env, other):
+            again.set_state(state)
+            assert data_equivalence(rest(again), expected)
+        env.set_state(state)
+        rest(env)
+    assert 0 < sum(ends) < 9
+    with pytest.raises(ValueError, match="state: expected what get_state returned"):
+        env.set_state(state["env"])
 
 
 def test_gymnasiums_checker_finds_nothing(run):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,11 @@ from diamond_fast.config import (
     WorldModelConfig,
 )
 from diamond_fast.engine.choose import Path
+from diamond_fast.engine.fast_imagination import FastImaginedEnv
+from diamond_fast.engine.imagination import InitialStates
 from diamond_fast.envs import world_model
 from diamond_fast.envs.world_model import WorldModelEnv
+from diamond_fast.networks.recurrent.config import MemoryConfig
 from diamond_fast.replay import Replay
 from diamond_fast.world_model import Agent
 
@@ -183,3 +188,66 @@ def test_the_fast_path_imagines_much_the_same(world, monkeypatch):
             assert all((x == y).all() for x, y in zip(a[1:4], b[1:4], strict=True))
         assert any(step[2].any() for step in steps)
         bias.data += 1
+
+
+def with_memory(world, memory, **changes):
+    torch.manual_seed(0)
+    small = MemoryConfig(channels=(4,), down=(1,), action_width=3, width=6, layers=2, state=2)
+    agent = Agent(replace(CFG, memory=memory, memory_model=small, **changes), num_actions=5)
+    torch.nn.init.normal_(agent.denoiser.inner_model.conv_out.weight, std=0.3)
+    return agent, world[1]
+
+
+@pytest.mark.parametrize("engine", ["readable", "torch"])
+@pytest.mark.parametrize("memory", ["none", "gru", "mamba"])
+def test_what_follows_a_state_follows_it_again(world, memory, engine, tmp_path):
+    """Here, in a new environment, and through a file; with episodes that end and start on the way."""
+    made = [
+        WorldModelEnv(*with_memory(world, memory), num_envs=6, cfg=WORLD, render_mode="rgb_array", engine=engine)
+        for _ in range(2)
+    ]
+    env, other = made
+    env.reset(seed=3)
+    actions = np.random.default_rng(0).integers(5, size=(15, 6))
+    for act in actions[:3]:
+        env.step(act)
+    state, shown = env.get_state(), env.render()
+    torch.save(state, tmp_path / "state.pt")
+    expected = [env.step(act) for act in actions[3:]]
+    assert sum(step[4]["_final_obs"].sum() for step in expected) > 12  # more than two batches of starts
+    for again, given in ((env, state), (env, state), (other, torch.load(tmp_path / "state.pt"))):
+        again.set_state(given)
+        np.testing.assert_array_equal(again.render(), shown)
+        assert data_equivalence([again.step(act) for act in actions[3:]], expected)
+    env.reset(seed=4)
+    env.set_state(state)
+    assert data_equivalence([env.step(act) for act in actions[3:]], expected)
+
+
+def test_starts_that_are_there_are_not_drawn_again(world, monkeypatch):
+    """Whoever searches sets states far more often than episodes start."""
+    for engine in ("readable", "torch"):
+        endless = with_memory(world, "gru", world_model_only=True)
+        env = WorldModelEnv(*endless, num_envs=6, cfg=replace(WORLD, horizon=100), engine=engine)
+        env.reset(seed=0)
+        state = env.get_state()
+        monkeypatch.setattr(InitialStates, "refill", lambda *_: pytest.fail("drawn again"))
+        monkeypatch.setattr(FastImaginedEnv, "_refresh", lambda *_: pytest.fail("weights taken again"))
+        env.set_state(state)
+        env.step(np.zeros(6, int))
+        monkeypatch.undo()
+
+
+def test_a_state_of_something_else_is_refused(world, env):
+    with pytest.raises(RuntimeError, match="get_state: call reset first"):
+        env.get_state()
+    env.reset(seed=0)
+    state = env.get_state()
+    for wrong in ({}, state | {"format": 2}):
+        with pytest.raises(ValueError, match="state: expected what get_state returned"):
+            env.set_state(wrong)
+    fewer = WorldModelEnv(*world, num_envs=2, cfg=WORLD)
+    with pytest.raises(ValueError, match=r"its frames is \[6, 4, 16, 16, 3\], but \[2, 4, 16, 16, 3\] in this env"):
+        fewer.set_state(state)
+    with pytest.raises(ValueError, match=r"its hx is \[1, 6, 8\], but \[1, 6, 12\]"):
+        WorldModelEnv(*with_memory(world, "gru"), num_envs=6, cfg=WORLD).set_state(state)
