@@ -124,7 +124,9 @@ def _check_memory(config: RunConfig) -> None:
         (not config.world_model.student, "cannot be told to a --world-model.student"),
     ):
         require(fits, "memory", f"{config.memory} {why}")
-    config.memory_model.check("memory_model")
+    message = f"is for the reward/end model, which --memory {config.memory} replaces; leave it at 0"
+    require(config.reward_end_event_share == 0, "reward_end_event_share", message)
+    config.memory_model.check("memory_model", config.memory)
     halvings, size = sum(config.memory_model.down), min(config.frame_shape[:2])
     message = f"must be at least {2**halvings} (--memory-model.down halves it {halvings} times), got {size}"
     require(size >> halvings >= 1, "frame_size", message)

@@ -163,8 +163,11 @@ def imagine(
 def burn_in(reward_end: RewardEnd | Remembering, obs: Tensor, act: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
     """What is remembered behind contexts obs [N,T,C,H,W], act [N,T,...], pixel_mask [N,T]: hx and cx, [1,N,D].
 
-    The last frame is not seen yet: the action taken at it is still to come.
+    The last frame is not seen yet: the action taken at it is still to come. If there is no other, nothing is remembered.
     """
+    if obs.size(1) == 1:
+        hx, cx = burn_in(reward_end, *(x.expand(-1, 2, *x.shape[2:]) for x in (obs, act, pixel_mask)))
+        return torch.zeros_like(hx), torch.zeros_like(cx)
     if isinstance(reward_end, Remembering):
         _, memory = reward_end(obs[:, :-1], act[:, :-1], pixel_mask[:, :-1])
         return memory[None], memory.new_zeros(1, len(memory), 0)

@@ -379,7 +379,7 @@ class Session:
 
     def _enter(self, start: Start) -> None:
         self._memory: tuple[Tensor, Tensor] | None = None
-        self._recent: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=self.source.agent.spec.context)
+        self._recent: deque[tuple[np.ndarray, np.ndarray]] = deque(maxlen=self.source.most_seen)
         for obs in start.before:
             self._think(obs[None])
         self._episodes += 1

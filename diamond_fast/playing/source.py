@@ -107,6 +107,12 @@ class Source:
         return self.cfg.upsampler.inner_model.num_steps_conditioning
 
     @property
+    def most_seen(self) -> int:
+        """How many frames a dream can begin with: as many as the denoiser sees, and a memory has learned to read."""
+        context = self.agent.spec.context
+        return context if self.agent.memory is None else max(context, self.cfg.reward_end_seq_length)
+
+    @property
     def device(self) -> torch.device:
         return self.agent.denoiser.device
 

@@ -25,7 +25,7 @@ class Beginning(NamedTuple):
     """Frames that an imagined episode goes on from."""
 
     context: Batch
-    """One segment, as long as the world model looks back."""
+    """One segment, as long as the denoiser looks back; longer if more was seen and there is a memory for it."""
     full: Tensor | None = None
     """[1,T',C,H,W] in [-1, 1]: the last of them in full size, if that is not part of the context."""
     place: Place | None = None
@@ -76,8 +76,8 @@ def own_picture(source: Source, pixels: bytes) -> Beginning:
 
 def of_frames(source: Source, steps: Sequence[tuple[np.ndarray, np.ndarray]]) -> Beginning:
     """Frames as they are shown, and what was done at each; padded in front if there are too few for the model."""
-    length = source.agent.spec.context
-    steps = steps[-length:]
+    steps = steps[-source.most_seen :]
+    length = max(source.agent.spec.context, len(steps))
     small_size = source.replay.frame_shape
     resize = AreaResize(source.frame_shape[:2], small_size[:2])
     replay = Replay(small_size, capacity=len(steps), action=source.agent.spec.action)

@@ -99,7 +99,8 @@ class Dream(World):
         context = beginning.context.to(model.device)
         hx, cx = burn_in(model, context.obs(), context.act, context.pixel_mask)
         ep_len = torch.zeros(1, dtype=torch.int64, device=model.device)
-        frames, pixel_mask, act = context.frames.clone(), context.pixel_mask.clone(), context.act.clone()
+        last = -self._source.agent.spec.context
+        frames, pixel_mask, act = (x[:, last:].clone() for x in (context.frames, context.pixel_mask, context.act))
         self._env.state = ImaginationState(frames, pixel_mask, act, hx, cx, ep_len)
         if self._source.enlarges:
             self._full = context.full_obs()[:, -self._source.num_full :] if beginning.full is None else beginning.full
@@ -248,7 +249,8 @@ class Recorded(World):
 
     def beginning(self) -> Beginning:
         """The frames up to the one it stands at; padded if the episode has fewer."""
-        place, length = (self.episode, self._t), self._source.agent.spec.context
+        place, seen = (self.episode, self._t), min(self._t + 1, self._source.most_seen)
+        length = max(self._source.agent.spec.context, seen)
         context = self._replay.cut([(self.episode, self._t + 1 - length)], length, full=self._source.enlarges)
         return Beginning(context, place=place)
 

@@ -18,8 +18,8 @@ from diamond_fast.world_model import Agent
 
 ACTION_WEIGHT = "inner_model.act_emb.0.weight"
 """Of the denoiser: a row for each action."""
-MAY_BEGIN_ANEW = ("student", "rew_end_model", "actor_critic")
-"""Networks that a run can do without, and that a run which starts from it can therefore bring itself."""
+MAY_BEGIN_ANEW = ("student", "rew_end_model", "actor_critic", "memory.head", "memory.harmony")
+"""Networks, and parts of them, that a run can do without: a run that starts from it can therefore bring them itself."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,8 @@ def copy_weights(agent: Agent, weights: Mapping[str, Mapping[str, Tensor]], may_
     """Copy networks' weights, by the network's name, into an agent; those of a network that it has not are left out.
 
     Args:
-        may_lack: networks that stay as they are if there are no weights for them. A line says so.
+        may_lack: networks, or parts of them such as ``memory.head``, that stay as they are if there are no weights for
+            them. A line says so. Weights of such a part that the agent has not are left out, too.
 
     Raises:
         ValueError: a network has other weights; it is named.
@@ -207,12 +208,23 @@ def copy_weights(agent: Agent, weights: Mapping[str, Mapping[str, Tensor]], may_
     for name, model in agent.named_children():
         if name in lacking:
             continue
-        given, expected = weights.get(name, {}), model.state_dict()
+        given, expected = dict(weights.get(name, {})), model.state_dict()
+        for part in (part for part in may_lack if part.startswith(f"{name}.")):
+            theirs, ours = (_of_part(part.partition(".")[2], own) for own in (given, expected))
+            if theirs and not ours:
+                given = {key: value for key, value in given.items() if key not in theirs}
+            elif ours and not theirs:
+                given |= ours
+                lacking.append(part)
         if {key: value.shape for key, value in given.items()} != {key: v.shape for key, v in expected.items()}:
             raise ValueError(f"{name} differs")
         model.load_state_dict(given)
     if lacking:
         print(f"New, since there was nothing to start from: {', '.join(lacking)}", flush=True)
+
+
+def _of_part(part: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value for key, value in weights.items() if key == part or key.startswith(f"{part}.")}
 
 
 def _game_of(file: Path, game: str | None) -> str:

@@ -224,6 +224,19 @@ def test_what_follows_a_state_follows_it_again(world, memory, engine, tmp_path):
     assert data_equivalence([env.step(act) for act in actions[3:]], expected)
 
 
+@pytest.mark.parametrize("engine", ["readable", "torch"])
+@pytest.mark.parametrize("memory", ["none", "attention"])
+def test_behind_a_context_of_one_frame_nothing_is_remembered(world, memory, engine):
+    inner = replace(CFG.denoiser.inner_model, num_steps_conditioning=1)
+    agent, replay = with_memory(world, memory, denoiser=DenoiserConfig(inner))
+    env = WorldModelEnv(agent, replay, num_envs=6, cfg=WORLD, engine=engine)
+    env.reset(seed=0)
+    assert not env.get_state()["state"]["hx"].any()
+    for _ in range(5):
+        obs, *_ = env.step(np.zeros(6, int))
+    assert len(np.unique(obs)) > 10
+
+
 def test_starts_that_are_there_are_not_drawn_again(world, monkeypatch):
     """Whoever searches sets states far more often than episodes start."""
     for engine in ("readable", "torch"):

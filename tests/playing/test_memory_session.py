@@ -22,9 +22,11 @@ def test_a_dream_remembers(make_session):
         each.switch_world("replay")
         each.seek(1, 8)
         each.dream_from_here()
-    context = source.replay.segment(1, 5, 9)
-    began, _ = burn_in(memory, context.obs(), context.act, context.pixel_mask)
+    context = source.replay.segment(1, 0, 9)  # all that was seen, and as much as the memory was trained on
+    assert context.pixel_mask.all()
+    began = memory(context.obs()[:, :-1], context.act[:, :-1], context.pixel_mask[:, :-1])[1][None]
     torch.testing.assert_close(session._world._env.state.hx, began)
+    assert torch.equal(session._world._env.state.frames, context.frames[:, -4:])
 
     frames, state = [], began[0]
     for _ in range(3):
@@ -37,6 +39,12 @@ def test_a_dream_remembers(make_session):
         paused.view()
         paused.step()
         np.testing.assert_array_equal(paused.view().frame, frames[-1])
+    for step, first in ((12, 4), (1, -2)):  # it looks back on no more than that, and is padded as before
+        paused.start(1, step)
+        context = source.replay.segment(1, first, step + 1)
+        expected, _ = burn_in(memory, context.obs(), context.act, context.pixel_mask)
+        torch.testing.assert_close(paused._world._env.state.hx, expected)
+        assert paused._world._env.state.frames.shape[1] == 4
     session.restart()
     torch.testing.assert_close(session._world._env.state.hx, began)
     session.step()

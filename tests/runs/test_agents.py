@@ -23,9 +23,9 @@ def same_weights(a, b):
     return all(torch.equal(p, weights[name]) for name, p in a.state_dict().items())
 
 
-def save(folder, epoch, agent):
+def save(folder, epoch, agent, state=None):
     tensors = {name: model.state_dict() for name, model in agent.named_children()}
-    checkpoint.save(folder.checkpoints, epoch, tensors, {})
+    checkpoint.save(folder.checkpoints, epoch, tensors, state or {})
 
 
 def test_of_a_run_the_newest_checkpoint_is_taken(tmp_path):
@@ -69,6 +69,26 @@ def test_a_policy_can_begin_anew_in_a_world_model_alone(tmp_path, capsys):
     assert same_weights(begun.actor_critic, new.actor_critic)
     save(folder, 5, begun)  # the other way round, what is not needed is left out
     assert same_weights(train._agent_to_start_from(str(folder.path), alone), old)
+
+
+def test_so_can_the_heads_of_a_memory(tmp_path, capsys):
+    with_policy = replace(CATCH, memory="gru", memory_model=replace(CATCH.memory_model, layers=1))
+    alone = replace(with_policy, world_model_only=True)
+    folder, old = RunFolder.create(tmp_path / "run", alone), Agent(alone, num_actions=3)
+    actions = {"action": Discrete(3).to_json()}  # no weight of the denoiser says so here
+    save(folder, 4, old, actions)
+    torch.manual_seed(1)
+    begun = train._agent_to_start_from(str(folder.path), with_policy)
+    assert capsys.readouterr().out.endswith("start from: actor_critic, memory.head, memory.harmony\n")
+    kept = begun.memory.state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in old.memory.state_dict().items())
+    torch.manual_seed(1)
+    assert same_weights(begun.memory.head, Agent(with_policy, num_actions=3).memory.head)
+    save(folder, 5, begun, actions)
+    assert same_weights(train._agent_to_start_from(str(folder.path), alone), old)
+    save(folder, 6, Agent(CATCH, num_actions=3), actions)
+    with pytest.raises(ValueError, match="denoiser differs"):
+        train._agent_to_start_from(str(folder.path), with_policy)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,11 @@ def test_what_a_run_would_cost():
         ),
         ({"model_free": True}, "--memory: gru has no use with --model-free"),
         ({"memory_model": replace(MEMORY, down=(1, 1))}, "--memory-model.down: must have as many entries"),
-        ({"memory_model": replace(MEMORY, width=129)}, "--memory-model.width: 129 does not split into 2 heads"),
+        (
+            {"memory": "attention", "memory_model": replace(MEMORY, width=129)},
+            "--memory-model.width: 129 does not split into 2 heads",
+        ),
+        ({"reward_end_event_share": 0.5}, "--reward-end-event-share: is for the reward/end model, which --memory gru"),
         ({"num_autoregressive_steps": 9}, "--memory: gru is trained on 9 frames .*, the denoiser on 14 of them"),
     ],
 )
@@ -155,3 +159,8 @@ def test_settings_that_do_not_fit(changes, message):
     cfg = of_kind(replace(SMALL, env_id=TINY.env_id), "edm", changes.get("network", "unet"))
     with pytest.raises(ValueError, match=message):
         checked(replace(cfg, **changes))
+
+
+@pytest.mark.parametrize("kind", ["mamba", "gru"])
+def test_only_attention_has_heads(kind):
+    checked(replace(SMALL, env_id=TINY.env_id, memory=kind, memory_model=replace(MEMORY, width=129)))

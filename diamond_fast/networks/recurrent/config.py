@@ -35,13 +35,13 @@ class MemoryConfig:
     window: Length = 32
     """Steps, the present one included, that attention looks back on, and a gru when training begins."""
 
-    def check(self, path: str) -> None:
-        """Raises ValueError if settings do not fit together; ``path`` is where they stand in a run's."""
+    def check(self, path: str, kind: Memory) -> None:
+        """Raises ValueError if they do not fit together for such a memory; ``path`` is where they stand in a run's."""
         check_levels(path, self.channels, down=self.down)
         check_groups(path, set(self.channels))
         heads = num_heads(self.width)
         message = f"{self.width} does not split into {heads} heads of attention; multiples of {HEAD_WIDTH} do"
-        require(self.width % heads == 0, f"{path}.width", message)
+        require(kind != "attention" or self.width % heads == 0, f"{path}.width", message)
 
 
 def num_heads(width: int) -> int:
