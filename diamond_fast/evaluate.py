@@ -61,6 +61,9 @@ class EvaluateArgs(AgentFlags):
     """The future is imagined from so many places in the held-out episodes."""
     horizon: Annotated[PositiveInt | None, arg(help_behavior_hint="(default: the run's; 15)")] = None
     """So many frames are imagined from each place, following the recorded actions."""
+    watched: CountInt = 0
+    """A memory sees so many frames of an episode before those that the denoiser sees. World models without one imagine
+    the same frames."""
     denoising_steps: Annotated[tuple[PositiveInt, ...], arg(help_behavior_hint="(default: the run's; 3)")] = ()
     """Each frame takes so many denoising steps; each number that is given gets a curve of its own."""
     noise_seeds: PositiveInt = 1
@@ -172,6 +175,9 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         check_fits("--held-out", args.held_out, held_out, config.frame_shape, action)
     _check_score_region(args.score_region, config)
     beside = None if args.beside is None else _other(args, trained, denoising_steps)
+    remembers = any(it is not None and it.agent.memory is not None for it in (trained, beside))
+    require(args.watched == 0 or remembers, "watched", "has no use, for no world model here has a memory")
+    require(args.watched == 0 or not args.table8, "watched", "has no use with --table8, which says what is seen")
     perceptual = Perceptual(args.lpips_weights, args.fid_weights, device)
     imagining, videos = replace(config, world_model=world_model), None
     require(args.table8 or args.fvd_weights is None, "fvd_weights", "has no use without --table8")
@@ -206,6 +212,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         args.batch_size,
         args.seed,
         videos,
+        args.watched,
         None if beside is None else (beside, path_of(beside)),
     ), out
 

@@ -16,14 +16,20 @@ from small_world import SMALL_WORLD, make_replay
 
 from diamond_fast import evaluate
 from diamond_fast.domains.environments import make_real_env
+from diamond_fast.engine.choose import Path
 from diamond_fast.evaluation import measure
+from diamond_fast.evaluation.compounding import ErrorCurve
+from diamond_fast.evaluation.open_loop import imagine_from, pixel_errors, spread
 from diamond_fast.evaluation.returns import evaluate as play
+from diamond_fast.networks.recurrent.config import MemoryConfig
 from diamond_fast.replay.formats import write_npz
 from diamond_fast.runs import checkpoint
 from diamond_fast.runs.folder import RunFolder
+from diamond_fast.spec import Discrete
 from diamond_fast.world_model import Agent
 
 CFG = replace(SMALL_WORLD, env_id="diamond_fast/Catch-v0", frame_size=24)
+READABLE = Path(torch.device("cpu"), torch.float32, "readable", False, "a test")
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +42,8 @@ def make_run(path, cfg=CFG, num_actions=3):
     agent = Agent(cfg, num_actions)
     torch.nn.init.normal_(agent.denoiser.inner_model.conv_out.weight, std=0.3)
     folder = RunFolder.create(path, cfg)
-    checkpoint.save(folder.checkpoints, 7, {name: m.state_dict() for name, m in agent.named_children()}, {})
+    tensors = {name: m.state_dict() for name, m in agent.named_children()}
+    checkpoint.save(folder.checkpoints, 7, tensors, {"action": Discrete(num_actions).to_json()})
     return agent
 
 
@@ -145,6 +152,36 @@ def test_two_world_models_are_held_against_the_same_frames(capsys, tmp_path):
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_memory_watches_before_it_imagines_beside_a_model_without_one(capsys, tmp_path):
+    cfg = replace(CFG, frame_size=8, env_id=None, static_dataset="held_out.npz", world_model_only=True)
+    memory = MemoryConfig(channels=(4,), down=(1,), action_width=3, width=6, layers=1)
+    remembering = replace(cfg, memory="gru", memory_model=memory)
+    agent = make_run(tmp_path / "a", remembering, num_actions=4)
+    make_run(tmp_path / "b", cfg, num_actions=4)
+    replay = make_replay([40, 20])
+    write_npz(replay, tmp_path / "held_out.npz")
+    flags = "--episodes 0 --held-out held_out.npz --segments 4 --horizon 5 --engine readable --seed 3"
+    run_main(f"--run a --beside b --watched 6 {flags} --out x")
+    assert "imagined steps, behind 6 more that a memory sees, in grey levels" in capsys.readouterr().out
+    results = json.loads((tmp_path / "x" / "evaluation.json").read_text())
+    own, beside = results["world_model"]["pixel_error"], results["beside"]["pixel_error"]
+    assert own["watched"] == beside["watched"] == 6
+    assert own["unchanged"] == beside["unchanged"]  # the same frames
+
+    starts = spread(replay.lengths, 4 + 6 + 5, 4)
+    noise = int(np.random.SeedSequence((3, 1, 0)).generate_state(1)[0])
+    imagining = replace(remembering, world_model=replace(cfg.world_model, horizon=5).with_denoising_steps(1))
+    seen = imagine_from(agent, replay, imagining, READABLE, noise, starts, watched=6)
+    expected = ErrorCurve.of(*pixel_errors(seen.real, seen.imagined)).mean_absolute
+    np.testing.assert_allclose(own["by_denoising_steps"]["1"]["mean_absolute"], expected)
+    first = [replay.episode(episode).obs[start + 10] for episode, start in starts]
+    np.testing.assert_array_equal(seen.real[:, 0], np.stack(first))
+
+    assert "--watched: has no use, for no world model" in refusal(capsys, f"--run b --watched 6 {flags} --out y")
+    assert "--watched: has no use with --table8" in refusal(capsys, f"--run a --watched 6 --table8 {flags} --out y")
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_defaults_come_from_the_run(capsys, tmp_path):
     make_run(tmp_path / "run", replace(CFG, evaluation=replace(CFG.evaluation, num_final_episodes=2)))
     run_main("--run run --segments 2")
@@ -172,7 +209,7 @@ def test_a_recording_alone(capsys, tmp_path):
 def test_episodes_too_short_to_imagine(capsys, tmp_path):
     make_run(tmp_path / "run")
     run_main("--run run --episodes 1 --horizon 50 --out x")
-    assert "no held-out episode is as long as context and --horizon together" in capsys.readouterr().out
+    assert "no held-out episode is as long as context, --watched and --horizon together" in capsys.readouterr().out
     results = json.loads((tmp_path / "x" / "evaluation.json").read_text())
     assert results["returns"]["ci95"] is None  # of a single game
     assert results["world_model"]["pixel_error"] is None

@@ -105,7 +105,7 @@ def test_episodes_of_one_step(capsys):
     code, out, err = run(capsys, "--run", "run", "--env-id", ENV_ID, "--episodes", "2", main=evaluate.main)
     assert (code, err) == (0, "")
     assert "return: 1.00" in out
-    assert "no held-out episode is as long as context and --horizon together" in out
+    assert "no held-out episode is as long as context, --watched and --horizon together" in out
 
 
 def test_test_games_that_never_end(capsys):

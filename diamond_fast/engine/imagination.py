@@ -163,7 +163,7 @@ def imagine(
 def burn_in(reward_end: RewardEnd | Remembering, obs: Tensor, act: Tensor, pixel_mask: Tensor) -> tuple[Tensor, Tensor]:
     """What is remembered behind contexts obs [N,T,C,H,W], act [N,T,...], pixel_mask [N,T]: hx and cx, [1,N,D].
 
-    The last frame is not seen yet: the action taken at it is still to come. If there is no other, nothing is remembered.
+    The last frame is not seen yet: the action taken at it is still to come. Without others nothing is remembered.
     """
     if obs.size(1) == 1:
         hx, cx = burn_in(reward_end, *(x.expand(-1, 2, *x.shape[2:]) for x in (obs, act, pixel_mask)))

@@ -56,6 +56,7 @@ def measure_compounding(
     seed: int,
     batch_size: int,
     advance: Callable[[int], None] = lambda frames: None,
+    watched: int = 0,
 ) -> Compounding | None:
     """Imagine held-out segments from their actions and compare frame by frame with what really happened.
 
@@ -67,9 +68,10 @@ def measure_compounding(
         path: how frames are drawn.
         advance: told how many frames are imagined; in all there are ``num_segments * horizon`` for each noise seed and
             number of steps, if the episodes have room for the segments.
+        watched: real frames before the context, which a memory sees.
 
     Returns:
-        None if no episode is as long as context and horizon together.
+        None if no episode is as long as all that together.
     """
     curves: dict[int, ErrorCurve] = {}
     predictions: dict[int, Predictions] = {}
@@ -77,7 +79,8 @@ def measure_compounding(
         errors, steps_cfg = [], replace(cfg, world_model=cfg.world_model.with_denoising_steps(steps))
         for number in range(num_noise_seeds):
             noise = int(np.random.SeedSequence((seed, steps, number)).generate_state(1)[0])
-            imagined = imagine_held_out(agent, replay, steps_cfg, path, noise, num_segments, batch_size, advance)
+            how = steps_cfg, path, noise, num_segments, batch_size, advance
+            imagined = imagine_held_out(agent, replay, *how, watched=watched)
             if imagined is None:
                 return None
             predictions.setdefault(steps, imagined)

@@ -52,6 +52,8 @@ class Task:
     seed: int
     videos: VideoDistances | None = None
     """Of table 8, which is measured besides; None: it is not."""
+    watched: int = 0
+    """Frames of an episode that a memory sees beside those that the denoiser sees."""
     beside: tuple[TrainedAgent, Path] | None = None
     """Another world model that imagines the same segments, and how."""
 
@@ -176,6 +178,7 @@ def _imagine(
         task.seed,
         task.batch_size,
         advance,
+        task.watched,
     )
 
 
@@ -187,6 +190,7 @@ def _imagined(task: Task, compounding: Compounding) -> dict[str, Any]:
             "segments": compounding.num_segments,
             "noise_seeds": task.noise_seeds,
             "horizon": task.trained.config.world_model.horizon,
+            "watched": task.watched,
             "by_denoising_steps": {str(n): asdict(curve) for n, curve in compounding.curves.items()},
             "unchanged": asdict(compounding.unchanged),
         },

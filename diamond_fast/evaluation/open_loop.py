@@ -51,6 +51,7 @@ def imagine_held_out(
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda frames: None,
     instead: np.ndarray | None = None,
+    watched: int = 0,
 ) -> Predictions | None:
     """Predict ``horizon`` frames after held-out contexts, from the recorded actions and the model's own frames alone.
 
@@ -62,13 +63,16 @@ def imagine_held_out(
         batch_size: segments imagined together; part of what decides the noise of each.
         advance: told how many frames are imagined, whenever some are.
         instead: an action that is held from the last real frame on, whatever was recorded; ``real`` is as recorded.
+        watched: as ``imagine_from``.
 
     Returns:
         None if no episode is long enough. Of an agent with an upsampler, and a recording of its size, full frames.
     """
-    length = cfg.denoiser.inner_model.num_steps_conditioning + cfg.world_model.horizon
+    length = cfg.denoiser.inner_model.num_steps_conditioning + watched + cfg.world_model.horizon
     starts = spread(replay.lengths, length, count)
-    return imagine_from(agent, replay, cfg, path, seed, starts, batch_size, advance, instead) if starts else None
+    if not starts:
+        return None
+    return imagine_from(agent, replay, cfg, path, seed, starts, batch_size, advance, instead, watched)
 
 
 def imagine_from(

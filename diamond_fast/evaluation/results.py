@@ -101,7 +101,7 @@ def summary(results: dict[str, Any]) -> str:
             recall = _percent(quality[kind][f"recall/{name}"], "undefined (never occurred)")
             lines.append(f"{kind} {name}: precision {precision}, recall {recall}")
     if (errors := model["pixel_error"]) is None:
-        lines.append("pixel error: no held-out episode is as long as context and --horizon together")
+        lines.append("pixel error: no held-out episode is as long as context, --watched and --horizon together")
         return "\n".join(lines)
     lines += _about_errors(errors)
     for n, distances in model["perceptual"].items():
@@ -126,7 +126,8 @@ def summary(results: dict[str, Any]) -> str:
 
 def _about_errors(errors: dict[str, Any]) -> list[str]:
     times = pictured_times(errors["horizon"])
-    lines = ["pixel error after " + ", ".join(map(str, times)) + " imagined steps, in grey levels of 255:"]
+    seen = f", behind {watched} more that a memory sees" if (watched := errors.get("watched")) else ""
+    lines = ["pixel error after " + ", ".join(map(str, times)) + f" imagined steps{seen}, in grey levels of 255:"]
     rows = {_steps(int(n)): curve for n, curve in errors["by_denoising_steps"].items()}
     for label, curve in (rows | {"the last real frame repeated": errors["unchanged"]}).items():
         shown = (_between(curve["mean_absolute"][t - 1], curve["mean_absolute_ci95"][t - 1]) for t in times)

@@ -59,7 +59,7 @@ def test_noise_seeds_are_averaged_per_segment(agent, monkeypatch):
     """Imagined frames are off by a known amount that depends on the noise: 10 the first time, 30 the second."""
     offsets, seeds = iter((10, 30)), []
 
-    def imagine(agent, replay, cfg, path, seed, *rest):
+    def imagine(agent, replay, cfg, path, seed, *rest, **_):
         seeds.append(seed)
         real = np.full((6, 5, 8, 8, 3), 100, np.uint8)
         return Predictions(real[:, 0], real, real + np.uint8(next(offsets)))

@@ -67,7 +67,7 @@ def test_what_was_not_measured_is_left_out():
     assert summary(single).splitlines()[-1] == "return: 1.00, 1 game"
     nothing_imagined = {**RESULTS["world_model"], "pixel_error": None}
     assert summary({**RESULTS, "world_model": nothing_imagined}).splitlines()[-1] == (
-        "pixel error: no held-out episode is as long as context and --horizon together"
+        "pixel error: no held-out episode is as long as context, --watched and --horizon together"
     )
     one_segment = {**CURVE, "mean_absolute_ci95": [None] * 7}
     errors = {"horizon": 1, "by_denoising_steps": {"1": one_segment}, "unchanged": one_segment}

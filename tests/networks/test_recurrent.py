@@ -303,6 +303,37 @@ def test_memory_in_both_forms(kind, world):
     torch.testing.assert_close(state, last, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("world", SPECS)
+@pytest.mark.parametrize(("kind", "transcription"), [("mamba", mamba), ("gru", gru), ("attention", attention)])
+def test_what_the_memory_says_is_its_transcription(kind, transcription, world):
+    """From the encoder's numbers on, which the policy's tests hold; two frames of padding are as if they were not."""
+    spec = SPECS[world]
+    torch.manual_seed(0)
+    model = randomised(MemoryModel(CFG, kind, spec)).double()
+    obs, act, *_, mask = batch(spec)
+    obs = obs.double()
+    e, _ = model(obs, act, mask)
+    rewards, ends = model.classify(e)
+    rows = model.act_emb.weight.tolist()
+    for i, first in ((0, 2), (1, 0)):
+        xs = []
+        for frame, did in zip(obs[i, first:], act[i, first:].tolist(), strict=True):
+            numbers = model.encoder(frame[None]).flatten().tolist()
+            columns = zip(*rows, strict=True)
+            embedded = rows[did] if isinstance(did, int) else [dot(column, did) for column in columns]
+            xs.append([silu(v) for v in linear(model.linear, numbers + embedded)])
+        for layer in model.layers:
+            xs = transcription(layer, xs)
+        says = [rms_norm(model.norm, x) for x in xs]
+        logits = [linear(model.head[2], [silu(v) for v in linear(model.head[0], x)]) for x in says]
+        for found, expected in (
+            (e[i, first:], says),
+            (rewards[i, first:], [x[:3] for x in logits]),
+            (ends[i, first:], [x[3:] for x in logits]),
+        ):
+            torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-9)
+
+
 def test_heads_loss():
     """Cross-entropies of all real steps, by hand; nothing of padded steps counts; every weight learns."""
     spec = SPECS["choices"]
@@ -352,12 +383,15 @@ def test_arguments_are_checked():
         model.step(obs[:, 0], act[:, 0], torch.zeros(2, 1))
 
 
-def test_sizes_of_the_paper():
-    """64x64 frames become 4x4x64 = 1024 numbers; an episode's memory is 58 368 numbers."""
+@pytest.mark.parametrize(
+    ("kind", "numbers"), [("mamba", 3 * 1024 * (16 + 3)), ("gru", 3 * 512), ("attention", 3 * 31 * (2 * 512 + 1))]
+)
+def test_sizes_of_the_paper(kind, numbers):
+    """64x64 frames become 4x4x64 = 1024 numbers. What an episode's memory holds is told in docs/memory.md."""
     with torch.device("meta"):
-        model = MemoryModel(MemoryConfig(), "mamba", Spec(Frame(64, 64), Discrete(18)))
+        model = MemoryModel(MemoryConfig(), kind, Spec(Frame(64, 64), Discrete(18)))
     assert model.linear.in_features == 1024 + 128
-    assert model.state_width == 3 * 1024 * (16 + 3)
+    assert model.state_width == numbers
 
 
 def test_attention_gives_rows_that_kernels_of_gpus_take(monkeypatch):

@@ -62,6 +62,20 @@ def test_resuming_is_exact(whole, tmp_path, stop_after):
     assert continued.returns.tolist() == result.returns.tolist()
 
 
+def test_the_predicted_part_begins_anywhere_in_a_sequence():
+    """One place for the whole batch, after it in the order of draws; all are about equally frequent."""
+    cfg = replace(SMALL, num_autoregressive_steps=1)
+    agent, replay = Agent(cfg, 4), make_replay([40, 20])
+    path = choose_path(torch.device("cpu"), "fp32", "readable")
+    objective = make_updates(cfg, agent, replay, path, 0)["denoiser"].objective
+    torch.manual_seed(0)
+    starts = [objective.draw()[-1] for _ in range(300)]
+    torch.manual_seed(0)
+    length = cfg.reward_end_seq_length - cfg.denoiser_seq_length + 1
+    assert [int(x) for x in starts] == [int(torch.randint(length, (1,))) for _ in range(300)]
+    assert torch.bincount(torch.cat(starts)).tolist() == pytest.approx([300 / length] * length, rel=0.25)
+
+
 def make_agent(cfg):
     """Blocks begin as if they were not there, and pass on nothing of what they are told: here they do not."""
     torch.manual_seed(0)
