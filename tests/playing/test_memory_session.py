@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from playing.conftest import TINY, untrained
 
 from diamond_fast.engine.imagination import burn_in
 from diamond_fast.networks.recurrent.config import MemoryConfig
+from diamond_fast.networks.recurrent.model import LAYERS
 from diamond_fast.spec import MultiBinary
 
 MEMORY = MemoryConfig(channels=(4, 4), down=(1, 1), action_width=3, width=6, layers=1, state=2)
@@ -49,3 +51,37 @@ def test_a_dream_remembers(make_session):
     torch.testing.assert_close(session._world._env.state.hx, began)
     session.step()
     np.testing.assert_array_equal(session.view().frame, frames[0])
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_start_begins_with_what_was_seen_before_it(make_session, kind):
+    """Whoever starts an episode, nothing of the one before is remembered."""
+    source = untrained(replace(CFG, memory=kind), MultiBinary(2))
+    session = make_session(of=source, horizon=2, seed=3)
+
+    def is_fresh():
+        state = session._world._env.state
+        began, _ = burn_in(source.agent.memory, state.obs, state.act, state.pixel_mask)
+        return torch.allclose(state.hx, began, atol=1e-6)
+
+    assert is_fresh()
+    session.step()
+    assert not is_fresh()
+    session.step()
+    assert session.over
+    session.step()
+    assert is_fresh()  # behind the end, the next episode
+    for begin in (
+        session.next_episode,
+        lambda: session.start(1, 3),
+        lambda: session.start_from_picture(bytes(24 * 24 * 3)),
+        session.restart,
+        lambda: session.set_number("seed", 5),
+    ):
+        session.step()
+        begin()
+        assert is_fresh()
+    session.step()
+    kept = session._world._env.state.hx.clone()
+    session.set_number("denoising_steps", 3)
+    assert torch.equal(session._world._env.state.hx, kept)

@@ -12,8 +12,11 @@ from test_drift import make_recording
 
 from diamond_fast import study
 from diamond_fast.presets import PRESETS
+from diamond_fast.runs import checkpoint
+from diamond_fast.runs.folder import RunFolder
 from diamond_fast.runs.signals import StopSignals
 from diamond_fast.studies import nfe, side_by_side, steps
+from diamond_fast.world_model import Agent
 
 CPU = torch.device("cpu")
 
@@ -139,6 +142,18 @@ def test_figures_of_samples_against_plain_numbers():
     for figures in (certain, also_certain):
         assert [figures[key] for key in ("spread", "to_mean", "to_real", "mean_to_real")] == [0, 0, 0, 0]
     assert steps.summary(both, real, unsure | True, (1, 10))[1]["spread"] is None
+
+
+def test_a_world_model_with_a_memory_is_refused(folder, tmp_path, capsys):
+    cfg = replace(TINY, memory="gru", memory_model=replace(TINY.memory_model, channels=(4,), down=(1,), width=6))
+    agent = Agent(cfg, 3)
+    tensors = {name: model.state_dict() for name, model in agent.named_children()}
+    action = {"action": agent.spec.action.to_json()}
+    checkpoint.save(RunFolder.create(tmp_path / "remembers", cfg).checkpoints, 0, tensors, action)
+    with pytest.raises(SystemExit) as stop:
+        study.main(f"nfe --data a.npz --runs {tmp_path / 'remembers'}".split())
+    assert stop.value.code == 2
+    assert "--runs: remembers has a memory (--memory), which no study carries along" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

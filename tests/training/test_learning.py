@@ -40,7 +40,7 @@ def trained_and_played(cfg, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("preset", ["catch", "roll", "recall", "maze"])
 def test_a_game_is_learned_in_imagination(tmp_path, preset, seed):
@@ -65,7 +65,7 @@ def test_with_a_memory_catch_is_learned_as_well(tmp_path, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("preset", ["recall", "maze"])
 def test_without_a_memory_a_game_that_needs_one_is_guessed(tmp_path, preset, seed):
