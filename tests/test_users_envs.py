@@ -97,7 +97,7 @@ def test_episodes_of_one_step(capsys):
         "denoiser/held_out_loss is left out: the test games of faulty_env:Faulty-v0 have 2 steps together, a training"
     )
     assert out.count(said) == 1  # of two evaluations
-    assert out.count(f"No pictures: no episode of {ENV_ID} is as long as context and horizon together.") == 1
+    assert out.count(f"No pictures: a world model sees 4 frames, the longest episode of {ENV_ID} has 1.") == 1
     evaluated = [line for line in read_metrics(Path("run/metrics.jsonl")) if "test/returns" in line]
     assert [(line["test/returns"], line["denoiser/held_out_loss"]) for line in evaluated] == [([1.0, 1.0], None)] * 2
     assert "Return: 1.0" in out
@@ -106,6 +106,19 @@ def test_episodes_of_one_step(capsys):
     assert (code, err) == (0, "")
     assert "return: 1.00" in out
     assert "no held-out episode is as long as context, --watched and --horizon together" in out
+
+
+def test_games_shorter_than_the_horizon_are_pictured_as_far_as_they_go(capsys, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "diamond_fast.training.evaluator.save_frame_grid",
+        lambda path, segments, times: drawn.append(([len(real) for real, _ in segments], times)),
+    )
+    code, out, err = run(capsys, *NEW, "--world-model.horizon", "6", length=8)  # 4 are seen, 3 imagined
+    assert (code, err) == (0, "")
+    assert "No pictures" not in out
+    assert [times for _, times in drawn] == [[1, 3]] * 2
+    assert all(set(lengths) == {3} for lengths, _ in drawn)
 
 
 def test_test_games_that_never_end(capsys):

@@ -165,14 +165,17 @@ class Evaluator:
     def _save_pictures_of(
         self, agent: Agent, cfg: RunConfig, replay: Replay, grid: str, gif: str, progress: Progress
     ) -> None:
-        predictions = imagine_held_out(agent, replay, cfg, self.path, self.seed("held_out"))
+        context, longest = agent.denoiser.spec.context, max(replay.lengths)
+        horizon = min(cfg.world_model.horizon, longest - context - 1)  # short games are pictured as far as they go
+        cfg = replace(cfg, world_model=replace(cfg.world_model, horizon=horizon))
+        predictions = imagine_held_out(agent, replay, cfg, self.path, self.seed("held_out")) if horizon > 0 else None
         if predictions is None:
-            line = f"No pictures: no episode of {self.cfg.name} is as long as context and horizon together."
+            line = f"No pictures: a world model sees {context} frames, the longest episode of {cfg.name} has {longest}."
             self._say_once(progress, line)
             return
         segments = list(zip(predictions.real, predictions.imagined, strict=True))
         with if_installed(progress.say):
-            save_frame_grid(self.folder.new_picture(grid), segments, pictured_times(cfg.world_model.horizon))
+            save_frame_grid(self.folder.new_picture(grid), segments, pictured_times(horizon))
             save_gif(self.folder.new_picture(gif), segments)
 
 
