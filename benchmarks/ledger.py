@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from pages.document import Document, add, file_stem, going_on, has, read, write
 
+BEFORE = "before"
+"""Folder of what was measured at other commits, with other versions or threads. Its rows are on no page."""
+
 
 def benchmark_name(nodeid: str) -> str:
     """``updates::test_update[denoiser-8]``"""
@@ -30,6 +33,7 @@ class Ledger:
         self.document: Document | None = None
         self.path: Path | None = None
         self.not_run: Counter[tuple[str, str]] = Counter()
+        self._replaced: Document | None = None  # rows of other settings, which still lie where this session writes
 
     def begin(self, items: list[pytest.Item]) -> list[pytest.Item]:
         """Opens the document. Returns the benchmarks that are still to be measured."""
@@ -37,7 +41,10 @@ class Ledger:
             return items
         document = self._start()
         self.path = self.folder / f"{file_stem(document)}.json"
-        self.document = going_on(read(self.path) if self.path.is_file() else None, document)
+        earlier = read(self.path) if self.path.is_file() else None
+        self.document = going_on(earlier, document)
+        if earlier is not None and earlier["rows"] and not self.document["rows"]:
+            self._replaced = earlier
         here = {item.nodeid.rpartition("::")[2].partition("[")[0] for item in items}
         self.document["not_run"] = [e for e in self.document["not_run"] if e["benchmark"] not in here]
         self._not_run_before = list(self.document["not_run"])
@@ -51,7 +58,13 @@ class Ledger:
             return
         for row in rows:
             add(self.document, {**row, "benchmark": benchmark_name(nodeid), "took": round(seconds, 1)})
-        write(self.document, self.path)
+        if rows and self._replaced is not None:
+            kept = self.path.parent / BEFORE / f"{self.path.stem}-{self._replaced['date'].replace(':', '')}.json"
+            kept.parent.mkdir(exist_ok=True)
+            self.path.replace(kept)
+            self._replaced = None
+        if self._replaced is None:
+            write(self.document, self.path)
 
     def pytest_runtest_logreport(self, report) -> None:
         """Notes what was not run, and why, and what failed."""
@@ -64,8 +77,8 @@ class Ledger:
             self.document["failed"].append(report.nodeid)
 
     def pytest_sessionfinish(self) -> None:
-        """Also if it was stopped."""
-        if self.document is None or self.path is None:
+        """Also if it was stopped. If nothing was measured, rows of other settings stay where they are."""
+        if self.document is None or self.path is None or self._replaced is not None:
             return
         not_run = [{"benchmark": b, "reason": r, "cases": n} for (b, r), n in self.not_run.items()]
         self.document["not_run"] = self._not_run_before + not_run

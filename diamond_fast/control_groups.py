@@ -12,11 +12,19 @@ def folders(controller: str, root: Path = Path("/")) -> Iterator[Path]:
         root: the folder that holds ``proc`` and ``sys``.
     """
     for line in text(root / "proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers or controller in controllers.split(","):
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if path.startswith("/") and (not controllers or controller in controllers.split(",")):
             group = PurePosixPath(path).relative_to("/")
-            for folder in (group, *group.parents):
-                yield root / "sys/fs/cgroup" / controllers / folder
+            for mount in _mounts(root / "sys/fs/cgroup", controller if controllers else ""):
+                yield from (mount / folder for folder in (group, *group.parents))
+
+
+def _mounts(top: Path, controller: str) -> list[Path]:
+    """Where groups lie: of version 2, which are for everything, at the top or in a folder of their own; those of
+    version 1 in a folder named after all controllers they share it with, in an order that is not the kernel's."""
+    if not controller:
+        return [top, top / "unified"]
+    return sorted(folder for folder in top.glob("*") if controller in folder.name.split(","))
 
 
 def text(path: Path) -> str:

@@ -17,7 +17,7 @@ from diamond_fast.config import RunConfig, UpdateConfig
 from diamond_fast.networks.actor_critic.model import ActorCritic
 from diamond_fast.networks.recurrent.model import MemoryModel
 from diamond_fast.networks.reward_end.model import RewardEndModel
-from diamond_fast.one_line import one_line
+from diamond_fast.one_line import counted, one_line
 from diamond_fast.remembering import memory_loss
 from diamond_fast.runs.progress import duration
 from diamond_fast.spec import Action
@@ -151,7 +151,7 @@ def _time(total: Estimate, measured: MeasuredSpeed | None, failure: str) -> list
     if measured is None:
         return [f"time: not measured, as the networks do not run on this device ({failure})"]
     speed = measured.now
-    how = [measured.engine] * bool(measured.engine) + [f"{measured.threads} threads"] * (measured.threads > 0)
+    how = [measured.engine] * bool(measured.engine) + [counted(measured.threads, "thread")] * (measured.threads > 0)
     return [
         f"time: {time_needed(total, measured)}, without playing the game",
         f"      (from {speed.forward:.1e} FLOP/s forward and {speed.training:.1e} FLOP/s in training, "

@@ -59,6 +59,26 @@ def write(root, files):
             },
             8,
         ),
+        # mounted under one name, listed under another; or under that of one controller; or beside version 1
+        (
+            {
+                "proc/self/cgroup": "4:cpuacct,cpu:/a\n",
+                "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/cpu,cpuacct/a/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpuset/a/cpu.cfs_quota_us": "100000\n",
+            },
+            2,
+        ),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/a\n",
+                "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+            },
+            2,
+        ),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/unified/a/cpu.max": "200000 100000\n"}, 2),
+        ({"proc/self/cgroup": "garbage\n0::a\n:\n"}, 8),
         # less than a core, and files that say nothing one could use
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 1),
         ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "\n"}, 8),

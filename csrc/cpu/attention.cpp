@@ -211,7 +211,7 @@ class Attention : public Op {
         constexpr int kN = decltype(at_once)::value;
         for (; j + kN * kLanes <= (r + 1) * padded; j += kN * kLanes) {
           Vec e[kN];
-          for (int k = 0; k < kN; ++k) e[k] = max(load(p + j + k * kLanes) - top, set1(-200.0f));
+          for (int k = 0; k < kN; ++k) e[k] = max(set1(-200.0f), load(p + j + k * kLanes) - top);
           exp2_fast(e);
           for (int k = 0; k < kN; ++k) {
             store(p + j + k * kLanes, e[k]);

@@ -127,7 +127,9 @@ class MaxPool : public Op {
           for (int block = 0; block < x.blocks(); ++block, to += kBlock) {
             const Stored* from = sample.data(input_) + 2 * i * row + 2 * j * step + block * kBlock;
             Block m = load_block(from);
-            for (const Stored* other : {from + step, from + row, from + row + step}) m = max(m, load_block(other));
+            for (const Stored* other : {from + step, from + row, from + row + step}) {
+              m = max_or_nan(m, load_block(other));
+            }
             store_block(to, m);
           }
         }

@@ -28,7 +28,7 @@ inline Vectors power(const Vectors& x) {
   Vectors y;
   for (int v = 0; v < kVectors; v += kAtOnce) {
     Vec e[kAtOnce];
-    for (int k = 0; k < kAtOnce; ++k) e[k] = max(x.of[v + k], set1(-120.0f));
+    for (int k = 0; k < kAtOnce; ++k) e[k] = max(set1(-120.0f), x.of[v + k]);
     exp2_fast(e);
     for (int k = 0; k < kAtOnce; ++k) y.of[v + k] = e[k];
   }

@@ -70,7 +70,7 @@ class Gelu : public Op {
         for (int k = 0; k < kBlock; k += kLanes) {
           const Vec x = load(block + k);
           Vec e[1] = {x * set1(kSlope) * fma(x * x, set1(0.044715f), set1(1.0f))};
-          e[0] = max(e[0], set1(-120.0f));
+          e[0] = max(set1(-120.0f), e[0]);
           exp2_fast(e);
           store(block + k, x / (set1(1.0f) + e[0]));
         }

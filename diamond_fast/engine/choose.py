@@ -72,7 +72,8 @@ def _chosen(
     found = candidates(device, precision, graphs, work, choice)
     wanted = [path for path in found if choice in ("auto", path.engine)]
     if not wanted:
-        why_not = cpu_program.why_unavailable() if choice == "amx" and device.type == "cpu" else None
+        needs = {"amx": torch.bfloat16, "program": torch.float32}.get(choice) if device.type == "cpu" else None
+        why_not = cpu_program.why_unavailable(needs) if needs else None
         have = ", ".join(dict.fromkeys(path.engine for path in found))
         raise ValueError(
             f"--engine {choice}: there is none on {device}{f' ({why_not})' if why_not else ''}; it has {have}"

@@ -7,6 +7,7 @@ float32. Weights are copies: ``refresh`` brings them up to date.
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
@@ -130,6 +131,7 @@ class CpuProgram:
         self._learned_norms: list[tuple[int, nn.GroupNorm]] = []
         self.modulations: list[nn.Linear] = []  # of the adaptive norms, in the order of the program
         self._modulation_size = 0
+        self._going_back = threading.Lock()  # the program keeps gradients of weights until they are read
         channels, scales = zip(*pieces, strict=True)
         given = walk(self, self._program.input(list(channels), list(scales), height, width))
         outputs = given if isinstance(given, list) else [given]
@@ -248,12 +250,13 @@ class CpuProgram:
         """
         n = len(inputs[0])
         rows = np.empty((n, 0), np.float32) if modulation is None else array(modulation)
-        rows_grad = self._program.backward(n, [array(x) for x in inputs], rows, [array(output_grad)], kept)
         grads = []
-        for op, layer in self._convs:
-            grads += self._program.conv_grads(op, list(layer.weight.shape))
-        for op, _ in self._learned_norms:
-            grads += self._program.norm_grads(op)
+        with self._going_back:
+            rows_grad = self._program.backward(n, [array(x) for x in inputs], rows, [array(output_grad)], kept)
+            for op, layer in self._convs:
+                grads += self._program.conv_grads(op, list(layer.weight.shape))
+            for op, _ in self._learned_norms:
+                grads += self._program.norm_grads(op)
         return None if modulation is None else torch.from_numpy(rows_grad), [torch.from_numpy(g) for g in grads]
 
 

@@ -61,14 +61,16 @@ class _Run(torch.autograd.Function):
     ) -> Tensor:
         if not learns:
             return program([x], modulation)
+        if ctx.needs_input_grad[2]:
+            raise ValueError("x: a program has no gradient of its input; detach it")
         ctx.program = program
-        ctx.save_for_backward(x, modulation)
+        ctx.save_for_backward(x, modulation, *parameters)  # the last so that autograd notices if they have changed
         output, ctx.kept = program.run_and_keep([x], modulation)
         return output
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, modulation = ctx.saved_tensors
+        x, modulation, *_ = ctx.saved_tensors
         kept, ctx.kept = ctx.kept, None  # of one pass back: its memory is the next forward pass's
         modulation_grad, grads = ctx.program.backward([x], modulation, grad, kept)
         return None, None, None, modulation_grad, *grads

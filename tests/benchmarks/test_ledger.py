@@ -53,6 +53,25 @@ def test_rows_of_another_commit_or_number_of_threads_are_measured_again(begin):
     assert begin(threads=1)[1] == begin(commit={"id": "another", "dirty": False})[1] == names
 
 
+def test_rows_of_another_commit_are_kept_beside_the_new_ones(begin, tmp_path):
+    ledger, _ = begin(date="2026-11-27T01:02:03")
+    ledger.note(ITEMS[0].nodeid, [row(8)], 1.0)
+    (path,) = tmp_path.glob("*.json")
+    before = path.read_bytes()
+    other = {"id": "another", "dirty": False}
+    for report in (None, skipped("no time")):  # stopped before its first row
+        ledger, _ = begin(commit=other)
+        if report:
+            ledger.pytest_runtest_logreport(report)
+        ledger.pytest_sessionfinish()
+        assert path.read_bytes() == before
+    ledger, _ = begin(commit=other)
+    ledger.note(ITEMS[1].nodeid, [row(32)], 1.0)
+    assert (tmp_path / "before" / f"{path.stem}-2026-11-27T010203.json").read_bytes() == before
+    assert [r["case"]["batch"] for r in read(path)["rows"]] == [32]
+    assert list(tmp_path.glob("*.json")) == [path]
+
+
 def test_what_was_not_run_is_told_of_the_last_session_that_tried(begin, tmp_path):
     ledger, _ = begin()
     ledger.pytest_runtest_logreport(skipped("no time"))

@@ -24,7 +24,7 @@ def machine(monkeypatch):
 
     def can(capability=(9, 0), amx=False, compiled_for=None):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-        monkeypatch.setattr(choose.cpu_program, "why_unavailable", lambda: None if amx else "no AMX")
+        monkeypatch.setattr(choose.cpu_program, "why_unavailable", lambda *_: None if amx else "no AMX")
         monkeypatch.setattr(choose.cpu_program, "instruction_set", lambda dtype: compiled_for)
         monkeypatch.setattr(choose.torch, "autocast", lambda kind, dtype, enabled: (kind, dtype, enabled))
 
@@ -239,7 +239,7 @@ def test_a_run_goes_on_as_it_began(machine, measured, work):
 
 
 def test_fast_denoiser_measures_at_its_first_call(measured, monkeypatch):
-    monkeypatch.setattr(choose.cpu_program, "why_unavailable", lambda: "no AMX")
+    monkeypatch.setattr(choose.cpu_program, "why_unavailable", lambda *_: "no AMX")
     monkeypatch.setattr(choose.cpu_program, "instruction_set", lambda dtype: None)
     calls = measured(Row("torch", 1e-6, 0.9), READABLE)
     agent = make_agent()

@@ -145,6 +145,22 @@ def test_learned_norm_attention_and_pooling(engine):
     assert relative_error(engine.run(walk, x), truth) < engine.tolerance(5e-3)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_a_number_shows(engine, bad):
+    """In attention and pooling, whichever of the numbers it is: a run could not be told of it otherwise."""
+    x = frames(1, 3, 4, 6)
+    for i, j in ((0, 0), (0, 3), (3, 0), (1, 5)):
+        x[0, 1] = 1.0
+        x[0, 1, i, j] = bad
+        y = engine.program(lambda b, v: b.max_pool(v), [(3, 1.0)], 4, 6)([x])
+        torch.testing.assert_close(y, engine.rounded(F.max_pool2d(x, 2)).float(), rtol=0, atol=0, equal_nan=True)
+    attention = randomised(SelfAttention2d(8))
+    attention.qkv_proj.bias.data[3] = bad  # of a query
+    x = frames(1, 8, 4, 6)
+    program = engine.program(lambda b, v: b.attention(attention, b.resize(v, 4, 6)), [(8, 1.0)], 4, 6)
+    assert program([x]).isnan().all()
+
+
 @pytest.mark.parametrize(("height", "width"), [(7, 9), (12, 3)])
 def test_resize(engine, height, width):
     x = frames(2, 3, 9, 7)

@@ -5,6 +5,7 @@ norm of its error; a wrong tap, channel or sum is off by far more than the toler
 """
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -256,6 +257,34 @@ def test_actor_critic(engine):
         return logits.square().sum() + values.square().sum()
 
     assert total_error(engine, model, loss) < engine.tolerance(4e-2)
+
+
+def test_several_threads_get_their_own_gradients(engine):
+    """Each of its own samples, though all of one program."""
+    network = randomised(Block(3, 8, 3))
+    program = TrainableProgram(lambda b, v: block_walk(b, network, v), on=engine.name)
+    weights = list(network.parameters())
+
+    def gradient(seed):
+        return torch.autograd.grad(program(randn(2, 3, 16, 16, seed=seed)).sum(), weights)
+
+    expected = [gradient(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(gradient, list(range(4)) * 25))
+    for k, grads in enumerate(found):
+        assert all(torch.equal(a, b) for a, b in zip(grads, expected[k % 4], strict=True))
+
+
+def test_what_autograd_could_not_tell_is_refused(engine):
+    network = randomised(Block(3, 8, 3))
+    program = TrainableProgram(lambda b, v: block_walk(b, network, v), on=engine.name)
+    y = program(randn(1, 3, 8, 8))
+    with torch.no_grad():
+        network.first.weight.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    with pytest.raises(ValueError, match="x: a program has no gradient of its input"):
+        program(randn(1, 3, 8, 8).requires_grad_())
 
 
 def test_same_bits_every_time_and_weights_as_they_are(engine):

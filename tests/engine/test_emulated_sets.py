@@ -77,6 +77,11 @@ def test_attention_and_pooling(engine):
     forward.test_learned_norm_attention_and_pooling(engine)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_a_number_shows(engine, bad):
+    forward.test_what_is_not_a_number_shows(engine, bad)
+
+
 def test_attention_to_past_frames_and_tokens(engine):
     for own, past in ((False, 3), (True, 3)):
         memory.test_attention_to_past_frames(engine, (5, 7), 2, own, past)

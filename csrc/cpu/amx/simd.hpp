@@ -21,7 +21,7 @@ inline Vec load(const float* from) { return _mm512_loadu_ps(from); }
 inline void store(float* to, Vec x) { _mm512_storeu_ps(to, x); }
 inline Vec set1(float x) { return _mm512_set1_ps(x); }
 inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
-inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }  // b if one is not a number
 inline float reduce_add(Vec x) { return _mm512_reduce_add_ps(x); }
 inline float reduce_max(Vec x) { return _mm512_reduce_max_ps(x); }
 inline Vec first(int n, Vec x, Vec rest) { return _mm512_mask_mov_ps(rest, static_cast<__mmask16>((1u << n) - 1), x); }
@@ -48,7 +48,8 @@ inline Pair fms(Pair a, Pair b, Pair c) {  // a b - c
 inline Pair fnma(Pair a, Pair b, Pair c) {  // c - a b
   return {_mm512_fnmadd_ps(a.lo, b.lo, c.lo), _mm512_fnmadd_ps(a.hi, b.hi, c.hi)};
 }
-inline Pair max(Pair a, Pair b) { return {_mm512_max_ps(a.lo, b.lo), _mm512_max_ps(a.hi, b.hi)}; }
+inline Vec max_or_nan(Vec a, Vec b) { return _mm512_mask_mov_ps(max(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a); }
+inline Pair max_or_nan(Pair a, Pair b) { return {max_or_nan(a.lo, b.lo), max_or_nan(a.hi, b.hi)}; }
 
 inline __m512 widen(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
 

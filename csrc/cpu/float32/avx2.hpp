@@ -17,6 +17,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }    // a
 inline Vec fms(Vec a, Vec b, Vec c) { return _mm256_fmsub_ps(a, b, c); }    // a b - c
 inline Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a, b, c); }  // c - a b
 inline Vec max(Vec a, Vec b) { return _mm256_max_ps(a, b); }  // b if one is not a number
+inline Vec max_or_nan(Vec a, Vec b) { return _mm256_blendv_ps(max(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
 inline Vec min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 
 // 1 / x to within 2e-7 of it, 0 for what is too large; a division takes several times as long.

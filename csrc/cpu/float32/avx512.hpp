@@ -17,6 +17,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }    // a
 inline Vec fms(Vec a, Vec b, Vec c) { return _mm512_fmsub_ps(a, b, c); }    // a b - c
 inline Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a, b, c); }  // c - a b
 inline Vec max(Vec a, Vec b) { return _mm512_max_ps(a, b); }  // b if one is not a number
+inline Vec max_or_nan(Vec a, Vec b) { return _mm512_mask_mov_ps(max(a, b), _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), a); }
 inline Vec min(Vec a, Vec b) { return _mm512_min_ps(a, b); }
 
 // 1 / x to within 2e-7 of it

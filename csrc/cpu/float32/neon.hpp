@@ -17,6 +17,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }              
 inline Vec fms(Vec a, Vec b, Vec c) { return vfmaq_f32(vnegq_f32(c), a, b); }   // a b - c
 inline Vec fnma(Vec a, Vec b, Vec c) { return vfmsq_f32(c, a, b); }             // c - a b
 inline Vec max(Vec a, Vec b) { return vmaxq_f32(a, b); }
+inline Vec max_or_nan(Vec a, Vec b) { return vmaxq_f32(a, b); }
 inline Vec min(Vec a, Vec b) { return vminq_f32(a, b); }
 inline Vec reciprocal(Vec x) { return set1(1.0f) / x; }
 inline float reduce_add(Vec x) { return vaddvq_f32(x); }

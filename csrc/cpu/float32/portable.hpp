@@ -18,6 +18,7 @@ inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec fms(Vec a, Vec b, Vec c) { return a * b - c; }
 inline Vec fnma(Vec a, Vec b, Vec c) { return c - a * b; }
 inline Vec max(Vec a, Vec b) { return a > b ? a : b; }  // b if one is not a number
+inline Vec max_or_nan(Vec a, Vec b) { return a != a ? a : max(a, b); }
 inline Vec min(Vec a, Vec b) { return a < b ? a : b; }
 inline Vec reciprocal(Vec x) { return set1(1.0f) / x; }
 inline float reduce_add(Vec x) { return (x[0] + x[1]) + (x[2] + x[3]); }

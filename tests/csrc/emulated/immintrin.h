@@ -21,6 +21,7 @@ using __mmask16 = uint16_t;
 #define _MM_FROUND_TO_NEAREST_INT 0
 #define _MM_FROUND_TO_NEG_INF 1
 #define _MM_FROUND_NO_EXC 8
+#define _CMP_UNORD_Q 3
 
 namespace emulated {
 
@@ -122,6 +123,11 @@ inline __m512 _mm512_scalef_ps(__m512 a, __m512 b) {
 }
 inline __m512 _mm512_mask_mov_ps(__m512 rest, __mmask16 mask, __m512 a) {
   return emulated::each([&](int i) { return mask >> i & 1 ? a[i] : rest[i]; });
+}
+inline __mmask16 _mm512_cmp_ps_mask(__m512 a, __m512 b, int) {  // _CMP_UNORD_Q alone
+  unsigned mask = 0;
+  for (int i = 0; i < 16; ++i) mask |= (a[i] != a[i] || b[i] != b[i] ? 1u : 0u) << i;
+  return static_cast<__mmask16>(mask);
 }
 inline float _mm512_reduce_add_ps(__m512 a) {
   float sum = 0;
