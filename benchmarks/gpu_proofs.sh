@@ -14,6 +14,7 @@
 set -uo pipefail
 
 cd "$(dirname "$0")/.."
+itself=$PWD/benchmarks/$(basename "$0")
 out=$(realpath -m "${OUT:-proofs}")
 work=$(realpath -m "${WORK:-build/proofs}")
 wheels=${WHEELS:-wheels}
@@ -203,7 +204,7 @@ for step in "${chosen[@]}"; do
     fi
     echo "== $step"
     started=$SECONDS
-    timeout --kill-after=10 "$(seconds_of "$step")" bash "$0" --run "$step" 2>&1 | tee "$work/logs/$step.log"
+    timeout --kill-after=10 "$(seconds_of "$step")" bash "$itself" --run "$step" 2>&1 | tee "$work/logs/$step.log"
     code=${PIPESTATUS[0]}
     echo "== $step: exit code $code after $((SECONDS - started)) s"
     if [ "$code" -eq 124 ] || [ "$code" -eq 137 ]; then

@@ -73,7 +73,8 @@ def compiled(source: str, architecture: str, constants: dict[str, object]) -> by
     what = f"{major.value}.{minor.value}\n{options}\n{source}"
     file = folder() / "cuda" / f"{hashlib.sha256(what.encode()).hexdigest()[:32]}.cubin"
     with suppress(OSError):
-        return file.read_bytes()
+        if (code := file.read_bytes()).startswith(b"\x7fELF"):  # or the machine went down while it was written
+            return code
     program = ctypes.c_void_p()
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None)
     try:
@@ -95,6 +96,8 @@ def _keep(file: Path, code: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=file.parent)
     with os.fdopen(handle, "wb") as part:
         part.write(code)
+        part.flush()
+        os.fsync(part.fileno())
     Path(name).replace(file)
 
 

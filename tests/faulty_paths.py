@@ -23,3 +23,11 @@ class FailingPath(Path):
         if self.engine == "fused":
             raise ValueError("at 7:4: sizes do not match\nin a kernel")
         return super().autocast()
+
+
+@dataclass(frozen=True)
+class PoorPath(Path):
+    """Finds no memory, whatever engine it has, as on a GPU that another program has filled."""
+
+    def autocast(self):
+        raise MemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -181,7 +181,10 @@ def compared(work: Work, paths: Sequence[Path]) -> tuple[list[Row], str]:
     conditions = decisions.conditions(work, paths)
     if (rows := decisions.find(conditions)) is not None:
         return rows, "measured before"
-    return decisions.keep(conditions, measure(work, paths)), "measured just now"
+    rows = measure(work, paths)
+    if not any(row.may_pass for row in rows):
+        rows = decisions.keep(conditions, rows)
+    return rows, "measured just now"
 
 
 def measure(work: Work, paths: Sequence[Path]) -> list[Row]:

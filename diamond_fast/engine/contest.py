@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from diamond_fast.engine.autocast_network import AutocastNetwork
 from diamond_fast.engine.denoiser_networks import fast_sampler
+from diamond_fast.engine.fused_convs import require_working
 from diamond_fast.engine.graphs import Captured
 from diamond_fast.engine.path import Path
 from diamond_fast.formulations.config import StepsConfig
@@ -35,6 +36,7 @@ ROUNDS = 3
 HOPELESS = 3.0  # times slower than the fastest in the first round: not timed again
 MOST_FLOAT32, MOST_BFLOAT16 = 1e-4, 1e-2  # relative errors of the network's output, before quantisation
 WORTH = 1.03  # times as fast as readable is the least that counts as faster
+PASSING = ("out of memory", "no answer within")  # failures that may be others' doing
 ROUNDING = 1.5  # times what bfloat16 does to the readable networks, if in a deep one that is more than MOST_BFLOAT16
 
 Begins = Callable[[str], None]
@@ -132,6 +134,11 @@ class Row:
             raise ValueError("taken without having been measured")
         return self
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether it failed of something that another day may be otherwise: memory or time that others took."""
+        return self.why_not is not None and any(words in self.why_not for words in PASSING)
+
     def gain(self, rows: Sequence["Row"]) -> str:
         """What it gains over the readable networks, in a few words."""
         readable = next((row.seconds for row in rows if row.name == "readable"), None)
@@ -227,6 +234,7 @@ def contest(work: Work, paths: Sequence[Path], begins: Begins, timer: Timer = cl
 
         call()
         wait_for(work.device)
+        require_working(path.techniques)  # what goes on without its kernels is not this path
         return call, error
 
     rows, calls = {}, {}

@@ -28,6 +28,8 @@ class FusedConvs(FusedTorch):
 
     works = hopper_works = True
     """Until a kernel fails, for whatever reason: from then on the process does without."""
+    failure = ""
+    """The last one's message."""
 
     def conv(
         self,
@@ -90,9 +92,15 @@ class FusedConvs(FusedTorch):
         return Activation(*fused_conv(*arguments))
 
 
+def require_working(techniques: Techniques) -> None:
+    """RuntimeError if kernels that these techniques name have failed in this process, which goes on without them."""
+    if (techniques.fused_convs and not FusedConvs.works) or (techniques.hopper_convs and not FusedConvs.hopper_works):
+        raise RuntimeError(FusedConvs.failure)
+
+
 def _say(words: str, error: Exception) -> None:
-    reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-    print(f"{words} ({reason})", flush=True)
+    FusedConvs.failure = f"{type(error).__name__}: {error}".partition("\n")[0]
+    print(f"{words} ({FusedConvs.failure})", flush=True)
 
 
 class _Projected(Activation):

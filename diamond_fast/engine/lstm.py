@@ -5,8 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from diamond_fast.kernels.dispatch import use_triton
 from diamond_fast.kernels.lstm_unroll import lstm_unroll
 from diamond_fast.networks.exact import outside_autocast
+from diamond_fast.one_line import one_line
+
+_kernel_works = True  # until it fails, for whatever reason: from then on the process does without
 
 
 class Memory(NamedTuple):
@@ -28,8 +32,17 @@ def unroll(
     Returns:
         the memory behind the last step, and hx of every step [N,T,D] as it was before any reset.
     """
+    global _kernel_works
+    arguments = (weight_hh, gates, *memory, dead, *(fresh or (None, None)))
     with outside_autocast(gates.device):
-        hx, cx, hidden = lstm_unroll(weight_hh, gates, *memory, dead, *(fresh or (None, None)))
+        if _kernel_works and use_triton("auto", gates):
+            try:
+                hx, cx, hidden = lstm_unroll(*arguments)
+                return Memory(hx, cx), hidden
+            except Exception as error:  # a compiler or a driver can raise anything
+                _kernel_works = False
+                print(f"LSTM: going on with torch's operations, which are slower ({one_line(error)})", flush=True)
+        hx, cx, hidden = lstm_unroll(*arguments, impl="torch")
     return Memory(hx, cx), hidden
 
 

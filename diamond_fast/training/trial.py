@@ -39,23 +39,28 @@ def path_that_works(cfg: RunConfig, action: Action, path: Path) -> Path:
     """
     while path.device.type in TRIED and not cfg.model_free and (slower := path.slower()) is not None:
         print(f"Trying {path.what} in a process of its own", file=sys.stderr, flush=True)
-        reason = why_not(cfg, action, path)
+        part, reason = why_not(cfg, action, path)
         if reason is None:
             return path
+        if part in ("start", "device") or ("out of memory" in reason and not path.graphs):
+            # not the path's fault; slower ones need more memory, and only graphs can do with less by going
+            print(f"Not tried, and taken all the same: {path.what} ({part}: {reason})", file=sys.stderr, flush=True)
+            return path
+        reason = f"{part}: {reason}"
         print(f"Left out: {path.what} ({reason}). {slower.loses}", file=sys.stderr, flush=True)
         path = slower
     return path
 
 
-def why_not(cfg: RunConfig, action: Action, path: Path) -> str | None:
-    """Tries a path in a child. None if it works, else the part at which it fails, and how."""
+def why_not(cfg: RunConfig, action: Action, path: Path) -> tuple[str, str | None]:
+    """Tries a path in a child. The part that was last begun, and how it failed; None if it did not."""
     part = "start"
     try:
         for begun in ask(__name__, (cfg, action, path), PATIENCE):
             part = begun
     except ChildFailedError as failed:
-        return f"{part}: {failed}"
-    return None
+        return part, str(failed)
+    return part, None
 
 
 def main() -> None:
@@ -76,9 +81,10 @@ def rehearse(cfg: RunConfig, action: Action, path: Path, begins) -> None:
     if path.device.index is not None:
         torch.cuda.set_device(path.device)
     set_matmul_precision(cfg.precision)
-    begins("networks")
     agent = Agent(cfg, action)
+    begins("device")
     agent.to(path.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
+    begins("networks")
     with TemporaryDirectory() as folder:
         updates = make_updates(cfg, agent, _replay_of(cfg, action, FilePath(folder)), path, segments_seed=0)
         for name, update in updates.items():

@@ -193,6 +193,15 @@ def test_what_is_left_out_has_a_line(machine, measured, work, capsys):
     assert capsys.readouterr().err.endswith(line)
 
 
+@pytest.mark.parametrize("failure", ["it fails: CUDA out of memory. Tried to allocate", "no answer within 180 s"])
+def test_what_others_may_have_caused_is_not_kept(machine, measured, work, failure):
+    machine()
+    calls = measured(Row("torch", None, None, failure), READABLE)
+    for _ in range(2):
+        assert choose_path(CPU, work=work).why.endswith("measured just now")
+    assert len(calls) == 2
+
+
 def test_nothing_that_fails_ends_anything(machine, measured, work, capsys):
     machine()
     measured(RuntimeError("no\nluck"))

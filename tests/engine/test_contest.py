@@ -10,6 +10,8 @@ from diamond_fast.engine import contest as contest_module
 from diamond_fast.engine.choose import candidates
 from diamond_fast.engine.contest import Row, Work, best, contest
 from diamond_fast.engine.contest_in_child import contest_in_child
+from diamond_fast.engine.fused_convs import FusedConvs
+from diamond_fast.engine.path import WITHOUT_TRITON, Path
 from diamond_fast.world_model import Denoiser
 
 CPU = torch.device("cpu")
@@ -110,6 +112,16 @@ def test_what_disagrees_or_fails_is_left_out_and_its_cost_is_told(broken, spoil,
     cost = "readable takes 3.00 times as long" if timed else "what it would have gained over readable is not known"
     assert rows["torch"].cost(list(rows.values())) == cost
     assert timed == ("differs" in why_not)
+
+
+@pytest.mark.parametrize(("flag", "kernels"), [("works", "fused_convs"), ("hopper_works", "hopper_convs")])
+def test_a_path_that_goes_on_without_its_kernels_is_left_out(monkeypatch, flag, kernels):
+    monkeypatch.setattr(FusedConvs, flag, False)
+    monkeypatch.setattr(FusedConvs, "failure", "RuntimeError: out of resource")
+    with_them = Path(CPU, torch.float32, "torch", False, "test", replace(WITHOUT_TRITON, **{kernels: True}), "its own")
+    rows, _ = held(small_work(), {"torch": 0.1, "readable": 0.1}, [with_them])
+    assert rows["torch its own"].why_not == "it fails: RuntimeError: out of resource"
+    assert rows["torch"].why_not is None
 
 
 @pytest.mark.parametrize("fails", [False, True])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from faulty_paths import FailingPath, KilledPath
+from faulty_paths import FailingPath, KilledPath, PoorPath
 from small_world import SMALL_WORLD
 
 from diamond_fast.config import ActorCriticLossConfig, WorldModelConfig
@@ -29,12 +29,12 @@ def tried(monkeypatch):
 def test_every_part_is_rehearsed():
     begun, random_state = [], torch.get_rng_state()
     trial.rehearse(CFG, Discrete(4), Path(CPU, torch.float32, "torch", False, "test"), begun.append)
-    assert begun == ["networks", "denoiser", "reward_end", "actor_critic"]
+    assert begun == ["device", "networks", "denoiser", "reward_end", "actor_critic"]
     torch.set_rng_state(random_state)
     begun.clear()
     alone = replace(CFG, world_model_only=True)
     trial.rehearse(alone, Discrete(4), Path(CPU, torch.float32, "readable", False, "test"), begun.append)
-    assert begun == ["networks", "denoiser"]
+    assert begun == ["device", "networks", "denoiser"]
 
 
 def test_a_kernel_that_fails_leaves_torchs_operations(tried, capsys):
@@ -60,8 +60,34 @@ def test_a_process_that_is_killed_leaves_the_readable_networks(tried, capsys):
 
 def test_a_process_that_hangs_is_given_up(tried, monkeypatch):
     monkeypatch.setattr(trial, "PATIENCE", 0.01)
-    reason = trial.why_not(CFG, Discrete(4), Path(CPU, torch.float32, "torch", False, "test"))
-    assert reason == "start: no answer within 0.01 s"
+    path = Path(CPU, torch.float32, "torch", False, "test")
+    assert trial.why_not(CFG, Discrete(4), path) == ("start", "no answer within 0.01 s")
+
+
+def test_where_there_is_no_memory_nothing_is_said_against_the_path(tried, capsys):
+    """The readable networks would need more of it."""
+    path = PoorPath(CPU, torch.float32, "fused", False, "test")
+    assert trial.path_that_works(CFG, Discrete(4), path) is path
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "Not tried, and taken all the same: fused kernels (denoiser: MemoryError: CUDA out of memory. "
+        "Tried to allocate 2.00 GiB)"
+    )
+
+
+def test_without_graphs_a_little_less_memory_will_do(tried, monkeypatch, capsys):
+    monkeypatch.setattr(trial, "why_not", lambda *_: ("denoiser", "OutOfMemoryError: CUDA out of memory"))
+    path = trial.path_that_works(CFG, Discrete(4), Path(CPU, torch.float32, "fused", True, "test"))
+    assert (path.engine, path.graphs) == ("fused", False)
+    said = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert said == ["Left out", "Not tried, and taken all the same"]
+
+
+@pytest.mark.parametrize("part", ["start", "device"])
+def test_a_device_that_cannot_be_opened_twice_says_nothing_against_the_path(tried, monkeypatch, capsys, part):
+    monkeypatch.setattr(trial, "why_not", lambda *_: (part, "CUDA-capable device(s) is/are busy or unavailable"))
+    path = Path(CPU, torch.float32, "fused", True, "test")
+    assert trial.path_that_works(CFG, Discrete(4), path) is path
+    assert f"taken all the same: fused kernels, CUDA graphs ({part}: CUDA-capable" in capsys.readouterr().err
 
 
 def test_a_processor_needs_no_trial(monkeypatch):
