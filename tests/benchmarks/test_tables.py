@@ -92,4 +92,4 @@ def test_gpu_readings_stand_with_the_figures(document):
 def test_what_was_not_run_is_listed(document):
     assert cells(not_run_table(document))[2] == ["test_edm_step", "4", "needs a CUDA device"]
     document["not_run"] = []
-    assert not_run_table(document) == "Everything was run."
+    assert not_run_table(document) == "Nothing that was asked for was left out."
