@@ -41,7 +41,8 @@ class Machine:
         """The least seconds so many operations take, and what that rests on."""
         name = str(dtype).removeprefix("torch.")
         rate = self.flops[name]
-        return flops / rate, f"{flops / 1e9:.3g} GFLOP at {rate / 1e12:.3g} TFLOP/s, a {name} matrix product's rate"
+        of_what = f"a {name} matrix product's rate on the whole machine"  # also if a call has one thread alone
+        return flops / rate, f"{flops / 1e9:.3g} GFLOP at {rate / 1e12:.3g} TFLOP/s, {of_what}"
 
     def memory(self, num_bytes: float) -> tuple[float, str]:
         """The least seconds it takes to move so many bytes, and what that rests on."""

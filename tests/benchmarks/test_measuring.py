@@ -124,7 +124,7 @@ def test_a_row_of_rates(clock):
     assert row["ratios"] == {"theirs": {"ratio": 4.0, "low": 2.0, "high": 8.0, "decided": True}}
     assert row["floor"] == {
         "ms": 125.0,
-        "what": "125 GFLOP at 1 TFLOP/s, a float32 matrix product's rate",
+        "what": "125 GFLOP at 1 TFLOP/s, a float32 matrix product's rate on the whole machine",
         "share": 0.5,
     }
     assert (row["unit"], row["higher_is_better"], row["left_out"], row["also"]) == (
