@@ -340,8 +340,12 @@ def train(trainer: "Trainer", stop: StopSignals) -> str | None:
     except (ProcessLostError, EnvironmentFailedError, FloatingPointError) as error:
         _fail_later(str(error), stop)
     except Exception as error:
-        if trainer.group is None and not is_ordinary(error) and (slower := trainer.path.slower()) is not None:
-            return _go_on(trainer, error, slower, stop)
+        if not is_ordinary(error) and (slower := trainer.path.slower()) is not None:
+            if trainer.group is None:
+                return _go_on(trainer, error, slower, stop)
+            more = " ".join(slower.flags())  # it is torchrun that starts processes
+            what, details = _told(trainer, error)
+            _fail_later(f"{what}; if it fails again, add {more}. {details}", stop)
         out_of_memory = f"out of memory on {trainer.device}: {_what_to_lower(trainer)}"
         _fail_later(expected_failure(error, out_of_memory), stop)
     for picture in trainer.folder.newest_pictures():
@@ -363,15 +367,20 @@ def _go_on(trainer: "Trainer", error: Exception, slower: "EnginePath", stop: Sto
 
     The process cannot be trusted from here on: a kernel or a capture that fails may leave the device unusable.
     """
-    faults = trainer.folder.path / "faults.txt"
-    with suppress(OSError), faults.open("a") as file:
-        file.write(f"{trainer.path}\n{''.join(traceback.format_exception(error))}\n")
+    what, details = _told(trainer, error)
     kept = "what was done is saved" if trainer.save_after_fault() else "the last checkpoint is gone on from"
-    what = f"{type(error).__name__}: {one_line(error)}"
-    print(f"{trainer.path.what} failed ({what}); {kept}. {slower.loses} Details: {faults}", file=sys.stderr, flush=True)
+    print(f"{what}; {kept}. {slower.loses} {details}", file=sys.stderr, flush=True)
     go_on = str(stop.how_to_go_on).partition(PROGRAM)[2]
     stop.how_to_go_on = None
     return shlex.join([*shlex.split(go_on), *slower.flags()])
+
+
+def _told(trainer: "Trainer", error: Exception) -> tuple[str, str]:
+    """That a path has failed, in a few words, and where all that is known of it has been written."""
+    faults = trainer.folder.path / "faults.txt"
+    with suppress(OSError), faults.open("a") as file:
+        file.write(f"{trainer.path}\n{''.join(traceback.format_exception(error))}\n")
+    return f"{trainer.path.what} failed ({type(error).__name__}: {one_line(error)})", f"Details: {faults}"
 
 
 def restart(argv: Sequence[str]) -> None:

@@ -459,9 +459,18 @@ def test_a_fault_of_a_fast_path_is_one_line_and_the_run_goes_on_in_a_new_process
     assert trainers[0].closed
 
 
-def test_several_processes_do_not_start_anew(trainers, monkeypatch):
-    monkeypatch.setattr(FakeTrainer, "outcome", ValueError("a bug"))
+def test_several_processes_do_not_start_anew(capsys, trainers, monkeypatch):
+    """It is torchrun that starts them: one line says what may help."""
+    monkeypatch.setattr(FakeTrainer, "outcome", RuntimeError("an illegal\naccess"))
     monkeypatch.setattr(FakeTrainer, "group", "some")
-    monkeypatch.setattr(FakeTrainer, "path", FakePath(after=FakePath()))
-    with pytest.raises(ValueError, match="a bug"):
-        run_main("--game Pong --preset quick")
+    monkeypatch.setattr(FakeTrainer, "path", FakePath(after=FakePath("--engine", "torch", "--no-cuda-graphs")))
+    with pytest.raises(SystemExit) as stop:
+        run_main("--game Pong --preset quick --out x_y")
+    assert stop.value.code == 1
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "fused kernels failed (RuntimeError: an illegal access); if it fails again, add --engine torch --no-cuda-graphs. "
+        "Details: x_y/faults.txt. Go on from the last checkpoint with: "
+    )
+    assert err.count("\n") == 1
+    assert "an illegal\naccess" in Path("x_y/faults.txt").read_text()

@@ -89,7 +89,7 @@ class Trainer:
         before = path_begun_with(saved.state["conditions"], device) if saved else None
         work = Work.of(self.agent.denoiser, cfg.world_model.sampler, cfg.actor_critic_update.batch_size)
         path = choose_path(device, cfg.precision, cfg.engine, cuda_graphs and group is None, work, before)
-        self.path = path if group is not None else path_that_works(cfg, action, path)
+        self.path = path_that_works(cfg, action, path)  # followers take the same
         recording = self.replay if self.train_env is None else None
         self.evaluator = Evaluator(cfg, folder, self.agent, self.path, recording, self._seed)
         shown = self.evaluator.held_out or self.replay

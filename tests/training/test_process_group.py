@@ -20,6 +20,7 @@ from test_trainer import TINY, train
 from diamond_fast.config import UpdateConfig
 from diamond_fast.config_checks import checked
 from diamond_fast.distillation import distillation_loss
+from diamond_fast.engine.path import Path
 from diamond_fast.frames import to_uint8
 from diamond_fast.replay import Replay
 from diamond_fast.runs import checkpoint
@@ -173,6 +174,18 @@ def test_all_processes_of_a_run_end_with_the_leaders_weights(tmp_path):
     assert torch.equal(
         saved.tensors["denoiser"]["inner_model.conv_in.weight"], leader["denoiser.inner_model.conv_in.weight"]
     )
+
+
+def test_the_leader_tries_the_path_that_all_take(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(ProcessGroup, "broadcast", lambda self, *message: told.append(message))
+    works = Path(CPU, torch.float32, "readable", False, "the others fail")
+    monkeypatch.setattr("diamond_fast.training.trainer.path_that_works", lambda cfg, action, path: works)
+    cfg = checked(TINY)
+    trainer = Trainer(cfg, RunFolder.create(tmp_path / "run", cfg), CPU, group=ProcessGroup(0, 1))
+    trainer.close()
+    assert trainer.path is works
+    assert told[0][-1] == "readable"
 
 
 @pytest.mark.slow
