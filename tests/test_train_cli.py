@@ -469,8 +469,8 @@ def test_several_processes_do_not_start_anew(capsys, trainers, monkeypatch):
     assert stop.value.code == 1
     err = capsys.readouterr().err
     assert err.startswith(
-        "fused kernels failed (RuntimeError: an illegal access); if it fails again, add --engine torch --no-cuda-graphs. "
-        "Details: x_y/faults.txt. Go on from the last checkpoint with: "
+        "fused kernels failed (RuntimeError: an illegal access); if it fails again, add --engine torch --no-cuda-graphs"
+        ". Details: x_y/faults.txt. Go on from the last checkpoint with: "
     )
     assert err.count("\n") == 1
     assert "an illegal\naccess" in Path("x_y/faults.txt").read_text()
