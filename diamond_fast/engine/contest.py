@@ -200,7 +200,7 @@ def contest(work: Work, paths: Sequence[Path], begins: Begins, timer: Timer = cl
     twin = Sampler(work.formulation, PlainNetwork(network), work.steps, work.device)
     noise = normal(twin.num_draws, n, c, h, w)
     inputs = (noise[0], context, act)
-    with _exactly():
+    with exactly():
         truth = _network_output(twin, *inputs)
 
     def distance(sampler: Sampler) -> float:
@@ -297,7 +297,7 @@ def _is_coarse(path: Path) -> bool:
 
 
 @contextmanager
-def _exactly() -> Iterator[None]:
+def exactly() -> Iterator[None]:
     """Inside, a GPU's float32 is float32."""
     before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -23,6 +23,7 @@ from diamond_fast.replay import Replay, load_recording
 from diamond_fast.replay.buffer import Episode
 from diamond_fast.replay.recording import write_recording
 from diamond_fast.spec import Action
+from diamond_fast.training.gradients_agree import MOST, gradient_error, without_zeros
 from diamond_fast.training.make_updates import make_updates
 from diamond_fast.world_model import Agent
 
@@ -77,11 +78,13 @@ def _rehearse(request: Any, say: Callable[[object], None]) -> None:
 
 
 def rehearse(cfg: RunConfig, action: Action, path: Path, begins) -> None:
-    """Does the first updates of a run on random frames, as many as it takes to replay each graph twice."""
+    """Does the first updates of a run on random frames, as many as it takes to replay each graph twice, and holds the
+    gradient behind them against the readable networks'."""
     if path.device.index is not None:
         torch.cuda.set_device(path.device)
     set_matmul_precision(cfg.precision)
     agent = Agent(cfg, action)
+    without_zeros(agent)
     begins("device")
     agent.to(path.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs lack it
     begins("networks")
@@ -90,6 +93,9 @@ def rehearse(cfg: RunConfig, action: Action, path: Path, begins) -> None:
         for name, update in updates.items():
             begins(name)
             update.train(WARM_UP_CALLS + 2, lambda: None)
+            error = gradient_error(update, agent)
+            if error is not None and not error <= MOST[path.dtype]:
+                raise ArithmeticError(f"its gradient differs from the readable networks' by {error:.1e}")
 
 
 def _replay_of(cfg: RunConfig, action: Action, folder: FilePath) -> Replay:
