@@ -1,7 +1,7 @@
 """The record of a session: every row is written as soon as it is measured, and a later session goes on from there."""
 
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ class Ledger:
         self.folder, self._start, self.rivals, self.again = folder, start, rivals, again
         self.document: Document | None = None
         self.path: Path | None = None
-        self.not_run: Counter[tuple[str, str]] = Counter()
+        self.not_run: defaultdict[tuple[str, str], list[str]] = defaultdict(list)  # cases by benchmark and reason
         self._replaced: Document | None = None  # rows of other settings, which still lie where this session writes
 
     def begin(self, items: list[pytest.Item]) -> list[pytest.Item]:
@@ -46,7 +46,7 @@ class Ledger:
         if earlier is not None and earlier["rows"] and not self.document["rows"]:
             self._replaced = earlier
         here = {item.nodeid.rpartition("::")[2].partition("[")[0] for item in items}
-        self.document["not_run"] = [e for e in self.document["not_run"] if e["benchmark"] not in here]
+        self.document["not_run"] = [e for e in self.document["not_run"] if e["benchmark"].partition("[")[0] not in here]
         self._not_run_before = list(self.document["not_run"])
         if self.again:
             return items
@@ -72,7 +72,8 @@ class Ledger:
             return
         if report.skipped:
             reason = str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
-            self.not_run[report.location[2].partition("[")[0], reason.removeprefix("Skipped: ")] += 1
+            case = report.location[2]
+            self.not_run[case.partition("[")[0], reason.removeprefix("Skipped: ")].append(case)
         elif report.failed:
             self.document["failed"].append(report.nodeid)
 
@@ -80,6 +81,9 @@ class Ledger:
         """Also if it was stopped. If nothing was measured, rows of other settings stay where they are."""
         if self.document is None or self.path is None or self._replaced is not None:
             return
-        not_run = [{"benchmark": b, "reason": r, "cases": n} for (b, r), n in self.not_run.items()]
+        not_run = [
+            {"benchmark": benchmark if len(cases) > 1 else cases[0], "reason": reason, "cases": len(cases)}
+            for (benchmark, reason), cases in self.not_run.items()
+        ]
         self.document["not_run"] = self._not_run_before + not_run
         write(self.document, self.path)

@@ -80,7 +80,7 @@ def test_what_was_not_run_is_told_of_the_last_session_that_tried(begin, tmp_path
     ledger.pytest_sessionfinish()
     (path,) = tmp_path.glob("*.json")
     other = {"benchmark": "test_other", "reason": "x", "cases": 1}
-    assert read(path)["not_run"] == [other, {"benchmark": "test_update", "reason": "no time", "cases": 1}]
+    assert read(path)["not_run"] == [other, {"benchmark": "test_update[denoiser-32]", "reason": "no time", "cases": 1}]
     ledger, _ = begin()
     ledger.pytest_sessionfinish()
     assert read(path)["not_run"] == [other]
