@@ -169,7 +169,7 @@ def test_what_is_imagined_of_held_out_episodes_is_full_frames(tmp_path, monkeypa
 def test_a_path_is_tried_on_frames_of_both_sizes():
     begun = []
     rehearse(replace(CONFIG, static_dataset="x"), MultiBinary(5), READABLE, begun.append)
-    assert begun == ["networks", "denoiser", "upsampler"]
+    assert begun == ["device", "networks", "denoiser", "upsampler"]
 
 
 @pytest.mark.parametrize("name", ["recording", "recording-quick", "doom"])
