@@ -211,6 +211,7 @@ def set_up(args: EvaluateArgs) -> "tuple[Task, Path]":
         args.noise_seeds,
         args.batch_size,
         args.seed,
+        config.reward_end_seq_length,  # whatever --horizon says
         videos,
         args.watched,
         None if beside is None else (beside, path_of(beside)),

@@ -203,6 +203,9 @@ def test_a_recording_alone(capsys, tmp_path):
     assert results["world_model"]["held_out"] == {"source": "held_out.npz", "episodes": 2, "steps": 60}
     assert results["world_model"]["reward_end"]["confusion_reward"][2] is not None
     assert np.sum(results["world_model"]["reward_end"]["confusion_reward"][2]) == 60  # a reward of 1 each step
+    run_main("--run run --episodes 0 --held-out held_out.npz --segments 3 --horizon 2 --out y")
+    shorter = json.loads((tmp_path / "y" / "evaluation.json").read_text())
+    assert shorter["world_model"]["reward_end"] == results["world_model"]["reward_end"]  # no shorter windows
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -139,16 +139,18 @@ def reward_end_quality(
     cfg: RunConfig,
     at_most: int | None = None,
     advance: Callable[[int], None] = lambda windows: None,
+    length: int | None = None,
 ) -> RewardEndQuality:
-    """Classify every step of the replay once, in windows as long as those of training.
+    """Classify every step of the replay once, in windows.
 
     A step is left out if the frame it led to is not stored: the last one of an episode without an end.
 
     Args:
         at_most: windows, taken evenly from all there are.
         advance: told how many windows are done, whenever some are.
+        length: of a window, from whose first frame on things are remembered; None: of the sequences of training.
     """
-    length, device = cfg.reward_end_seq_length, model.device
+    length, device = length or cfg.reward_end_seq_length, model.device
     windows = cut_into_windows(replay.lengths, length)
     if at_most is not None and len(windows) > at_most:
         windows = [windows[k * len(windows) // at_most] for k in range(at_most)]

@@ -50,6 +50,8 @@ class Task:
     noise_seeds: int
     batch_size: int
     seed: int
+    window: int
+    """Steps of a window in which rewards and ends are judged: those of the run's own sequences."""
     videos: VideoDistances | None = None
     """Of table 8, which is measured besides; None: it is not."""
     watched: int = 0
@@ -122,9 +124,8 @@ def _judge(task: Task, replay: Replay, progress: Progress) -> tuple[dict[str, An
     subject = judged(agent, task.path)
     quality = None
     if subject.reward_end is not None:
-        num_windows = len(cut_into_windows(replay.lengths, config.reward_end_seq_length))
-        with progress.phase("classify", num_windows) as phase:
-            quality = reward_end_quality(subject.reward_end, replay, config, advance=phase.advance)
+        with progress.phase("classify", len(cut_into_windows(replay.lengths, task.window))) as phase:
+            quality = reward_end_quality(subject.reward_end, replay, config, None, phase.advance, task.window)
     with progress.phase("imagine", task.num_imagined) as phase:
         compounding = _imagine(task, task.trained, task.path, replay, phase.advance)
         if compounding is not None and task.beside is not None:
