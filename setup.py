@@ -1,6 +1,8 @@
 """Builds the compiled parts: the replay buffer and the CPU engine. The rest is declared in pyproject.toml."""
 
+import os
 import platform
+import subprocess
 from glob import glob
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
@@ -19,17 +21,39 @@ INSTRUCTION_SETS = {
     },
     "arm64": {"portable": [], "neon": []},
 }
+LIBRARY = "diamond_fast._cpu_"
 MACHINE = {"AMD64": "x86_64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
+SETS = INSTRUCTION_SETS.get(MACHINE, {"portable": []})
+
+
+def knows(compiler: list[str], flags: list[str]) -> bool:
+    """Whether a compiler takes these flags; True if it is of another kind, which the build itself will show."""
+    command = [*compiler, *flags, "-fsyntax-only", "-x", "c++", os.devnull]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return True
 
 
 class Build(build_ext):
-    """Says in one line what is missing if no C++17 compiler is found. Only the replay buffer is indispensable."""
+    """Says in one line what is missing: a C++17 compiler, or instruction sets that it does not know.
+
+    Only the replay buffer is indispensable.
+    """
 
     def finalize_options(self):
         super().finalize_options()
         self.parallel = self.parallel or 2
 
     def build_extensions(self):
+        compiler = getattr(self.compiler, "compiler_so_cxx", getattr(self.compiler, "compiler_so", []))
+        for extension in [e for e in self.extensions if e.name.startswith(LIBRARY)]:
+            name = extension.name.removeprefix(LIBRARY)
+            if compiler and knows(compiler, []) and not knows(compiler, SETS[name]):
+                self.extensions.remove(extension)
+                print(
+                    f"diamond_fast: no CPU engine for {name}: {compiler[0]} does not know its flags; another one runs"
+                )
         try:
             super().build_extensions()
         except CompileError as error:
@@ -59,14 +83,14 @@ cpu = Pybind11Extension(
 quiet = ["-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 libraries = [
     Extension(
-        f"diamond_fast._cpu_{name}",
+        LIBRARY + name,
         [f"csrc/cpu/set_{name}.cpp"],
         depends=[*glob("csrc/cpu/**/*.?pp", recursive=True), *glob("csrc/*.hpp")],
         extra_compile_args=["-std=c++17", "-O3", "-g0", "-fvisibility=hidden", *quiet, *flags],
         extra_link_args=["-pthread"],
         optional=True,
     )
-    for name, flags in INSTRUCTION_SETS.get(MACHINE, {"portable": []}).items()
+    for name, flags in SETS.items()
 ]
 
 setup(ext_modules=[replay, cpu, *libraries], cmdclass={"build_ext": Build})
