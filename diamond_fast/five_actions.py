@@ -93,7 +93,7 @@ def five_actions(args: FiveActionsArgs) -> int:
     if not spread(replay.lengths, context + horizon, count=1):
         raise ValueError(
             f"--held-out {args.held_out}: no episode has {context} frames to see and {horizon} to imagine (--horizon); "
-            f"the longest has {max(replay.lengths)}"
+            f"the longest has {max(replay.lengths, default=0)}"
         )
     height, width, _ = config.frame_shape
     region = _region(args.region or (0, 0, int(_AHEAD * height), width), height, width)

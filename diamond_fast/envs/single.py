@@ -5,6 +5,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 
 from diamond_fast.envs.world_model import WorldModelEnv
 
@@ -61,14 +62,17 @@ class SingleWorldModelEnv(gymnasium.Env):
 
     def get_state(self) -> dict[str, Any]:
         """As ``WorldModelEnv.get_state``, which says more."""
-        return {"env": self._env.get_state(), "begun": self._begun, "shown": self._shown}
+        frames = {"begun": self._begun, "shown": self._shown}
+        return {"env": self._env.get_state()} | {
+            name: None if frame is None else torch.from_numpy(frame.copy()) for name, frame in frames.items()
+        }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """As ``WorldModelEnv.set_state``, which says more."""
         if state.keys() != {"env", "begun", "shown"}:
             raise ValueError("state: expected what get_state returned")
         self._env.set_state(state["env"])
-        self._begun, self._shown = state["begun"], state["shown"]
+        self._begun, self._shown = (x if x is None else x.numpy().copy() for x in (state["begun"], state["shown"]))
 
     def render(self) -> np.ndarray | None:
         """The current frame, uint8 [H,W,C]; None without a render mode."""

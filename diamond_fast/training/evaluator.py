@@ -165,7 +165,7 @@ class Evaluator:
     def _save_pictures_of(
         self, agent: Agent, cfg: RunConfig, replay: Replay, grid: str, gif: str, progress: Progress
     ) -> None:
-        context, longest = agent.denoiser.spec.context, max(replay.lengths)
+        context, longest = agent.denoiser.spec.context, max(replay.lengths, default=0)
         horizon = min(cfg.world_model.horizon, longest - context - 1)  # short games are pictured as far as they go
         cfg = replace(cfg, world_model=replace(cfg.world_model, horizon=horizon))
         path = replace(self.path, graphs=False)  # a capture that fails would end the run, and these frames are few

@@ -6,6 +6,7 @@ from dataclasses import replace
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from small_world import SMALL_WORLD, make_agent, make_replay
 
@@ -74,7 +75,7 @@ def test_one_episode_is_the_batch_of_one(run):
     assert (again[0] != again[1]).any()
 
 
-def test_one_episode_goes_on_from_a_state(run):
+def test_one_episode_goes_on_from_a_state(run, tmp_path):
     """From the middle of an episode and from behind its end, in another environment, too."""
     env, other = (gymnasium.make(ID, run=str(run), device="cpu", horizon=3).unwrapped for _ in range(2))
 
@@ -86,9 +87,10 @@ def test_one_episode_goes_on_from_a_state(run):
     for _ in range(9):
         state = env.get_state()
         ends.append(state["begun"] is not None)
+        torch.save(state, tmp_path / "state.pt")
         expected = rest(env)
-        for again in (env, other):
-            again.set_state(state)
+        for again, given in ((env, state), (other, torch.load(tmp_path / "state.pt"))):
+            again.set_state(given)
             assert data_equivalence(rest(again), expected)
         env.set_state(state)
         rest(env)
