@@ -133,6 +133,10 @@ class GameLoop:
             self._session.notice = one_line(error)
         now = time.monotonic()
         if self._last_step is not None:
-            rate = 1 / max(now - self._last_step, 1e-6)
-            self.frames_per_second += (0.2 if self.frames_per_second else 1.0) * (rate - self.frames_per_second)
+            seconds = max(now - self._last_step, 1e-6)
+            if (
+                self.frames_per_second
+            ):  # of seconds, not of rates: one step that follows a late one at once has any rate
+                seconds = 0.8 / self.frames_per_second + 0.2 * seconds
+            self.frames_per_second = 1 / seconds
         self._last_step = None if self._session.over else now

@@ -1,8 +1,10 @@
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from diamond_fast.playing import loop
 from diamond_fast.playing.commands import Command
 from diamond_fast.playing.loop import MAX_WAITING, GameLoop
 
@@ -36,10 +38,26 @@ def test_it_goes_no_faster_than_its_speed(play):
     game.watch(1)
     game.submit(Command("pause", False))
     until(lambda: game.view.step >= 1)
-    first, started = game.view.step, time.monotonic()
+    started, first = time.monotonic(), game.view.step
     until(lambda: game.view.step >= first + 20)
     assert time.monotonic() - started > 0.9
     assert 0 < game.frames_per_second < 30
+
+
+def test_a_late_step_does_not_make_the_rate_large(monkeypatch):
+    """What follows it follows at once."""
+    game = GameLoop(SimpleNamespace(view=lambda: None, step=lambda: None, over=False))
+    times = iter((0.0, 0.1, 0.2, 0.35, 0.3501, 0.45))
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    rates = []
+    for _ in range(6):
+        game._step()
+        rates.append(game.frames_per_second)
+    seconds, expected = 0.1, [0.0, 10.0]
+    for each in (0.1, 0.15, 0.0001, 0.0999):
+        seconds = 0.8 * seconds + 0.2 * each
+        expected.append(1 / seconds)
+    assert rates == pytest.approx(expected)
 
 
 def test_what_a_recorder_lost_is_seen_at_once(play):
